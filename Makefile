@@ -1,0 +1,48 @@
+# `make demo` and `make test` need python3 with venv, and make; the first of them builds .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs bench clean
+
+help:
+	@echo "make demo    train on recorded speech with CTC and RNN-T, report error rates, draw a picture"
+	@echo "make test    run the tests            (PYTEST_ARGS='-k ctc' narrows them)"
+	@echo "make lint    ruff and pyright"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make docs    build the documentation into site/"
+	@echo "make bench   measure the losses beside their peers"
+	@echo "make clean   remove .venv and everything built"
+
+# Installed once, and again when the requirements change.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/pathsum demo $(DEMO_ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(STAMP)
+	$(BIN)/pathsum bench $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
