@@ -1,0 +1,151 @@
+"""Station 1: one message a rule, naming function, argument, rule, value and sample. Raises; copies no score.
+
+Shapes and dtypes are given as plain tuples and names, integers as NumPy arrays, so that every front-end shares these.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.reductions import REDUCTIONS
+
+SCORE_DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+class Batch(NamedTuple):
+    """The integers of a call, checked: targets (N, S) with S >= 1 as int64, lengths (N,) as int64."""
+
+    targets: np.ndarray
+    input_lengths: np.ndarray
+    target_lengths: np.ndarray
+
+
+def check_scores(function: str, argument: str, dtype: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
+    """Scores must have one of the float dtypes, the rank of one of the axis texts, and at least one class."""
+    if dtype not in SCORE_DTYPES:
+        raise InvalidTypeError(function, argument, f"have dtype {', '.join(SCORE_DTYPES)}", dtype)
+    if len(shape) not in {text.count(",") + 1 for text in axes}:
+        raise InvalidValueError(function, argument, f"have shape {' or '.join(axes)}", f"shape {shape}")
+    if shape[-1] < 1:
+        raise InvalidValueError(function, argument, "have at least one class", f"shape {shape}")
+
+
+def check_blank(function: str, blank: Any, num_classes: int) -> int:
+    """The blank index, counted from the end where negative, as an index in [0, C)."""
+    if isinstance(blank, bool) or not isinstance(blank, (int, np.integer)):
+        raise InvalidTypeError(function, "blank", "be an int", type(blank).__name__)
+    if not -num_classes <= blank < num_classes:
+        raise InvalidValueError(function, "blank", f"lie in [{-num_classes}, {num_classes})", blank)
+    return int(blank) % num_classes
+
+
+def check_reduction(function: str, reduction: Any) -> None:
+    if reduction not in REDUCTIONS:
+        raise InvalidValueError(function, "reduction", f"be one of {', '.join(REDUCTIONS)}", repr(reduction))
+
+
+def check_number(function: str, argument: str, value: Any, minimum: float = -math.inf) -> float:
+    """A finite real number, not below the minimum."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InvalidTypeError(function, argument, "be a number", type(value).__name__)
+    if not math.isfinite(value) or value < minimum:
+        rule = "be finite" if minimum == -math.inf else f"be finite and at least {minimum:g}"
+        raise InvalidValueError(function, argument, rule, value)
+    return float(value)
+
+
+def check_integers(function: str, argument: str, value: np.ndarray, ranks: tuple[int, ...]) -> np.ndarray:
+    """Integers of dtype int32 or int64 and of an allowed rank, as int64."""
+    if value.size == 0 and value.dtype.kind == "f":
+        value = value.astype(np.int64)  # an empty list has no dtype of its own
+    if value.dtype not in (np.int32, np.int64):
+        raise InvalidTypeError(function, argument, "have dtype int32 or int64", value.dtype.name)
+    if value.ndim not in ranks:
+        rule = f"have rank {' or '.join(map(str, ranks))}"
+        raise InvalidValueError(function, argument, rule, f"shape {value.shape}")
+    return value.astype(np.int64, order="C")  # a copy: backward must not see the caller change its lengths
+
+
+def check_batch(
+    function: str,
+    targets: np.ndarray,
+    input_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    *,
+    lengths_name: str,
+    num_samples: int | None,
+    num_frames: int | None,
+    max_labels: int | None,
+    num_classes: int,
+    blank: int | None,
+) -> Batch:
+    """Check the integers of a batch against the sizes of its scores, and pad concatenated targets.
+
+    A size of ``None`` is not bounded by the scores (packed rows have no padded shape). ``blank=None``: every class may
+    occur in a target.
+    """
+    targets = check_integers(function, "targets", targets, (1, 2))
+    input_lengths = check_integers(function, lengths_name, input_lengths, (1,))
+    target_lengths = check_integers(function, "target_lengths", target_lengths, (1,))
+
+    count = len(input_lengths) if num_samples is None else num_samples
+    for name, lengths in ((lengths_name, input_lengths), ("target_lengths", target_lengths)):
+        if len(lengths) != count:
+            raise InvalidValueError(function, name, f"have one entry a sample, N = {count}", f"{len(lengths)} entries")
+    _check_range(function, lengths_name, input_lengths, "T", num_frames)
+    _check_range(function, "target_lengths", target_lengths, "the number of labels scored", max_labels)
+
+    if targets.ndim == 1:
+        total = int(target_lengths.sum())
+        if len(targets) != total:
+            rule = f"have sum(target_lengths) = {total} entries when concatenated"
+            raise InvalidValueError(function, "targets", rule, f"{len(targets)} entries")
+        targets = _pad(targets, target_lengths)
+    else:
+        if len(targets) != count:
+            raise InvalidValueError(function, "targets", f"have one row a sample, N = {count}", f"{len(targets)} rows")
+        _check_range(function, "target_lengths", target_lengths, "the width of targets", targets.shape[1])
+    if targets.shape[1] == 0:
+        targets = np.zeros((count, 1), np.int64)
+
+    used = np.arange(targets.shape[1]) < target_lengths[:, None]
+    _check_labels(function, targets, used, num_classes, blank)
+    return Batch(targets, input_lengths, target_lengths)
+
+
+def check_packed_rows(function: str, num_rows: int, batch: Batch) -> None:
+    """Packed logits must have exactly the rows of their samples."""
+    expected = int((batch.input_lengths * (batch.target_lengths + 1)).sum())
+    if num_rows != expected:
+        rule = f"have sum(T_n * (U_n + 1)) = {expected} rows"
+        raise InvalidValueError(function, "logits", rule, f"{num_rows} rows")
+
+
+def _check_range(function: str, argument: str, lengths: np.ndarray, size_name: str, size: int | None) -> None:
+    wrong = lengths < 0 if size is None else (lengths < 0) | (lengths > size)
+    if wrong.any():
+        sample = int(wrong.argmax())
+        rule = "be at least 0" if size is None else f"lie in [0, {size_name}] with {size_name} = {size}"
+        raise InvalidValueError(function, argument, rule, int(lengths[sample]), sample)
+
+
+def _pad(concatenated: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    width = int(lengths.max(initial=0))
+    padded = np.zeros((len(lengths), width), np.int64)
+    padded[np.arange(width) < lengths[:, None]] = concatenated
+    return padded
+
+
+def _check_labels(function: str, targets: np.ndarray, used: np.ndarray, num_classes: int, blank: int | None) -> None:
+    outside = used & ((targets < 0) | (targets >= num_classes))
+    if outside.any():
+        sample, position = np.argwhere(outside)[0]
+        rule = f"lie in [0, C) with C = {num_classes}"
+        raise InvalidValueError(function, "targets", rule, int(targets[sample, position]), int(sample))
+    if blank is not None and (used & (targets == blank)).any():
+        sample = int(np.argwhere(used & (targets == blank))[0, 0])
+        raise InvalidValueError(function, "targets", f"not contain the blank, {blank}", blank, sample)

@@ -1,0 +1,12 @@
+"""The array library an array belongs to, found among the modules already imported."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def namespace(array: Any) -> Any:
+    """Return ``numpy``, ``torch`` or ``jax.numpy``, whichever made ``array``; imports none of them."""
+    library = type(array).__module__.partition(".")[0]
+    return sys.modules["jax.numpy" if library in ("jax", "jaxlib") else library]

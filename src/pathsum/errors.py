@@ -1,0 +1,42 @@
+"""Every error this library raises on purpose.
+
+Each is also a ``ValueError``, ``TypeError`` or ``RuntimeError``, so that callers need not import it.
+"""
+
+
+class InvalidValueError(ValueError):
+    """An argument has a value that breaks a rule; the message names function, argument, rule and value.
+
+    Attributes:
+        function: Public function that was called.
+        argument: Name of the offending argument.
+        sample: Index in the batch, or ``None`` where the rule is not about one sample.
+    """
+
+    def __init__(self, function: str, argument: str, rule: str, got: object, sample: int | None = None):
+        where = "" if sample is None else f" at sample {sample}"
+        super().__init__(f"{function}: {argument} must {rule}; got {got}{where}")
+        self.function = function
+        self.argument = argument
+        self.sample = sample
+
+
+class InvalidTypeError(TypeError):
+    """An argument has a type, dtype or device that is not accepted."""
+
+    def __init__(self, function: str, argument: str, rule: str, got: object):
+        super().__init__(f"{function}: {argument} must {rule}; got {got}")
+        self.function = function
+        self.argument = argument
+
+
+class ImplementationError(RuntimeError):
+    """The implementation asked for by ``impl=`` cannot run this call."""
+
+
+class GradientConsumedError(RuntimeError):
+    """A second backward was asked of a loss whose first backward overwrote the logits."""
+
+
+class NotDifferentiableError(RuntimeError):
+    """A derivative was asked for that this implementation does not have."""

@@ -1,0 +1,1 @@
+"""Implementations: a folder each, a file a lattice, none importing another."""

@@ -1,0 +1,389 @@
+"""Chains on the CPU.
+
+Three passes, each parallel: rows (softmax statistics, scores gathered by state), samples (alpha, then beta with the
+posteriors, in extended range), and in backward rows again (the gradient written once). Planes over frames hold the
+frames of the samples one after another.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from pathsum.kernels.numba import parallel
+from pathsum.kernels.numba.extended import COMPILE, log, normalise, shift, split
+from pathsum.kernels.numba.rows import (
+    Strided,
+    load_row,
+    row_max,
+    row_sum,
+    softmax_row,
+    store_row,
+    target_row,
+    work_dtype,
+)
+from pathsum.kernels.protocol import Saved
+from pathsum.lattice import ChainLattice
+from pathsum.numerics import LOG2_E, MAX_EXPONENT_32, ZERO_EXPONENT_32, ZERO_EXPONENT_64
+
+# Columns in front of the first state: the virtual state, and one more so that a skip into state 0 reads a zero.
+FRONT = 2
+
+
+def forward(
+    scores: Strided,
+    num_classes: int,
+    lattice: ChainLattice,
+    *,
+    logits: bool,
+    need_gradient: bool,
+    num_threads: int,
+) -> Saved:
+    """Losses of a batch and, where asked, the arc posteriors. ``scores`` has axes (N, T, C)."""
+    work = work_dtype(scores.flat)
+    num_samples = len(lattice.input_lengths)
+    frame_offsets = _frame_offsets(lattice)
+    num_frames = int(frame_offsets[-1])
+    width = max(1, int(lattice.num_states.max(initial=1)))
+
+    maxima = np.empty(num_frames, work)
+    sums = np.empty(num_frames if logits else 0, work)
+    step_scores = np.empty((num_frames, width), work)
+    stay_scores = step_scores if lattice.shared_labels else np.empty((num_frames, width), work)
+
+    def gather(first: int, last: int) -> None:
+        _gather_scores(
+            scores.flat, *scores.strides, scores.encoding, num_classes, first, last, frame_offsets,
+            lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels, logits,
+            maxima, sums, stay_scores, step_scores,
+        )  # fmt: skip
+
+    parallel.run(gather, parallel.split_evenly(num_frames, num_threads), num_threads)
+
+    losses = np.empty(num_samples, np.float64)
+
+    def solve(sample: int) -> None:
+        frames = slice(frame_offsets[sample], frame_offsets[sample + 1])
+        if np.isnan(maxima[frames]).any():
+            losses[sample] = np.nan
+            return
+        mantissa, exponent, zero = _number_pair(step_scores[frames], stay_scores[frames], work)
+        rows = frames.stop - frames.start + 1 if need_gradient else 2
+        alpha = np.zeros((rows, FRONT + width), mantissa)
+        alpha_exponents = np.full((rows, FRONT + width), zero, exponent)
+        losses[sample] = _solve_sample(
+            step_scores[frames], stay_scores[frames], sums[frames] if logits else sums, int(lattice.num_states[sample]),
+            lattice.skips[sample], lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient,
+            alpha, alpha_exponents, exponent(zero),
+        )  # fmt: skip
+
+    costs = lattice.input_lengths * lattice.num_states
+    parallel.run(solve, [(int(n),) for n in np.argsort(-costs, kind="stable")], num_threads)
+    none = np.empty((0, 0), work)
+    posteriors = (none if lattice.shared_labels else stay_scores, step_scores) if need_gradient else (none, none)
+    return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)
+
+
+def backward(
+    grad_losses: np.ndarray,
+    scores: Strided,
+    num_classes: int,
+    lattice: ChainLattice,
+    saved: Saved,
+    out: Strided,
+    num_frames: int,
+    *,
+    logits: bool,
+    num_threads: int,
+) -> None:
+    """Write the gradient with respect to the scores, padding included, into ``out`` with axes (N, T, C)."""
+    frame_offsets = _frame_offsets(lattice)
+    stay, step = saved.posteriors
+
+    def write(first: int, last: int) -> None:
+        _write_gradient(
+            grad_losses, scores.flat, *scores.strides, scores.encoding, num_classes, num_frames, first, last,
+            frame_offsets, lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels,
+            logits, saved.losses, saved.maxima, saved.sums, stay, step, out.flat, *out.strides,
+        )  # fmt: skip
+
+    rows = len(lattice.input_lengths) * num_frames
+    parallel.run(write, parallel.split_evenly(rows, num_threads), num_threads)
+
+
+def _frame_offsets(lattice: ChainLattice) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
+
+
+def _number_pair(step_scores: np.ndarray, stay_scores: np.ndarray, work: type) -> tuple[type, type, float]:
+    """The extended-range pair whose exponents hold every path of a sample."""
+    if work is np.float32:
+        reach = _reach(step_scores) if stay_scores is step_scores else max(_reach(step_scores), _reach(stay_scores))
+        if reach * LOG2_E < MAX_EXPONENT_32:
+            return np.float32, np.int32, ZERO_EXPONENT_32
+    return np.float64, np.float64, ZERO_EXPONENT_64
+
+
+@njit(cache=True, **COMPILE)
+def _reach(scores):
+    """A bound on the log-score of any path: the sum over frames of the largest finite score, and of a choice."""
+    total = 0.0
+    for t in range(scores.shape[0]):
+        largest = 2.0
+        for s in range(scores.shape[1]):
+            size = abs(np.float64(scores[t, s]))
+            if size < np.inf and size > largest:
+                largest = size
+        total += largest
+    return total
+
+
+@njit(cache=True, **COMPILE)
+def _gather_scores(
+    flat, stride_n, stride_t, stride_c, encoding, num_classes, first, last, frame_offsets, num_states, stay_labels,
+    step_labels, shared_labels, logits, maxima, sums, stay_scores, step_scores,
+):  # fmt: skip
+    """Frames [first, last): softmax statistics, and for each state the scores of its arcs less the row's maximum."""
+    scratch = np.empty(num_classes, maxima.dtype)
+    n = np.searchsorted(frame_offsets, first, side="right") - 1
+    for frame in range(first, last):
+        while frame >= frame_offsets[n + 1]:
+            n += 1
+        start = n * stride_n + (frame - frame_offsets[n]) * stride_t
+        row = load_row(flat, start, stride_c, encoding, scratch)
+        maximum = row.dtype.type(0)
+        if logits:
+            maximum = row_max(row)
+            sums[frame] = row_sum(row, maximum)
+        # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
+        reference = maximum if maximum > -np.inf else row.dtype.type(0)
+        defined = maximum == maximum
+        for s in range(num_states[n]):
+            score = row[step_labels[n, s]] - reference
+            step_scores[frame, s] = score
+            defined = defined and score < np.inf
+        if not shared_labels:
+            for s in range(num_states[n]):
+                score = row[stay_labels[n, s]] - reference
+                stay_scores[frame, s] = score
+                defined = defined and score < np.inf
+        for s in range(num_states[n], step_scores.shape[1]):
+            step_scores[frame, s] = -np.inf
+            stay_scores[frame, s] = -np.inf
+        maxima[frame] = maximum if defined else np.nan
+
+
+@njit(cache=True, **COMPILE)
+def _solve_sample(
+    step_scores, stay_scores, sums, num_states, skips, start_state, num_final, shared_labels, need_gradient, alpha,
+    alpha_exponents, zero,
+):  # fmt: skip
+    """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs.
+
+    ``alpha``, zeros, has one row a frame with ``need_gradient``, else two rows in turn; row 0 is before the first
+    frame.
+    """
+    entered = np.empty(num_states, alpha.dtype)
+    entered_exponents = np.empty(num_states, alpha_exponents.dtype)
+    alpha[0, FRONT + start_state] = 1
+    alpha_exponents[0, FRONT + start_state] = 0
+    row = 0
+    for t in range(step_scores.shape[0]):
+        following = t + 1 if need_gradient else 1 - row
+        _enter(
+            alpha[row], alpha_exponents[row], stay_scores[t], step_scores[t], skips, shared_labels, zero, entered,
+            entered_exponents,
+        )  # fmt: skip
+        for s in range(num_states):
+            alpha[following, FRONT + s] = entered[s]
+        for s in range(num_states):
+            alpha_exponents[following, FRONT + s] = entered_exponents[s]
+        for s in range(FRONT):
+            alpha[following, s] = 0
+            alpha_exponents[following, s] = zero
+        row = following
+
+    first_final = FRONT + max(num_states - num_final, -1)
+    exponent = zero
+    for s in range(first_final, FRONT + num_states):
+        exponent = max(exponent, alpha_exponents[row, s])
+    total = 0.0
+    for s in range(first_final, FRONT + num_states):
+        total += shift(alpha[row, s], alpha_exponents[row, s] - exponent)
+    loss = -log(total, exponent)
+    for t in range(sums.size):
+        loss += np.log(np.float64(sums[t])) if sums[t] > 0 else 0.0
+    if need_gradient and loss < np.inf:
+        _write_posteriors(
+            step_scores, stay_scores, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents,
+        )  # fmt: skip
+    return loss
+
+
+@njit(forceinline=True, **COMPILE)
+def _enter(alpha, exponents, stay_scores, step_scores, skips, shared_labels, zero, entered, entered_exponents):
+    """One frame forward: the mass that arrives in each state."""
+    # Arrays of the caller's own and shifted views let the loops vectorise: no aliasing, no negative index.
+    one_before, one_before_exponents = alpha[FRONT - 1 :], exponents[FRONT - 1 :]
+    here, here_exponents = alpha[FRONT:], exponents[FRONT:]
+    for s in range(entered.size):
+        skip_exponent = exponents[s] if skips[s] else zero
+        step_exponent = one_before_exponents[s]
+        largest = step_exponent if step_exponent > skip_exponent else skip_exponent
+        if shared_labels:
+            largest = here_exponents[s] if here_exponents[s] > largest else largest
+        arriving = shift(one_before[s], step_exponent - largest) + shift(alpha[s], skip_exponent - largest)
+        if shared_labels:
+            arriving += shift(here[s], here_exponents[s] - largest)
+        weight, weight_exponent = split(step_scores[s])
+        entered[s], entered_exponents[s] = normalise(arriving * weight, largest + weight_exponent)
+    if not shared_labels:
+        for s in range(entered.size):
+            weight, weight_exponent = split(stay_scores[s])
+            stay_exponent = here_exponents[s] + weight_exponent
+            largest = stay_exponent if stay_exponent > entered_exponents[s] else entered_exponents[s]
+            arriving = shift(here[s] * weight, stay_exponent - largest)
+            arriving += shift(entered[s], entered_exponents[s] - largest)
+            entered[s], entered_exponents[s] = normalise(arriving, largest)
+
+
+@njit(forceinline=True, **COMPILE)
+def _write_posteriors(
+    step_scores, stay_scores, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents
+):  # fmt: skip
+    """Beta from the last frame back, turning each frame's scores into the posteriors of the arcs that emitted them.
+
+    The posteriors of a frame sum to 1, so dividing by their own sum keeps what alpha and beta have in common, and its
+    rounding, out of them.
+    """
+    beta = np.zeros(num_states + FRONT, alpha.dtype)
+    beta_exponents = np.full(num_states + FRONT, zero, alpha_exponents.dtype)
+    stepped = np.zeros(num_states + FRONT, alpha.dtype)
+    stepped_exponents = np.full(num_states + FRONT, zero, alpha_exponents.dtype)
+    stayed = np.zeros(num_states, alpha.dtype)
+    stayed_exponents = np.full(num_states, zero, alpha_exponents.dtype)
+    mass = np.empty(num_states, alpha.dtype)
+    mass_exponents = np.empty(num_states, alpha_exponents.dtype)
+    skips_after = np.zeros(num_states, np.bool_)
+    for s in range(num_states - 2):
+        skips_after[s] = skips[s + 2]
+    for s in range(max(num_states - num_final, 0), num_states):
+        beta[s] = 1
+        beta_exponents[s] = 0
+
+    for t in range(step_scores.shape[0] - 1, -1, -1):
+        step_row, stay_row = step_scores[t], stay_scores[t]
+        for s in range(num_states):
+            weight, weight_exponent = split(step_row[s])
+            stepped[s] = beta[s] * weight
+            stepped_exponents[s] = beta_exponents[s] + weight_exponent
+        if shared_labels:
+            here, here_exponents = alpha[t + 1, FRONT:], alpha_exponents[t + 1, FRONT:]
+            for s in range(num_states):
+                mass[s] = here[s] * beta[s]
+                mass_exponents[s] = here_exponents[s] + beta_exponents[s]
+            largest = _largest(mass_exponents, zero)
+            total = _sum(mass, mass_exponents, largest)
+            _store(mass, mass_exponents, largest, total, step_row)
+        else:
+            for s in range(num_states):
+                weight, weight_exponent = split(stay_row[s])
+                stayed[s] = beta[s] * weight
+                stayed_exponents[s] = beta_exponents[s] + weight_exponent
+            _write_arc_posteriors(
+                alpha[t], alpha_exponents[t], skips, zero, stepped, stepped_exponents, stayed, stayed_exponents, mass,
+                mass_exponents, step_row, stay_row,
+            )  # fmt: skip
+
+        one_after, one_after_exponents = stepped[1:], stepped_exponents[1:]
+        two_after, two_after_exponents = stepped[2:], stepped_exponents[2:]
+        for s in range(num_states):
+            stay_mass = stepped[s] if shared_labels else stayed[s]
+            stay_exponent = stepped_exponents[s] if shared_labels else stayed_exponents[s]
+            step_exponent = one_after_exponents[s]
+            skip_exponent = two_after_exponents[s] if skips_after[s] else zero
+            largest = stay_exponent if stay_exponent > step_exponent else step_exponent
+            largest = skip_exponent if skip_exponent > largest else largest
+            leaving = shift(stay_mass, stay_exponent - largest) + shift(one_after[s], step_exponent - largest)
+            leaving += shift(two_after[s], skip_exponent - largest)
+            beta[s], beta_exponents[s] = normalise(leaving, largest)
+
+
+@njit(forceinline=True, **COMPILE)
+def _write_arc_posteriors(
+    alpha, alpha_exponents, skips, zero, stepped, stepped_exponents, stayed, stayed_exponents, mass, mass_exponents,
+    step_row, stay_row,
+):  # fmt: skip
+    """Posteriors of the staying and of the entering arcs apart, where they emit different classes."""
+    one_before, one_before_exponents = alpha[FRONT - 1 :], alpha_exponents[FRONT - 1 :]
+    here, here_exponents = alpha[FRONT:], alpha_exponents[FRONT:]
+    stay_mass = np.empty_like(mass)
+    stay_mass_exponents = np.empty_like(mass_exponents)
+    for s in range(mass.size):
+        skip_exponent = alpha_exponents[s] if skips[s] else zero
+        largest = one_before_exponents[s] if one_before_exponents[s] > skip_exponent else skip_exponent
+        arriving = shift(one_before[s], one_before_exponents[s] - largest) + shift(alpha[s], skip_exponent - largest)
+        mass[s], mass_exponents[s] = normalise(arriving * stepped[s], largest + stepped_exponents[s])
+        stay_mass[s], stay_mass_exponents[s] = normalise(here[s] * stayed[s], here_exponents[s] + stayed_exponents[s])
+    step_largest, stay_largest = _largest(mass_exponents, zero), _largest(stay_mass_exponents, zero)
+    largest = step_largest if step_largest > stay_largest else stay_largest
+    total = _sum(mass, mass_exponents, largest) + _sum(stay_mass, stay_mass_exponents, largest)
+    _store(mass, mass_exponents, largest, total, step_row)
+    _store(stay_mass, stay_mass_exponents, largest, total, stay_row)
+
+
+@njit(forceinline=True, **COMPILE)
+def _largest(exponents, zero):
+    largest = zero
+    for s in range(exponents.size):
+        largest = exponents[s] if exponents[s] > largest else largest
+    return largest
+
+
+@njit(forceinline=True, **COMPILE)
+def _sum(mass, exponents, largest):
+    total = mass.dtype.type(0)
+    for s in range(mass.size):
+        total += shift(mass[s], exponents[s] - largest)
+    return total
+
+
+@njit(forceinline=True, **COMPILE)
+def _store(mass, exponents, largest, total, row):
+    scale = mass.dtype.type(1) / total
+    for s in range(mass.size):
+        row[s] = shift(mass[s], exponents[s] - largest) * scale
+
+
+@njit(cache=True, **COMPILE)
+def _write_gradient(
+    grad_losses, flat, stride_n, stride_t, stride_c, encoding, num_classes, padded_frames, first, last, frame_offsets,
+    num_states, stay_labels, step_labels, shared_labels, logits, losses, maxima, sums, stay, step, out, out_stride_n,
+    out_stride_t, out_stride_c,
+):  # fmt: skip
+    """Rows [first, last) of the padded batch: grad_loss * (softmax - posterior of each class), or 0."""
+    scratch = np.empty(num_classes, step.dtype)
+    gradient_scratch = np.empty(num_classes, step.dtype)
+    one = step.dtype.type(1)
+    for position in range(first, last):
+        n, t = position // padded_frames, position % padded_frames
+        start = n * out_stride_n + t * out_stride_t
+        frame = frame_offsets[n] + t
+        row = target_row(out, start, out_stride_c, gradient_scratch)
+        if frame >= frame_offsets[n + 1] or losses[n] == np.inf:
+            row[:] = 0
+        elif losses[n] != losses[n]:
+            row[:] = np.nan
+        else:
+            upstream = step.dtype.type(grad_losses[n])
+            if logits:
+                scores = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch)
+                softmax_row(scores, maxima[frame], upstream * (one / sums[frame]), row)
+            else:
+                row[:] = 0
+            for s in range(num_states[n]):
+                row[step_labels[n, s]] -= upstream * step[frame, s]
+            if not shared_labels:
+                for s in range(num_states[n]):
+                    row[stay_labels[n, s]] -= upstream * stay[frame, s]
+        store_row(out, start, out_stride_c, encoding, row)

@@ -1,0 +1,183 @@
+"""Extended-range arithmetic: a positive number as mantissa * 2**exponent, the two kept apart.
+
+Sums over paths underflow any float and lose digits as logarithms: a log-score of -8192 in float32 is rounded to
+1e-3. A mantissa keeps the relative precision of its dtype whatever the number's size, and no step of a recursion
+needs an exp or a log. Zero has mantissa 0 and an exponent below all others.
+
+Two pairs are used, by dtype of the mantissa: float32 with int32 exponents, and float64 with float64 exponents, whose
+range is that of float64 itself. Functions are told apart by argument type; they also run uncompiled.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from pathsum.numerics import (
+    FASTMATH,
+    LN_2,
+    LN_2_HIGH_32,
+    LN_2_HIGH_64,
+    LN_2_LOW_32,
+    LN_2_LOW_64,
+    LOG2_E,
+    MAX_EXPONENT_32,
+    ZERO_EXPONENT_32,
+    ZERO_EXPONENT_64,
+)
+
+COMPILE = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy"}
+
+_f32, _i32 = np.float32, np.int32
+_BIAS_32, _SHIFT_32, _FRACTION_32, _ONE_32 = _i32(127), _i32(23), _i32(0x007FFFFF), _i32(0x3F800000)
+_BIAS_64, _SHIFT_64, _FRACTION_64 = np.int64(1023), np.int64(52), np.int64(0x000FFFFFFFFFFFFF)
+_ONE_64 = np.int64(0x3FF0000000000000)
+_MIN_EXPONENT_32, _MIN_EXPONENT_64 = _i32(-126), np.float64(-1022.0)
+_ZERO_32, _ZERO_64 = _i32(ZERO_EXPONENT_32), np.float64(ZERO_EXPONENT_64)
+
+_LOG2_E_32, _HALF_32 = _f32(LOG2_E), _f32(0.5)
+_HIGH_32, _LOW_32 = _f32(LN_2_HIGH_32), _f32(LN_2_LOW_32)
+_LEAST_SPLIT_32, _LEAST_EXP_32 = _f32(MAX_EXPONENT_32 * -0.6), _f32(-87.33654)
+_LEAST_EXP_64 = -708.39641853226408
+
+# Taylor coefficients of exp: on |r| <= ln(2)/2 the remainder is 5e-9 (degree 7) and 4e-18 (degree 13).
+_C7_32, _C6_32, _C5_32, _C4_32, _C3_32 = (_f32(1 / math.factorial(k)) for k in (7, 6, 5, 4, 3))
+_C13, _C12, _C11, _C10, _C9, _C8, _C7, _C6, _C5, _C4, _C3 = (1 / math.factorial(k) for k in range(13, 2, -1))
+_UNIT_32, _NONE_32 = _f32(1.0), _f32(0.0)
+
+
+@njit(**COMPILE)
+def _exp_fraction_32(r):
+    """exp(r) for |r| <= ln(2)/2."""
+    high = ((_C7_32 * r + _C6_32) * r + _C5_32) * r + _C4_32
+    return (((high * r + _C3_32) * r + _HALF_32) * r + _UNIT_32) * r + _UNIT_32
+
+
+@njit(**COMPILE)
+def _exp_fraction_64(r):
+    high = ((((_C13 * r + _C12) * r + _C11) * r + _C10) * r + _C9) * r + _C8
+    middle = (((high * r + _C7) * r + _C6) * r + _C5) * r + _C4
+    return (((middle * r + _C3) * r + 0.5) * r + 1.0) * r + 1.0
+
+
+@njit(**COMPILE)
+def _exp_32(x):
+    bounded = max(x, _LEAST_EXP_32)
+    n = _f32(np.floor(bounded * _LOG2_E_32 + _HALF_32))
+    fraction = _exp_fraction_32(bounded - n * _HIGH_32 - n * _LOW_32)
+    power = _i32(_i32(_i32(n) + _BIAS_32) << _SHIFT_32).view(np.float32)
+    return fraction * power if x > _LEAST_EXP_32 else _NONE_32
+
+
+@njit(**COMPILE)
+def _exp_64(x):
+    bounded = max(x, _LEAST_EXP_64)
+    n = np.floor(bounded * LOG2_E + 0.5)
+    fraction = _exp_fraction_64(bounded - n * LN_2_HIGH_64 - n * LN_2_LOW_64)
+    power = np.int64((np.int64(n) + _BIAS_64) << _SHIFT_64).view(np.float64)
+    return fraction * power if x > _LEAST_EXP_64 else 0.0
+
+
+@njit(**COMPILE)
+def _split_32(x):
+    bounded = max(x, _LEAST_SPLIT_32)
+    n = _f32(np.floor(bounded * _LOG2_E_32 + _HALF_32))
+    fraction = _exp_fraction_32(bounded - n * _HIGH_32 - n * _LOW_32)
+    possible = x > _LEAST_SPLIT_32
+    return (fraction if possible else _NONE_32), (_i32(n) if possible else _ZERO_32)
+
+
+@njit(**COMPILE)
+def _split_64(x):
+    possible = x > -np.inf
+    bounded = x if possible else 0.0
+    n = np.floor(bounded * LOG2_E + 0.5)
+    fraction = _exp_fraction_64(bounded - n * LN_2_HIGH_64 - n * LN_2_LOW_64)
+    return (fraction if possible else 0.0), (n if possible else _ZERO_64)
+
+
+@njit(**COMPILE)
+def _shift_32(mantissa, exponent):
+    narrow = _i32(exponent)
+    bounded = narrow if narrow > _MIN_EXPONENT_32 else _MIN_EXPONENT_32
+    return mantissa * _i32(_i32(bounded + _BIAS_32) << _SHIFT_32).view(np.float32)
+
+
+@njit(**COMPILE)
+def _shift_64(mantissa, exponent):
+    bounded = np.int64(max(exponent, _MIN_EXPONENT_64))
+    return mantissa * np.int64((bounded + _BIAS_64) << _SHIFT_64).view(np.float64)
+
+
+@njit(**COMPILE)
+def _normalise_32(mantissa, exponent):
+    bits = _f32(mantissa).view(np.int32)
+    # Widening to int64, as the compiler does for a sum of int32, would halve the speed: every step narrows again.
+    moved = _i32(_i32(exponent + _i32(bits >> _SHIFT_32)) - _BIAS_32)
+    unit = _i32(_i32(bits & _FRACTION_32) | _ONE_32).view(np.float32)
+    possible = mantissa > _NONE_32
+    return (unit if possible else _NONE_32), (moved if possible else _ZERO_32)
+
+
+@njit(**COMPILE)
+def _normalise_64(mantissa, exponent):
+    bits = np.float64(mantissa).view(np.int64)
+    moved = exponent + np.float64((bits >> _SHIFT_64) - _BIAS_64)
+    unit = np.int64((bits & _FRACTION_64) | _ONE_64).view(np.float64)
+    possible = mantissa > 0.0
+    return (unit if possible else 0.0), (moved if possible else _ZERO_64)
+
+
+def exp(x):
+    """exp(x) for x <= 0 as a plain float; what would be subnormal is 0."""
+    return _exp_32(x) if isinstance(x, np.float32) else _exp_64(x)
+
+
+def split(x):
+    """The extended-range number exp(x): (mantissa, exponent)."""
+    return _split_32(x) if isinstance(x, np.float32) else _split_64(x)
+
+
+def shift(mantissa, exponent):
+    """mantissa * 2**exponent as a plain float, for exponent <= 0; far below the dtype's range, nearly 0."""
+    return _shift_32(mantissa, exponent) if isinstance(mantissa, np.float32) else _shift_64(mantissa, exponent)
+
+
+def normalise(mantissa, exponent):
+    """The same number with its mantissa in [1, 2)."""
+    return _normalise_32(mantissa, exponent) if isinstance(mantissa, np.float32) else _normalise_64(mantissa, exponent)
+
+
+@overload(exp, jit_options=COMPILE)
+def _compile_exp(x):
+    return (lambda x: _exp_32(x)) if x == types.float32 else (lambda x: _exp_64(x))
+
+
+@overload(split, jit_options=COMPILE)
+def _compile_split(x):
+    return (lambda x: _split_32(x)) if x == types.float32 else (lambda x: _split_64(x))
+
+
+@overload(shift, jit_options=COMPILE)
+def _compile_shift(mantissa, exponent):
+    if mantissa == types.float32:
+        return lambda mantissa, exponent: _shift_32(mantissa, exponent)
+    return lambda mantissa, exponent: _shift_64(mantissa, exponent)
+
+
+@overload(normalise, jit_options=COMPILE)
+def _compile_normalise(mantissa, exponent):
+    if mantissa == types.float32:
+        return lambda mantissa, exponent: _normalise_32(mantissa, exponent)
+    return lambda mantissa, exponent: _normalise_64(mantissa, exponent)
+
+
+@njit(**COMPILE)
+def log(mantissa, exponent):
+    """Natural logarithm of an extended-range number, in float64."""
+    if mantissa > 0:
+        return np.log(np.float64(mantissa)) + np.float64(exponent) * LN_2
+    return -np.inf

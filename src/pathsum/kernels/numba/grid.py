@@ -1,0 +1,302 @@
+"""Grids on the CPU.
+
+Three passes, each parallel: rows (softmax statistics, the two score planes), samples (alpha, then beta with the
+posteriors, in extended range), and in backward rows again (the gradient written once). Planes hold the T*(U+1) nodes
+of the samples one after another, whether the logits are padded or packed; padding is never read.
+
+The planes and the recursion are float64 for every input: they are a small share of the logits' bytes and work, and
+float32 log-scores of a thousand frames would cost the gradient three digits.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pathsum.kernels.numba import parallel
+from pathsum.kernels.numba.extended import COMPILE, log, normalise, shift, split
+from pathsum.kernels.numba.rows import (
+    load_row,
+    row_max,
+    row_sum,
+    softmax_row,
+    store_row,
+    strided,
+    target_row,
+    work_dtype,
+)
+from pathsum.kernels.protocol import Saved
+from pathsum.lattice import GridLattice
+from pathsum.numerics import ZERO_EXPONENT_64
+
+
+class GridRows(NamedTuple):
+    """Where the row of classes of node (t, u) of sample n is: flat[starts[n] + t*strides_t[n] + u*stride_u + ...].
+
+    ``frames`` and ``labels`` are the sizes a gradient of this layout has to be written for, padding included.
+    """
+
+    flat: np.ndarray
+    starts: np.ndarray
+    strides_t: np.ndarray
+    stride_u: int
+    stride_v: int
+    frames: np.ndarray
+    labels: np.ndarray
+    encoding: int
+
+
+def padded_rows(scores: np.ndarray, encoding: int) -> GridRows:
+    """Rows of scores (N, T, U+1, V)."""
+    flat, strides, encoding = strided(scores, encoding)
+    count, frames, labels, _ = scores.shape
+    return GridRows(
+        flat, np.arange(count) * strides[0], np.full(count, strides[1]), strides[2], strides[3],
+        np.full(count, frames), np.full(count, labels), encoding,
+    )  # fmt: skip
+
+
+def packed_rows(scores: np.ndarray, encoding: int, lattice: GridLattice) -> GridRows:
+    """Rows of scores (sum of T*(U+1), V), the samples one after another."""
+    flat, strides, encoding = strided(scores, encoding)
+    labels = lattice.target_lengths + 1
+    return GridRows(
+        flat, lattice.row_offsets[:-1] * strides[0], labels * strides[0], strides[0], strides[1],
+        lattice.logit_lengths, labels, encoding,
+    )  # fmt: skip
+
+
+def forward(
+    rows: GridRows,
+    num_classes: int,
+    lattice: GridLattice,
+    *,
+    logits: bool,
+    need_gradient: bool,
+    num_threads: int,
+) -> Saved:
+    """Losses of a batch and, where asked, the posteriors of the blank and of the label arcs."""
+    work = work_dtype(rows.flat)
+    num_samples = len(lattice.logit_lengths)
+    num_nodes = int(lattice.row_offsets[-1])
+    maxima = np.empty(num_nodes, work)
+    sums = np.empty(num_nodes if logits else 0, work)
+    blank_scores, label_scores = np.empty(num_nodes), np.empty(num_nodes)
+
+    def gather(sample: int, first: int, last: int) -> None:
+        _gather_scores(
+            rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u, rows.stride_v, rows.encoding,
+            num_classes, lattice.row_offsets[sample], first, last, int(lattice.target_lengths[sample]),
+            lattice.targets[sample], lattice.blank, logits, maxima, sums, blank_scores, label_scores,
+        )  # fmt: skip
+
+    parallel.run(gather, _frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, num_threads), num_threads)
+
+    losses = np.empty(num_samples, np.float64)
+
+    def solve(sample: int) -> None:
+        nodes = slice(lattice.row_offsets[sample], lattice.row_offsets[sample + 1])
+        if np.isnan(maxima[nodes]).any():
+            losses[sample] = np.nan
+            return
+        shape = (int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]) + 1)
+        alpha = np.empty(shape if need_gradient else (2, shape[1]))
+        losses[sample] = _solve_sample(
+            blank_scores[nodes].reshape(shape), label_scores[nodes].reshape(shape), need_gradient, alpha,
+            np.empty_like(alpha),
+        )  # fmt: skip
+
+    order = np.argsort(-np.diff(lattice.row_offsets), kind="stable")
+    parallel.run(solve, [(int(n),) for n in order], num_threads)
+    none = np.empty(0)
+    posteriors = (blank_scores, label_scores) if need_gradient else (none, none)
+    return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)
+
+
+def backward(
+    grad_losses: np.ndarray,
+    rows: GridRows,
+    num_classes: int,
+    lattice: GridLattice,
+    saved: Saved,
+    out: GridRows,
+    *,
+    logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
+    num_threads: int,
+) -> None:
+    """Write the gradient with respect to the scores, padding included, into ``out``, which may be ``rows``."""
+    blank_posteriors, label_posteriors = saved.posteriors
+
+    def write(sample: int, first: int, last: int) -> None:
+        _write_gradient(
+            float(grad_losses[sample]), rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u,
+            rows.stride_v, rows.encoding, num_classes, lattice.row_offsets[sample], first, last,
+            int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]), lattice.targets[sample],
+            lattice.blank, logits, fastemit_lambda, clamp, saved.losses[sample], saved.maxima, saved.sums,
+            blank_posteriors, label_posteriors, out.flat, out.starts[sample], out.strides_t[sample], out.stride_u,
+            out.stride_v, int(out.labels[sample]),
+        )  # fmt: skip
+
+    parallel.run(write, _frame_tasks(out.frames, out.labels, num_threads), num_threads)
+
+
+def _frame_tasks(frames: np.ndarray, labels: np.ndarray, num_threads: int) -> list[tuple[int, int, int]]:
+    """(sample, first frame, last frame) in pieces of about equal numbers of nodes."""
+    piece = max(1, int((frames * labels).sum()) // (8 * num_threads))
+    tasks = []
+    for n in range(len(frames)):
+        count = max(1, int(frames[n]) * int(labels[n]) // piece) if num_threads > 1 else 1
+        bounds = [int(frames[n]) * i // count for i in range(count + 1)]
+        tasks += [(n, first, last) for first, last in pairwise(bounds) if first < last]
+    return tasks
+
+
+@njit(cache=True, **COMPILE)
+def _gather_scores(
+    flat, start, stride_t, stride_u, stride_v, encoding, num_classes, node_offset, first, last, num_labels, targets,
+    blank, logits, maxima, sums, blank_scores, label_scores,
+):  # fmt: skip
+    """Frames [first, last) of one sample: softmax statistics and the log-probabilities of the arcs out of each node."""
+    scratch = np.empty(num_classes, maxima.dtype)
+    for t in range(first, last):
+        for u in range(num_labels + 1):
+            node = node_offset + t * (num_labels + 1) + u
+            row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch)
+            maximum = row.dtype.type(0)
+            log_sum = 0.0
+            if logits:
+                maximum = row_max(row)
+                total = row_sum(row, maximum)
+                sums[node] = total
+                log_sum = np.log(np.float64(total)) if total > 0 else 0.0
+            # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
+            reference = np.float64(maximum) if maximum > -np.inf else 0.0
+            blank_score = np.float64(row[blank]) - reference - log_sum
+            label_score = np.float64(row[targets[u]]) - reference - log_sum if u < num_labels else -np.inf
+            blank_scores[node] = blank_score
+            label_scores[node] = label_score
+            defined = maximum == maximum and blank_score < np.inf and label_score < np.inf
+            maxima[node] = maximum if defined else np.nan
+
+
+@njit(cache=True, **COMPILE)
+def _solve_sample(blank_scores, label_scores, need_gradient, alpha, exponents):
+    """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs.
+
+    ``alpha`` has one row a frame with ``need_gradient``, else two rows in turn.
+    """
+    num_frames, width = blank_scores.shape
+    arriving, arriving_exponents = np.zeros(width), np.full(width, ZERO_EXPONENT_64)
+    weights, weight_exponents = np.empty(width), np.empty(width)
+    arriving[0], arriving_exponents[0] = 1.0, 0.0
+    for t in range(num_frames):
+        row = t if need_gradient else t % 2
+        _split_row(label_scores[t], weights, weight_exponents)
+        mass, exponent = 0.0, ZERO_EXPONENT_64
+        for u in range(width):
+            largest = max(exponent, arriving_exponents[u])
+            total = shift(mass, exponent - largest) + shift(arriving[u], arriving_exponents[u] - largest)
+            total, largest = normalise(total, largest)
+            alpha[row, u], exponents[row, u] = total, largest
+            mass, exponent = total * weights[u], largest + weight_exponents[u]
+        _split_row(blank_scores[t], weights, weight_exponents)
+        for u in range(width):
+            arriving[u] = alpha[row, u] * weights[u]
+            arriving_exponents[u] = exponents[row, u] + weight_exponents[u]
+    if num_frames == 0:
+        return np.inf
+    log_z = log(arriving[width - 1], arriving_exponents[width - 1])
+    if need_gradient and log_z > -np.inf:
+        total, exponent = normalise(arriving[width - 1], arriving_exponents[width - 1])
+        _write_posteriors(blank_scores, label_scores, alpha, exponents, total, exponent)
+    return -log_z
+
+
+@njit(**COMPILE)
+def _split_row(scores, mantissas, exponents):
+    for u in range(scores.size):
+        mantissas[u], exponents[u] = split(scores[u])
+
+
+@njit(**COMPILE)
+def _write_posteriors(blank_scores, label_scores, alpha, exponents, total, total_exponent):
+    """Beta from the last frame back, each frame's scores replaced by alpha * score * beta / total of their arcs."""
+    num_frames, width = blank_scores.shape
+    after, after_exponents = np.zeros(width), np.full(width, ZERO_EXPONENT_64)
+    after[width - 1], after_exponents[width - 1] = 1.0, 0.0
+    weights, weight_exponents = np.empty(width), np.empty(width)
+    scale = 1.0 / total
+    for t in range(num_frames - 1, -1, -1):
+        _split_row(blank_scores[t], weights, weight_exponents)
+        for u in range(width):
+            after[u] *= weights[u]
+            after_exponents[u] += weight_exponents[u]
+            posterior_exponent = exponents[t, u] + after_exponents[u] - total_exponent
+            blank_scores[t, u] = _plain(alpha[t, u] * after[u] * scale, posterior_exponent)
+        _split_row(label_scores[t], weights, weight_exponents)
+        mass, exponent = 0.0, ZERO_EXPONENT_64
+        for u in range(width - 1, -1, -1):
+            mass, exponent = mass * weights[u], exponent + weight_exponents[u]
+            label_scores[t, u] = _plain(alpha[t, u] * mass * scale, exponents[t, u] + exponent - total_exponent)
+            largest = max(exponent, after_exponents[u])
+            leaving = shift(mass, exponent - largest) + shift(after[u], after_exponents[u] - largest)
+            mass, exponent = normalise(leaving, largest)
+            after[u], after_exponents[u] = mass, exponent
+
+
+@njit(**COMPILE)
+def _plain(mantissa, exponent):
+    """A posterior as a float: its exponent is at most 1 but for rounding."""
+    return 2.0 * shift(mantissa, min(exponent - 1.0, 0.0))
+
+
+@njit(cache=True, **COMPILE)
+def _write_gradient(
+    grad_loss, flat, start, stride_t, stride_u, stride_v, encoding, num_classes, node_offset, first, last, num_frames,
+    num_labels, targets, blank, logits, fastemit_lambda, clamp, loss, maxima, sums, blank_posteriors, label_posteriors,
+    out, out_start, out_stride_t, out_stride_u, out_stride_v, padded_labels,
+):  # fmt: skip
+    """Frames [first, last) of one sample, padding included.
+
+    grad_loss * clamp(occupancy * softmax - posterior of each class), where FastEmit has scaled the label posteriors
+    and the occupancy is the sum of the two.
+    """
+    scratch = np.empty(num_classes, maxima.dtype)
+    gradient_scratch = np.empty(num_classes, maxima.dtype)
+    number = maxima.dtype.type
+    upstream = number(grad_loss)
+    bound = number(clamp)
+    for t in range(first, last):
+        for u in range(padded_labels):
+            row_start = out_start + t * out_stride_t + u * out_stride_u
+            row = target_row(out, row_start, out_stride_v, gradient_scratch)
+            if t >= num_frames or u > num_labels or loss == np.inf:
+                row[:] = 0
+                store_row(out, row_start, out_stride_v, encoding, row)
+                continue
+            if loss != loss:
+                row[:] = np.nan
+                store_row(out, row_start, out_stride_v, encoding, row)
+                continue
+            node = node_offset + t * (num_labels + 1) + u
+            blank_posterior = number(blank_posteriors[node])
+            label_posterior = number(label_posteriors[node] * (1.0 + fastemit_lambda))
+            occupancy = blank_posterior + label_posterior
+            scale = upstream if clamp <= 0 else number(1)
+            if logits and occupancy > 0:
+                scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch)
+                softmax_row(scores, maxima[node], scale * occupancy / sums[node], row)
+            else:
+                row[:] = 0
+            row[blank] -= scale * blank_posterior
+            if u < num_labels:
+                row[targets[u]] -= scale * label_posterior
+            if clamp > 0:
+                for v in range(num_classes):
+                    row[v] = upstream * min(max(row[v], -bound), bound)
+            store_row(out, row_start, out_stride_v, encoding, row)

@@ -1,0 +1,65 @@
+"""Threads for kernels that release the GIL.
+
+A plain thread pool: it may be entered from several Python threads at once, and a forked child starts a new one.
+Results do not depend on the number of threads, since no two tasks write to the same place.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+_pool: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+
+
+def _forget_pool() -> None:
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _get_pool() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="pathsum")
+        return _pool
+
+
+def run(function: Callable[..., None], tasks: Iterable[tuple[Any, ...]], num_threads: int) -> None:
+    """Call ``function(*task)`` for every task, the calling thread taking its share.
+
+    Tasks are handed out one at a time, so that put in order of falling cost they even out.
+    """
+    tasks = list(tasks)
+    helpers = min(num_threads, len(tasks)) - 1
+    if helpers <= 0:
+        for task in tasks:
+            function(*task)
+        return
+    remaining = iter(tasks)
+    futures = [_get_pool().submit(_work, function, remaining) for _ in range(helpers)]
+    _work(function, remaining)
+    for future in futures:
+        future.result()
+
+
+def _work(function: Callable[..., None], remaining: Iterator[tuple[Any, ...]]) -> None:
+    # next() on a list iterator is one step under the GIL: no two threads get the same task.
+    for task in remaining:
+        function(*task)
+
+
+def split_evenly(total: int, num_threads: int) -> list[tuple[int, int]]:
+    """[0, total) as contiguous ranges, a few for each thread."""
+    count = max(1, min(total, 4 * num_threads)) if num_threads > 1 else 1
+    bounds = [total * i // count for i in range(count + 1)]
+    return list(pairwise(bounds))

@@ -1,0 +1,210 @@
+"""One row of scores at a time: read in any dtype and stride, softmax statistics, the gradient row written once.
+
+Scores arrive as the flat memory behind a strided array, since a kernel compiled for C-contiguous rows is several
+times faster than one for arbitrary strides. Half precision arrives as its bits; arithmetic is float32 there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from pathsum.kernels.numba.extended import COMPILE, exp
+
+NATIVE, BFLOAT16, FLOAT16 = 0, 1, 2
+
+_i32, _u16, _u32, _f32 = np.int32, np.uint16, np.uint32, np.float32
+_MAGNITUDE_32, _INFINITY_32 = _i32(0x7FFFFFFF), _i32(0x7F800000)
+_LEAST_32, _GREATEST_32, _SIGN_SHIFT_32 = _i32(-(2**31)), _i32(2**31 - 1), _i32(31)
+_NEGATIVE_INFINITY_KEY_32 = _i32(-(2**31) + 0x7FFFFF)
+_TWO_TO_112 = _f32(2.0**112)
+_HALF_DENORMAL = _f32(0.5)
+
+
+class Strided(NamedTuple):
+    """Flat memory of an array and where its elements are."""
+
+    flat: np.ndarray
+    strides: tuple[int, ...]
+    encoding: int
+
+
+def strided(array: np.ndarray, encoding: int = NATIVE) -> Strided:
+    """Look at ``array`` as flat memory; bfloat16 and float16 are given as uint16 with their encoding."""
+    strides = tuple(step // array.itemsize for step in array.strides)
+    extent = 0 if array.size == 0 else 1 + sum((n - 1) * step for n, step in zip(array.shape, strides, strict=True))
+    flat = np.lib.stride_tricks.as_strided(array, (extent,), (array.itemsize,))
+    return Strided(flat, strides, encoding)
+
+
+def work_dtype(flat: np.ndarray) -> Any:
+    """The dtype of arithmetic on these scores: never below float32."""
+    return np.float64 if flat.dtype == np.float64 else np.float32
+
+
+@njit(**COMPILE)
+def _decode(bits, encoding):
+    if encoding == BFLOAT16:
+        return _u32(_u32(bits) << _u32(16)).view(np.float32)
+    magnitude = _u32(_u32(_u32(bits) & _u32(0x7FFF)) << _u32(13))
+    sign = _u32(_u32(_u32(bits) & _u32(0x8000)) << _u32(16))
+    if (bits & _u16(0x7C00)) == _u16(0x7C00):
+        return _u32(magnitude | sign | _u32(0x7F800000)).view(np.float32)
+    scaled = _f32(magnitude.view(np.float32) * _TWO_TO_112)
+    return _u32(scaled.view(np.uint32) | sign).view(np.float32)
+
+
+@njit(**COMPILE)
+def _encode(value, encoding):
+    """The nearest half-precision number, ties to even."""
+    bits = _f32(value).view(np.uint32)
+    if encoding == BFLOAT16:
+        if value != value:
+            return _u16(0x7FC0)
+        odd = _u32(_u32(bits >> _u32(16)) & _u32(1))
+        return _u16(_u32(bits + _u32(0x7FFF) + odd) >> _u32(16))
+    sign = _u32(_u32(bits >> _u32(16)) & _u32(0x8000))
+    magnitude = _u32(bits & _u32(0x7FFFFFFF))
+    if magnitude >= _u32(0x47800000):
+        return _u16(sign | (_u32(0x7E00) if magnitude > _u32(0x7F800000) else _u32(0x7C00)))
+    if magnitude < _u32(0x38800000):
+        # Adding 0.5 lines the subnormal up with the last bits of the float32, rounding included.
+        lined_up = _f32(magnitude.view(np.float32) + _HALF_DENORMAL).view(np.uint32)
+        return _u16(sign | _u32(lined_up - _u32(0x3F000000)))
+    odd = _u32(_u32(magnitude >> _u32(13)) & _u32(1))
+    rebiased = _u32(magnitude - _u32(0x38000000) + _u32(0xFFF) + odd)
+    return _u16(sign | _u32(rebiased >> _u32(13)))
+
+
+def load_row(flat, start, stride, encoding, scratch):
+    """A row as a contiguous array: the memory itself where it can be, else decoded into ``scratch``."""
+    if flat.dtype == np.uint16:
+        return _load_half(flat, start, stride, encoding, scratch)
+    return _load_native(flat, start, stride, encoding, scratch)
+
+
+@njit(**COMPILE)
+def _load_native(flat, start, stride, encoding, scratch):
+    if stride == 1:
+        return flat[start : start + scratch.size]
+    for c in range(scratch.size):
+        scratch[c] = flat[start + c * stride]
+    return scratch
+
+
+@njit(**COMPILE)
+def _load_half(flat, start, stride, encoding, scratch):
+    for c in range(scratch.size):
+        scratch[c] = _decode(flat[start + c * stride], encoding)
+    return scratch
+
+
+@overload(load_row, jit_options=COMPILE)
+def _compile_load_row(flat, start, stride, encoding, scratch):
+    if flat.dtype == types.uint16:
+        return lambda flat, start, stride, encoding, scratch: _load_half(flat, start, stride, encoding, scratch)
+    return lambda flat, start, stride, encoding, scratch: _load_native(flat, start, stride, encoding, scratch)
+
+
+def store_row(flat, start, stride, encoding, row):
+    """Write a row computed in ``row`` back; nothing to do where the row is the memory itself."""
+    if flat.dtype == np.uint16:
+        _store_half(flat, start, stride, encoding, row)
+    else:
+        _store_native(flat, start, stride, encoding, row)
+
+
+@njit(**COMPILE)
+def _store_native(flat, start, stride, encoding, row):
+    if stride != 1:
+        for c in range(row.size):
+            flat[start + c * stride] = row[c]
+
+
+@njit(**COMPILE)
+def _store_half(flat, start, stride, encoding, row):
+    for c in range(row.size):
+        flat[start + c * stride] = _encode(row[c], encoding)
+
+
+@overload(store_row, jit_options=COMPILE)
+def _compile_store_row(flat, start, stride, encoding, row):
+    if flat.dtype == types.uint16:
+        return lambda flat, start, stride, encoding, row: _store_half(flat, start, stride, encoding, row)
+    return lambda flat, start, stride, encoding, row: _store_native(flat, start, stride, encoding, row)
+
+
+def target_row(flat, start, stride, scratch):
+    """Where to compute a row that ``store_row`` will write: the memory itself where it can be, else ``scratch``."""
+    if flat.dtype == np.uint16 or stride != 1:
+        return scratch
+    return flat[start : start + scratch.size]
+
+
+@overload(target_row, jit_options=COMPILE)
+def _compile_target_row(flat, start, stride, scratch):
+    if flat.dtype == types.uint16:
+        return lambda flat, start, stride, scratch: scratch
+
+    def native(flat, start, stride, scratch):
+        if stride != 1:
+            return scratch
+        return flat[start : start + scratch.size]
+
+    return native
+
+
+@njit(**COMPILE)
+def _row_max_32(row):
+    # Integer keys in the order of the floats: unlike a float maximum, theirs vectorises with NaN kept in sight,
+    # at one end of the keys or the other according to its sign bit.
+    highest, lowest = _LEAST_32, _GREATEST_32
+    row_bits = row.view(np.int32)
+    for c in range(row_bits.size):
+        bits = row_bits[c]
+        key = _i32(bits ^ _i32(_i32(bits >> _SIGN_SHIFT_32) & _MAGNITUDE_32))
+        highest = key if key > highest else highest
+        lowest = key if key < lowest else lowest
+    if highest >= _INFINITY_32 or lowest < _NEGATIVE_INFINITY_KEY_32:
+        return _f32(np.nan)
+    return _i32(highest ^ _i32(_i32(highest >> _SIGN_SHIFT_32) & _MAGNITUDE_32)).view(np.float32)
+
+
+@njit(**COMPILE)
+def _row_max_64(row):
+    highest = -np.inf
+    for c in range(row.size):
+        if not (row[c] < np.inf):
+            return np.nan
+        highest = max(highest, row[c])
+    return highest
+
+
+def row_max(row):
+    """The greatest score of a row; NaN where the row holds a NaN or +inf, whose softmax is undefined."""
+    return _row_max_32(row) if row.dtype == np.float32 else _row_max_64(row)
+
+
+@overload(row_max, jit_options=COMPILE)
+def _compile_row_max(row):
+    return (lambda row: _row_max_32(row)) if row.dtype == types.float32 else (lambda row: _row_max_64(row))
+
+
+@njit(**COMPILE)
+def row_sum(row, maximum):
+    """The sum of exp(score - maximum) over a row; 0 where every score is -inf."""
+    total = row.dtype.type(0)
+    if maximum > -np.inf:
+        for c in range(row.size):
+            total += exp(row[c] - maximum)
+    return total
+
+
+@njit(**COMPILE)
+def softmax_row(row, maximum, scale, out):
+    """out = scale * exp(score - maximum)."""
+    for c in range(row.size):
+        out[c] = exp(row[c] - maximum) * scale

@@ -1,0 +1,39 @@
+"""alpha[t, s] = alpha[t-1, s] * stay[t, s] + alpha[t-1, s-1] * step[t, s] + alpha[t-1, s-2] * skip[t, s], in logs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log_softmax, log_sum
+from pathsum.lattice import ChainLattice
+
+
+def forward(scores: Tensor, lattice: ChainLattice, *, logits: bool) -> Tensor:
+    """Losses (N,) of scores (N, T, C)."""
+    num_frames, num_states = scores.shape[1], lattice.step_labels.shape[1]
+    frame = torch.arange(num_frames, device=scores.device)
+    real = frame < lattice.input_lengths[:, None]
+    scores = torch.where(real[:, :, None], exact(scores), 0.0)
+    log_probs = log_softmax(scores) if logits else scores
+
+    stay = _emitted(log_probs, lattice.stay_labels)
+    step = _emitted(log_probs, lattice.step_labels)
+    skip = torch.where(lattice.skips[:, None], step, IMPOSSIBLE)
+
+    # Two columns in front of state 0: the virtual state -1, and a state that no path visits.
+    front = log_probs.new_full((len(scores), 2), IMPOSSIBLE)
+    state = torch.arange(-2, num_states, device=scores.device)
+    alpha = torch.where(state == lattice.start_state, 0.0, IMPOSSIBLE).to(log_probs).expand(len(scores), -1)
+    for t in range(num_frames):
+        entered = log_add(alpha[:, 2:] + stay[:, t], alpha[:, 1:-1] + step[:, t], alpha[:, :-2] + skip[:, t])
+        alpha = torch.where(real[:, t, None], torch.cat([front, entered], 1), alpha)
+
+    last = lattice.num_states[:, None]
+    final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
+    return -log_sum(torch.where(final, alpha, IMPOSSIBLE), 1)
+
+
+def _emitted(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """(N, T, S') score of each state's label in each frame."""
+    return log_probs.gather(2, labels[:, None].expand(-1, log_probs.shape[1], -1))

@@ -1,0 +1,72 @@
+"""The lattices: integers only, on the input's device, readable by every implementation.
+
+One convention holds in every lattice: scores live on arcs; ``alpha`` counts the arcs *into* a node and ``beta`` the
+arcs *out of* it, so that ``alpha + beta`` is the log mass of the paths through the node. Nothing here holds a score.
+The arrays may be NumPy's, torch's or JAX's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class ChainLattice:
+    """States in a row, one arc a frame: stay, step to the next state, or skip one.
+
+        alpha[t, s] = alpha[t-1, s]   * stay[t, s]
+                    + alpha[t-1, s-1] * step[t, s]
+                    + alpha[t-1, s-2] * skip[t, s]      where skips[s]
+
+    Before the first frame all mass is on ``start_state`` (-1 is a virtual state in front of the first). A path is
+    complete in any state ``s >= num_states - num_final`` after the last frame; with -1 counted, so that the empty
+    path is complete where the target is empty.
+
+    Attributes:
+        input_lengths: (N,) frames of each sample.
+        num_states: (N,) states of each sample, at most the padded number S'.
+        stay_labels: (N, S') class emitted by the arc that stays in a state.
+        step_labels: (N, S') class emitted by the arcs that enter a state from another one.
+        skips: (N, S') whether the state can be entered from two states before.
+        start_state: -1 or 0.
+        num_final: how many of the last states are final.
+    """
+
+    input_lengths: Array
+    num_states: Array
+    stay_labels: Array
+    step_labels: Array
+    skips: Array
+    start_state: int
+    num_final: int
+
+    @property
+    def shared_labels(self) -> bool:
+        """Whether every arc into a state emits the same class, so that one plane of scores serves all."""
+        return self.stay_labels is self.step_labels
+
+
+@dataclass(frozen=True)
+class GridLattice:
+    """Frames by labels: a blank arc goes to the next frame, a label arc to the next label.
+
+        alpha[t, u] = alpha[t-1, u] * blank[t-1, u] + alpha[t, u-1] * label[t, u-1]
+
+    A path starts in (0, 0) and ends with the blank arc out of (T-1, U).
+
+    Attributes:
+        logit_lengths: (N,) frames T of each sample.
+        target_lengths: (N,) labels U of each sample.
+        targets: (N, U') class emitted by each label arc.
+        blank: class emitted by the blank arcs.
+        row_offsets: (N+1,) first row of each sample when the T*(U+1) rows of the samples are laid one after another.
+    """
+
+    logit_lengths: Array
+    target_lengths: Array
+    targets: Array
+    blank: int
+    row_offsets: Array

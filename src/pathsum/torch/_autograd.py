@@ -1,0 +1,133 @@
+"""Station 5, the only file that says ``ctx``: what forward keeps, and which operator backward calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathsum.errors import GradientConsumedError, NotDifferentiableError
+from pathsum.lattice import ChainLattice, GridLattice
+from pathsum.torch import _ops
+
+
+def chain_losses(scores: Tensor, lattice: ChainLattice, *, logits: bool) -> Tensor:
+    """Losses (N,) in float64 of scores (N, T, C) by the numba kernels."""
+    need_gradient = torch.is_grad_enabled() and scores.requires_grad
+    tensors = [
+        torch.from_numpy(array)
+        for array in (
+            lattice.input_lengths,
+            lattice.num_states,
+            lattice.stay_labels,
+            lattice.step_labels,
+            lattice.skips,
+        )
+    ]
+    options = (lattice.start_state, lattice.num_final, lattice.shared_labels, logits, need_gradient)
+    return _ChainLosses.apply(scores, *tensors, *options)[0]
+
+
+def grid_losses(
+    scores: Tensor,
+    lattice: GridLattice,
+    *,
+    logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
+    overwrite_logits: bool,
+) -> Tensor:
+    """Losses (N,) in float64 of padded or packed scores by the numba kernels."""
+    need_gradient = torch.is_grad_enabled() and scores.requires_grad
+    tensors = [
+        torch.from_numpy(array)
+        for array in (lattice.logit_lengths, lattice.target_lengths, lattice.targets, lattice.row_offsets)
+    ]
+    options = (lattice.blank, logits, need_gradient, fastemit_lambda, clamp, overwrite_logits)
+    return _GridLosses.apply(scores, *tensors, *options)[0]
+
+
+class _ChainLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(scores: Tensor, *lattice_and_options: Any) -> tuple[Tensor, ...]:
+        return _ops.chain_forward(scores, *lattice_and_options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        scores, *lattice, start_state, num_final, shared_labels, logits, _ = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(scores, *lattice, *output)
+        ctx.options = (start_state, num_final, shared_labels, logits)
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        scores, *rest = ctx.saved_tensors
+        lattice, saved = rest[:5], rest[5:]
+        # The gradient is written in the order of the caller's memory, so that what comes before reads it in order.
+        time_major = scores.stride(1) > scores.stride(0)
+        gradient = _ChainGradient.apply(grad_losses, scores, *lattice, *ctx.options, *saved, time_major)
+        return gradient, *[None] * 10
+
+
+class _GridLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(scores: Tensor, *lattice_and_options: Any) -> tuple[Tensor, ...]:
+        *lattice, blank, logits, need_gradient, _, _, _ = lattice_and_options
+        return _ops.grid_forward(scores, *lattice, blank, logits, need_gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        scores, *lattice, blank, logits, _, fastemit_lambda, clamp, overwrite_logits = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(None if overwrite_logits else scores, *lattice, *output)
+        ctx.options = (blank, logits, fastemit_lambda, clamp)
+        # A saved tensor that backward changes would fail its version check; this one is given up at first use.
+        ctx.overwritten = scores.detach() if overwrite_logits else None
+        ctx.overwrite_logits = overwrite_logits
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        scores, *rest = ctx.saved_tensors
+        lattice, saved = rest[:4], rest[4:]
+        if not ctx.overwrite_logits:
+            gradient = _GridGradient.apply(grad_losses, scores, *lattice, *ctx.options, *saved)
+            return gradient, *[None] * 10
+        logits, ctx.overwritten = ctx.overwritten, None
+        if logits is None:
+            raise GradientConsumedError(
+                "the gradient of this loss was written over its logits (overwrite_logits=True) by an earlier "
+                "backward; a second one needs overwrite_logits=False"
+            )
+        blank, _, fastemit_lambda, clamp = ctx.options
+        posed = _ops._grid(*lattice, blank)
+        gradient = _ops.grid_backward_over_scores(
+            grad_losses, logits, posed, _ops._saved(*saved), fastemit_lambda, clamp
+        )
+        return gradient, *[None] * 10
+
+
+class _Gradient(torch.autograd.Function):
+    """A gradient, whose own derivative the numba kernels do not have."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise NotDifferentiableError(
+            "impl='numba' has first derivatives only; impl='reference' is differentiable to any order"
+        )
+
+
+class _ChainGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _ops.chain_backward(*inputs)
+
+
+class _GridGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _ops.grid_backward(*inputs)

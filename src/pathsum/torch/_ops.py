@@ -1,0 +1,277 @@
+"""The numba kernels as registered operators: tensors and integers in, tensors out.
+
+A lattice crosses as its tensors, so that an operator knows nothing of the loss that posed it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import chain, grid
+from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, strided
+from pathsum.kernels.protocol import Saved
+from pathsum.lattice import ChainLattice, GridLattice
+
+_ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+
+
+def _array(tensor: Tensor) -> tuple[np.ndarray, int]:
+    """The memory of a tensor as NumPy sees it; half precision as its bits."""
+    encoding = _ENCODINGS.get(tensor.dtype, NATIVE)
+    tensor = tensor.detach()
+    return (tensor if encoding == NATIVE else tensor.view(torch.uint16)).numpy(), encoding
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    """Contiguous memory for a gradient, by NumPy's allocator: it asks for huge pages, torch's does not, and a fresh
+    gradient of 300 MB costs four copies of itself in page faults without them.
+    """
+    if tensor.dtype in _ENCODINGS:
+        return torch.from_numpy(np.empty(tensor.shape, np.uint16)).view(tensor.dtype)
+    return torch.from_numpy(np.empty(tensor.shape, _array(tensor)[0].dtype))
+
+
+def work_dtype(scores: Tensor) -> torch.dtype:
+    """The dtype of softmax statistics, and of losses: never below float32."""
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
+@torch.library.custom_op("pathsum::chain_forward", mutates_args=(), device_types="cpu")
+def chain_forward(
+    scores: Tensor,
+    input_lengths: Tensor,
+    num_states: Tensor,
+    stay_labels: Tensor,
+    step_labels: Tensor,
+    skips: Tensor,
+    start_state: int,
+    num_final: int,
+    shared_labels: bool,
+    logits: bool,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses, softmax maxima and sums, stay and step posteriors, of scores (N, T, C)."""
+    lattice = _chain(input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels)
+    array, encoding = _array(scores)
+    saved = chain.forward(
+        strided(array, encoding),
+        scores.shape[2],
+        lattice,
+        logits=logits,
+        need_gradient=need_gradient,
+        num_threads=torch.get_num_threads(),
+    )
+    return _tensors(saved)
+
+
+@torch.library.custom_op("pathsum::chain_backward", mutates_args=(), device_types="cpu")
+def chain_backward(
+    grad_losses: Tensor,
+    scores: Tensor,
+    input_lengths: Tensor,
+    num_states: Tensor,
+    stay_labels: Tensor,
+    step_labels: Tensor,
+    skips: Tensor,
+    start_state: int,
+    num_final: int,
+    shared_labels: bool,
+    logits: bool,
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    stay: Tensor,
+    step: Tensor,
+    time_major: bool,
+) -> Tensor:
+    """The gradient (N, T, C), laid out in memory as (T, N, C) where ``time_major``."""
+    lattice = _chain(input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels)
+    array, encoding = _array(scores)
+    gradient = _empty_like(scores.transpose(0, 1)).transpose(0, 1) if time_major else _empty_like(scores)
+    chain.backward(
+        grad_losses.detach().numpy(),
+        strided(array, encoding),
+        scores.shape[2],
+        lattice,
+        _saved(losses, maxima, sums, stay, step),
+        strided(*_array(gradient)),
+        scores.shape[1],
+        logits=logits,
+        num_threads=torch.get_num_threads(),
+    )
+    return gradient
+
+
+@torch.library.custom_op("pathsum::grid_forward", mutates_args=(), device_types="cpu")
+def grid_forward(
+    scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    logits: bool,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses, softmax maxima and sums, blank and label posteriors, of padded (4-D) or packed (2-D) scores."""
+    lattice = _grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    saved = grid.forward(
+        _rows(scores, lattice),
+        scores.shape[-1],
+        lattice,
+        logits=logits,
+        need_gradient=need_gradient,
+        num_threads=torch.get_num_threads(),
+    )
+    return _tensors(saved)
+
+
+@torch.library.custom_op("pathsum::grid_backward", mutates_args=(), device_types="cpu")
+def grid_backward(
+    grad_losses: Tensor,
+    scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+) -> Tensor:
+    """The gradient with respect to the scores, in a fresh contiguous tensor."""
+    gradient = _empty_like(scores)
+    saved = _saved(losses, maxima, sums, blank_posteriors, label_posteriors)
+    lattice = _grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    _write_grid_gradient(grad_losses, scores, lattice, saved, gradient, logits, fastemit_lambda, clamp)
+    return gradient
+
+
+def grid_backward_over_scores(
+    grad_losses: Tensor,
+    scores: Tensor,
+    lattice: GridLattice,
+    saved: Saved,
+    fastemit_lambda: float,
+    clamp: float,
+) -> Tensor:
+    """The gradient written over the logits themselves."""
+    _write_grid_gradient(grad_losses, scores, lattice, saved, scores, True, fastemit_lambda, clamp)
+    torch.autograd.graph.increment_version(scores)
+    return scores.detach()
+
+
+def _write_grid_gradient(
+    grad_losses: Tensor,
+    scores: Tensor,
+    lattice: GridLattice,
+    saved: Saved,
+    out: Tensor,
+    logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
+) -> None:
+    grid.backward(
+        grad_losses.detach().numpy(),
+        _rows(scores, lattice),
+        scores.shape[-1],
+        lattice,
+        saved,
+        _rows(out, lattice),
+        logits=logits,
+        fastemit_lambda=fastemit_lambda,
+        clamp=clamp,
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def _rows(scores: Tensor, lattice: GridLattice) -> grid.GridRows:
+    array, encoding = _array(scores)
+    return grid.padded_rows(array, encoding) if array.ndim == 4 else grid.packed_rows(array, encoding, lattice)
+
+
+def _chain(
+    input_lengths: Tensor,
+    num_states: Tensor,
+    stay_labels: Tensor,
+    step_labels: Tensor,
+    skips: Tensor,
+    start_state: int,
+    num_final: int,
+    shared_labels: bool,
+) -> ChainLattice:
+    labels = step_labels.numpy()
+    return ChainLattice(
+        input_lengths=input_lengths.numpy(),
+        num_states=num_states.numpy(),
+        stay_labels=labels if shared_labels else stay_labels.numpy(),
+        step_labels=labels,
+        skips=skips.numpy(),
+        start_state=start_state,
+        num_final=num_final,
+    )
+
+
+def _grid(
+    logit_lengths: Tensor, target_lengths: Tensor, targets: Tensor, row_offsets: Tensor, blank: int
+) -> GridLattice:
+    return GridLattice(
+        logit_lengths=logit_lengths.numpy(),
+        target_lengths=target_lengths.numpy(),
+        targets=targets.numpy(),
+        blank=blank,
+        row_offsets=row_offsets.numpy(),
+    )
+
+
+def _tensors(saved: Saved) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    first, second = saved.posteriors
+    losses, maxima, sums, first, second = map(torch.from_numpy, (saved.losses, saved.maxima, saved.sums, first, second))
+    return losses, maxima, sums, first, second
+
+
+def _saved(losses: Tensor, maxima: Tensor, sums: Tensor, first: Tensor, second: Tensor) -> Saved:
+    return Saved(losses.numpy(), maxima.numpy(), sums.numpy(), (first.numpy(), second.numpy()))
+
+
+@chain_forward.register_fake
+def _(scores, input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
+      logits, need_gradient):  # fmt: skip
+    return _fake_results(scores, input_lengths.shape[0])
+
+
+@grid_forward.register_fake
+def _(scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, need_gradient):
+    return _fake_results(scores, logit_lengths.shape[0])
+
+
+def _fake_results(scores: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    # Only backward reads what follows the losses; its sizes depend on the lengths' values.
+    context = torch.library.get_ctx()
+    sizes = [context.new_dynamic_size() for _ in range(4)]
+    work = work_dtype(scores)
+    losses = scores.new_empty(num_samples, dtype=torch.float64)
+    maxima, sums = (scores.new_empty(size, dtype=work) for size in sizes[:2])
+    posteriors = [scores.new_empty(size, dtype=work) for size in sizes[2:]]
+    return losses, maxima, sums, posteriors[0], posteriors[1]
+
+
+@chain_backward.register_fake
+def _(grad_losses, scores, input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final,
+      shared_labels, logits, losses, maxima, sums, stay, step, time_major):  # fmt: skip
+    if time_major:
+        return torch.empty_like(scores.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
+    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+@grid_backward.register_fake
+def _(grad_losses, scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, fastemit_lambda, clamp,
+      losses, maxima, sums, blank_posteriors, label_posteriors):  # fmt: skip
+    return torch.empty_like(scores, memory_format=torch.contiguous_format)

@@ -1,0 +1,516 @@
+"""The public functions: each checks its words, poses its lattice, chooses an implementation, solves and reduces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum import _checks, dispatch
+from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.lattice import ChainLattice, GridLattice
+from pathsum.problems.ctc import pose_ctc
+from pathsum.problems.rnnt import pose_rnnt
+from pathsum.problems.simple_ctc import pose_simple_ctc
+from pathsum.reductions import reduce
+
+Integers = Tensor | Sequence[int]
+
+
+def ctc_loss(
+    log_probs: Tensor,
+    targets: Integers,
+    input_lengths: Integers,
+    target_lengths: Integers,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+    *,
+    fused_log_softmax: bool = False,
+    batch_first: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """Connectionist temporal classification loss.
+
+    The negative log-sum over all labellings of the frames that read as the target once repeats are merged and blanks
+    removed: ``loss[n] = -log sum over pi of prod over t of p(pi[t] | t)``.
+
+    Args:
+        log_probs: Log-probabilities (T, N, C), or (T, C) for one sample; with ``fused_log_softmax`` logits, which is
+            faster and takes less memory. float32, float64, bfloat16 or float16, any strides.
+        targets: Labels (N, S), or (sum of target_lengths,) one target after another. int32 or int64, a tensor on any
+            device or a list. Entries beyond a target's length are never read.
+        input_lengths: Frames of each sample (N,), at most T. A number for one sample without a batch axis.
+        target_lengths: Labels of each sample (N,), at most S.
+        blank: Index of the blank class; negative counts from the end.
+        reduction: ``"none"``: losses (N,). ``"sum"``: their sum. ``"mean"``: each divided by its target length (at
+            least 1), then the mean over N.
+        zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        batch_first: ``log_probs`` are (N, T, C).
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        The reduced loss, float64 for float64 scores and float32 for all others.
+
+    Raises:
+        InvalidValueError: (a ValueError) a label out of range or equal to the blank, a length out of range, shapes
+            that do not match, an unknown option; the message names argument, rule, value and sample.
+        InvalidTypeError: (a TypeError) a dtype that is not accepted.
+
+    Notes:
+        An infeasible sample, whose target does not fit in its frames, has loss infinity and gradient exactly 0. A NaN
+        or +inf score makes the loss of its own sample NaN. -inf scores are fine. Padding is never read.
+
+        With ``fused_log_softmax=False`` the gradient is the true one with respect to ``log_probs``, minus the
+        posterior of each class; torch returns the gradient with respect to logits in its place. After a
+        ``log_softmax`` the two agree.
+
+        Cost: O(N*T*L) time and memory beside one pass over the scores in forward and one in backward. The recursion
+        is in extended range: a float32 gradient stays within 2e-6 of the exact one for ten thousand frames.
+        Deterministic for any number of threads.
+
+    References:
+        Graves, Fernández, Gomez, Schmidhuber (2006), Connectionist temporal classification.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import ctc_loss
+        >>> logits = torch.zeros(3, 1, 2, requires_grad=True)  # 3 frames, 1 sample, blank and one label
+        >>> loss = ctc_loss(logits, [[1]], [3], [1], fused_log_softmax=True, reduction="none")
+        >>> round(loss.exp().item(), 4)  # 6 of the 8 labellings read as the target
+        1.3333
+    """
+    return _chain_loss(
+        "ctc_loss",
+        pose_ctc,
+        log_probs,
+        targets,
+        input_lengths,
+        target_lengths,
+        blank,
+        reduction,
+        zero_infinity,
+        fused_log_softmax,
+        batch_first,
+        impl,
+    )
+
+
+def simple_ctc_loss(
+    log_probs: Tensor,
+    targets: Integers,
+    input_lengths: Integers,
+    target_lengths: Integers,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+    *,
+    fused_log_softmax: bool = False,
+    batch_first: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """Simplified CTC loss: repeats are not merged, each label is emitted on exactly one frame.
+
+    The negative log-sum over the C(T, L) ways of placing the labels on frames, in order, blanks elsewhere. A sample
+    is infeasible where its target is longer than its input.
+
+    Args:
+        log_probs: As in ``ctc_loss``: (T, N, C) or (T, C), log-probabilities or, with ``fused_log_softmax``, logits.
+        targets: As in ``ctc_loss``: labels (N, S) or (sum of target_lengths,).
+        input_lengths: Frames of each sample (N,), at most T.
+        target_lengths: Labels of each sample (N,), at most S.
+        blank: Index of the blank class; negative counts from the end.
+        reduction: ``"none"``, ``"sum"``, or ``"mean"``: each loss divided by its target length (at least 1), then the
+            mean over N.
+        zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        batch_first: ``log_probs`` are (N, T, C).
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        The reduced loss, float64 for float64 scores and float32 for all others.
+
+    Raises:
+        InvalidValueError: As in ``ctc_loss``.
+        InvalidTypeError: As in ``ctc_loss``.
+
+    Notes:
+        Cost, accuracy, gradients and the treatment of infeasible samples and of NaN are those of ``ctc_loss``.
+
+    References:
+        Sak, Shannon, Rao, Beaufays (2017), Recurrent neural aligner; the loss of tf_seq2seq_losses (Tochin, 2021).
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import simple_ctc_loss
+        >>> logits = torch.zeros(3, 1, 2, requires_grad=True)
+        >>> loss = simple_ctc_loss(logits, [[1]], [3], [1], fused_log_softmax=True, reduction="none")
+        >>> round(loss.exp().item(), 4)  # 3 of the 8 labellings
+        2.6667
+    """
+    return _chain_loss(
+        "simple_ctc_loss",
+        pose_simple_ctc,
+        log_probs,
+        targets,
+        input_lengths,
+        target_lengths,
+        blank,
+        reduction,
+        zero_infinity,
+        fused_log_softmax,
+        batch_first,
+        impl,
+    )
+
+
+def rnnt_loss(
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int = -1,
+    clamp: float = -1,
+    reduction: str = "mean",
+    fused_log_softmax: bool = True,
+    *,
+    fastemit_lambda: float = 0.0,
+    zero_infinity: bool = False,
+    overwrite_logits: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """Recurrent neural network transducer loss.
+
+    The negative log-sum over all walks through T frames and U labels, blanks moving to the next frame and labels to
+    the next label: ``loss[n] = -log sum over walks of prod over arcs of p(class of arc | t, u)``.
+
+    Args:
+        logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities. float32,
+            float64, bfloat16 or float16, any strides.
+        targets: Labels (N, U), or (sum of target_lengths,) one target after another. int32 or int64, a tensor on any
+            device or a list. Entries beyond a target's length are never read.
+        logit_lengths: Frames of each sample (N,), at most T.
+        target_lengths: Labels of each sample (N,), at most U.
+        blank: Index of the blank class; negative counts from the end.
+        clamp: Where positive, bound every entry of a sample's gradient with respect to ``logits`` to [-clamp, clamp],
+            before the upstream gradient multiplies it.
+        reduction: ``"none"``: losses (N,). ``"sum"``: their sum. ``"mean"``: their mean over N, lengths not counted.
+        fused_log_softmax: Take the log-softmax inside.
+        fastemit_lambda: FastEmit: multiply the posterior of every label arc by 1 + lambda in the gradient. The loss
+            stays the negative log-likelihood.
+        zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        overwrite_logits: Let backward write the gradient over ``logits`` instead of into new memory. A second
+            backward then raises, as does backward through anything else that needs the logits' values.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        The reduced loss, float64 for float64 logits and float32 for all others.
+
+    Raises:
+        InvalidValueError: (a ValueError) a label out of range or equal to the blank, a length out of range, shapes
+            that do not match, an unknown option; the message names argument, rule, value and sample.
+        InvalidTypeError: (a TypeError) a dtype that is not accepted.
+        GradientConsumedError: (a RuntimeError) a second backward with ``overwrite_logits``.
+
+    Notes:
+        A sample without frames, or one whose every walk is impossible, has loss infinity and gradient exactly 0. A
+        NaN or +inf logit makes the loss of its own sample NaN. -inf logits are fine. Padding is never read; the
+        lengths may be shorter than the padded sizes in every sample.
+
+        Cost: one pass over the logits in forward and one in backward, beside 24 bytes a node (t, u). The recursion is
+        float64 in extended range. Deterministic for any number of threads.
+
+    References:
+        Graves (2012), Sequence transduction with recurrent neural networks, arXiv 1211.3711. Yu et al. (2021),
+        FastEmit, arXiv 2010.11148.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import rnnt_loss
+        >>> logits = torch.zeros(1, 2, 2, 2, requires_grad=True)  # 2 frames, 1 label, 2 classes
+        >>> loss = rnnt_loss(logits, [[0]], [2], [1])
+        >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
+        4.0
+    """
+    _checks.check_scores("rnnt_loss", "logits", _dtype(logits), tuple(logits.shape), ("(N, T, U+1, V)",))
+    num_samples, num_frames, width, _ = logits.shape
+    if width < 1:
+        raise InvalidValueError("rnnt_loss", "logits", "have shape (N, T, U+1, V)", f"shape {tuple(logits.shape)}")
+    lattice = _pose_grid(
+        "rnnt_loss",
+        logits,
+        targets,
+        logit_lengths,
+        target_lengths,
+        blank,
+        num_samples=num_samples,
+        num_frames=num_frames,
+        max_labels=width - 1,
+    )
+    return _grid_loss(
+        "rnnt_loss",
+        logits,
+        lattice,
+        clamp,
+        reduction,
+        fused_log_softmax,
+        fastemit_lambda,
+        zero_infinity,
+        overwrite_logits,
+        impl,
+    )
+
+
+def rnnt_packed_loss(
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int = -1,
+    clamp: float = -1,
+    reduction: str = "mean",
+    fused_log_softmax: bool = True,
+    *,
+    fastemit_lambda: float = 0.0,
+    zero_infinity: bool = False,
+    overwrite_logits: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """Recurrent neural network transducer loss over logits without padding.
+
+    The loss of ``rnnt_loss``. Sample n has T_n * (U_n + 1) rows, those of a frame together, and the rows of the
+    samples follow one another.
+
+    Args:
+        logits: Output of the joiner (sum of T_n * (U_n + 1), V); with ``fused_log_softmax=False`` log-probabilities.
+        targets: Labels (N, U) or (sum of target_lengths,).
+        logit_lengths: Frames T_n of each sample (N,).
+        target_lengths: Labels U_n of each sample (N,).
+        blank: Index of the blank class; negative counts from the end.
+        clamp: As in ``rnnt_loss``.
+        reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
+        fused_log_softmax: Take the log-softmax inside.
+        fastemit_lambda: As in ``rnnt_loss``.
+        zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        overwrite_logits: As in ``rnnt_loss``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        The reduced loss, float64 for float64 logits and float32 for all others.
+
+    Raises:
+        InvalidValueError: As in ``rnnt_loss``; also where the number of rows is not that of the lengths.
+        InvalidTypeError: As in ``rnnt_loss``.
+        GradientConsumedError: A second backward with ``overwrite_logits``.
+
+    Notes:
+        As in ``rnnt_loss``.
+
+    References:
+        Li et al. (2019), Improving RNN transducer modeling for end-to-end speech recognition, arXiv 1909.12415.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import rnnt_packed_loss
+        >>> logits = torch.zeros(2 * 2 + 1 * 1, 2, requires_grad=True)  # T=2 with U=1, then T=1 with U=0
+        >>> losses = rnnt_packed_loss(logits, [[0], [0]], [2, 1], [1, 0], reduction="none")
+        >>> [round(loss, 4) for loss in losses.exp().tolist()]
+        [4.0, 2.0]
+    """
+    _checks.check_scores("rnnt_packed_loss", "logits", _dtype(logits), tuple(logits.shape), ("(rows, V)",))
+    lattice = _pose_grid(
+        "rnnt_packed_loss",
+        logits,
+        targets,
+        logit_lengths,
+        target_lengths,
+        blank,
+        num_samples=None,
+        num_frames=None,
+        max_labels=None,
+    )
+    return _grid_loss(
+        "rnnt_packed_loss",
+        logits,
+        lattice,
+        clamp,
+        reduction,
+        fused_log_softmax,
+        fastemit_lambda,
+        zero_infinity,
+        overwrite_logits,
+        impl,
+    )
+
+
+def _chain_loss(
+    function: str,
+    pose: Callable[..., ChainLattice],
+    log_probs: Tensor,
+    targets: Integers,
+    input_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    reduction: str,
+    zero_infinity: bool,
+    fused_log_softmax: bool,
+    batch_first: bool,
+    impl: str,
+) -> Tensor:
+    axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
+    _checks.check_scores(function, "log_probs", _dtype(log_probs), tuple(log_probs.shape), axes)
+    batched = log_probs.ndim == 3
+    if batched:
+        scores = log_probs if batch_first else log_probs.transpose(0, 1)
+    else:
+        scores = log_probs.unsqueeze(0)
+    num_classes = scores.shape[2]
+    blank = _checks.check_blank(function, blank, num_classes)
+    _checks.check_reduction(function, reduction)
+    chosen = dispatch.select(function, scores.device.type, impl)
+
+    lengths = [
+        _integers(function, "input_lengths", input_lengths),
+        _integers(function, "target_lengths", target_lengths),
+    ]
+    batch = _checks.check_batch(
+        function,
+        _integers(function, "targets", targets),
+        *(lengths if batched else [np.atleast_1d(length) for length in lengths]),
+        lengths_name="input_lengths",
+        num_samples=scores.shape[0],
+        num_frames=scores.shape[1],
+        max_labels=None,
+        num_classes=num_classes,
+        blank=blank,
+    )
+    lattice = pose(*batch, blank)
+    if chosen == "numba":
+        from pathsum.torch._autograd import chain_losses
+
+        losses = chain_losses(scores, lattice, logits=fused_log_softmax)
+    else:
+        from pathsum.kernels.reference import chain
+
+        losses = chain.forward(scores, _on_device(lattice, scores.device), logits=fused_log_softmax)
+    weights = torch.from_numpy(np.maximum(batch.target_lengths, 1)).to(scores.device)
+    losses = _finish(losses, scores, zero_infinity)
+    reduced = reduce(losses, reduction, weights)
+    return reduced if batched or reduction != "none" else reduced[0]
+
+
+def _pose_grid(
+    function: str,
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    *,
+    num_samples: int | None,
+    num_frames: int | None,
+    max_labels: int | None,
+) -> GridLattice:
+    num_classes = logits.shape[-1]
+    blank = _checks.check_blank(function, blank, num_classes)
+    batch = _checks.check_batch(
+        function,
+        _integers(function, "targets", targets),
+        _integers(function, "logit_lengths", logit_lengths),
+        _integers(function, "target_lengths", target_lengths),
+        lengths_name="logit_lengths",
+        num_samples=num_samples,
+        num_frames=num_frames,
+        max_labels=max_labels,
+        num_classes=num_classes,
+        blank=blank,
+    )
+    if num_samples is None:
+        _checks.check_packed_rows(function, logits.shape[0], batch)
+    return pose_rnnt(*batch, blank)
+
+
+def _grid_loss(
+    function: str,
+    logits: Tensor,
+    lattice: GridLattice,
+    clamp: float,
+    reduction: str,
+    fused_log_softmax: bool,
+    fastemit_lambda: float,
+    zero_infinity: bool,
+    overwrite_logits: bool,
+    impl: str,
+) -> Tensor:
+    _checks.check_reduction(function, reduction)
+    clamp = _checks.check_number(function, "clamp", clamp)
+    fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+    chosen = dispatch.select(function, logits.device.type, impl)
+    if overwrite_logits:
+        _check_overwrite(function, logits, fused_log_softmax, chosen)
+    if chosen == "numba":
+        from pathsum.torch._autograd import grid_losses
+
+        losses = grid_losses(
+            logits,
+            lattice,
+            logits=fused_log_softmax,
+            fastemit_lambda=fastemit_lambda,
+            clamp=clamp,
+            overwrite_logits=overwrite_logits,
+        )
+    else:
+        from pathsum.kernels.reference import grid
+
+        losses = grid.forward(
+            logits,
+            _on_device(lattice, logits.device),
+            logits=fused_log_softmax,
+            fastemit_lambda=fastemit_lambda,
+            clamp=clamp,
+        )
+    return reduce(_finish(losses, logits, zero_infinity), reduction)
+
+
+def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:
+    if chosen != "numba":
+        raise InvalidValueError(function, "overwrite_logits", f"be False with impl={chosen!r}", True)
+    if not fused_log_softmax:
+        raise InvalidValueError(function, "overwrite_logits", "be False with fused_log_softmax=False", True)
+    if any(step == 0 and size > 1 for size, step in zip(logits.shape, logits.stride(), strict=True)):
+        raise InvalidValueError(function, "overwrite_logits", "be False where logits share memory", True)
+
+
+def _finish(losses: Tensor, scores: Tensor, zero_infinity: bool) -> Tensor:
+    """Losses in the dtype of the result, infeasible ones as asked for."""
+    losses = losses.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
+    return torch.where(losses == torch.inf, 0.0, losses) if zero_infinity else losses
+
+
+def _dtype(scores: Any) -> str:
+    return str(scores.dtype).removeprefix("torch.") if isinstance(scores, Tensor) else type(scores).__name__
+
+
+def _integers(function: str, argument: str, value: Any) -> np.ndarray:
+    """A tensor, array or list of integers as an array, its memory shared where it can be."""
+    if isinstance(value, Tensor):
+        if value.dtype not in (torch.int32, torch.int64):
+            raise InvalidTypeError(function, argument, "have dtype int32 or int64", _dtype(value))
+        return value.detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+
+
+def _on_device(lattice: Any, device: torch.device) -> Any:
+    """The lattice with its arrays as tensors of a device."""
+    moved = {
+        name: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
+        for name, value in vars(lattice).items()
+    }
+    return type(lattice)(**moved)
