@@ -14,10 +14,10 @@ from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.extended import COMPILE, log, normalise, shift, split
 from pathsum.kernels.numba.rows import (
     Strided,
+    borrow,
     load_row,
-    row_max,
-    row_sum,
     softmax_row,
+    softmax_statistics,
     store_row,
     target_row,
     work_dtype,
@@ -53,7 +53,7 @@ def forward(
 
     def gather(first: int, last: int) -> None:
         _gather_scores(
-            scores.flat, *scores.strides, scores.encoding, num_classes, first, last, frame_offsets,
+            scores.flat, *scores.strides, scores.encoding, np.empty(num_classes, work), first, last, frame_offsets,
             lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels, logits,
             maxima, sums, stay_scores, step_scores,
         )  # fmt: skip
@@ -99,10 +99,11 @@ def backward(
     """Write the gradient with respect to the scores, padding included, into ``out`` with axes (N, T, C)."""
     frame_offsets = _frame_offsets(lattice)
     stay, step = saved.posteriors
+    work = work_dtype(scores.flat)
 
     def write(first: int, last: int) -> None:
         _write_gradient(
-            grad_losses, scores.flat, *scores.strides, scores.encoding, num_classes, num_frames, first, last,
+            grad_losses, scores.flat, *scores.strides, scores.encoding, np.empty((2, num_classes), work), num_frames, first, last,
             frame_offsets, lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels,
             logits, saved.losses, saved.maxima, saved.sums, stay, step, out.flat, *out.strides,
         )  # fmt: skip
@@ -140,11 +141,11 @@ def _reach(scores):
 
 @njit(cache=True, **COMPILE)
 def _gather_scores(
-    flat, stride_n, stride_t, stride_c, encoding, num_classes, first, last, frame_offsets, num_states, stay_labels,
+    flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, frame_offsets, num_states, stay_labels,
     step_labels, shared_labels, logits, maxima, sums, stay_scores, step_scores,
 ):  # fmt: skip
     """Frames [first, last): softmax statistics, and for each state the scores of its arcs less the row's maximum."""
-    scratch = np.empty(num_classes, maxima.dtype)
+    flat, scratch = borrow(flat), borrow(scratch)
     n = np.searchsorted(frame_offsets, first, side="right") - 1
     for frame in range(first, last):
         while frame >= frame_offsets[n + 1]:
@@ -153,8 +154,7 @@ def _gather_scores(
         row = load_row(flat, start, stride_c, encoding, scratch)
         maximum = row.dtype.type(0)
         if logits:
-            maximum = row_max(row)
-            sums[frame] = row_sum(row, maximum)
+            maximum, sums[frame] = softmax_statistics(row)
         # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
         reference = maximum if maximum > -np.inf else row.dtype.type(0)
         defined = maximum == maximum
@@ -183,6 +183,8 @@ def _solve_sample(
     ``alpha``, zeros, has one row a frame with ``need_gradient``, else two rows in turn; row 0 is before the first
     frame.
     """
+    step_scores, stay_scores, skips = borrow(step_scores), borrow(stay_scores), borrow(skips)
+    alpha, alpha_exponents = borrow(alpha), borrow(alpha_exponents)
     entered = np.empty(num_states, alpha.dtype)
     entered_exponents = np.empty(num_states, alpha_exponents.dtype)
     alpha[0, FRONT + start_state] = 1
@@ -357,19 +359,18 @@ def _store(mass, exponents, largest, total, row):
 
 @njit(cache=True, **COMPILE)
 def _write_gradient(
-    grad_losses, flat, stride_n, stride_t, stride_c, encoding, num_classes, padded_frames, first, last, frame_offsets,
+    grad_losses, flat, stride_n, stride_t, stride_c, encoding, scratch, padded_frames, first, last, frame_offsets,
     num_states, stay_labels, step_labels, shared_labels, logits, losses, maxima, sums, stay, step, out, out_stride_n,
     out_stride_t, out_stride_c,
 ):  # fmt: skip
     """Rows [first, last) of the padded batch: grad_loss * (softmax - posterior of each class), or 0."""
-    scratch = np.empty(num_classes, step.dtype)
-    gradient_scratch = np.empty(num_classes, step.dtype)
+    flat, out, scratch = borrow(flat), borrow(out), borrow(scratch)
     one = step.dtype.type(1)
     for position in range(first, last):
         n, t = position // padded_frames, position % padded_frames
         start = n * out_stride_n + t * out_stride_t
         frame = frame_offsets[n] + t
-        row = target_row(out, start, out_stride_c, gradient_scratch)
+        row = target_row(out, start, out_stride_c, scratch[1])
         if frame >= frame_offsets[n + 1] or losses[n] == np.inf:
             row[:] = 0
         elif losses[n] != losses[n]:
@@ -377,7 +378,7 @@ def _write_gradient(
         else:
             upstream = step.dtype.type(grad_losses[n])
             if logits:
-                scores = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch)
+                scores = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch[0])
                 softmax_row(scores, maxima[frame], upstream * (one / sums[frame]), row)
             else:
                 row[:] = 0

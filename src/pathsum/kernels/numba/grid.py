@@ -19,10 +19,10 @@ from numba import njit
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.extended import COMPILE, log, normalise, shift, split
 from pathsum.kernels.numba.rows import (
+    borrow,
     load_row,
-    row_max,
-    row_sum,
     softmax_row,
+    softmax_statistics,
     store_row,
     strided,
     target_row,
@@ -89,7 +89,7 @@ def forward(
     def gather(sample: int, first: int, last: int) -> None:
         _gather_scores(
             rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u, rows.stride_v, rows.encoding,
-            num_classes, lattice.row_offsets[sample], first, last, int(lattice.target_lengths[sample]),
+            np.empty(num_classes, work), lattice.row_offsets[sample], first, last, int(lattice.target_lengths[sample]),
             lattice.targets[sample], lattice.blank, logits, maxima, sums, blank_scores, label_scores,
         )  # fmt: skip
 
@@ -131,11 +131,12 @@ def backward(
 ) -> None:
     """Write the gradient with respect to the scores, padding included, into ``out``, which may be ``rows``."""
     blank_posteriors, label_posteriors = saved.posteriors
+    work = work_dtype(rows.flat)
 
     def write(sample: int, first: int, last: int) -> None:
         _write_gradient(
             float(grad_losses[sample]), rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u,
-            rows.stride_v, rows.encoding, num_classes, lattice.row_offsets[sample], first, last,
+            rows.stride_v, rows.encoding, np.empty((2, num_classes), work), lattice.row_offsets[sample], first, last,
             int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]), lattice.targets[sample],
             lattice.blank, logits, fastemit_lambda, clamp, saved.losses[sample], saved.maxima, saved.sums,
             blank_posteriors, label_posteriors, out.flat, out.starts[sample], out.strides_t[sample], out.stride_u,
@@ -158,11 +159,11 @@ def _frame_tasks(frames: np.ndarray, labels: np.ndarray, num_threads: int) -> li
 
 @njit(cache=True, **COMPILE)
 def _gather_scores(
-    flat, start, stride_t, stride_u, stride_v, encoding, num_classes, node_offset, first, last, num_labels, targets,
+    flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_labels, targets,
     blank, logits, maxima, sums, blank_scores, label_scores,
 ):  # fmt: skip
     """Frames [first, last) of one sample: softmax statistics and the log-probabilities of the arcs out of each node."""
-    scratch = np.empty(num_classes, maxima.dtype)
+    flat, scratch = borrow(flat), borrow(scratch)
     for t in range(first, last):
         for u in range(num_labels + 1):
             node = node_offset + t * (num_labels + 1) + u
@@ -170,8 +171,7 @@ def _gather_scores(
             maximum = row.dtype.type(0)
             log_sum = 0.0
             if logits:
-                maximum = row_max(row)
-                total = row_sum(row, maximum)
+                maximum, total = softmax_statistics(row)
                 sums[node] = total
                 log_sum = np.log(np.float64(total)) if total > 0 else 0.0
             # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
@@ -190,6 +190,8 @@ def _solve_sample(blank_scores, label_scores, need_gradient, alpha, exponents):
 
     ``alpha`` has one row a frame with ``need_gradient``, else two rows in turn.
     """
+    blank_scores, label_scores = borrow(blank_scores), borrow(label_scores)
+    alpha, exponents = borrow(alpha), borrow(exponents)
     num_frames, width = blank_scores.shape
     arriving, arriving_exponents = np.zeros(width), np.full(width, ZERO_EXPONENT_64)
     weights, weight_exponents = np.empty(width), np.empty(width)
@@ -257,7 +259,7 @@ def _plain(mantissa, exponent):
 
 @njit(cache=True, **COMPILE)
 def _write_gradient(
-    grad_loss, flat, start, stride_t, stride_u, stride_v, encoding, num_classes, node_offset, first, last, num_frames,
+    grad_loss, flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_frames,
     num_labels, targets, blank, logits, fastemit_lambda, clamp, loss, maxima, sums, blank_posteriors, label_posteriors,
     out, out_start, out_stride_t, out_stride_u, out_stride_v, padded_labels,
 ):  # fmt: skip
@@ -266,15 +268,14 @@ def _write_gradient(
     grad_loss * clamp(occupancy * softmax - posterior of each class), where FastEmit has scaled the label posteriors
     and the occupancy is the sum of the two.
     """
-    scratch = np.empty(num_classes, maxima.dtype)
-    gradient_scratch = np.empty(num_classes, maxima.dtype)
+    flat, out, scratch = borrow(flat), borrow(out), borrow(scratch)
     number = maxima.dtype.type
     upstream = number(grad_loss)
     bound = number(clamp)
     for t in range(first, last):
         for u in range(padded_labels):
             row_start = out_start + t * out_stride_t + u * out_stride_u
-            row = target_row(out, row_start, out_stride_v, gradient_scratch)
+            row = target_row(out, row_start, out_stride_v, scratch[1])
             if t >= num_frames or u > num_labels or loss == np.inf:
                 row[:] = 0
                 store_row(out, row_start, out_stride_v, encoding, row)
@@ -289,7 +290,7 @@ def _write_gradient(
             occupancy = blank_posterior + label_posterior
             scale = upstream if clamp <= 0 else number(1)
             if logits and occupancy > 0:
-                scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch)
+                scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
                 softmax_row(scores, maxima[node], scale * occupancy / sums[node], row)
             else:
                 row[:] = 0
@@ -297,6 +298,6 @@ def _write_gradient(
             if u < num_labels:
                 row[targets[u]] -= scale * label_posterior
             if clamp > 0:
-                for v in range(num_classes):
+                for v in range(row.size):
                     row[v] = upstream * min(max(row[v], -bound), bound)
             store_row(out, row_start, out_stride_v, encoding, row)

@@ -10,15 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 from pathsum.kernels.numba.extended import COMPILE, exp
 
 NATIVE, BFLOAT16, FLOAT16 = 0, 1, 2
 
+# Elements of a row computed at once: four of the widest vectors of float32.
+BLOCK = 64
+
 _i32, _u16, _u32, _f32 = np.int32, np.uint16, np.uint32, np.float32
 _MAGNITUDE_32, _INFINITY_32 = _i32(0x7FFFFFFF), _i32(0x7F800000)
-_LEAST_32, _GREATEST_32, _SIGN_SHIFT_32 = _i32(-(2**31)), _i32(2**31 - 1), _i32(31)
+_GREATEST_32, _SIGN_SHIFT_32 = _i32(2**31 - 1), _i32(31)
 _NEGATIVE_INFINITY_KEY_32 = _i32(-(2**31) + 0x7FFFFF)
 _TWO_TO_112 = _f32(2.0**112)
 _HALF_DENORMAL = _f32(0.5)
@@ -43,6 +46,30 @@ def strided(array: np.ndarray, encoding: int = NATIVE) -> Strided:
 def work_dtype(flat: np.ndarray) -> Any:
     """The dtype of arithmetic on these scores: never below float32."""
     return np.float64 if flat.dtype == np.float64 else np.float32
+
+
+@intrinsic
+def _without_owner(typing_context, array):
+    def generate(context, builder, signature, arguments):
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        view.meminfo = view.meminfo.type(None)
+        view.parent = view.parent.type(None)
+        return view._getvalue()
+
+    return array(array), generate
+
+
+def borrow(array):
+    """The same array without its reference count, for a kernel whose caller keeps it alive.
+
+    Every slice of a counted array is an atomic increment and decrement, which threads then fight over row by row.
+    """
+    return array
+
+
+@overload(borrow, jit_options=COMPILE)
+def _compile_borrow(array):
+    return lambda array: _without_owner(array)
 
 
 @njit(**COMPILE)
@@ -158,14 +185,19 @@ def _compile_target_row(flat, start, stride, scratch):
 
 
 @njit(**COMPILE)
-def _row_max_32(row):
+def _greatest_32(row):
     # Integer keys in the order of the floats: unlike a float maximum, theirs vectorises with NaN kept in sight,
     # at one end of the keys or the other according to its sign bit.
-    highest, lowest = _LEAST_32, _GREATEST_32
     row_bits = row.view(np.int32)
-    for c in range(row_bits.size):
-        bits = row_bits[c]
-        key = _i32(bits ^ _i32(_i32(bits >> _SIGN_SHIFT_32) & _MAGNITUDE_32))
+    whole, rest = _in_blocks(row_bits)
+    size = rest.size
+    highest, lowest = _NEGATIVE_INFINITY_KEY_32, _GREATEST_32
+    for c in range(whole.size):
+        key = _key_32(whole[c])
+        highest = key if key > highest else highest
+        lowest = key if key < lowest else lowest
+    for c in range(BLOCK):
+        key = _key_32(rest[c]) if c < size else _NEGATIVE_INFINITY_KEY_32
         highest = key if key > highest else highest
         lowest = key if key < lowest else lowest
     if highest >= _INFINITY_32 or lowest < _NEGATIVE_INFINITY_KEY_32:
@@ -173,8 +205,13 @@ def _row_max_32(row):
     return _i32(highest ^ _i32(_i32(highest >> _SIGN_SHIFT_32) & _MAGNITUDE_32)).view(np.float32)
 
 
+@njit(forceinline=True, **COMPILE)
+def _key_32(bits):
+    return _i32(bits ^ _i32(_i32(bits >> _SIGN_SHIFT_32) & _MAGNITUDE_32))
+
+
 @njit(**COMPILE)
-def _row_max_64(row):
+def _greatest_64(row):
     highest = -np.inf
     for c in range(row.size):
         if not (row[c] < np.inf):
@@ -183,28 +220,51 @@ def _row_max_64(row):
     return highest
 
 
-def row_max(row):
+def greatest(row):
     """The greatest score of a row; NaN where the row holds a NaN or +inf, whose softmax is undefined."""
-    return _row_max_32(row) if row.dtype == np.float32 else _row_max_64(row)
+    return _greatest_32(row) if row.dtype == np.float32 else _greatest_64(row)
 
 
-@overload(row_max, jit_options=COMPILE)
-def _compile_row_max(row):
-    return (lambda row: _row_max_32(row)) if row.dtype == types.float32 else (lambda row: _row_max_64(row))
+@overload(greatest, jit_options=COMPILE)
+def _compile_greatest(row):
+    return (lambda row: _greatest_32(row)) if row.dtype == types.float32 else (lambda row: _greatest_64(row))
+
+
+@njit(forceinline=True, **COMPILE)
+def _in_blocks(row):
+    """A row as whole blocks and a rest, over which to loop to the block's end with a mask.
+
+    Left to itself the compiler goes through the rest one element at a time, at the cost of all the others.
+    """
+    first = row.size // BLOCK * BLOCK
+    return row[:first], row[first:]
 
 
 @njit(**COMPILE)
-def row_sum(row, maximum):
-    """The sum of exp(score - maximum) over a row; 0 where every score is -inf."""
+def softmax_statistics(row):
+    """The greatest score of a row and the sum of exp(score - greatest), which is 0 where every score is -inf."""
+    maximum = greatest(row)
     total = row.dtype.type(0)
     if maximum > -np.inf:
-        for c in range(row.size):
-            total += exp(row[c] - maximum)
-    return total
+        whole, rest = _in_blocks(row)
+        size = rest.size
+        impossible = row.dtype.type(-np.inf)
+        for c in range(whole.size):
+            total += exp(whole[c] - maximum)
+        for c in range(BLOCK):
+            score = rest[c] if c < size else impossible
+            total += exp(score - maximum)
+    return maximum, total
 
 
 @njit(**COMPILE)
 def softmax_row(row, maximum, scale, out):
-    """out = scale * exp(score - maximum)."""
-    for c in range(row.size):
-        out[c] = exp(row[c] - maximum) * scale
+    """out = scale * exp(score - maximum); ``out`` may be ``row``."""
+    whole, rest = _in_blocks(row)
+    whole_out, rest_out = _in_blocks(out)
+    size = rest.size
+    for c in range(whole.size):
+        whole_out[c] = exp(whole[c] - maximum) * scale
+    for c in range(BLOCK):
+        if c < size:
+            rest_out[c] = exp(rest[c] - maximum) * scale
