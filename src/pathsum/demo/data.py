@@ -1,0 +1,124 @@
+"""Random word sequences cut from real recordings, as log-mel features."""
+
+from __future__ import annotations
+
+from importlib import resources
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+
+SAMPLE_RATE = 8000
+WINDOW = 200  # samples: 25 ms
+HOP = 80  # samples: 10 ms
+FFT = 256
+MELS = 40
+BLANK = 0
+CHARACTERS = " abcdefghijklmnopqrstuvwxyz"  # class c is CHARACTERS[c - 1]
+NUM_CLASSES = 1 + len(CHARACTERS)
+
+
+class Batch(NamedTuple):
+    features: torch.Tensor  # (N, T, MELS), 0 beyond each length
+    feature_lengths: torch.Tensor  # (N,)
+    targets: torch.Tensor  # (N, S), BLANK beyond each length
+    target_lengths: torch.Tensor  # (N,)
+    texts: list[str]
+
+
+def encode(text: str) -> list[int]:
+    return [1 + CHARACTERS.index(character) for character in text]
+
+
+def decode(classes: list[int]) -> str:
+    return "".join(CHARACTERS[c - 1] for c in classes)
+
+
+def load_recordings() -> dict[str, np.ndarray]:
+    """Returns word -> samples (float32 in [-1, 1]), the silence at both ends cut off. The file name is the word."""
+    recordings = {}
+    folder = resources.files("pathsum.demo") / "recordings"
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".wav"):
+            samples, rate = soundfile.read(BytesIO(file.read_bytes()), dtype="float32")
+            if rate != SAMPLE_RATE:
+                raise ValueError(f"{file.name} must be sampled at {SAMPLE_RATE} Hz; got {rate}")
+            recordings[file.name.removesuffix(".wav")] = _trim(samples)
+    return recordings
+
+
+def _trim(samples: np.ndarray, threshold: float = 0.02, margin: int = HOP) -> np.ndarray:
+    energy = np.sqrt(np.convolve(samples**2, np.full(WINDOW, 1 / WINDOW), mode="same"))
+    loud = np.flatnonzero(energy > threshold * energy.max())
+    return samples[max(loud[0] - margin, 0) : loud[-1] + margin]
+
+
+class WordSequences:
+    """An endless, seeded stream of batches; `exclude` holds the texts that must never come."""
+
+    def __init__(self, recordings: dict[str, np.ndarray], seed: int, exclude: frozenset[str] = frozenset()) -> None:
+        self.recordings = recordings
+        self.words = list(recordings)
+        self.exclude = exclude
+        self.rng = np.random.default_rng(seed)
+
+    def batch(self, size: int, min_words: int = 2, max_words: int = 5) -> Batch:
+        texts = [self._text(min_words, max_words) for _ in range(size)]
+        features, feature_lengths = log_mel([self._speak(text) for text in texts])
+        targets = [torch.tensor(encode(text)) for text in texts]
+        return Batch(
+            features,
+            feature_lengths,
+            torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=BLANK),
+            torch.tensor([len(target) for target in targets]),
+            texts,
+        )
+
+    def _text(self, min_words: int, max_words: int) -> str:
+        while True:
+            text = " ".join(self.rng.choice(self.words, self.rng.integers(min_words, max_words + 1)))
+            if text not in self.exclude:
+                return text
+
+    def _speak(self, text: str) -> np.ndarray:
+        rng = self.rng
+        pieces = [self._gap()]
+        for word in text.split():
+            samples = self.recordings[word]
+            speed, decibels = rng.uniform(0.85, 1.15), rng.uniform(-6, 6)
+            positions = np.arange(0, len(samples) - 1, speed)
+            pieces += [
+                10 ** (decibels / 20) * np.interp(positions, np.arange(len(samples)), samples),
+                self._gap(),
+            ]
+        speech = np.concatenate(pieces).astype(np.float32)
+        noise = rng.standard_normal(len(speech), dtype=np.float32)
+        noise_decibels = rng.uniform(-30, -10)
+        return speech + noise * (10 ** (noise_decibels / 20) * np.sqrt(np.mean(speech**2)))
+
+    def _gap(self) -> np.ndarray:
+        return np.zeros(int(SAMPLE_RATE * self.rng.uniform(0.02, 0.25)))
+
+
+def log_mel(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns log-mel energies (N, T, MELS), each utterance with mean 0 and deviation 1, and the frame counts (N,)."""
+    lengths = torch.tensor([1 + len(waveform) // HOP for waveform in waveforms])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
+    spectrum = torch.stft(padded, FFT, HOP, WINDOW, torch.hann_window(WINDOW), return_complex=True, pad_mode="constant")
+    energies = torch.log(spectrum.abs().square().transpose(1, 2) @ mel_filters() + 1e-6)
+    valid = (torch.arange(energies.shape[1]) < lengths[:, None])[:, :, None]
+    count = lengths[:, None, None] * MELS
+    centred = (energies - (energies * valid).sum((1, 2), keepdim=True) / count) * valid
+    return centred / (centred.square().sum((1, 2), keepdim=True) / count).sqrt(), lengths
+
+
+def mel_filters() -> torch.Tensor:
+    """Returns (FFT // 2 + 1, MELS): triangles that overlap by half, evenly spaced on the mel scale."""
+    top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, MELS + 2) / 2595) - 1)
+    frequencies = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)[:, None]
+    rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0)

@@ -1,0 +1,81 @@
+"""What `pathsum demo` does, from the options to the files it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from .data import WordSequences, load_recordings
+from .report import draw, error_rates, print_summary, summarise
+from .train import OBJECTIVES, train
+
+HELD_OUT_SEED = 2026
+HELD_OUT_BATCHES = 4
+HELD_OUT_BATCH_SIZE = 50
+
+
+def run(
+    losses: Sequence[str] = ("ctc", "rnnt"),
+    out: str | Path = "demo-out",
+    steps: int | None = None,
+    seconds: float = 180,
+    seed: int = 0,
+    num_threads: int | None = None,
+) -> dict[str, Any]:
+    """Trains one recogniser per loss on random sequences of recorded number words and tests it on held-out sequences.
+
+    Args:
+        losses: Which of `"ctc"` and `"rnnt"` to train with.
+        out: Folder for `metrics.json` and `demo.png`; made if missing.
+        steps: Training steps per loss; None takes each recogniser's own default.
+        seconds: Time budget per loss. Training ends after `steps` or `seconds`, whichever comes first, and the learning
+            rate follows whichever is nearer, so that a slow machine gets a shorter training, not a broken one.
+        seed: Seeds the weights and the training sequences. The held-out sequences are always the same.
+        num_threads: CPU threads; None leaves torch's setting alone.
+
+    Returns:
+        What `metrics.json` holds.
+    """
+    unknown = [name for name in losses if name not in OBJECTIVES]
+    if unknown or not losses:
+        raise ValueError(f"demo: losses must be some of {sorted(OBJECTIVES)}; got {list(losses)}")
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    console = Console()
+    recordings = load_recordings()
+    held_out_stream = WordSequences(recordings, HELD_OUT_SEED)
+    held_out = [held_out_stream.batch(HELD_OUT_BATCH_SIZE) for _ in range(HELD_OUT_BATCHES)]
+    held_out_texts = [text for batch in held_out for text in batch.texts]
+    console.print(
+        f"[bold]pathsum demo[/bold]: {len(recordings)} recorded number words, 2 to 5 in a sequence, "
+        f"{torch.get_num_threads()} CPU threads, at most {seconds:g} s for each loss"
+    )
+
+    metrics: dict[str, Any] = {
+        "words": len(recordings),
+        "held_out_sequences": len(held_out_texts),
+        "held_out": "one voice; unseen sequences of seen recordings",
+        "seed": seed,
+        "num_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "losses": {},
+    }
+    recognisers = {}
+    for name in losses:
+        stream = WordSequences(recordings, seed, exclude=frozenset(held_out_texts))
+        recogniser, log = train(name, stream, steps=steps, seconds=seconds, seed=seed, console=console)
+        written = [utterance.text for batch in held_out for utterance in recogniser.transcribe(batch)]
+        metrics["losses"][name] = summarise(log) | error_rates(held_out_texts, written)
+        recognisers[name] = recogniser
+
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    draw(folder / "demo.png", recognisers, held_out[0], metrics)
+    print_summary(console, metrics, folder)
+    return metrics
