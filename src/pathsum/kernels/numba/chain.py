@@ -13,6 +13,8 @@ from numba import njit
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.extended import COMPILE, log, normalise, shift, split
 from pathsum.kernels.numba.rows import (
+    INFINITY_32,
+    MAGNITUDE_32,
     Strided,
     borrow,
     load_row,
@@ -25,6 +27,8 @@ from pathsum.kernels.numba.rows import (
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import ChainLattice
 from pathsum.numerics import LOG2_E, MAX_EXPONENT_32, ZERO_EXPONENT_32, ZERO_EXPONENT_64
+
+_i32 = np.int32
 
 # Columns in front of the first state: the virtual state, and one more so that a skip into state 0 reads a zero.
 FRONT = 2
@@ -58,9 +62,12 @@ def forward(
             maxima, sums, stay_scores, step_scores,
         )  # fmt: skip
 
-    parallel.run(gather, parallel.split_evenly(num_frames, num_threads), num_threads)
+    positions = num_samples * int(lattice.input_lengths.max(initial=0))
+    parallel.run(gather, parallel.split_evenly(positions, num_threads), num_threads)
 
     losses = np.empty(num_samples, np.float64)
+    memory = parallel.Memory()
+    skips = np.ascontiguousarray(lattice.skips)
 
     def solve(sample: int) -> None:
         frames = slice(frame_offsets[sample], frame_offsets[sample + 1])
@@ -69,13 +76,16 @@ def forward(
             return
         mantissa, exponent, zero = _number_pair(step_scores[frames], stay_scores[frames], work)
         rows = frames.stop - frames.start + 1 if need_gradient else 2
-        alpha = np.zeros((rows, FRONT + width), mantissa)
-        alpha_exponents = np.full((rows, FRONT + width), zero, exponent)
+        alpha, alpha_exponents = (
+            memory.take((rows, FRONT + width), mantissa),
+            memory.take((rows, FRONT + width), exponent),
+        )
         losses[sample] = _solve_sample(
             step_scores[frames], stay_scores[frames], sums[frames] if logits else sums, int(lattice.num_states[sample]),
-            lattice.skips[sample], lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient,
+            skips[sample], lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient,
             alpha, alpha_exponents, exponent(zero),
         )  # fmt: skip
+        memory.give(alpha, alpha_exponents)
 
     costs = lattice.input_lengths * lattice.num_states
     parallel.run(solve, [(int(n),) for n in np.argsort(-costs, kind="stable")], num_threads)
@@ -103,9 +113,9 @@ def backward(
 
     def write(first: int, last: int) -> None:
         _write_gradient(
-            grad_losses, scores.flat, *scores.strides, scores.encoding, np.empty((2, num_classes), work), num_frames, first, last,
-            frame_offsets, lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels,
-            logits, saved.losses, saved.maxima, saved.sums, stay, step, out.flat, *out.strides,
+            grad_losses, scores.flat, *scores.strides, scores.encoding, np.empty((2, num_classes), work), num_frames,
+            first, last, frame_offsets, lattice.num_states, lattice.stay_labels, lattice.step_labels,
+            lattice.shared_labels, logits, saved.losses, saved.maxima, saved.sums, stay, step, out.flat, *out.strides,
         )  # fmt: skip
 
     rows = len(lattice.input_lengths) * num_frames
@@ -119,7 +129,7 @@ def _frame_offsets(lattice: ChainLattice) -> np.ndarray:
 def _number_pair(step_scores: np.ndarray, stay_scores: np.ndarray, work: type) -> tuple[type, type, float]:
     """The extended-range pair whose exponents hold every path of a sample."""
     if work is np.float32:
-        reach = _reach(step_scores) if stay_scores is step_scores else max(_reach(step_scores), _reach(stay_scores))
+        reach = max(_reach(step_scores), _reach(stay_scores))
         if reach * LOG2_E < MAX_EXPONENT_32:
             return np.float32, np.int32, ZERO_EXPONENT_32
     return np.float64, np.float64, ZERO_EXPONENT_64
@@ -130,13 +140,23 @@ def _reach(scores):
     """A bound on the log-score of any path: the sum over frames of the largest finite score, and of a choice."""
     total = 0.0
     for t in range(scores.shape[0]):
-        largest = 2.0
-        for s in range(scores.shape[1]):
-            size = abs(np.float64(scores[t, s]))
-            if size < np.inf and size > largest:
-                largest = size
-        total += largest
+        # The bits of a non-negative float are in its order, and integers compare a vector at a time.
+        row_bits = scores[t].view(np.int32)
+        largest = _i32(0)
+        for s in range(row_bits.size):
+            bits = _i32(row_bits[s] & MAGNITUDE_32)
+            bits = bits if bits < INFINITY_32 else _i32(0)
+            largest = bits if bits > largest else largest
+        total += np.float64(_i32(largest).view(np.float32)) + 2.0
     return total
+
+
+@njit(forceinline=True, **COMPILE)
+def _in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
+    """Sample and frame of a position, neighbouring positions being neighbours in memory."""
+    if stride_t > stride_n:
+        return position % num_samples, position // num_samples
+    return position // num_frames, position % num_frames
 
 
 @njit(cache=True, **COMPILE)
@@ -144,14 +164,16 @@ def _gather_scores(
     flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, frame_offsets, num_states, stay_labels,
     step_labels, shared_labels, logits, maxima, sums, stay_scores, step_scores,
 ):  # fmt: skip
-    """Frames [first, last): softmax statistics, and for each state the scores of its arcs less the row's maximum."""
+    """Positions [first, last) of the padded batch: softmax statistics, scores of each state's arcs less the maximum."""
     flat, scratch = borrow(flat), borrow(scratch)
-    n = np.searchsorted(frame_offsets, first, side="right") - 1
-    for frame in range(first, last):
-        while frame >= frame_offsets[n + 1]:
-            n += 1
-        start = n * stride_n + (frame - frame_offsets[n]) * stride_t
-        row = load_row(flat, start, stride_c, encoding, scratch)
+    num_samples = num_states.size
+    longest = np.diff(frame_offsets).max()
+    for position in range(first, last):
+        n, t = _in_memory_order(position, num_samples, longest, stride_n, stride_t)
+        frame = frame_offsets[n] + t
+        if frame >= frame_offsets[n + 1]:
+            continue
+        row = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch)
         maximum = row.dtype.type(0)
         if logits:
             maximum, sums[frame] = softmax_statistics(row)
@@ -180,13 +202,15 @@ def _solve_sample(
 ):  # fmt: skip
     """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs.
 
-    ``alpha``, zeros, has one row a frame with ``need_gradient``, else two rows in turn; row 0 is before the first
+    ``alpha`` has one row a frame with ``need_gradient``, else two rows in turn; row 0 is before the first
     frame.
     """
     step_scores, stay_scores, skips = borrow(step_scores), borrow(stay_scores), borrow(skips)
     alpha, alpha_exponents = borrow(alpha), borrow(alpha_exponents)
     entered = np.empty(num_states, alpha.dtype)
     entered_exponents = np.empty(num_states, alpha_exponents.dtype)
+    alpha[0] = 0
+    alpha_exponents[0] = zero
     alpha[0, FRONT + start_state] = 1
     alpha_exponents[0, FRONT + start_state] = 0
     row = 0
@@ -367,7 +391,7 @@ def _write_gradient(
     flat, out, scratch = borrow(flat), borrow(out), borrow(scratch)
     one = step.dtype.type(1)
     for position in range(first, last):
-        n, t = position // padded_frames, position % padded_frames
+        n, t = _in_memory_order(position, losses.size, padded_frames, out_stride_n, out_stride_t)
         start = n * out_stride_n + t * out_stride_t
         frame = frame_offsets[n] + t
         row = target_row(out, start, out_stride_c, scratch[1])

@@ -96,6 +96,7 @@ def forward(
     parallel.run(gather, _frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, num_threads), num_threads)
 
     losses = np.empty(num_samples, np.float64)
+    memory = parallel.Memory()
 
     def solve(sample: int) -> None:
         nodes = slice(lattice.row_offsets[sample], lattice.row_offsets[sample + 1])
@@ -103,11 +104,12 @@ def forward(
             losses[sample] = np.nan
             return
         shape = (int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]) + 1)
-        alpha = np.empty(shape if need_gradient else (2, shape[1]))
+        rows = shape if need_gradient else (2, shape[1])
+        alpha, exponents = memory.take(rows, np.float64), memory.take(rows, np.float64)
         losses[sample] = _solve_sample(
-            blank_scores[nodes].reshape(shape), label_scores[nodes].reshape(shape), need_gradient, alpha,
-            np.empty_like(alpha),
-        )  # fmt: skip
+            blank_scores[nodes].reshape(shape), label_scores[nodes].reshape(shape), need_gradient, alpha, exponents
+        )
+        memory.give(alpha, exponents)
 
     order = np.argsort(-np.diff(lattice.row_offsets), kind="stable")
     parallel.run(solve, [(int(n),) for n in order], num_threads)

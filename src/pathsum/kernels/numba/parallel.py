@@ -6,12 +6,15 @@ Results do not depend on the number of threads, since no two tasks write to the 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
@@ -63,3 +66,25 @@ def split_evenly(total: int, num_threads: int) -> list[tuple[int, int]]:
     count = max(1, min(total, 4 * num_threads)) if num_threads > 1 else 1
     bounds = [total * i // count for i in range(count + 1)]
     return list(pairwise(bounds))
+
+
+class Memory:
+    """Arrays for one task after another: fresh memory costs its page faults, which here would be most of the time."""
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """An uninitialised array, over memory given back earlier where that is large enough."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        buffer = self._free.pop() if self._free else np.empty(0, np.uint8)
+        if buffer.size < size:
+            buffer = np.empty(size, np.uint8)
+        return buffer[:size].view(dtype).reshape(shape)
+
+    def give(self, *arrays: np.ndarray) -> None:
+        """Give arrays back that no one reads any more."""
+        for array in arrays:
+            while isinstance(array.base, np.ndarray):
+                array = array.base
+            self._free.append(array)

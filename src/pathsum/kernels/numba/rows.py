@@ -20,7 +20,7 @@ NATIVE, BFLOAT16, FLOAT16 = 0, 1, 2
 BLOCK = 64
 
 _i32, _u16, _u32, _f32 = np.int32, np.uint16, np.uint32, np.float32
-_MAGNITUDE_32, _INFINITY_32 = _i32(0x7FFFFFFF), _i32(0x7F800000)
+MAGNITUDE_32, INFINITY_32 = _i32(0x7FFFFFFF), _i32(0x7F800000)
 _GREATEST_32, _SIGN_SHIFT_32 = _i32(2**31 - 1), _i32(31)
 _NEGATIVE_INFINITY_KEY_32 = _i32(-(2**31) + 0x7FFFFF)
 _TWO_TO_112 = _f32(2.0**112)
@@ -200,14 +200,14 @@ def _greatest_32(row):
         key = _key_32(rest[c]) if c < size else _NEGATIVE_INFINITY_KEY_32
         highest = key if key > highest else highest
         lowest = key if key < lowest else lowest
-    if highest >= _INFINITY_32 or lowest < _NEGATIVE_INFINITY_KEY_32:
+    if highest >= INFINITY_32 or lowest < _NEGATIVE_INFINITY_KEY_32:
         return _f32(np.nan)
-    return _i32(highest ^ _i32(_i32(highest >> _SIGN_SHIFT_32) & _MAGNITUDE_32)).view(np.float32)
+    return _i32(highest ^ _i32(_i32(highest >> _SIGN_SHIFT_32) & MAGNITUDE_32)).view(np.float32)
 
 
 @njit(forceinline=True, **COMPILE)
 def _key_32(bits):
-    return _i32(bits ^ _i32(_i32(bits >> _SIGN_SHIFT_32) & _MAGNITUDE_32))
+    return _i32(bits ^ _i32(_i32(bits >> _SIGN_SHIFT_32) & MAGNITUDE_32))
 
 
 @njit(**COMPILE)
