@@ -18,6 +18,15 @@ from pathsum.demo.model import CTCRecogniser, Encoder, RNNTRecogniser  # noqa: E
 from pathsum.demo.train import OBJECTIVES, train  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small run no faster on more threads, and much slower on busy ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def recordings():
     return data.load_recordings()

@@ -36,7 +36,8 @@ def run(
         seconds: Time budget per loss. Training ends after `steps` or `seconds`, whichever comes first, and the learning
             rate follows whichever is nearer, so that a slow machine gets a shorter training, not a broken one.
         seed: Seeds the weights and the training sequences. The held-out sequences are always the same.
-        num_threads: CPU threads; None leaves torch's setting alone.
+        num_threads: CPU threads while training and testing; None takes one, since matrices as small as these gain next
+            to nothing from a second, and lose much on a busy machine.
 
     Returns:
         What `metrics.json` holds.
@@ -44,8 +45,7 @@ def run(
     unknown = [name for name in losses if name not in OBJECTIVES]
     if unknown or not losses:
         raise ValueError(f"demo: losses must be some of {sorted(OBJECTIVES)}; got {list(losses)}")
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
+    num_threads = num_threads or 1
     console = Console()
     recordings = load_recordings()
     held_out_stream = WordSequences(recordings, HELD_OUT_SEED)
@@ -53,7 +53,7 @@ def run(
     held_out_texts = [text for batch in held_out for text in batch.texts]
     console.print(
         f"[bold]pathsum demo[/bold]: {len(recordings)} recorded number words, 2 to 5 in a sequence, "
-        f"{torch.get_num_threads()} CPU threads, at most {seconds:g} s for each loss"
+        f"CPU threads: {num_threads}, at most {seconds:g} s for each loss"
     )
 
     metrics: dict[str, Any] = {
@@ -61,17 +61,22 @@ def run(
         "held_out_sequences": len(held_out_texts),
         "held_out": "one voice; unseen sequences of seen recordings",
         "seed": seed,
-        "num_threads": torch.get_num_threads(),
+        "num_threads": num_threads,
         "torch": torch.__version__,
         "losses": {},
     }
     recognisers = {}
-    for name in losses:
-        stream = WordSequences(recordings, seed, exclude=frozenset(held_out_texts))
-        recogniser, log = train(name, stream, steps=steps, seconds=seconds, seed=seed, console=console)
-        written = [utterance.text for batch in held_out for utterance in recogniser.transcribe(batch)]
-        metrics["losses"][name] = summarise(log) | error_rates(held_out_texts, written)
-        recognisers[name] = recogniser
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        for name in losses:
+            stream = WordSequences(recordings, seed, exclude=frozenset(held_out_texts))
+            recogniser, log = train(name, stream, steps=steps, seconds=seconds, seed=seed, console=console)
+            written = [transcript.text for batch in held_out for transcript in recogniser.transcribe(batch)]
+            metrics["losses"][name] = summarise(log) | error_rates(held_out_texts, written)
+            recognisers[name] = recogniser
+    finally:
+        torch.set_num_threads(threads_before)
 
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
