@@ -5,6 +5,9 @@ A lattice crosses as its tensors, so that an operator knows nothing of the loss 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +17,19 @@ from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, strided
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import ChainLattice, GridLattice
 
+_LIBRARY = torch.library.Library("pathsum", "DEF")
 _ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+
+
+def _operator(function: Callable[..., Any]) -> Any:
+    """Register a function as ``torch.ops.pathsum.<name>`` on the CPU.
+
+    By the plain registration: ``torch.library.custom_op`` imports the compiler at the first call, a second of it.
+    """
+    name = function.__name__
+    _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
+    _LIBRARY.impl(name, function, "CPU")
+    return getattr(torch.ops.pathsum, name)
 
 
 def _array(tensor: Tensor) -> tuple[np.ndarray, int]:
@@ -38,7 +53,7 @@ def work_dtype(scores: Tensor) -> torch.dtype:
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 
-@torch.library.custom_op("pathsum::chain_forward", mutates_args=(), device_types="cpu")
+@_operator
 def chain_forward(
     scores: Tensor,
     input_lengths: Tensor,
@@ -66,7 +81,7 @@ def chain_forward(
     return _tensors(saved)
 
 
-@torch.library.custom_op("pathsum::chain_backward", mutates_args=(), device_types="cpu")
+@_operator
 def chain_backward(
     grad_losses: Tensor,
     scores: Tensor,
@@ -104,7 +119,7 @@ def chain_backward(
     return gradient
 
 
-@torch.library.custom_op("pathsum::grid_forward", mutates_args=(), device_types="cpu")
+@_operator
 def grid_forward(
     scores: Tensor,
     logit_lengths: Tensor,
@@ -128,7 +143,7 @@ def grid_forward(
     return _tensors(saved)
 
 
-@torch.library.custom_op("pathsum::grid_backward", mutates_args=(), device_types="cpu")
+@_operator
 def grid_backward(
     grad_losses: Tensor,
     scores: Tensor,
@@ -241,13 +256,13 @@ def _saved(losses: Tensor, maxima: Tensor, sums: Tensor, first: Tensor, second: 
     return Saved(losses.numpy(), maxima.numpy(), sums.numpy(), (first.numpy(), second.numpy()))
 
 
-@chain_forward.register_fake
+@torch.library.register_fake("pathsum::chain_forward", lib=_LIBRARY)
 def _(scores, input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
       logits, need_gradient):  # fmt: skip
     return _fake_results(scores, input_lengths.shape[0])
 
 
-@grid_forward.register_fake
+@torch.library.register_fake("pathsum::grid_forward", lib=_LIBRARY)
 def _(scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, need_gradient):
     return _fake_results(scores, logit_lengths.shape[0])
 
@@ -263,7 +278,7 @@ def _fake_results(scores: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Ten
     return losses, maxima, sums, posteriors[0], posteriors[1]
 
 
-@chain_backward.register_fake
+@torch.library.register_fake("pathsum::chain_backward", lib=_LIBRARY)
 def _(grad_losses, scores, input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final,
       shared_labels, logits, losses, maxima, sums, stay, step, time_major):  # fmt: skip
     if time_major:
@@ -271,7 +286,7 @@ def _(grad_losses, scores, input_lengths, num_states, stay_labels, step_labels, 
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 
 
-@grid_backward.register_fake
+@torch.library.register_fake("pathsum::grid_backward", lib=_LIBRARY)
 def _(grad_losses, scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, fastemit_lambda, clamp,
       losses, maxima, sums, blank_posteriors, label_posteriors):  # fmt: skip
     return torch.empty_like(scores, memory_format=torch.contiguous_format)

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.kernels.reference import chain as reference_chain
+from pathsum.kernels.reference import grid as reference_grid
 from pathsum.lattice import ChainLattice, GridLattice
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import reduce
+from pathsum.torch._autograd import chain_losses, grid_losses
 
 Integers = Tensor | Sequence[int]
 
@@ -390,13 +393,9 @@ def _chain_loss(
     )
     lattice = pose(*batch, blank)
     if chosen == "numba":
-        from pathsum.torch._autograd import chain_losses
-
         losses = chain_losses(scores, lattice, logits=fused_log_softmax)
     else:
-        from pathsum.kernels.reference import chain
-
-        losses = chain.forward(scores, _on_device(lattice, scores.device), logits=fused_log_softmax)
+        losses = reference_chain.forward(scores, _on_device(lattice, scores.device), logits=fused_log_softmax)
     weights = torch.from_numpy(np.maximum(batch.target_lengths, 1)).to(scores.device)
     losses = _finish(losses, scores, zero_infinity)
     reduced = reduce(losses, reduction, weights)
@@ -453,8 +452,6 @@ def _grid_loss(
     if overwrite_logits:
         _check_overwrite(function, logits, fused_log_softmax, chosen)
     if chosen == "numba":
-        from pathsum.torch._autograd import grid_losses
-
         losses = grid_losses(
             logits,
             lattice,
@@ -464,9 +461,7 @@ def _grid_loss(
             overwrite_logits=overwrite_logits,
         )
     else:
-        from pathsum.kernels.reference import grid
-
-        losses = grid.forward(
+        losses = reference_grid.forward(
             logits,
             _on_device(lattice, logits.device),
             logits=fused_log_softmax,

@@ -67,6 +67,7 @@ def forward(
 
     losses = np.empty(num_samples, np.float64)
     memory = parallel.Memory()
+    # Strided, as posing may leave it, the mask would keep the loops over states from vectorising.
     skips = np.ascontiguousarray(lattice.skips)
 
     def solve(sample: int) -> None:
