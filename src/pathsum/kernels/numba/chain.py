@@ -30,6 +30,9 @@ from pathsum.numerics import LOG2_E, MAX_EXPONENT_32, ZERO_EXPONENT_32, ZERO_EXP
 
 _i32 = np.int32
 
+# Logits up to this size are exponentiated as they are.
+_ORDINARY = 1024
+
 # Columns in front of the first state: the virtual state, and one more so that a skip into state 0 reads a zero.
 FRONT = 2
 
@@ -38,12 +41,16 @@ def forward(
     scores: Strided,
     num_classes: int,
     lattice: ChainLattice,
+    transitions: np.ndarray | None = None,
     *,
     logits: bool,
     need_gradient: bool,
     num_threads: int,
 ) -> Saved:
-    """Losses of a batch and, where asked, the arc posteriors. ``scores`` has axes (N, T, C)."""
+    """Losses of a batch and, where asked, the arc posteriors. ``scores`` has axes (N, T, C).
+
+    ``transitions`` (C, C) are given where the lattice has arcs with a score that is the same in all frames.
+    """
     work = work_dtype(scores.flat)
     num_samples = len(lattice.input_lengths)
     frame_offsets = _frame_offsets(lattice)
@@ -75,6 +82,9 @@ def forward(
         if np.isnan(maxima[frames]).any():
             losses[sample] = np.nan
             return
+        if transitions is not None:
+            _add_transitions(stay_scores[frames], transitions, lattice.stay_transitions[sample])
+            _add_transitions(step_scores[frames], transitions, lattice.step_transitions[sample])
         mantissa, exponent, zero = _number_pair(step_scores[frames], stay_scores[frames], work)
         rows = frames.stop - frames.start + 1 if need_gradient else 2
         alpha, alpha_exponents = (
@@ -82,8 +92,8 @@ def forward(
             memory.take((rows, FRONT + width), exponent),
         )
         losses[sample] = _solve_sample(
-            step_scores[frames], stay_scores[frames], sums[frames] if logits else sums, int(lattice.num_states[sample]),
-            skips[sample], lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient,
+            step_scores[frames], stay_scores[frames], maxima[frames], sums[frames] if logits else sums,
+            int(lattice.num_states[sample]), skips[sample], lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient,
             alpha, alpha_exponents, exponent(zero),
         )  # fmt: skip
         memory.give(alpha, alpha_exponents)
@@ -123,6 +133,25 @@ def backward(
     parallel.run(write, parallel.split_evenly(rows, num_threads), num_threads)
 
 
+def transition_gradient(grad_losses: np.ndarray, num_classes: int, lattice: ChainLattice, saved: Saved) -> np.ndarray:
+    """The gradient with respect to the transitions, (C, C) in float64: minus the expected counts of their arcs."""
+    frame_offsets = _frame_offsets(lattice)
+    gradient = np.zeros(num_classes * num_classes)
+    for n in np.flatnonzero((saved.losses != np.inf) & (grad_losses != 0)):
+        frames = slice(frame_offsets[n], frame_offsets[n + 1])
+        states = slice(0, lattice.num_states[n])
+        upstream = grad_losses[n] if saved.losses[n] == saved.losses[n] else np.nan
+        indices = (lattice.stay_transitions[n, states], lattice.step_transitions[n, states])
+        for index, posteriors in zip(indices, saved.posteriors, strict=True):
+            counts = posteriors[frames, states].sum(0, dtype=np.float64)
+            np.subtract.at(gradient, index[index >= 0], upstream * counts[index >= 0])
+    return gradient.reshape(num_classes, num_classes)
+
+
+def _add_transitions(scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray) -> None:
+    scores += np.where(indices >= 0, transitions.ravel()[indices], 0)
+
+
 def _frame_offsets(lattice: ChainLattice) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
 
@@ -153,6 +182,17 @@ def _reach(scores):
 
 
 @njit(forceinline=True, **COMPILE)
+def _reference(maximum, zero):
+    """What the logits of a row are taken less before they are exponentiated.
+
+    Nothing, where they are of ordinary size: a score 50 below its row's maximum would lose 2e-6 to the subtraction, and
+    extended range needs none. Huge ones are, lest the sum of a thousand of them drown the loss.
+    """
+    size = abs(maximum)
+    return maximum if size > _ORDINARY and size < np.inf else zero
+
+
+@njit(forceinline=True, **COMPILE)
 def _in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
     """Sample and frame of a position, neighbouring positions being neighbours in memory."""
     if stride_t > stride_n:
@@ -178,8 +218,7 @@ def _gather_scores(
         maximum = row.dtype.type(0)
         if logits:
             maximum, sums[frame] = softmax_statistics(row)
-        # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
-        reference = maximum if maximum > -np.inf else row.dtype.type(0)
+        reference = _reference(maximum, row.dtype.type(0))
         defined = maximum == maximum
         for s in range(num_states[n]):
             score = row[step_labels[n, s]] - reference
@@ -198,8 +237,8 @@ def _gather_scores(
 
 @njit(cache=True, **COMPILE)
 def _solve_sample(
-    step_scores, stay_scores, sums, num_states, skips, start_state, num_final, shared_labels, need_gradient, alpha,
-    alpha_exponents, zero,
+    step_scores, stay_scores, maxima, sums, num_states, skips, start_state, num_final, shared_labels, need_gradient,
+    alpha, alpha_exponents, zero,
 ):  # fmt: skip
     """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs.
 
@@ -239,7 +278,8 @@ def _solve_sample(
         total += shift(alpha[row, s], alpha_exponents[row, s] - exponent)
     loss = -log(total, exponent)
     for t in range(sums.size):
-        loss += np.log(np.float64(sums[t])) if sums[t] > 0 else 0.0
+        if sums[t] > 0:
+            loss += np.log(np.float64(sums[t])) + np.float64(maxima[t] - _reference(maxima[t], maxima.dtype.type(0)))
     if need_gradient and loss < np.inf:
         _write_posteriors(
             step_scores, stay_scores, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents,
