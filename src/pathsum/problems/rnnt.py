@@ -25,5 +25,5 @@ def pose_rnnt(targets: Array, logit_lengths: Array, target_lengths: Array, blank
         target_lengths=target_lengths,
         targets=xp.where(used, targets, blank),
         blank=blank,
-        row_offsets=xp.concatenate([xp.zeros_like(rows[:1]), rows]),
+        row_offsets=xp.concatenate([xp.zeros(1, dtype=rows.dtype, device=rows.device), rows]),
     )

@@ -239,7 +239,7 @@ def rnnt_loss(
         >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
         4.0
     """
-    _checks.check_scores("rnnt_loss", "logits", _dtype(logits), tuple(logits.shape), ("(N, T, U+1, V)",))
+    _checks.check_scores("rnnt_loss", "logits", _dtype(logits), _shape(logits), ("(N, T, U+1, V)",))
     num_samples, num_frames, width, _ = logits.shape
     if width < 1:
         raise InvalidValueError("rnnt_loss", "logits", "have shape (N, T, U+1, V)", f"shape {tuple(logits.shape)}")
@@ -324,7 +324,7 @@ def rnnt_packed_loss(
         >>> [round(loss, 4) for loss in losses.exp().tolist()]
         [4.0, 2.0]
     """
-    _checks.check_scores("rnnt_packed_loss", "logits", _dtype(logits), tuple(logits.shape), ("(rows, V)",))
+    _checks.check_scores("rnnt_packed_loss", "logits", _dtype(logits), _shape(logits), ("(rows, V)",))
     lattice = _pose_grid(
         "rnnt_packed_loss",
         logits,
@@ -365,7 +365,7 @@ def _chain_loss(
     impl: str,
 ) -> Tensor:
     axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
-    _checks.check_scores(function, "log_probs", _dtype(log_probs), tuple(log_probs.shape), axes)
+    _checks.check_scores(function, "log_probs", _dtype(log_probs), _shape(log_probs), axes)
     batched = log_probs.ndim == 3
     if batched:
         scores = log_probs if batch_first else log_probs.transpose(0, 1)
@@ -488,6 +488,10 @@ def _finish(losses: Tensor, scores: Tensor, zero_infinity: bool) -> Tensor:
 
 def _dtype(scores: Any) -> str:
     return str(scores.dtype).removeprefix("torch.") if isinstance(scores, Tensor) else type(scores).__name__
+
+
+def _shape(scores: Any) -> tuple[int, ...]:
+    return tuple(scores.shape) if isinstance(scores, Tensor) else ()
 
 
 def _integers(function: str, argument: str, value: Any) -> np.ndarray:
