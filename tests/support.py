@@ -44,8 +44,8 @@ def truth(function, scores, *integers, **options):
 def assert_within_bounds(actual, expected, num_frames, *, gradient_bound=2e-6, what=""):
     """The bounds that the documentation states, by dtype of the scores.
 
-    Loss: 1e-7 of itself plus 1e-6 * sqrt(T). Gradient: the bound, plus half a unit in the last place of a half-precision
-    dtype, in which it is returned. float64 beside float64: both are exact but for rounding that grows with T.
+    Loss: 1e-7 of itself plus 1e-6 * sqrt(T). Gradient: the bound, plus half a unit in the last place where it is
+    returned in half precision. float64 beside float64: both are exact but for rounding, which grows with T.
     """
     dtype = actual.gradient.dtype
     if dtype == torch.float64:

@@ -1,5 +1,7 @@
 """The shipped helpers: what they make, and that they fail when they should."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -33,9 +35,9 @@ def test_assert_close_tells_every_kind_of_number_from_every_other(actual, expect
 
 def test_assert_close_adds_its_two_bounds():
     assert_close([10.25], [10.0], relative=0.02, absolute=0.0625)
-    with pytest.raises(AssertionError, match="words.*distance 0.25, bound 0.2"):
+    with pytest.raises(AssertionError, match=r"words.*distance 0\.25, bound 0\.2"):
         assert_close([10.25], [10.0], relative=0.02, what="words")
-    with pytest.raises(AssertionError, match="bound 0.0625"):
+    with pytest.raises(AssertionError, match=r"bound 0\.0625"):
         assert_close([10.25], [10.0], absolute=0.0625)
 
 
@@ -76,7 +78,7 @@ def test_assert_rows_sum_to_zero_fails_on_one_row():
     rows = np.array([[1.0, -1.0], [0.5, -0.5]])
     assert_rows_sum_to_zero(rows, absolute=0)
     with pytest.raises(AssertionError, match=r"worst at \[1\]"):
-        assert_rows_sum_to_zero(rows + [[0, 0], [0, 1e-3]], absolute=1e-4)
+        assert_rows_sum_to_zero(rows + np.array([[0, 0], [0, 1e-3]]), absolute=1e-4)
     with pytest.raises(AssertionError):
         assert_rows_sum_to_zero(np.array([[np.nan, 0.0]]), absolute=1.0)
 
@@ -120,7 +122,7 @@ def test_enumerated_paths_are_walks_from_start_to_end():
     assert readings == {(1, 0, 1, 1), (1, 1, 0, 1), (1, 0, 0, 1), (0, 1, 0, 1), (1, 0, 1, 0)}
     for path in paths:
         assert [arc.row for arc in path] == [(0,), (1,), (2,), (3,)]
-        assert all(before.target == after.source for before, after in zip(path, path[1:], strict=False))
+        assert all(before.target == after.source for before, after in itertools.pairwise(path))
 
 
 def test_sum_over_paths_of_one_path_is_its_score_and_its_arcs():
