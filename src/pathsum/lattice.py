@@ -33,6 +33,9 @@ class ChainLattice:
         skips: (N, S') whether the state can be entered from two states before.
         start_state: -1 or 0.
         num_final: how many of the last states are final.
+        stay_transitions, step_transitions: (N, S') where the arcs that stay and that enter also have a score that is
+            the same in all frames: its index in a flat table given beside the scores, or -1 for none. ``None``
+            where no arc has.
     """
 
     input_lengths: Array
@@ -42,11 +45,13 @@ class ChainLattice:
     skips: Array
     start_state: int
     num_final: int
+    stay_transitions: Array | None = None
+    step_transitions: Array | None = None
 
     @property
     def shared_labels(self) -> bool:
-        """Whether every arc into a state emits the same class, so that one plane of scores serves all."""
-        return self.stay_labels is self.step_labels
+        """Whether every arc into a state has the same score, so that one plane of scores serves all."""
+        return self.stay_labels is self.step_labels and self.stay_transitions is None
 
 
 @dataclass(frozen=True)
@@ -70,3 +75,20 @@ class GridLattice:
     targets: Array
     blank: int
     row_offsets: Array
+
+
+@dataclass(frozen=True)
+class DenseLattice:
+    """Every state can follow every state, one arc a frame; the score of a transition is the same in all frames.
+
+        alpha[t, j] = emit[t, j] * sum over i of alpha[t-1, i] * transition[j, i]      alpha[0, j] = emit[0, j]
+
+    A path starts and ends in any state. Without frames there is one path, the empty one.
+
+    Attributes:
+        input_lengths: (N,) frames of each sample.
+        num_states: how many states there are; state j emits class j.
+    """
+
+    input_lengths: Array
+    num_states: int

@@ -28,6 +28,23 @@ class Saved(NamedTuple):
     posteriors: tuple[Array, Array]
 
 
+class DenseSaved(NamedTuple):
+    """What the dense lattice's forward keeps, O(N*T*C).
+
+    Attributes:
+        losses: (N,) as in ``Saved``: minus the log-sum over all paths.
+        extended: (N,) whether the sample was out of plain floats' reach; it has no alpha and no entering then.
+        gamma: (sum of T, C') posterior of each class in each frame.
+        alpha, entering: the posterior of an arc is entering[t, to] * exp(transition) * alpha[t-1, from].
+    """
+
+    losses: Array
+    extended: Array
+    gamma: Array
+    alpha: Array
+    entering: Array
+
+
 class ChainKernels(Protocol):
     def forward(
         self, scores: Any, lattice: ChainLattice, *, logits: bool, need_gradient: bool, num_threads: int

@@ -56,6 +56,7 @@ def forward(
     frame_offsets = _frame_offsets(lattice)
     num_frames = int(frame_offsets[-1])
     width = max(1, int(lattice.num_states.max(initial=1)))
+    num_threads = parallel.worthwhile(num_threads, num_frames * (width + num_classes // 8))
 
     maxima = np.empty(num_frames, work)
     sums = np.empty(num_frames if logits else 0, work)
@@ -130,6 +131,7 @@ def backward(
         )  # fmt: skip
 
     rows = len(lattice.input_lengths) * num_frames
+    num_threads = parallel.worthwhile(num_threads, rows * num_classes // 4)
     parallel.run(write, parallel.split_evenly(rows, num_threads), num_threads)
 
 
@@ -293,13 +295,15 @@ def _enter(alpha, exponents, stay_scores, step_scores, skips, shared_labels, zer
     # Arrays of the caller's own and shifted views let the loops vectorise: no aliasing, no negative index.
     one_before, one_before_exponents = alpha[FRONT - 1 :], exponents[FRONT - 1 :]
     here, here_exponents = alpha[FRONT:], exponents[FRONT:]
+    nothing = alpha.dtype.type(0)
     for s in range(entered.size):
-        skip_exponent = exponents[s] if skips[s] else zero
+        # The mantissa has to go as well: where nothing else arrives, the exponent of zero is the largest.
+        skip_mass, skip_exponent = (alpha[s], exponents[s]) if skips[s] else (nothing, zero)
         step_exponent = one_before_exponents[s]
         largest = step_exponent if step_exponent > skip_exponent else skip_exponent
         if shared_labels:
             largest = here_exponents[s] if here_exponents[s] > largest else largest
-        arriving = shift(one_before[s], step_exponent - largest) + shift(alpha[s], skip_exponent - largest)
+        arriving = shift(one_before[s], step_exponent - largest) + shift(skip_mass, skip_exponent - largest)
         if shared_labels:
             arriving += shift(here[s], here_exponents[s] - largest)
         weight, weight_exponent = split(step_scores[s])
@@ -338,6 +342,7 @@ def _write_posteriors(
         beta[s] = 1
         beta_exponents[s] = 0
 
+    nothing = alpha.dtype.type(0)
     for t in range(step_scores.shape[0] - 1, -1, -1):
         step_row, stay_row = step_scores[t], stay_scores[t]
         for s in range(num_states):
@@ -368,11 +373,11 @@ def _write_posteriors(
             stay_mass = stepped[s] if shared_labels else stayed[s]
             stay_exponent = stepped_exponents[s] if shared_labels else stayed_exponents[s]
             step_exponent = one_after_exponents[s]
-            skip_exponent = two_after_exponents[s] if skips_after[s] else zero
+            skip_mass, skip_exponent = (two_after[s], two_after_exponents[s]) if skips_after[s] else (nothing, zero)
             largest = stay_exponent if stay_exponent > step_exponent else step_exponent
             largest = skip_exponent if skip_exponent > largest else largest
             leaving = shift(stay_mass, stay_exponent - largest) + shift(one_after[s], step_exponent - largest)
-            leaving += shift(two_after[s], skip_exponent - largest)
+            leaving += shift(skip_mass, skip_exponent - largest)
             beta[s], beta_exponents[s] = normalise(leaving, largest)
 
 
@@ -386,10 +391,11 @@ def _write_arc_posteriors(
     here, here_exponents = alpha[FRONT:], alpha_exponents[FRONT:]
     stay_mass = np.empty_like(mass)
     stay_mass_exponents = np.empty_like(mass_exponents)
+    nothing = mass.dtype.type(0)
     for s in range(mass.size):
-        skip_exponent = alpha_exponents[s] if skips[s] else zero
+        skip_mass, skip_exponent = (alpha[s], alpha_exponents[s]) if skips[s] else (nothing, zero)
         largest = one_before_exponents[s] if one_before_exponents[s] > skip_exponent else skip_exponent
-        arriving = shift(one_before[s], one_before_exponents[s] - largest) + shift(alpha[s], skip_exponent - largest)
+        arriving = shift(one_before[s], one_before_exponents[s] - largest) + shift(skip_mass, skip_exponent - largest)
         mass[s], mass_exponents[s] = normalise(arriving * stepped[s], largest + stepped_exponents[s])
         stay_mass[s], stay_mass_exponents[s] = normalise(here[s] * stayed[s], here_exponents[s] + stayed_exponents[s])
     step_largest, stay_largest = _largest(mass_exponents, zero), _largest(stay_mass_exponents, zero)

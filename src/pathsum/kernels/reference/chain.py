@@ -9,8 +9,8 @@ from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log
 from pathsum.lattice import ChainLattice
 
 
-def forward(scores: Tensor, lattice: ChainLattice, *, logits: bool) -> Tensor:
-    """Losses (N,) of scores (N, T, C)."""
+def forward(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool) -> Tensor:
+    """Losses (N,) of scores (N, T, C) and, where the lattice has any, of its arcs' transitions (C, C)."""
     num_frames, num_states = scores.shape[1], lattice.step_labels.shape[1]
     frame = torch.arange(num_frames, device=scores.device)
     real = frame < lattice.input_lengths[:, None]
@@ -19,6 +19,9 @@ def forward(scores: Tensor, lattice: ChainLattice, *, logits: bool) -> Tensor:
 
     stay = _emitted(log_probs, lattice.stay_labels)
     step = _emitted(log_probs, lattice.step_labels)
+    if transitions is not None:
+        stay = stay + _constant(transitions, lattice.stay_transitions)[:, None]
+        step = step + _constant(transitions, lattice.step_transitions)[:, None]
     skip = torch.where(lattice.skips[:, None], step, IMPOSSIBLE)
 
     # Two columns in front of state 0: the virtual state -1, and a state that no path visits.
@@ -37,3 +40,8 @@ def forward(scores: Tensor, lattice: ChainLattice, *, logits: bool) -> Tensor:
 def _emitted(log_probs: Tensor, labels: Tensor) -> Tensor:
     """(N, T, S') score of each state's label in each frame."""
     return log_probs.gather(2, labels[:, None].expand(-1, log_probs.shape[1], -1))
+
+
+def _constant(transitions: Tensor, indices: Tensor) -> Tensor:
+    """(N, S') score of each state's arc that is the same in all frames."""
+    return torch.where(indices >= 0, exact(transitions).flatten()[indices.clamp(min=0)], 0.0)

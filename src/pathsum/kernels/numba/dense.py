@@ -1,0 +1,140 @@
+"""Dense lattices on the CPU.
+
+Every sample is solved with plain floats, a row of states times a power of two (``dense_linear``), where that is sound
+and in extended range (``dense_extended``), slower and without limits, where it is not. Planes over frames hold the
+frames of the samples one after another.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numba import njit
+
+from pathsum.kernels.numba import dense_extended, dense_linear, parallel
+from pathsum.kernels.numba.extended import COMPILE
+from pathsum.kernels.numba.rows import Strided, load_row, store_row, target_row, work_dtype
+from pathsum.kernels.protocol import DenseSaved
+from pathsum.lattice import DenseLattice
+
+
+def forward(
+    scores: Strided,
+    num_classes: int,
+    lattice: DenseLattice,
+    transitions: np.ndarray,
+    *,
+    need_gradient: bool,
+    num_threads: int,
+) -> DenseSaved:
+    """Losses of a batch, -log of the sum over all paths, and where asked what ``backward`` needs."""
+    lengths, offsets = lattice.input_lengths, _frame_offsets(lattice)
+    matrix = dense_linear.exponential(transitions, work_dtype(scores.flat))
+    rows = dense_linear.exponentiate(scores, num_classes, offsets, num_threads)
+
+    frames = [slice(first, last) for first, last in pairwise(offsets)]
+    undefined = np.array([np.isnan(rows.maxima[f]).any() for f in frames], np.bool_)
+    undefined |= (lengths > 1) & (not matrix.defined)
+    linear = ~undefined & ((lengths <= 1) | matrix.narrow)
+    saved, sound = dense_linear.solve(rows, matrix, num_classes, offsets, linear, need_gradient, num_threads)
+    extended = ~undefined & ~sound
+
+    def solve(sample: int) -> None:
+        own = _sample_scores(scores, num_classes, sample, int(lengths[sample]))
+        gamma = saved.gamma[frames[sample]] if need_gradient else saved.gamma
+        saved.losses[sample] = dense_extended.solve(own, transitions.astype(np.float64), need_gradient, gamma)
+
+    parallel.run(solve, [(int(n),) for n in np.flatnonzero(extended)], num_threads)
+    saved.extended[:] = extended
+    return saved
+
+
+def backward(
+    grad_losses: np.ndarray,
+    num_classes: int,
+    lattice: DenseLattice,
+    saved: DenseSaved,
+    out: Strided,
+    num_frames: int,
+    *,
+    num_threads: int,
+) -> None:
+    """Write the gradient with respect to the scores, padding included, into ``out`` with axes (N, T, C)."""
+    offsets = _frame_offsets(lattice)
+
+    def write(first: int, last: int) -> None:
+        _write_gradient(
+            grad_losses, saved.losses, saved.gamma, offsets, num_classes, num_frames, first, last, out.flat,
+            *out.strides, out.encoding,
+        )  # fmt: skip
+
+    rows = len(lattice.input_lengths) * num_frames
+    parallel.run(write, parallel.split_evenly(rows, num_threads), num_threads)
+
+
+def transition_gradient(
+    grad_losses: np.ndarray,
+    scores: Strided,
+    num_classes: int,
+    lattice: DenseLattice,
+    transitions: np.ndarray,
+    saved: DenseSaved,
+    *,
+    num_threads: int,
+) -> np.ndarray:
+    """The gradient with respect to the transitions, (C, C) in float64: minus their expected counts."""
+    matrix = dense_linear.exponential(transitions, saved.alpha.dtype.type)
+    has_arcs = (lattice.input_lengths > 1) & (grad_losses != 0)
+    linear = has_arcs & (saved.losses < np.inf) & ~saved.extended
+    upstream = np.where(linear, -grad_losses, 0.0)
+    offsets = _frame_offsets(lattice)
+    gradient = dense_linear.transition_gradient(upstream, saved, matrix, num_classes, offsets, num_threads)
+    for n in np.flatnonzero(has_arcs & (saved.losses < np.inf) & saved.extended):
+        own = _sample_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
+        dense_extended.add_transition_gradient(own, transitions.astype(np.float64), -grad_losses[n], gradient)
+    if (has_arcs & np.isnan(saved.losses)).any():
+        gradient[:] = np.nan
+    return gradient
+
+
+def _frame_offsets(lattice: DenseLattice) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
+
+
+def _sample_scores(scores: Strided, num_classes: int, sample: int, num_frames: int) -> np.ndarray:
+    """The frames of one sample as (T, C) in float64."""
+    rows = np.empty((num_frames, num_classes))
+    scratch = np.empty(num_classes, work_dtype(scores.flat))
+    _load_rows(scores.flat, *scores.strides, scores.encoding, sample, scratch, rows)
+    return rows
+
+
+@njit(cache=True, **COMPILE)
+def _load_rows(flat, stride_n, stride_t, stride_c, encoding, sample, scratch, rows):
+    for t in range(rows.shape[0]):
+        rows[t] = load_row(flat, sample * stride_n + t * stride_t, stride_c, encoding, scratch)
+
+
+@njit(cache=True, **COMPILE)
+def _write_gradient(
+    grad_losses, losses, gamma, offsets, num_classes, padded_frames, first, last, out, stride_n, stride_t, stride_c,
+    encoding,
+):  # fmt: skip
+    """Rows [first, last) of the padded batch: -grad_loss * posterior of each class, or 0."""
+    scratch = np.empty(num_classes, gamma.dtype)
+    for position in range(first, last):
+        n, t = position // padded_frames, position % padded_frames
+        start = n * stride_n + t * stride_t
+        frame = offsets[n] + t
+        row = target_row(out, start, stride_c, scratch)
+        if frame >= offsets[n + 1] or losses[n] == np.inf:
+            row[:] = 0
+        elif losses[n] != losses[n]:
+            row[:] = np.nan
+        else:
+            upstream = gamma.dtype.type(-grad_losses[n])
+            posteriors = gamma[frame]
+            for c in range(num_classes):
+                row[c] = upstream * posteriors[c]
+        store_row(out, start, stride_c, encoding, row)

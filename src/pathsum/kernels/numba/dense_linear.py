@@ -1,0 +1,334 @@
+"""Dense lattices in plain floats: every frame is one product with the matrix of transitions.
+
+Each row of alpha and of beta is a vector times a power of two of its own. Small entries of a row are then lost, which
+is sound for a sample in two cases:
+
+* The transitions spread over at most ``SPREAD_BITS``, none of them -inf. A path through one state of a frame can be
+  bent through another at the price of two transitions, so that what lies ``CUT_BITS`` below the greatest of its row
+  has a posterior below 2**(SPREAD_BITS - CUT_BITS), whatever the scores, and may be cut off.
+* The finite transitions spread no further, and no possible state of any row lies more than ``WATCH_BITS`` below the
+  greatest. (Past a transition of -inf, a state far below the others may be all that is left.)
+
+Four samples read the matrix together. A sample's sums are formed in the same order whatever its neighbours and the
+number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pathsum.kernels.numba import parallel
+from pathsum.kernels.numba.extended import COMPILE, exp
+from pathsum.kernels.numba.rows import Strided, greatest, load_row, work_dtype
+from pathsum.kernels.protocol import DenseSaved
+from pathsum.numerics import LN_2
+
+GROUP = 4
+# Rows are padded to whole vectors: the inner loop has no remainder.
+LANES = 16
+# No product of a transition and a state leaves the normal floats: SPREAD_BITS + CUT_BITS is 126, or 1022.
+SPREAD_BITS = {np.float32: 42, np.float64: 340}
+CUT_BITS = {np.float32: 84, np.float64: 682}
+WATCH_BITS = {np.float32: 60, np.float64: 500}
+# Frames whose products are added in the work dtype before the sum goes on in float64.
+BLOCK = 256
+# Below this a frame's sum of alpha * beta has lost digits.
+TINY = np.float32(2.0**-120)
+
+
+class Matrix(NamedTuple):
+    """exp(transitions - greatest), padded with zeros; by source it is transposed."""
+
+    by_source: np.ndarray
+    by_destination: np.ndarray
+    greatest: float
+    defined: bool
+    narrow: bool
+    complete: bool
+
+
+class Rows(NamedTuple):
+    """exp(scores - maximum) of each frame, padded with zeros; steep where a possible class has become 0."""
+
+    weights: np.ndarray
+    maxima: np.ndarray
+    steep: np.ndarray
+
+
+def exponential(transitions: np.ndarray, work: type) -> Matrix:
+    """The matrix of (C, C) transitions, [destination, source], and what can be said of them."""
+    num_classes = len(transitions)
+    size = -(-num_classes // LANES) * LANES
+    finite = transitions[np.isfinite(transitions)].astype(np.float64)
+    greatest, least = (float(finite.max()), float(finite.min())) if finite.size else (0.0, 0.0)
+    by_destination = np.zeros((size, size), work)
+    by_destination[:num_classes, :num_classes] = np.exp(transitions.astype(np.float64) - greatest)
+    return Matrix(
+        by_source=np.ascontiguousarray(by_destination.T),
+        by_destination=by_destination,
+        greatest=greatest,
+        defined=bool((transitions < np.inf).all()),
+        narrow=greatest - least <= SPREAD_BITS[work] * LN_2,
+        complete=finite.size == transitions.size,
+    )
+
+
+def exponentiate(scores: Strided, num_classes: int, offsets: np.ndarray, num_threads: int) -> Rows:
+    """Weights of all frames; the maximum is NaN where a score is NaN or +inf."""
+    num_frames = int(offsets[-1])
+    work = work_dtype(scores.flat)
+    weights = np.empty((num_frames, -(-num_classes // LANES) * LANES), work)
+    maxima, steep = np.empty(num_frames), np.empty(num_frames, np.bool_)
+
+    def fill(first: int, last: int) -> None:
+        _exponentiate(
+            scores.flat, *scores.strides, scores.encoding, num_classes, first, last, offsets, weights, maxima, steep
+        )
+
+    parallel.run(fill, parallel.split_evenly(num_frames, num_threads), num_threads)
+    return Rows(weights, maxima, steep)
+
+
+def solve(
+    rows: Rows,
+    matrix: Matrix,
+    num_classes: int,
+    offsets: np.ndarray,
+    samples: np.ndarray,
+    need_gradient: bool,
+    num_threads: int,
+) -> tuple[DenseSaved, np.ndarray]:
+    """Solve the samples of a mask; which of them are sound. The weights are overwritten where need_gradient."""
+    num_samples, lengths = len(samples), np.diff(offsets)
+    num_frames, width = rows.weights.shape
+    work = rows.weights.dtype.type
+    # The last block of the transitions' gradient may read up to three rows past the last frame.
+    shape = (num_frames + GROUP, width) if need_gradient else (0, width)
+    alpha, beta = np.empty(shape, work), np.empty(shape, work)
+    exponents = np.empty(num_frames)
+    last_sums = np.zeros(num_samples)
+    lost = np.zeros((2, num_samples), np.bool_)
+    limits = work(2.0 ** -CUT_BITS[work]), work(2.0 ** -WATCH_BITS[work])
+
+    def advance(group: np.ndarray, backwards: bool) -> None:
+        if backwards:
+            _beta(matrix.by_destination, rows.weights, group, offsets, num_classes, *limits, beta, lost[1])
+        else:
+            _alpha(
+                matrix.by_source, rows.weights, group, offsets, num_classes, *limits, need_gradient, alpha, exponents,
+                last_sums, lost[0],
+            )  # fmt: skip
+
+    order = np.flatnonzero(samples & (lengths > 0))
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    groups = [order[i : i + GROUP] for i in range(0, len(order), GROUP)]
+    directions = (True, False) if need_gradient else (False,)
+    parallel.run(advance, [(group, way) for group in groups for way in directions], num_threads)
+
+    losses = np.where(samples, 0.0, np.nan)
+    for n in order:
+        frames = slice(offsets[n], offsets[n + 1])
+        losses[n] = _loss(last_sums[n], rows.maxima[frames], exponents[frames], matrix.greatest)
+        lost[0, n] |= rows.steep[frames].any()
+
+    possible = samples & (losses < np.inf)
+    if need_gradient:
+        alpha[num_frames:] = 0
+
+        def combine(first: int, last: int) -> None:
+            _combine(first, last, offsets, possible, exponents, alpha, beta, rows.weights, lost[1])
+
+        parallel.run(combine, parallel.split_evenly(num_frames, num_threads), num_threads)
+    sound = samples if matrix.complete else samples & ~lost.any(0)
+    return DenseSaved(losses, ~sound, gamma=beta, alpha=alpha, entering=rows.weights), sound
+
+
+def _loss(last_sum: float, maxima: np.ndarray, exponents: np.ndarray, greatest: float) -> float:
+    if not last_sum > 0:
+        return np.inf
+    return -(np.log(last_sum) + maxima.sum() + exponents.sum() * LN_2 + (len(maxima) - 1) * greatest)
+
+
+def transition_gradient(
+    upstream: np.ndarray,
+    saved: DenseSaved,
+    matrix: Matrix,
+    num_classes: int,
+    offsets: np.ndarray,
+    num_threads: int,
+) -> np.ndarray:
+    """Expected counts (C, C) of the transitions, each sample's times its upstream, as one product over all frames."""
+    gradient = np.zeros(matrix.by_destination.shape)
+    samples = np.flatnonzero(upstream)
+
+    def add(first: int) -> None:
+        _add_products(upstream, samples, offsets, saved.entering, saved.alpha, first, gradient)
+
+    bounds = range(0, len(gradient), GROUP)
+    parallel.run(add, [(first,) for first in bounds], num_threads)
+    return (gradient * matrix.by_destination)[:num_classes, :num_classes]
+
+
+@njit(cache=True, **COMPILE)
+def _exponentiate(
+    flat, stride_n, stride_t, stride_c, encoding, num_classes, first, last, offsets, weights, maxima, steep
+):  # fmt: skip
+    scratch = np.empty(num_classes, weights.dtype)
+    n = np.searchsorted(offsets, first, side="right") - 1
+    for frame in range(first, last):
+        while frame >= offsets[n + 1]:
+            n += 1
+        row = load_row(flat, n * stride_n + (frame - offsets[n]) * stride_t, stride_c, encoding, scratch)
+        maximum = np.float64(greatest(row))
+        maxima[frame] = maximum
+        reference = maximum if maximum > -np.inf else 0.0
+        out = weights[frame]
+        lost = 0
+        for c in range(num_classes):
+            weight = weights.dtype.type(exp(np.float64(row[c]) - reference))
+            out[c] = weight
+            lost += 1 if weight == 0 and row[c] > -np.inf else 0
+        for c in range(num_classes, out.size):
+            out[c] = 0
+        steep[frame] = lost > 0
+
+
+@njit(forceinline=True, **COMPILE)
+def _multiply(matrix, states, out):
+    """out[n] = sum over k of states[n, k] * matrix[k], for the four rows n: each row of the matrix is read once."""
+    # Arrays made here do not alias others, which lets the loop vectorise.
+    sums = np.zeros((GROUP, matrix.shape[1]), matrix.dtype)
+    sum_0, sum_1, sum_2, sum_3 = sums[0], sums[1], sums[2], sums[3]
+    for k in range(0, matrix.shape[0], 4):
+        row_0, row_1, row_2, row_3 = matrix[k], matrix[k + 1], matrix[k + 2], matrix[k + 3]
+        a0, a1, a2, a3 = states[0, k], states[0, k + 1], states[0, k + 2], states[0, k + 3]
+        b0, b1, b2, b3 = states[1, k], states[1, k + 1], states[1, k + 2], states[1, k + 3]
+        c0, c1, c2, c3 = states[2, k], states[2, k + 1], states[2, k + 2], states[2, k + 3]
+        d0, d1, d2, d3 = states[3, k], states[3, k + 1], states[3, k + 2], states[3, k + 3]
+        for j in range(matrix.shape[1]):
+            m0, m1, m2, m3 = row_0[j], row_1[j], row_2[j], row_3[j]
+            sum_0[j] += m0 * a0 + m1 * a1 + m2 * a2 + m3 * a3
+            sum_1[j] += m0 * b0 + m1 * b1 + m2 * b2 + m3 * b3
+            sum_2[j] += m0 * c0 + m1 * c1 + m2 * c2 + m3 * c3
+            sum_3[j] += m0 * d0 + m1 * d1 + m2 * d2 + m3 * d3
+    out[:] = sums
+
+
+@njit(forceinline=True, **COMPILE)
+def _weigh(arriving, weights, cut, watch, state):
+    """state = arriving * weights, scaled to a greatest entry in [1, 2); the scale's exponent, and whether an entry
+    that is possible has come too close to the end of the range.
+    """
+    number = arriving.dtype.type
+    none, unbounded = number(0), number(np.inf)
+    largest, least = none, unbounded
+    for c in range(state.size):
+        mass = arriving[c] * weights[c]
+        state[c] = mass
+        largest = mass if mass > largest else largest
+        possible = mass if arriving[c] > none and weights[c] > none else unbounded
+        least = possible if possible < least else least
+    _, exponent = math.frexp(largest)
+    if largest > none:
+        scale = number(math.ldexp(1.0, -exponent))
+        for c in range(state.size):
+            mass = state[c] * scale
+            state[c] = mass if mass > cut else none
+    return exponent, least < watch * largest or largest < watch
+
+
+@njit(cache=True, **COMPILE)
+def _alpha(
+    matrix, weights, group, offsets, num_classes, cut, watch, keep, alpha, exponents, last_sums, lost
+):  # fmt: skip
+    """The mass that arrives in each state of each frame, for the samples of a group, the longest first."""
+    states = np.zeros((GROUP, weights.shape[1]), weights.dtype)
+    arriving = np.zeros((GROUP, weights.shape[1]), weights.dtype)
+    arriving[:, :num_classes] = 1
+    for t in range(offsets[group[0] + 1] - offsets[group[0]]):
+        if t > 0:
+            _multiply(matrix, states, arriving)
+        for slot in range(group.size):
+            n = group[slot]
+            frame = offsets[n] + t
+            if frame < offsets[n + 1]:
+                exponent, near_end = _weigh(arriving[slot], weights[frame], cut, watch, states[slot])
+                exponents[frame] = exponent
+                lost[n] |= near_end
+                if keep:
+                    alpha[frame] = states[slot]
+                if frame == offsets[n + 1] - 1:
+                    last_sums[n] = states[slot].sum()
+
+
+@njit(cache=True, **COMPILE)
+def _beta(matrix, weights, group, offsets, num_classes, cut, watch, beta, lost):
+    """The mass that leaves each state of each frame."""
+    states = np.zeros((GROUP, weights.shape[1]), weights.dtype)
+    leaving = np.zeros((GROUP, weights.shape[1]), weights.dtype)
+    for t in range(offsets[group[0] + 1] - offsets[group[0]] - 1, -1, -1):
+        for slot in range(group.size):
+            n = group[slot]
+            frame = offsets[n] + t
+            if frame < offsets[n + 1]:
+                if frame == offsets[n + 1] - 1:
+                    leaving[slot, :num_classes] = 1
+                beta[frame] = leaving[slot]
+                _, near_end = _weigh(leaving[slot], weights[frame], cut, watch, states[slot])
+                lost[n] |= near_end
+        if t > 0:
+            _multiply(matrix, states, leaving)
+
+
+@njit(cache=True, **COMPILE)
+def _combine(first, last, offsets, possible, exponents, alpha, beta, weights, lost):
+    """Frames [first, last): beta becomes the posterior of each state, gamma, and the weights become what entering a
+    state is worth, so that entering[t, j] * matrix[j, i] * alpha[t-1, i] is the posterior of the arc from i to j.
+
+    A frame's posteriors sum to 1: dividing by their own sum keeps what alpha and beta have in common out of them.
+    """
+    number = alpha.dtype.type
+    n = np.searchsorted(offsets, first, side="right") - 1
+    for frame in range(first, last):
+        while frame >= offsets[n + 1]:
+            n += 1
+        mass, leaving, entering = alpha[frame], beta[frame], weights[frame]
+        total = number(0)
+        if possible[n]:
+            for c in range(mass.size):
+                total += mass[c] * leaving[c]
+        if total < TINY:
+            lost[n] = possible[n]
+            mass[:] = 0
+            leaving[:] = 0
+            entering[:] = 0
+            continue
+        share = number(1) / total
+        scale = number(math.ldexp(1.0, -int(exponents[frame])))
+        for c in range(mass.size):
+            entering[c] = entering[c] * (leaving[c] * share) * scale
+            leaving[c] = mass[c] * leaving[c] * share
+
+
+@njit(cache=True, **COMPILE)
+def _add_products(upstream, samples, offsets, entering, alpha, first, gradient):
+    """Four destinations from first on: gradient[j, i] += upstream * sum over t of entering * alpha before."""
+    states = np.empty((GROUP, BLOCK), alpha.dtype)
+    sums = np.empty((GROUP, alpha.shape[1]), alpha.dtype)
+    for n in samples:
+        weight = alpha.dtype.type(upstream[n])
+        for start in range(offsets[n], offsets[n + 1] - 1, BLOCK):
+            count = min(BLOCK, offsets[n + 1] - 1 - start)
+            padded = -(-count // 4) * 4
+            states[:, count:padded] = 0
+            for frame in range(count):
+                for slot in range(GROUP):
+                    states[slot, frame] = weight * entering[start + frame + 1, first + slot]
+            _multiply(alpha[start : start + padded], states, sums)
+            for slot in range(GROUP):
+                for i in range(sums.shape[1]):
+                    gradient[first + slot, i] += sums[slot, i]
