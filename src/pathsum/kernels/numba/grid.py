@@ -82,6 +82,7 @@ def forward(
     work = work_dtype(rows.flat)
     num_samples = len(lattice.logit_lengths)
     num_nodes = int(lattice.row_offsets[-1])
+    num_threads = parallel.worthwhile(num_threads, num_nodes * (8 + num_classes // 8))
     maxima = np.empty(num_nodes, work)
     sums = np.empty(num_nodes if logits else 0, work)
     blank_scores, label_scores = np.empty(num_nodes), np.empty(num_nodes)
@@ -134,6 +135,7 @@ def backward(
     """Write the gradient with respect to the scores, padding included, into ``out``, which may be ``rows``."""
     blank_posteriors, label_posteriors = saved.posteriors
     work = work_dtype(rows.flat)
+    num_threads = parallel.worthwhile(num_threads, int((out.frames * out.labels).sum()) * num_classes // 4)
 
     def write(sample: int, first: int, last: int) -> None:
         _write_gradient(

@@ -37,6 +37,11 @@ def _get_pool() -> ThreadPoolExecutor:
         return _pool
 
 
+def worthwhile(num_threads: int, work: int) -> int:
+    """As many threads as pay for being woken, for so many elements of work (a few nanoseconds each)."""
+    return max(1, min(num_threads, work // 20_000))
+
+
 def run(function: Callable[..., None], tasks: Iterable[tuple[Any, ...]], num_threads: int) -> None:
     """Call ``function(*task)`` for every task, the calling thread taking its share.
 
