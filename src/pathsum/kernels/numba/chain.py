@@ -88,14 +88,12 @@ def forward(
             _add_transitions(step_scores[frames], transitions, lattice.step_transitions[sample])
         mantissa, exponent, zero = _number_pair(step_scores[frames], stay_scores[frames], work)
         rows = frames.stop - frames.start + 1 if need_gradient else 2
-        alpha, alpha_exponents = (
-            memory.take((rows, FRONT + width), mantissa),
-            memory.take((rows, FRONT + width), exponent),
-        )
+        alpha = memory.take((rows, FRONT + width), mantissa)
+        alpha_exponents = memory.take((rows, FRONT + width), exponent)
         losses[sample] = _solve_sample(
             step_scores[frames], stay_scores[frames], maxima[frames], sums[frames] if logits else sums,
-            int(lattice.num_states[sample]), skips[sample], lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient,
-            alpha, alpha_exponents, exponent(zero),
+            int(lattice.num_states[sample]), skips[sample], lattice.start_state, lattice.num_final,
+            lattice.shared_labels, need_gradient, alpha, alpha_exponents, exponent(zero),
         )  # fmt: skip
         memory.give(alpha, alpha_exponents)
 
