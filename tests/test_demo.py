@@ -13,7 +13,7 @@ for extra in ("jiwer", "matplotlib", "rich", "soundfile"):
 from rich.console import Console  # noqa: E402
 
 from pathsum import demo  # noqa: E402
-from pathsum.demo import data, report  # noqa: E402
+from pathsum.demo import data, picture, report  # noqa: E402
 from pathsum.demo.model import CTCRecogniser, Encoder, RNNTRecogniser  # noqa: E402
 from pathsum.demo.train import OBJECTIVES, train  # noqa: E402
 
@@ -119,7 +119,7 @@ def test_padding_and_neighbours_do_not_change_what_the_encoder_hears(subsampling
     batch = stream.batch(5)
     together, lengths = encoder(batch.features, batch.feature_lengths)
     for n, length in enumerate(lengths.tolist()):
-        alone, _ = encoder(*report.pick(batch, n)[:2])
+        alone, _ = encoder(*picture.pick(batch, n)[:2])
         assert alone.shape[1] == length
         torch.testing.assert_close(together[n, :length], alone[0], atol=1e-5, rtol=0)
 
@@ -158,8 +158,8 @@ def test_rnnt_decoding_stops_at_each_samples_end_and_writes_in_order(stream):
 
 
 def test_rnnt_node_posteriors_are_a_distribution_over_labels_written(stream):
-    batch = report.pick(stream.batch(1), 0)
-    posteriors = report.node_posteriors(RNNTRecogniser(width=16).eval(), batch)
+    batch = picture.pick(stream.batch(1), 0)
+    posteriors = picture.node_posteriors(RNNTRecogniser(width=16).eval(), batch)
     # Every alignment leaves each frame by one blank, and writes each label once.
     assert posteriors.shape[1] == 1 + int(batch.target_lengths[0])
     assert posteriors.min() >= -1e-6
@@ -203,4 +203,4 @@ def test_run_names_the_losses_it_knows(losses, tmp_path):
 
 
 def test_every_objective_has_a_title_and_a_colour():
-    assert OBJECTIVES.keys() == report.TITLES.keys() == report.COLOURS.keys()
+    assert OBJECTIVES.keys() == report.TITLES.keys() == picture.COLOURS.keys()

@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 
 from .data import WordSequences, load_recordings
-from .report import draw, error_rates, print_summary, summarise
+from .picture import draw
+from .report import error_rates, print_summary, summarise
 from .train import OBJECTIVES, train
 
 HELD_OUT_SEED = 2026
