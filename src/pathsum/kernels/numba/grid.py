@@ -80,7 +80,6 @@ def forward(
 ) -> Saved:
     """Losses of a batch and, where asked, the posteriors of the blank and of the label arcs."""
     work = work_dtype(rows.flat)
-    num_samples = len(lattice.logit_lengths)
     num_nodes = int(lattice.row_offsets[-1])
     num_threads = parallel.worthwhile(num_threads, num_nodes * (8 + num_classes // 8))
     maxima = np.empty(num_nodes, work)
@@ -96,10 +95,29 @@ def forward(
 
     parallel.run(gather, _frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, num_threads), num_threads)
 
-    losses = np.empty(num_samples, np.float64)
+    losses = solve(blank_scores, label_scores, maxima, lattice, need_gradient=need_gradient, num_threads=num_threads)
+    none = np.empty(0)
+    posteriors = (blank_scores, label_scores) if need_gradient else (none, none)
+    return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)
+
+
+def solve(
+    blank_scores: np.ndarray,
+    label_scores: np.ndarray,
+    maxima: np.ndarray,
+    lattice: GridLattice,
+    *,
+    need_gradient: bool,
+    num_threads: int,
+) -> np.ndarray:
+    """Losses of a batch from its two planes, which are overwritten by the posteriors where asked.
+
+    A NaN among the ``maxima`` of a sample says that a score of it is not defined.
+    """
+    losses = np.empty(len(lattice.logit_lengths), np.float64)
     memory = parallel.Memory()
 
-    def solve(sample: int) -> None:
+    def solve_sample(sample: int) -> None:
         nodes = slice(lattice.row_offsets[sample], lattice.row_offsets[sample + 1])
         if np.isnan(maxima[nodes]).any():
             losses[sample] = np.nan
@@ -113,10 +131,8 @@ def forward(
         memory.give(alpha, exponents)
 
     order = np.argsort(-np.diff(lattice.row_offsets), kind="stable")
-    parallel.run(solve, [(int(n),) for n in order], num_threads)
-    none = np.empty(0)
-    posteriors = (blank_scores, label_scores) if need_gradient else (none, none)
-    return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)
+    parallel.run(solve_sample, [(int(n),) for n in order], num_threads)
+    return losses
 
 
 def backward(
@@ -172,20 +188,29 @@ def _gather_scores(
         for u in range(num_labels + 1):
             node = node_offset + t * (num_labels + 1) + u
             row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch)
-            maximum = row.dtype.type(0)
-            log_sum = 0.0
+            label = targets[u] if u < num_labels else -1
+            maximum, total, blank_scores[node], label_scores[node] = score_row(row, blank, label, logits)
+            maxima[node] = maximum
             if logits:
-                maximum, total = softmax_statistics(row)
                 sums[node] = total
-                log_sum = np.log(np.float64(total)) if total > 0 else 0.0
-            # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
-            reference = np.float64(maximum) if maximum > -np.inf else 0.0
-            blank_score = np.float64(row[blank]) - reference - log_sum
-            label_score = np.float64(row[targets[u]]) - reference - log_sum if u < num_labels else -np.inf
-            blank_scores[node] = blank_score
-            label_scores[node] = label_score
-            defined = maximum == maximum and blank_score < np.inf and label_score < np.inf
-            maxima[node] = maximum if defined else np.nan
+
+
+@njit(**COMPILE)
+def score_row(row, blank, label, logits):
+    """Softmax maximum and sum of a row and the log-probabilities of its two arcs; no label arc where label is -1.
+
+    The maximum is NaN where a score that is needed is not defined.
+    """
+    maximum, total, log_sum = row.dtype.type(0), row.dtype.type(1), 0.0
+    if logits:
+        maximum, total = softmax_statistics(row)
+        log_sum = np.log(np.float64(total)) if total > 0 else 0.0
+    # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
+    reference = np.float64(maximum) if maximum > -np.inf else 0.0
+    blank_score = np.float64(row[blank]) - reference - log_sum
+    label_score = np.float64(row[label]) - reference - log_sum if label >= 0 else -np.inf
+    defined = maximum == maximum and blank_score < np.inf and label_score < np.inf
+    return maximum if defined else row.dtype.type(np.nan), total, blank_score, label_score
 
 
 @njit(cache=True, **COMPILE)
@@ -267,15 +292,9 @@ def _write_gradient(
     num_labels, targets, blank, logits, fastemit_lambda, clamp, loss, maxima, sums, blank_posteriors, label_posteriors,
     out, out_start, out_stride_t, out_stride_u, out_stride_v, padded_labels,
 ):  # fmt: skip
-    """Frames [first, last) of one sample, padding included.
-
-    grad_loss * clamp(occupancy * softmax - posterior of each class), where FastEmit has scaled the label posteriors
-    and the occupancy is the sum of the two.
-    """
+    """Frames [first, last) of one sample, padding included; FastEmit scales the label posteriors."""
     flat, out, scratch = borrow(flat), borrow(out), borrow(scratch)
-    number = maxima.dtype.type
-    upstream = number(grad_loss)
-    bound = number(clamp)
+    nothing = scratch.dtype.type(0)
     for t in range(first, last):
         for u in range(padded_labels):
             row_start = out_start + t * out_stride_t + u * out_stride_u
@@ -289,19 +308,32 @@ def _write_gradient(
                 store_row(out, row_start, out_stride_v, encoding, row)
                 continue
             node = node_offset + t * (num_labels + 1) + u
-            blank_posterior = number(blank_posteriors[node])
-            label_posterior = number(label_posteriors[node] * (1.0 + fastemit_lambda))
-            occupancy = blank_posterior + label_posterior
-            scale = upstream if clamp <= 0 else number(1)
-            if logits and occupancy > 0:
-                scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-                softmax_row(scores, maxima[node], scale * occupancy / sums[node], row)
-            else:
-                row[:] = 0
-            row[blank] -= scale * blank_posterior
-            if u < num_labels:
-                row[targets[u]] -= scale * label_posterior
-            if clamp > 0:
-                for v in range(row.size):
-                    row[v] = upstream * min(max(row[v], -bound), bound)
+            scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
+            differentiate_row(
+                scores, row, blank, targets[u] if u < num_labels else -1, grad_loss,
+                maxima[node] if logits else nothing, sums[node] if logits else nothing, blank_posteriors[node],
+                label_posteriors[node] * (1.0 + fastemit_lambda), clamp,
+            )  # fmt: skip
             store_row(out, row_start, out_stride_v, encoding, row)
+
+
+@njit(**COMPILE)
+def differentiate_row(
+    scores, out, blank, label, grad_loss, maximum, total, blank_posterior, label_posterior, clamp
+):  # fmt: skip
+    """grad_loss * clamp(occupancy * softmax - posterior of each class); no softmax where ``total`` is 0."""
+    number = out.dtype.type
+    upstream, bound = number(grad_loss), number(clamp)
+    blank_posterior, label_posterior = number(blank_posterior), number(label_posterior)
+    occupancy = blank_posterior + label_posterior
+    scale = upstream if clamp <= 0 else number(1)
+    if occupancy > 0 and total > 0:
+        softmax_row(scores, maximum, scale * occupancy / total, out)
+    else:
+        out[:] = 0
+    out[blank] -= scale * blank_posterior
+    if label >= 0:
+        out[label] -= scale * label_posterior
+    if clamp > 0:
+        for v in range(out.size):
+            out[v] = upstream * min(max(out[v], -bound), bound)
