@@ -34,6 +34,30 @@ def check_scores(function: str, argument: str, dtype: str, shape: tuple[int, ...
         raise InvalidValueError(function, argument, "have at least one class", f"shape {shape}")
 
 
+def check_table(
+    function: str, argument: str, dtype: str, shape: tuple[int, ...], axes: str, expected: tuple[int, ...], beside: str
+) -> None:
+    """Scores that are the same in all frames must have their shape, and the dtype of the scores beside them.
+
+    Half-precision scores may have float32 beside them.
+    """
+    allowed = (beside, "float32") if beside in ("bfloat16", "float16") else (beside,)
+    if dtype not in allowed:
+        raise InvalidTypeError(function, argument, f"have dtype {' or '.join(allowed)} beside {beside} scores", dtype)
+    if shape != expected:
+        raise InvalidValueError(function, argument, f"have shape {axes} = {expected}", f"shape {shape}")
+
+
+def check_device(function: str, argument: str, device: str, beside: str) -> None:
+    if device != beside:
+        raise InvalidTypeError(function, argument, f"be on {beside}, as the scores are", device)
+
+
+def check_option(function: str, argument: str, value: Any, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise InvalidValueError(function, argument, f"be one of {', '.join(options)}", repr(value))
+
+
 def check_blank(function: str, blank: Any, num_classes: int) -> int:
     """The blank index, counted from the end where negative, as an index in [0, C)."""
     if isinstance(blank, bool) or not isinstance(blank, (int, np.integer)):
@@ -44,8 +68,7 @@ def check_blank(function: str, blank: Any, num_classes: int) -> int:
 
 
 def check_reduction(function: str, reduction: Any) -> None:
-    if reduction not in REDUCTIONS:
-        raise InvalidValueError(function, "reduction", f"be one of {', '.join(REDUCTIONS)}", repr(reduction))
+    check_option(function, "reduction", reduction, REDUCTIONS)
 
 
 def check_number(function: str, argument: str, value: Any, minimum: float = -math.inf) -> float:
@@ -68,6 +91,13 @@ def check_integers(function: str, argument: str, value: np.ndarray, ranks: tuple
         rule = f"have rank {' or '.join(map(str, ranks))}"
         raise InvalidValueError(function, argument, rule, f"shape {value.shape}")
     return value.astype(np.int64, order="C")  # a copy: backward must not see the caller change its lengths
+
+
+def find_repeat(targets: np.ndarray, lengths: np.ndarray) -> int | None:
+    """The first sample whose target has two equal neighbours."""
+    within = np.arange(1, targets.shape[1]) < lengths[:, None]
+    repeats = ((targets[:, 1:] == targets[:, :-1]) & within).any(1)
+    return int(repeats.argmax()) if repeats.any() else None
 
 
 def check_batch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 REDUCTIONS = ("none", "mean", "sum")
+SCALE_MODES = ("none", "input_size", "input_size_sqrt", "target_size", "target_size_sqrt")
 
 
 def reduce(losses: Any, reduction: str, weights: Any = None) -> Any:
@@ -20,3 +21,12 @@ def reduce(losses: Any, reduction: str, weights: Any = None) -> Any:
     if reduction == "sum":
         return losses.sum()
     return (losses if weights is None else losses / weights).mean()
+
+
+def scales(scale_mode: str, input_lengths: Any, target_lengths: Any) -> Any:
+    """What each loss (N,) is divided by before the reduction: T_n or L_n, at least 1, or its square root."""
+    if scale_mode == "none":
+        return None
+    lengths = input_lengths if scale_mode.startswith("input") else target_lengths
+    sizes = lengths.clip(1) * 1.0
+    return sizes**0.5 if scale_mode.endswith("sqrt") else sizes

@@ -8,25 +8,33 @@ import torch
 from torch import Tensor
 
 from pathsum.errors import GradientConsumedError, NotDifferentiableError
-from pathsum.lattice import ChainLattice, GridLattice
+from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
 from pathsum.torch import _ops
 
 
-def chain_losses(scores: Tensor, lattice: ChainLattice, *, logits: bool) -> Tensor:
+def chain_losses(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool) -> Tensor:
     """Losses (N,) in float64 of scores (N, T, C) by the numba kernels."""
-    need_gradient = torch.is_grad_enabled() and scores.requires_grad
     tensors = [
-        torch.from_numpy(array)
+        None if array is None else torch.from_numpy(array)
         for array in (
             lattice.input_lengths,
             lattice.num_states,
             lattice.stay_labels,
             lattice.step_labels,
             lattice.skips,
+            lattice.stay_transitions,
+            lattice.step_transitions,
         )
     ]
+    need_gradient = _need_gradient(scores, transitions)
     options = (lattice.start_state, lattice.num_final, lattice.shared_labels, logits, need_gradient)
-    return _ChainLosses.apply(scores, *tensors, *options)[0]
+    return _ChainLosses.apply(scores, transitions, *tensors, *options)[0]
+
+
+def dense_losses(scores: Tensor, lattice: DenseLattice, transitions: Tensor) -> Tensor:
+    """Losses (N,) in float64 of scores (N, T, C) and transitions (C, C) by the numba kernels."""
+    input_lengths = torch.from_numpy(lattice.input_lengths)
+    return _DenseLosses.apply(scores, transitions, input_lengths, _need_gradient(scores, transitions))[0]
 
 
 def grid_losses(
@@ -48,26 +56,65 @@ def grid_losses(
     return _GridLosses.apply(scores, *tensors, *options)[0]
 
 
+def _need_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 class _ChainLosses(torch.autograd.Function):
     @staticmethod
-    def forward(scores: Tensor, *lattice_and_options: Any) -> tuple[Tensor, ...]:
-        return _ops.chain_forward(scores, *lattice_and_options)
+    def forward(scores: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        return _ops.chain_forward(scores, *rest)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        scores, *lattice, start_state, num_final, shared_labels, logits, _ = inputs
+        scores, transitions, *lattice, start_state, num_final, shared_labels, logits, _ = inputs
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(scores, *lattice, *output)
-        ctx.options = (start_state, num_final, shared_labels, logits)
+        ctx.save_for_backward(scores, transitions, *lattice, *output)
+        ctx.options = (start_state, num_final, shared_labels)
+        ctx.logits = logits
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scores, *rest = ctx.saved_tensors
-        lattice, saved = rest[:5], rest[5:]
-        # The gradient is written in the order of the caller's memory, so that what comes before reads it in order.
-        time_major = scores.stride(1) > scores.stride(0)
-        gradient = _ChainGradient.apply(grad_losses, scores, *lattice, *ctx.options, *saved, time_major)
-        return gradient, *[None] * 10
+        scores, transitions, *rest = ctx.saved_tensors
+        lattice, saved = rest[:7], rest[7:]
+        gradient = transition_gradient = None
+        if ctx.needs_input_grad[0]:
+            gradient = _ChainGradient.apply(
+                grad_losses, scores, *lattice[:5], *ctx.options, ctx.logits, *saved, _time_major(scores)
+            )
+        if ctx.needs_input_grad[1]:
+            transition_gradient = _ChainTransitionGradient.apply(
+                grad_losses, transitions, *lattice, *ctx.options, *saved
+            )
+        return gradient, transition_gradient, *[None] * 12
+
+
+class _DenseLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(scores: Tensor, transitions: Tensor, input_lengths: Tensor, need_gradient: bool) -> tuple[Tensor, ...]:
+        return _ops.dense_forward(scores, transitions, input_lengths, need_gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:3], *output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        scores, transitions, input_lengths, *saved = ctx.saved_tensors
+        gradient = transition_gradient = None
+        if ctx.needs_input_grad[0]:
+            gradient = _DenseGradient.apply(grad_losses, scores, input_lengths, *saved, _time_major(scores))
+        if ctx.needs_input_grad[1]:
+            transition_gradient = _DenseTransitionGradient.apply(
+                grad_losses, scores, transitions, input_lengths, *saved
+            )
+        return gradient, transition_gradient, None, None
+
+
+def _time_major(scores: Tensor) -> bool:
+    # The gradient is written in the order of the caller's memory, so that what comes before reads it in order.
+    return scores.stride(1) > scores.stride(0)
 
 
 class _GridLosses(torch.autograd.Function):
@@ -125,6 +172,24 @@ class _ChainGradient(_Gradient):
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         return _ops.chain_backward(*inputs)
+
+
+class _ChainTransitionGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _ops.chain_transition_gradient(*inputs)
+
+
+class _DenseGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _ops.dense_backward(*inputs)
+
+
+class _DenseTransitionGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _ops.dense_transition_gradient(*inputs)
 
 
 class _GridGradient(_Gradient):

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import chain, grid
+from pathsum.kernels.numba import chain, dense, grid
 from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, strided
-from pathsum.kernels.protocol import Saved
-from pathsum.lattice import ChainLattice, GridLattice
+from pathsum.kernels.protocol import DenseSaved, Saved
+from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
 
 _LIBRARY = torch.library.Library("pathsum", "DEF")
 _ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -56,24 +56,31 @@ def work_dtype(scores: Tensor) -> torch.dtype:
 @_operator
 def chain_forward(
     scores: Tensor,
+    transitions: Tensor | None,
     input_lengths: Tensor,
     num_states: Tensor,
     stay_labels: Tensor,
     step_labels: Tensor,
     skips: Tensor,
+    stay_transitions: Tensor | None,
+    step_transitions: Tensor | None,
     start_state: int,
     num_final: int,
     shared_labels: bool,
     logits: bool,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Losses, softmax maxima and sums, stay and step posteriors, of scores (N, T, C)."""
-    lattice = _chain(input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels)
+    """Losses, softmax maxima and sums, stay and step posteriors, of scores (N, T, C) and transitions (C, C)."""
+    lattice = _chain(
+        input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
+        stay_transitions, step_transitions,
+    )  # fmt: skip
     array, encoding = _array(scores)
     saved = chain.forward(
         strided(array, encoding),
         scores.shape[2],
         lattice,
+        None if transitions is None else _table(transitions, scores),
         logits=logits,
         need_gradient=need_gradient,
         num_threads=torch.get_num_threads(),
@@ -117,6 +124,106 @@ def chain_backward(
         num_threads=torch.get_num_threads(),
     )
     return gradient
+
+
+@_operator
+def chain_transition_gradient(
+    grad_losses: Tensor,
+    transitions: Tensor,
+    input_lengths: Tensor,
+    num_states: Tensor,
+    stay_labels: Tensor,
+    step_labels: Tensor,
+    skips: Tensor,
+    stay_transitions: Tensor,
+    step_transitions: Tensor,
+    start_state: int,
+    num_final: int,
+    shared_labels: bool,
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    stay: Tensor,
+    step: Tensor,
+) -> Tensor:
+    """The gradient (C, C)."""
+    lattice = _chain(
+        input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
+        stay_transitions, step_transitions,
+    )  # fmt: skip
+    saved = _saved(losses, maxima, sums, stay, step)
+    gradient = chain.transition_gradient(grad_losses.detach().numpy(), transitions.shape[0], lattice, saved)
+    return torch.from_numpy(gradient).to(transitions.dtype)
+
+
+@_operator
+def dense_forward(
+    scores: Tensor, transitions: Tensor, input_lengths: Tensor, need_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses, and what ``DenseSaved`` names, of scores (N, T, C) and transitions (C, C)."""
+    array, encoding = _array(scores)
+    saved = dense.forward(
+        strided(array, encoding),
+        scores.shape[2],
+        DenseLattice(input_lengths.numpy(), scores.shape[2]),
+        _table(transitions, scores),
+        need_gradient=need_gradient,
+        num_threads=torch.get_num_threads(),
+    )
+    losses, extended, gamma, alpha, entering = map(torch.from_numpy, saved)
+    return losses, extended, gamma, alpha, entering
+
+
+@_operator
+def dense_backward(
+    grad_losses: Tensor,
+    scores: Tensor,
+    input_lengths: Tensor,
+    losses: Tensor,
+    extended: Tensor,
+    gamma: Tensor,
+    alpha: Tensor,
+    entering: Tensor,
+    time_major: bool,
+) -> Tensor:
+    """The gradient (N, T, C), laid out in memory as (T, N, C) where ``time_major``."""
+    gradient = _empty_like(scores.transpose(0, 1)).transpose(0, 1) if time_major else _empty_like(scores)
+    dense.backward(
+        grad_losses.detach().numpy(),
+        scores.shape[2],
+        DenseLattice(input_lengths.numpy(), scores.shape[2]),
+        _dense_saved(losses, extended, gamma, alpha, entering),
+        strided(*_array(gradient)),
+        scores.shape[1],
+        num_threads=torch.get_num_threads(),
+    )
+    return gradient
+
+
+@_operator
+def dense_transition_gradient(
+    grad_losses: Tensor,
+    scores: Tensor,
+    transitions: Tensor,
+    input_lengths: Tensor,
+    losses: Tensor,
+    extended: Tensor,
+    gamma: Tensor,
+    alpha: Tensor,
+    entering: Tensor,
+) -> Tensor:
+    """The gradient (C, C)."""
+    array, encoding = _array(scores)
+    gradient = dense.transition_gradient(
+        grad_losses.detach().numpy(),
+        strided(array, encoding),
+        scores.shape[2],
+        DenseLattice(input_lengths.numpy(), scores.shape[2]),
+        _table(transitions, scores),
+        _dense_saved(losses, extended, gamma, alpha, entering),
+        num_threads=torch.get_num_threads(),
+    )
+    return torch.from_numpy(gradient).to(transitions.dtype)
 
 
 @_operator
@@ -207,6 +314,11 @@ def _write_grid_gradient(
     )
 
 
+def _table(transitions: Tensor, scores: Tensor) -> np.ndarray:
+    """Transitions as the kernels take them: contiguous, in the dtype of arithmetic."""
+    return transitions.detach().to(work_dtype(scores)).contiguous().numpy()
+
+
 def _rows(scores: Tensor, lattice: GridLattice) -> grid.GridRows:
     array, encoding = _array(scores)
     return grid.padded_rows(array, encoding) if array.ndim == 4 else grid.packed_rows(array, encoding, lattice)
@@ -221,6 +333,8 @@ def _chain(
     start_state: int,
     num_final: int,
     shared_labels: bool,
+    stay_transitions: Tensor | None = None,
+    step_transitions: Tensor | None = None,
 ) -> ChainLattice:
     labels = step_labels.numpy()
     return ChainLattice(
@@ -231,6 +345,8 @@ def _chain(
         skips=skips.numpy(),
         start_state=start_state,
         num_final=num_final,
+        stay_transitions=None if stay_transitions is None else stay_transitions.numpy(),
+        step_transitions=None if step_transitions is None else step_transitions.numpy(),
     )
 
 
@@ -252,14 +368,24 @@ def _tensors(saved: Saved) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return losses, maxima, sums, first, second
 
 
+def _dense_saved(losses: Tensor, extended: Tensor, gamma: Tensor, alpha: Tensor, entering: Tensor) -> DenseSaved:
+    return DenseSaved(losses.numpy(), extended.numpy(), gamma.numpy(), alpha.numpy(), entering.numpy())
+
+
 def _saved(losses: Tensor, maxima: Tensor, sums: Tensor, first: Tensor, second: Tensor) -> Saved:
     return Saved(losses.numpy(), maxima.numpy(), sums.numpy(), (first.numpy(), second.numpy()))
 
 
 @torch.library.register_fake("pathsum::chain_forward", lib=_LIBRARY)
-def _(scores, input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
-      logits, need_gradient):  # fmt: skip
+def _(scores, transitions, input_lengths, num_states, stay_labels, step_labels, skips, stay_transitions,
+      step_transitions, start_state, num_final, shared_labels, logits, need_gradient):  # fmt: skip
     return _fake_results(scores, input_lengths.shape[0])
+
+
+@torch.library.register_fake("pathsum::dense_forward", lib=_LIBRARY)
+def _(scores, transitions, input_lengths, need_gradient):
+    losses, gamma, alpha, entering, _ = _fake_results(scores, input_lengths.shape[0])
+    return losses, losses.new_empty(losses.shape, dtype=torch.bool), gamma, alpha, entering
 
 
 @torch.library.register_fake("pathsum::grid_forward", lib=_LIBRARY)
@@ -281,9 +407,28 @@ def _fake_results(scores: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Ten
 @torch.library.register_fake("pathsum::chain_backward", lib=_LIBRARY)
 def _(grad_losses, scores, input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final,
       shared_labels, logits, losses, maxima, sums, stay, step, time_major):  # fmt: skip
+    return _fake_gradient(scores, time_major)
+
+
+def _fake_gradient(scores: Tensor, time_major: bool) -> Tensor:
     if time_major:
         return torch.empty_like(scores.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("pathsum::dense_backward", lib=_LIBRARY)
+def _(grad_losses, scores, input_lengths, losses, extended, gamma, alpha, entering, time_major):
+    return _fake_gradient(scores, time_major)
+
+
+@torch.library.register_fake("pathsum::chain_transition_gradient", lib=_LIBRARY)
+def _(grad_losses, transitions, *_):
+    return torch.empty_like(transitions, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("pathsum::dense_transition_gradient", lib=_LIBRARY)
+def _(grad_losses, scores, transitions, *_):
+    return torch.empty_like(transitions, memory_format=torch.contiguous_format)
 
 
 @torch.library.register_fake("pathsum::grid_backward", lib=_LIBRARY)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from pathsum.torch.losses import Integers, ctc_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
+from pathsum.torch.losses import Integers, asg_loss, ctc_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
 
 
 class _Loss(nn.Module):
@@ -141,3 +142,70 @@ class RNNTPackedLoss(RNNTLoss):
 
     def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
         return rnnt_packed_loss(logits, targets, logit_lengths, target_lengths, **self.options)  # pyright: ignore[reportArgumentType]
+
+
+class ASGLoss(_Loss):
+    """``asg_loss`` with its transitions as a parameter and its options stored.
+
+    Args:
+        num_labels: How many classes C the inputs have.
+        reduction: As in ``asg_loss``; so are the options below that are not named here.
+        learn_start: Also have a parameter ``start_scores``.
+        learn_final: Also have a parameter ``final_scores``.
+
+    Attributes:
+        transition: (C, C), zeros at first; ``transition[i, j]`` scores passing from label j to label i.
+        start_scores, final_scores: (C,), zeros at first, or ``None``.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import ASGLoss
+        >>> criterion = ASGLoss(2, reduction="sum")
+        >>> round(float(criterion(torch.zeros(3, 1, 2), [[0, 1]])), 4)
+        1.3863
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        reduction: str = "mean",
+        *,
+        scale_mode: str = "none",
+        learn_start: bool = False,
+        learn_final: bool = False,
+        batch_first: bool = False,
+        zero_infinity: bool = False,
+        impl: str = "auto",
+    ):
+        super().__init__(
+            reduction=reduction,
+            scale_mode=scale_mode,
+            batch_first=batch_first,
+            zero_infinity=zero_infinity,
+            impl=impl,
+        )
+        self.num_labels = num_labels
+        self.transition = nn.Parameter(torch.zeros(num_labels, num_labels))
+        self.start_scores = nn.Parameter(torch.zeros(num_labels)) if learn_start else None
+        self.final_scores = nn.Parameter(torch.zeros(num_labels)) if learn_final else None
+
+    def extra_repr(self) -> str:
+        return f"{self.num_labels}, {super().extra_repr()}"
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Integers,
+        input_lengths: Integers | None = None,
+        target_lengths: Integers | None = None,
+    ) -> Tensor:
+        return asg_loss(
+            inputs,
+            targets,
+            self.transition,
+            input_lengths,
+            target_lengths,
+            start_scores=self.start_scores,
+            final_scores=self.final_scores,
+            **self.options,  # pyright: ignore[reportArgumentType]
+        )

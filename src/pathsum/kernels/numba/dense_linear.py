@@ -144,7 +144,8 @@ def solve(
 
         parallel.run(combine, parallel.split_evenly(num_frames, num_threads), num_threads)
     sound = samples if matrix.complete else samples & ~lost.any(0)
-    return DenseSaved(losses, ~sound, gamma=beta, alpha=alpha, entering=rows.weights), sound
+    entering = rows.weights if need_gradient else alpha
+    return DenseSaved(losses, ~sound, gamma=beta, alpha=alpha, entering=entering), sound
 
 
 def _loss(last_sum: float, maxima: np.ndarray, exponents: np.ndarray, greatest: float) -> float:
