@@ -83,19 +83,22 @@ def forward(
         if np.isnan(maxima[frames]).any():
             losses[sample] = np.nan
             return
+        step, stay = step_scores[frames], stay_scores[frames]
         if transitions is not None:
-            _add_transitions(stay_scores[frames], transitions, lattice.stay_transitions[sample])
-            _add_transitions(step_scores[frames], transitions, lattice.step_transitions[sample])
-        mantissa, exponent, zero = _number_pair(step_scores[frames], stay_scores[frames], work)
+            step = _add_transitions(step, transitions, lattice.step_transitions[sample])
+            stay = _add_transitions(stay, transitions, lattice.stay_transitions[sample])
+        mantissa, exponent, zero = _number_pair(step, stay, step.dtype.type)
         rows = frames.stop - frames.start + 1 if need_gradient else 2
         alpha = memory.take((rows, FRONT + width), mantissa)
         alpha_exponents = memory.take((rows, FRONT + width), exponent)
         losses[sample] = _solve_sample(
-            step_scores[frames], stay_scores[frames], maxima[frames], sums[frames] if logits else sums,
-            int(lattice.num_states[sample]), skips[sample], lattice.start_state, lattice.num_final,
-            lattice.shared_labels, need_gradient, alpha, alpha_exponents, exponent(zero),
+            step, stay, maxima[frames], sums[frames] if logits else sums, int(lattice.num_states[sample]),
+            skips[sample], lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient, alpha,
+            alpha_exponents, exponent(zero),
         )  # fmt: skip
         memory.give(alpha, alpha_exponents)
+        if transitions is not None and need_gradient:
+            step_scores[frames], stay_scores[frames] = step, stay
 
     costs = lattice.input_lengths * lattice.num_states
     parallel.run(solve, [(int(n),) for n in np.argsort(-costs, kind="stable")], num_threads)
@@ -148,8 +151,9 @@ def transition_gradient(grad_losses: np.ndarray, num_classes: int, lattice: Chai
     return gradient.reshape(num_classes, num_classes)
 
 
-def _add_transitions(scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray) -> None:
-    scores += np.where(indices >= 0, transitions.ravel()[indices], 0)
+def _add_transitions(scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """In float64: the same rounding in every frame would add up over the frames."""
+    return scores + np.where(indices >= 0, transitions.ravel()[indices].astype(np.float64), 0.0)
 
 
 def _frame_offsets(lattice: ChainLattice) -> np.ndarray:
@@ -304,11 +308,11 @@ def _enter(alpha, exponents, stay_scores, step_scores, skips, shared_labels, zer
         arriving = shift(one_before[s], step_exponent - largest) + shift(skip_mass, skip_exponent - largest)
         if shared_labels:
             arriving += shift(here[s], here_exponents[s] - largest)
-        weight, weight_exponent = split(step_scores[s])
+        weight, weight_exponent = split(alpha.dtype.type(step_scores[s]))
         entered[s], entered_exponents[s] = normalise(arriving * weight, largest + weight_exponent)
     if not shared_labels:
         for s in range(entered.size):
-            weight, weight_exponent = split(stay_scores[s])
+            weight, weight_exponent = split(alpha.dtype.type(stay_scores[s]))
             stay_exponent = here_exponents[s] + weight_exponent
             largest = stay_exponent if stay_exponent > entered_exponents[s] else entered_exponents[s]
             arriving = shift(here[s] * weight, stay_exponent - largest)
@@ -344,7 +348,7 @@ def _write_posteriors(
     for t in range(step_scores.shape[0] - 1, -1, -1):
         step_row, stay_row = step_scores[t], stay_scores[t]
         for s in range(num_states):
-            weight, weight_exponent = split(step_row[s])
+            weight, weight_exponent = split(alpha.dtype.type(step_row[s]))
             stepped[s] = beta[s] * weight
             stepped_exponents[s] = beta_exponents[s] + weight_exponent
         if shared_labels:
@@ -357,7 +361,7 @@ def _write_posteriors(
             _store(mass, mass_exponents, largest, total, step_row)
         else:
             for s in range(num_states):
-                weight, weight_exponent = split(stay_row[s])
+                weight, weight_exponent = split(alpha.dtype.type(stay_row[s]))
                 stayed[s] = beta[s] * weight
                 stayed_exponents[s] = beta_exponents[s] + weight_exponent
             _write_arc_posteriors(

@@ -40,7 +40,7 @@ _ZERO_32, _ZERO_64 = _i32(ZERO_EXPONENT_32), np.float64(ZERO_EXPONENT_64)
 
 _LOG2_E_32, _HALF_32 = _f32(LOG2_E), _f32(0.5)
 _HIGH_32, _LOW_32 = _f32(LN_2_HIGH_32), _f32(LN_2_LOW_32)
-_LEAST_SPLIT_32, _LEAST_EXP_32 = _f32(MAX_EXPONENT_32 * -0.6), _f32(-87.33654)
+_LEAST_SPLIT_32, _LEAST_EXP_32 = _f32(MAX_EXPONENT_32 * -0.7), _f32(-87.33654)
 _LEAST_EXP_64 = -708.39641853226408
 
 # Taylor coefficients of exp: on |r| <= ln(2)/2 the remainder is 5e-9 (degree 7) and 4e-18 (degree 13).
@@ -95,7 +95,9 @@ def _split_64(x):
     possible = x > -np.inf
     bounded = x if possible else 0.0
     n = np.floor(bounded * LOG2_E + 0.5)
-    fraction = _exp_fraction_64(bounded - n * LN_2_HIGH_64 - n * LN_2_LOW_64)
+    # Beyond 1e15 the remainder is less than the score's own last place, and what is computed for it is noise.
+    remainder = min(max(bounded - n * LN_2_HIGH_64 - n * LN_2_LOW_64, -0.5), 0.5)
+    fraction = _exp_fraction_64(remainder)
     return (fraction if possible else 0.0), (n if possible else _ZERO_64)
 
 

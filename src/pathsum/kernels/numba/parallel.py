@@ -67,9 +67,9 @@ def _work(function: Callable[..., None], remaining: Iterator[tuple[Any, ...]]) -
 
 
 def split_evenly(total: int, num_threads: int) -> list[tuple[int, int]]:
-    """[0, total) as contiguous ranges, a few for each thread."""
-    count = max(1, min(total, 4 * num_threads)) if num_threads > 1 else 1
-    bounds = [total * i // count for i in range(count + 1)]
+    """[0, total) as contiguous ranges, a few for each thread; none of nothing."""
+    count = min(total, 4 * num_threads if num_threads > 1 else 1)
+    bounds = [total * i // max(count, 1) for i in range(count + 1)]
     return list(pairwise(bounds))
 
 
