@@ -43,6 +43,7 @@ class Enumerated(NamedTuple):
 
 
 def start_node(lattice: Lattice) -> Node:
+    """The node that every path leaves from."""
     return (0, lattice.start_state) if isinstance(lattice, ChainLattice) else (0, 0)
 
 

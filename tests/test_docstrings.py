@@ -1,0 +1,99 @@
+"""What the documentation says of the public functions: their arguments are theirs, and their examples run."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+
+MODULES = ["pathsum", "pathsum.torch", "pathsum.testing"]
+
+
+def public(module):
+    module = importlib.import_module(module)
+    return {
+        f"{module.__name__}.{name}": value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value))
+    }
+
+
+PUBLIC = {name: value for module in MODULES for name, value in public(module).items()}
+LOSSES = {name: value for name, value in PUBLIC.items() if name.startswith("pathsum.torch.") and callable(value)}
+
+
+def documented_arguments(docstring):
+    """The names in the section Args, in order; ``a, b: text`` names two."""
+    section = re.search(r"^Args:\n((?:    .*\n|\n)*)", docstring + "\n", re.MULTILINE)
+    if section is None:
+        return None
+    entries = re.findall(r"^    (\S[^:\n]*):", section.group(1), re.MULTILINE)
+    return [name.strip() for entry in entries for name in entry.split(",")]
+
+
+def mismatch(function):
+    documented = documented_arguments(inspect.getdoc(function) or "")
+    actual = list(inspect.signature(function).parameters)
+    return None if documented is None or documented == actual else (documented, actual)
+
+
+@pytest.mark.parametrize("name", [name for name, value in PUBLIC.items() if inspect.isfunction(value)])
+def test_documented_arguments_are_those_of_the_signature(name):
+    assert mismatch(PUBLIC[name]) is None
+
+
+def test_the_comparison_of_arguments_can_fail():
+    def good(a, b=1, *, c):
+        """One line.
+
+        Args:
+            a, b: Two.
+            c: With text: and a colon,
+                over two lines.
+
+        Returns:
+            d: Nothing.
+        """
+
+    assert documented_arguments(inspect.getdoc(good)) == ["a", "b", "c"]
+    assert mismatch(good) is None
+
+    def bad(a, c, b=1):
+        pass
+
+    bad.__doc__ = good.__doc__
+    assert mismatch(bad)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_everything_public_is_documented(name):
+    assert (inspect.getdoc(PUBLIC[name]) or "").strip()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_document_arguments_and_show_an_example(name):
+    loss = LOSSES[name]
+    if inspect.isclass(loss) and issubclass(loss, tuple):
+        return
+    assert ">>> " in inspect.getdoc(loss)
+    if inspect.isfunction(loss):
+        assert documented_arguments(inspect.getdoc(loss))
+        for section in ("Returns:", "Example:"):
+            assert section in inspect.getdoc(loss)
+
+
+def modules_with_examples():
+    for package in ("pathsum.torch", "pathsum.testing", "pathsum.problems", "pathsum.kernels"):
+        module = importlib.import_module(package)
+        yield package
+        yield from (f"{package}.{found.name}" for found in pkgutil.iter_modules(module.__path__) if not found.ispkg)
+    yield from ("pathsum.dispatch", "pathsum.reductions", "pathsum.lattice", "pathsum.replabels")
+
+
+@pytest.mark.parametrize("name", sorted(modules_with_examples()))
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failed == 0

@@ -1,0 +1,230 @@
+"""The rules of the house, read from the sources: who imports whom, what is compiled how, what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pathsum
+from pathsum.numerics import FASTMATH
+
+ROOT = Path(pathsum.__file__).parent
+KERNELS = sorted((ROOT / "kernels" / "numba").glob("*.py"))
+
+# Layers from the ground up, by the longest name that fits. An import goes to a lower layer or stays in its own package.
+LAYERS = {
+    "pathsum.errors": 0,
+    "pathsum.lattice": 0,
+    "pathsum.numerics": 0,
+    "pathsum.reductions": 0,
+    "pathsum._namespace": 0,
+    "pathsum": 1,  # the package itself: version and errors
+    "pathsum._checks": 2,
+    "pathsum.replabels": 2,
+    "pathsum.problems": 2,
+    "pathsum.kernels": 2,
+    "pathsum.testing": 2,
+    "pathsum.kernels.reference": 3,
+    "pathsum.kernels.numba": 3,
+    "pathsum.kernels.triton": 3,
+    "pathsum.dispatch": 4,
+    "pathsum.torch": 5,
+    "pathsum.tensorflow": 5,
+    "pathsum.jax": 5,
+    "pathsum.info": 5,
+    "pathsum.compat": 6,
+    "pathsum.demo": 6,
+    "pathsum.bench": 6,
+    "pathsum.cli": 7,
+    "pathsum.__main__": 8,
+}
+FRAMEWORKS = {"torch", "tensorflow", "jax", "triton"}
+# What besides the standard library and pathsum a layer may import; the applications may import what they want.
+THIRD_PARTY = {
+    **{layer: {"numpy"} for layer in range(3)},
+    "pathsum.testing": {"numpy"},
+    "pathsum.kernels.reference": {"numpy", "torch"},
+    "pathsum.kernels.numba": {"numpy", "numba"},
+    "pathsum.kernels.triton": {"triton"},
+    "pathsum.dispatch": set(),
+    "pathsum.torch": {"numpy", "torch"},
+    "pathsum.tensorflow": {"numpy", "tensorflow"},
+    "pathsum.jax": {"numpy", "jax"},
+}
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package_of(module):
+    """The longest name of the table that a module is or lies in."""
+    return max((name for name in LAYERS if module == name or module.startswith(name + ".")), key=len)
+
+
+def imports_of(path):
+    """Every module imported anywhere in a file, inside functions too."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = module_of(path).split(".") if path.stem == "__init__" else module_of(path).split(".")[:-1]
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                # "from package import module" imports the module.
+                place = ROOT.parent / Path(*origin.split("."), alias.name)
+                is_module = place.is_dir() or place.with_suffix(".py").exists()
+                modules.add(f"{origin}.{alias.name}" if is_module else origin)
+    return modules
+
+
+def offences(path):
+    """What a file imports that it may not."""
+    module = module_of(path)
+    package = package_of(module)
+    allowed = THIRD_PARTY.get(package, THIRD_PARTY.get(LAYERS[package]))
+    for imported in sorted(imports_of(path)):
+        top = imported.partition(".")[0]
+        if top == "pathsum":
+            other = package_of(imported)
+            if other != package and LAYERS[other] >= LAYERS[package]:
+                yield f"{module} imports {imported}, which is not below it"
+            if LAYERS[package] > 5 and any(part.startswith("_") for part in imported.split(".")):
+                yield f"{module} imports {imported}, which is private"
+            if package in ("pathsum.demo", "pathsum.bench") and other.startswith("pathsum.kernels"):
+                yield f"{module} imports {imported}: it may use the public functions alone"
+        elif allowed is not None and top not in sys.stdlib_module_names and top not in allowed:
+            yield f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=module_of)
+def test_imports_point_down(path):
+    assert not list(offences(path))
+
+
+@pytest.mark.parametrize("line, module", [
+    ("import torch", "kernels/numba/chain.py"),
+    ("def f():\n    from torch import nn", "problems/ctc.py"),
+    ("import numba", "lattice.py"),
+    ("from pathsum.kernels.reference import chain", "kernels/numba/chain.py"),
+    ("from pathsum.kernels.numba.chain import forward", "kernels/reference/chain.py"),
+    ("from pathsum.kernels import numba", "kernels/reference/chain.py"),
+    ("import pathsum.torch", "dispatch.py"),
+    ("from pathsum import lattice, dispatch", "problems/ctc.py"),
+    ("from pathsum.torch._ops import chain_forward", "cli.py"),
+    ("from pathsum.kernels.numba import chain", "demo/run.py"),
+    ("import numpy", "dispatch.py"),
+])  # fmt: skip
+def test_the_import_rule_can_fail(line, module, tmp_path, monkeypatch):
+    # A copy of the tree's names with one bad line in it.
+    root = tmp_path / "pathsum"
+    for path in ROOT.rglob("*.py"):
+        copy = root / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text("")
+    bad = root / module
+    bad.write_text(line)
+    monkeypatch.setitem(globals(), "ROOT", root)
+    assert list(offences(bad))
+
+
+def test_every_module_has_a_layer_of_its_own_choosing():
+    # A new module at the top would otherwise count as part of the package itself.
+    for path in ROOT.iterdir():
+        if path.suffix == ".py" or (path / "__init__.py").exists():
+            assert module_of(path) in LAYERS, path
+
+
+def in_fresh_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          env={"PYTHONPATH": ":".join(sys.path), "PATH": ""})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("module", ["pathsum", "pathsum.testing", "pathsum.problems.ctc", "pathsum.dispatch"])
+def test_importing_costs_numpy_and_nothing_more(module):
+    before = in_fresh_process("import sys; print(*sys.modules)")
+    after = in_fresh_process(f"import sys, {module}; print(*sys.modules)")
+    loaded = {name.partition(".")[0] for name in set(after) - set(before)}
+    assert "pathsum" in loaded
+    assert not loaded & (FRAMEWORKS | {"numba", "scipy", "rich", "matplotlib"})
+    assert loaded - set(sys.stdlib_module_names) <= {"numpy", "pathsum"}
+
+
+def test_the_losses_need_no_optional_package():
+    code = """
+        import sys
+        blocked = {"tensorflow", "jax", "triton", "rich", "matplotlib", "soundfile", "jiwer", "torchaudio", "scipy"}
+        class Block:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in blocked:
+                    raise ModuleNotFoundError(f"{name} is blocked", name=name)
+        sys.meta_path.insert(0, Block())
+        import torch
+        from pathsum.torch import ctc_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
+        from pathsum.testing import count_paths
+        for impl in ("numba", "reference"):
+            for loss in (ctc_loss, simple_ctc_loss):
+                scores = torch.zeros(3, 1, 2, requires_grad=True)
+                loss(scores, [[1]], [3], [1], impl=impl).backward()
+                assert scores.grad.any()
+            for loss, shape in ((rnnt_loss, (1, 2, 2, 2)), (rnnt_packed_loss, (4, 2))):
+                scores = torch.zeros(shape, requires_grad=True)
+                loss(scores, [[0]], [2], [1], impl=impl).backward()
+                assert scores.grad.any()
+        assert not blocked & sys.modules.keys()
+        print("ran")
+    """
+    assert in_fresh_process("\n".join(line[8:] for line in code.splitlines())) == ["ran"]
+
+
+def test_fast_math_never_assumes_away_nan_and_infinity():
+    assert not FASTMATH & {"nnan", "ninf", "fast"}
+    assert FASTMATH <= {"nsz", "arcp", "contract", "afn", "reassoc"}
+
+
+def compiled(tree):
+    """Every use of a compiling decorator: its name and its keywords, ``None`` standing for ``**``."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            for decorator in getattr(node, "decorator_list", []):
+                call = decorator if isinstance(decorator, ast.Call) else None
+                name = ast.unparse(call.func if call else decorator)
+                if name.rpartition(".")[2] in ("njit", "jit", "vectorize", "guvectorize", "stencil", "overload"):
+                    yield name, {word.arg: ast.unparse(word.value) for word in call.keywords} if call else {}
+
+
+def uncompiled_rules(tree):
+    # COMPILE as it is, or without fast-math; either may have a name in its module.
+    allowed = {"COMPILE", "COMPILE | {'fastmath': False}"}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.value) in allowed:
+            allowed |= {ast.unparse(target) for target in node.targets}
+    for name, keywords in compiled(tree):
+        options = "jit_options" if name.rpartition(".")[2] == "overload" else None
+        if keywords.get(options) not in allowed or "fastmath" in keywords:
+            yield f"{name} without COMPILE"
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=module_of)
+def test_kernels_are_compiled_by_the_rules_of_numerics(path):
+    assert not list(uncompiled_rules(ast.parse(path.read_text())))
+
+
+def test_the_rule_for_compiling_can_fail():
+    decorators = ("njit", "njit(cache=True)", "numba.njit(fastmath=True, **COMPILE)", "overload(f)", "njit(**OTHER)")
+    for bad in (f"@{decorator}\ndef f(): ..." for decorator in decorators):
+        assert list(uncompiled_rules(ast.parse(bad))), bad
+    assert sum(len(list(compiled(ast.parse(path.read_text())))) for path in KERNELS) > 20
+
+
+def test_only_the_glue_says_ctx():
+    for path in sorted(ROOT.rglob("*.py")):
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert "ctx" not in names or path.name == "_autograd.py", path

@@ -1,0 +1,67 @@
+"""Modules store the options of their functions and do nothing else."""
+
+import inspect
+
+import pytest
+import torch
+
+from pathsum.testing import assert_same_bits, chain_inputs, grid_inputs, pack_rows
+from pathsum.torch import (
+    CTCLoss,
+    RNNTLoss,
+    RNNTPackedLoss,
+    SimpleCTCLoss,
+    ctc_loss,
+    rnnt_loss,
+    rnnt_packed_loss,
+    simple_ctc_loss,
+)
+from support import CHAIN
+
+PAIRS = {CTCLoss: ctc_loss, SimpleCTCLoss: simple_ctc_loss, RNNTLoss: rnnt_loss, RNNTPackedLoss: rnnt_packed_loss}
+
+
+@pytest.mark.parametrize("module", PAIRS, ids=lambda module: module.__name__)
+def test_options_have_the_names_defaults_and_kinds_of_the_function(module):
+    inputs = 4
+    options = list(inspect.signature(PAIRS[module]).parameters.values())[inputs:]
+    stored = list(inspect.signature(module).parameters.values())
+    assert [(p.name, p.default, p.kind) for p in stored] == [(p.name, p.default, p.kind) for p in options]
+    names = list(inspect.signature(PAIRS[module]).parameters)[:inputs]
+    assert list(inspect.signature(module.forward).parameters)[1:] == names
+
+
+OTHERS = {
+    "blank": 1, "reduction": "sum", "zero_infinity": True, "fused_log_softmax": True, "batch_first": True,
+    "impl": "reference", "clamp": 0.1, "fastemit_lambda": 0.5, "overwrite_logits": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", PAIRS, ids=lambda module: module.__name__)
+def test_every_option_reaches_the_function(module, monkeypatch):
+    calls = []
+    monkeypatch.setattr(f"pathsum.torch.modules.{PAIRS[module].__name__}", lambda *a, **k: calls.append((a, k)))
+    names = list(inspect.signature(module).parameters)
+    options = {name: OTHERS[name] for name in names}
+    criterion = module(**options)
+    criterion("scores", "targets", "lengths", "target lengths")
+    assert calls == [(("scores", "targets", "lengths", "target lengths"), options)]
+    for name, value in options.items():
+        assert f"{name}={value!r}" in repr(criterion)
+    assert not list(criterion.parameters())
+    assert not criterion.state_dict()
+
+
+@pytest.mark.parametrize("module", PAIRS, ids=lambda module: module.__name__)
+def test_a_module_gives_the_loss_of_its_function(module):
+    if PAIRS[module] in CHAIN.values():
+        inputs = chain_inputs(9, 2, 5, 3, blank=-1)
+        scores = torch.from_numpy(inputs.logits)
+    else:
+        inputs = grid_inputs(2, 5, 3, 5)
+        scores = torch.from_numpy(inputs.logits)
+        if module is RNNTPackedLoss:
+            scores = torch.from_numpy(pack_rows(inputs.logits, *inputs[2:]))
+    criterion = module(blank=-1, reduction="sum", fused_log_softmax=True)
+    expected = PAIRS[module](scores, *inputs[1:], blank=-1, reduction="sum", fused_log_softmax=True)
+    assert_same_bits(criterion(scores, *inputs[1:]), expected)

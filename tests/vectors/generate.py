@@ -1,0 +1,158 @@
+"""Write the golden vectors beside this file, one peer at a time: ``python generate.py PEER``, where PEER is installed.
+
+Inputs are drawn here, by NumPy alone, and stored with the peer's losses and gradients, name and
+version. The gradients are those of the sum of the losses, except where a vector's ``options`` say otherwise.
+Nothing of this library is imported.
+"""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+DECIMALS = 3  # of the logits, so that their text is exact
+
+
+def grid_case(seed, num_samples, num_frames, num_labels, num_classes, blank, std=1.0):
+    """Logits (N, T, U+1, V); the first sample fills the padded size, as peers require, the others need not."""
+    random = np.random.default_rng(seed)
+    shape = (num_samples, num_frames, num_labels + 1, num_classes)
+    logits = (std * random.standard_normal(shape)).round(DECIMALS).astype(np.float32)
+    logit_lengths = random.integers(1, num_frames + 1, num_samples)
+    target_lengths = random.integers(0, num_labels + 1, num_samples)
+    logit_lengths[0], target_lengths[0] = num_frames, num_labels
+    labels = np.delete(np.arange(num_classes), blank)
+    targets = labels[random.integers(0, len(labels), (num_samples, num_labels))]
+    return {"logits": logits, "targets": targets, "logit_lengths": logit_lengths, "target_lengths": target_lengths}
+
+
+def chain_case(seed, num_frames, num_samples, num_classes, num_labels):
+    """Logits (N, T, C) with blank 0, every sample feasible, the first target's first label its last too."""
+    random = np.random.default_rng(seed)
+    targets = random.integers(1, num_classes, (num_samples, num_labels))
+    targets[0, -1] = targets[0, 0]
+    target_lengths = random.integers(1, num_labels + 1, num_samples)
+    target_lengths[0] = num_labels
+    return {
+        "logits": random.standard_normal((num_samples, num_frames, num_classes)).round(DECIMALS).astype(np.float32),
+        "targets": targets,
+        "input_lengths": random.integers(2 * num_labels, num_frames + 1, num_samples),
+        "target_lengths": target_lengths,
+    }
+
+
+GRID_CASES = [
+    (grid_case(1, 3, 6, 3, 5, blank=4), 4),  # ragged, blank last
+    (grid_case(2, 2, 4, 4, 3, blank=0, std=4.0), 0),  # more labels than frames, peaky, blank first
+    (grid_case(3, 1, 1, 1, 2, blank=1), 1),  # a single frame
+]
+CHAIN_CASES = [
+    chain_case(4, 9, 3, 4, 3),  # ragged
+    chain_case(5, 5, 2, 3, 2),  # two labels that are the same one: a blank between them is a must
+    chain_case(6, 2, 1, 2, 1),  # two frames, one label
+]
+
+
+def torchaudio():
+    import torch
+    import torchaudio
+
+    vectors = []
+    for case, blank in GRID_CASES:
+        for options in ({}, {"fused_log_softmax": False}, {"clamp": 0.1}):
+            scores = torch.from_numpy(case["logits"])
+            if options.get("fused_log_softmax") is False:
+                # Its loss then takes log-probabilities, and answers with the gradient of the logits behind them.
+                scores = scores.log_softmax(-1)
+            scores.requires_grad_()
+            losses = torchaudio.functional.rnnt_loss(
+                scores, *integers(torch, case), blank=blank, reduction="none", **options
+            )
+            losses.sum().backward()
+            vectors.append(vector(case, blank, options, losses.detach().numpy(), scores.grad.numpy()))
+    return "torchaudio.functional.rnnt_loss", version("torchaudio"), vectors
+
+
+def warprnnt_numba():
+    import torch
+    from warprnnt_numba import RNNTLossNumba
+
+    vectors = []
+    for case, blank in GRID_CASES:
+        for options in ({}, {"fastemit_lambda": 0.01}, {"clamp": 0.1}, {"fastemit_lambda": 0.5, "clamp": 0.2}):
+            logits = torch.from_numpy(case["logits"]).requires_grad_()
+            losses = RNNTLossNumba(blank=blank, reduction="none", **options)(logits, *integers(torch, case))
+            losses.sum().backward()
+            vectors.append(vector(case, blank, options, losses.detach().numpy(), logits.grad.numpy()))
+    return "warprnnt_numba.RNNTLossNumba (CPU)", version("warprnnt-numba"), vectors
+
+
+def tf_seq2seq_losses():
+    import tensorflow as tf
+    from tf_seq2seq_losses import classic_ctc_loss, simplified_ctc_loss
+
+    vectors = []
+    for case in CHAIN_CASES:
+        for name, function in (("ctc_loss", classic_ctc_loss), ("simple_ctc_loss", simplified_ctc_loss)):
+            logits = tf.constant(case["logits"])
+            integer = {
+                "labels": tf.constant(case["targets"], tf.int32),
+                "label_length": tf.constant(case["target_lengths"], tf.int32),
+                "logit_length": tf.constant(case["input_lengths"], tf.int32),
+            }
+            with tf.GradientTape() as tape:
+                tape.watch(logits)
+                losses = function(logits=logits, blank_index=0, **integer)
+                total = tf.reduce_sum(losses)
+            gradient = tape.gradient(total, logits)
+            vectors.append(vector(case, 0, {"function": name}, losses.numpy(), gradient.numpy()))
+    return "tf_seq2seq_losses.classic_ctc_loss, simplified_ctc_loss", version("tf-seq2seq-losses"), vectors
+
+
+def optimized_transducer():
+    import torch
+    from optimized_transducer import transducer_loss
+
+    vectors = []
+    for case, blank in GRID_CASES:
+        rows = [
+            case["logits"][n, :t, : u + 1].reshape(-1, case["logits"].shape[-1])
+            for n, (t, u) in enumerate(zip(case["logit_lengths"], case["target_lengths"], strict=True))
+        ]
+        packed = np.concatenate(rows)
+        for reduction in ("sum", "mean"):
+            # Leaves take the gradient over their own memory, hence the copy.
+            leaf = torch.from_numpy(packed.copy()).requires_grad_()
+            loss = transducer_loss(leaf * 1, *integers(torch, case), blank, False, reduction=reduction)
+            loss.backward()
+            vectors.append(
+                vector(case | {"logits": packed}, blank, {"reduction": reduction}, loss.item(), leaf.grad.numpy())
+            )
+    return "optimized_transducer.transducer_loss (CPU)", version("optimized-transducer"), vectors
+
+
+def integers(torch, case):
+    return [
+        torch.from_numpy(np.asarray(case[name], np.int32)) for name in ("targets", "logit_lengths", "target_lengths")
+    ]
+
+
+def vector(case, blank, options, losses, gradient):
+    inputs = {name: array.tolist() for name, array in case.items() if name != "logits"}
+    numbers = {"logits": (case["logits"], DECIMALS), "losses": (losses, 9), "gradient": (gradient, 9)}
+    rounded = {name: np.asarray(array, np.float64).round(digits).tolist() for name, (array, digits) in numbers.items()}
+    return {"options": options, "blank": blank} | inputs | rounded
+
+
+PEERS = {
+    function.__name__: function for function in (torchaudio, warprnnt_numba, tf_seq2seq_losses, optimized_transducer)
+}
+
+if __name__ == "__main__":
+    for peer in sys.argv[1:]:
+        name, its_version, vectors = PEERS[peer]()
+        document = {"peer": name, "version": its_version, "vectors": vectors}
+        (HERE / f"{peer}.json").write_text(json.dumps(document) + "\n")
