@@ -31,7 +31,7 @@ def forward(
     """Losses of a batch, -log of the sum over all paths, and where asked what ``backward`` needs."""
     lengths, offsets = lattice.input_lengths, _frame_offsets(lattice)
     matrix = dense_linear.exponential(transitions, work_dtype(scores.flat))
-    rows = dense_linear.exponentiate(scores, num_classes, offsets, num_threads)
+    rows = dense_linear.exponentiate(scores, num_classes, offsets, matrix.shifts, num_threads)
 
     frames = [slice(first, last) for first, last in pairwise(offsets)]
     undefined = np.array([np.isnan(rows.maxima[f]).any() for f in frames], np.bool_)

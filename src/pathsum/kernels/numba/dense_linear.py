@@ -41,18 +41,24 @@ TINY = np.float32(2.0**-120)
 
 
 class Matrix(NamedTuple):
-    """exp(transitions - greatest), padded with zeros; by source it is transposed."""
+    """exp(transition - shift of its destination), padded with zeros; by source it is transposed.
+
+    The scores get the shifts in every frame but the first. Most arcs stay in their state, and one rounding repeated
+    in every frame would add up. So staying is kept apart from the sum over the other states, the diagonals being zero,
+    and the shifts make it exactly 1 where they can.
+    """
 
     by_source: np.ndarray
     by_destination: np.ndarray
-    greatest: float
+    stays: np.ndarray
+    shifts: np.ndarray
     defined: bool
     narrow: bool
     complete: bool
 
 
 class Rows(NamedTuple):
-    """exp(scores - maximum) of each frame, padded with zeros; steep where a possible class has become 0."""
+    """exp(scores + shifts - maximum) of each frame, padded with zeros; steep where a possible class has become 0."""
 
     weights: np.ndarray
     maxima: np.ndarray
@@ -63,21 +69,34 @@ def exponential(transitions: np.ndarray, work: type) -> Matrix:
     """The matrix of (C, C) transitions, [destination, source], and what can be said of them."""
     num_classes = len(transitions)
     size = -(-num_classes // LANES) * LANES
-    finite = transitions[np.isfinite(transitions)].astype(np.float64)
-    greatest, least = (float(finite.max()), float(finite.min())) if finite.size else (0.0, 0.0)
+    transitions = transitions.astype(np.float64)
+    finite = np.isfinite(transitions)
+    limit = SPREAD_BITS[work] * LN_2
+    shifts = np.diagonal(transitions)
+    if not np.isfinite(shifts).all() or _spread(transitions - shifts[:, None], finite) > limit:
+        shifts = np.full(num_classes, transitions[finite].max() if finite.any() else 0.0)
+    shifted = transitions - shifts[:, None]
     by_destination = np.zeros((size, size), work)
-    by_destination[:num_classes, :num_classes] = np.exp(transitions.astype(np.float64) - greatest)
+    by_destination[:num_classes, :num_classes] = np.exp(shifted)
+    stays = np.diagonal(by_destination).copy()
+    np.fill_diagonal(by_destination, 0)
     return Matrix(
         by_source=np.ascontiguousarray(by_destination.T),
         by_destination=by_destination,
-        greatest=greatest,
+        stays=stays,
+        shifts=np.ascontiguousarray(shifts),
         defined=bool((transitions < np.inf).all()),
-        narrow=greatest - least <= SPREAD_BITS[work] * LN_2,
-        complete=finite.size == transitions.size,
+        narrow=_spread(shifted, finite) <= limit,
+        complete=bool(finite.all()),
     )
 
 
-def exponentiate(scores: Strided, num_classes: int, offsets: np.ndarray, num_threads: int) -> Rows:
+def _spread(transitions: np.ndarray, finite: np.ndarray) -> float:
+    own = transitions[finite]
+    return float(own.max(initial=0.0) - own.min(initial=0.0))
+
+
+def exponentiate(scores: Strided, num_classes: int, offsets: np.ndarray, shifts: np.ndarray, num_threads: int) -> Rows:
     """Weights of all frames; the maximum is NaN where a score is NaN or +inf."""
     num_frames = int(offsets[-1])
     work = work_dtype(scores.flat)
@@ -86,8 +105,9 @@ def exponentiate(scores: Strided, num_classes: int, offsets: np.ndarray, num_thr
 
     def fill(first: int, last: int) -> None:
         _exponentiate(
-            scores.flat, *scores.strides, scores.encoding, num_classes, first, last, offsets, weights, maxima, steep
-        )
+            scores.flat, *scores.strides, scores.encoding, num_classes, first, last, offsets, shifts, weights, maxima,
+            steep,
+        )  # fmt: skip
 
     parallel.run(fill, parallel.split_evenly(num_frames, num_threads), num_threads)
     return Rows(weights, maxima, steep)
@@ -116,11 +136,13 @@ def solve(
 
     def advance(group: np.ndarray, backwards: bool) -> None:
         if backwards:
-            _beta(matrix.by_destination, rows.weights, group, offsets, num_classes, *limits, beta, lost[1])
+            _beta(
+                matrix.by_destination, matrix.stays, rows.weights, group, offsets, num_classes, *limits, beta, lost[1]
+            )
         else:
             _alpha(
-                matrix.by_source, rows.weights, group, offsets, num_classes, *limits, need_gradient, alpha, exponents,
-                last_sums, lost[0],
+                matrix.by_source, matrix.stays, rows.weights, group, offsets, num_classes, *limits, need_gradient,
+                alpha, exponents, last_sums, lost[0],
             )  # fmt: skip
 
     order = np.flatnonzero(samples & (lengths > 0))
@@ -132,7 +154,7 @@ def solve(
     losses = np.where(samples, 0.0, np.nan)
     for n in order:
         frames = slice(offsets[n], offsets[n + 1])
-        losses[n] = _loss(last_sums[n], rows.maxima[frames], exponents[frames], matrix.greatest)
+        losses[n] = _loss(last_sums[n], rows.maxima[frames], exponents[frames])
         lost[0, n] |= rows.steep[frames].any()
 
     possible = samples & (losses < np.inf)
@@ -148,10 +170,8 @@ def solve(
     return DenseSaved(losses, ~sound, gamma=beta, alpha=alpha, entering=entering), sound
 
 
-def _loss(last_sum: float, maxima: np.ndarray, exponents: np.ndarray, greatest: float) -> float:
-    if not last_sum > 0:
-        return np.inf
-    return -(np.log(last_sum) + maxima.sum() + exponents.sum() * LN_2 + (len(maxima) - 1) * greatest)
+def _loss(last_sum: float, maxima: np.ndarray, exponents: np.ndarray) -> float:
+    return -(np.log(last_sum) + maxima.sum() + exponents.sum() * LN_2) if last_sum > 0 else np.inf
 
 
 def transition_gradient(
@@ -171,28 +191,37 @@ def transition_gradient(
 
     bounds = range(0, len(gradient), GROUP)
     parallel.run(add, [(first,) for first in bounds], num_threads)
-    return (gradient * matrix.by_destination)[:num_classes, :num_classes]
+    gradient *= matrix.by_destination + np.diag(matrix.stays)
+    return gradient[:num_classes, :num_classes]
 
 
 @njit(cache=True, **COMPILE)
 def _exponentiate(
-    flat, stride_n, stride_t, stride_c, encoding, num_classes, first, last, offsets, weights, maxima, steep
+    flat, stride_n, stride_t, stride_c, encoding, num_classes, first, last, offsets, shifts, weights, maxima, steep
 ):  # fmt: skip
     scratch = np.empty(num_classes, weights.dtype)
+    shifted = np.empty(num_classes)
+    no_shifts = np.zeros(num_classes)
     n = np.searchsorted(offsets, first, side="right") - 1
     for frame in range(first, last):
         while frame >= offsets[n + 1]:
             n += 1
-        row = load_row(flat, n * stride_n + (frame - offsets[n]) * stride_t, stride_c, encoding, scratch)
-        maximum = np.float64(greatest(row))
-        maxima[frame] = maximum
-        reference = maximum if maximum > -np.inf else 0.0
+        t = frame - offsets[n]
+        row = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch)
+        own_shifts = shifts if t > 0 else no_shifts
+        largest = -np.inf
+        for c in range(num_classes):
+            score = np.float64(row[c]) + own_shifts[c]
+            shifted[c] = score
+            largest = score if score > largest else largest
+        maxima[frame] = largest if greatest(row) < np.inf else np.nan
+        reference = largest if largest > -np.inf else 0.0
         out = weights[frame]
         lost = 0
         for c in range(num_classes):
-            weight = weights.dtype.type(exp(np.float64(row[c]) - reference))
+            weight = weights.dtype.type(exp(shifted[c] - reference))
             out[c] = weight
-            lost += 1 if weight == 0 and row[c] > -np.inf else 0
+            lost += 1 if weight == 0 and shifted[c] > -np.inf else 0
         for c in range(num_classes, out.size):
             out[c] = 0
         steep[frame] = lost > 0
@@ -220,6 +249,16 @@ def _multiply(matrix, states, out):
 
 
 @njit(forceinline=True, **COMPILE)
+def _advance(matrix, stays, states, out):
+    """The mass that the four rows of states send along the arcs of one frame."""
+    _multiply(matrix, states, out)
+    for slot in range(GROUP):
+        row, state = out[slot], states[slot]
+        for c in range(stays.size):
+            row[c] += stays[c] * state[c]
+
+
+@njit(forceinline=True, **COMPILE)
 def _weigh(arriving, weights, cut, watch, state):
     """state = arriving * weights, scaled to a greatest entry in [1, 2); the scale's exponent, and whether an entry
     that is possible has come too close to the end of the range.
@@ -244,7 +283,7 @@ def _weigh(arriving, weights, cut, watch, state):
 
 @njit(cache=True, **COMPILE)
 def _alpha(
-    matrix, weights, group, offsets, num_classes, cut, watch, keep, alpha, exponents, last_sums, lost
+    matrix, stays, weights, group, offsets, num_classes, cut, watch, keep, alpha, exponents, last_sums, lost
 ):  # fmt: skip
     """The mass that arrives in each state of each frame, for the samples of a group, the longest first."""
     states = np.zeros((GROUP, weights.shape[1]), weights.dtype)
@@ -252,7 +291,7 @@ def _alpha(
     arriving[:, :num_classes] = 1
     for t in range(offsets[group[0] + 1] - offsets[group[0]]):
         if t > 0:
-            _multiply(matrix, states, arriving)
+            _advance(matrix, stays, states, arriving)
         for slot in range(group.size):
             n = group[slot]
             frame = offsets[n] + t
@@ -267,7 +306,7 @@ def _alpha(
 
 
 @njit(cache=True, **COMPILE)
-def _beta(matrix, weights, group, offsets, num_classes, cut, watch, beta, lost):
+def _beta(matrix, stays, weights, group, offsets, num_classes, cut, watch, beta, lost):
     """The mass that leaves each state of each frame."""
     states = np.zeros((GROUP, weights.shape[1]), weights.dtype)
     leaving = np.zeros((GROUP, weights.shape[1]), weights.dtype)
@@ -282,7 +321,7 @@ def _beta(matrix, weights, group, offsets, num_classes, cut, watch, beta, lost):
                 _, near_end = _weigh(leaving[slot], weights[frame], cut, watch, states[slot])
                 lost[n] |= near_end
         if t > 0:
-            _multiply(matrix, states, leaving)
+            _advance(matrix, stays, states, leaving)
 
 
 @njit(cache=True, **COMPILE)
