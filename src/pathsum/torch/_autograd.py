@@ -56,6 +56,32 @@ def grid_losses(
     return _GridLosses.apply(scores, *tensors, *options)[0]
 
 
+def joint_losses(
+    operands: tuple[Tensor, Tensor, Tensor, Tensor],
+    lattice: GridLattice,
+    *,
+    activation: str,
+    tile_memory: int,
+    fastemit_lambda: float,
+    clamp: float,
+    gate: float | None,
+) -> Tensor:
+    """Losses (N,) in float64 of encoder, predictor, weight and bias by the numba kernels."""
+    options = (lattice.blank, activation, tile_memory, _need_gradient(*operands), fastemit_lambda, clamp, gate)
+    return _JointLosses.apply(*operands, *_grid_tensors(lattice), *options)[0]
+
+
+def plane_losses(blank_scores: Tensor, label_scores: Tensor, lattice: GridLattice) -> Tensor:
+    """Losses (N,) in float64 of the two score planes (rows,) of a grid by the numba kernels."""
+    need_gradient = _need_gradient(blank_scores, label_scores)
+    return _PlaneLosses.apply(blank_scores, label_scores, *_grid_tensors(lattice), lattice.blank, need_gradient)[0]
+
+
+def _grid_tensors(lattice: GridLattice) -> list[Tensor]:
+    arrays = (lattice.logit_lengths, lattice.target_lengths, lattice.targets, lattice.row_offsets)
+    return [torch.from_numpy(array) for array in arrays]
+
+
 def _need_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
@@ -154,6 +180,43 @@ class _GridLosses(torch.autograd.Function):
         return gradient, *[None] * 10
 
 
+class _JointLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        *operands_lattice_and_options, _, _, _ = inputs
+        return _ops.joint_forward(*operands_lattice_and_options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, blank, activation, tile_memory, _, fastemit_lambda, clamp, gate = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*tensors, *output)
+        ctx.options = (blank, activation, tile_memory, fastemit_lambda, clamp, gate)
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, saved = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        gradients = _JointGradient.apply(grad_losses, *tensors, *ctx.options, *saved)
+        return *gradients, *[None] * 11
+
+
+class _PlaneLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return _ops.planes_forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[5], *output)
+        ctx.dtypes = [plane.dtype for plane in inputs[:2]]
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = _PlaneGradient.apply(grad_losses, *ctx.saved_tensors)
+        return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), *[None] * 6
+
+
 class _Gradient(torch.autograd.Function):
     """A gradient, whose own derivative the numba kernels do not have."""
 
@@ -196,3 +259,15 @@ class _GridGradient(_Gradient):
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         return _ops.grid_backward(*inputs)
+
+
+class _JointGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return _ops.joint_backward(*inputs)
+
+
+class _PlaneGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return _ops.planes_backward(*inputs)

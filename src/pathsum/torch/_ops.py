@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import chain, dense, grid
+from pathsum.kernels.numba import chain, dense, grid, joint
 from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, strided
 from pathsum.kernels.protocol import DenseSaved, Saved
 from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
@@ -314,6 +314,137 @@ def _write_grid_gradient(
     )
 
 
+@_operator
+def planes_forward(
+    blank_scores: Tensor,
+    label_scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, blank and label posteriors, of the two score planes of a grid, one score a row, in float64."""
+    scores = [plane.detach().numpy().astype(np.float64) for plane in (blank_scores, label_scores)]
+    # NaN and +inf are not defined, and then the sum of the two is not below +inf.
+    undefined = np.where(scores[0] + scores[1] < np.inf, 0.0, np.nan)
+    losses = grid.solve(
+        *scores,
+        undefined,
+        _grid(logit_lengths, target_lengths, targets, row_offsets, blank),
+        need_gradient=need_gradient,
+        num_threads=torch.get_num_threads(),
+    )
+    return torch.from_numpy(losses), torch.from_numpy(scores[0]), torch.from_numpy(scores[1])
+
+
+@_operator
+def planes_backward(
+    grad_losses: Tensor, row_offsets: Tensor, losses: Tensor, blank_posteriors: Tensor, label_posteriors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Minus the posteriors, times the upstream gradient of their sample; 0 where no path exists."""
+    scale = torch.where(losses == torch.inf, 0.0, -grad_losses).where(~losses.isnan(), torch.nan)
+    scale = torch.repeat_interleave(scale, row_offsets.diff())
+    alive = scale != 0
+    return (
+        torch.where(alive, scale * blank_posteriors, 0.0),
+        torch.where(alive, scale * label_posteriors, 0.0),
+    )
+
+
+@_operator
+def joint_forward(
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    activation: str,
+    tile_memory: int,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses, softmax maxima and sums, blank and label posteriors, of logits made a tile at a time."""
+    joiner = _joiner(encoder, predictor, weight, bias, activation)
+    saved = joint.forward(
+        joiner,
+        _grid(logit_lengths, target_lengths, targets, row_offsets, blank),
+        _matmul(weight.dtype),
+        rows_per_tile=joint.tile_rows(joiner, tile_memory),
+        need_gradient=need_gradient,
+        num_threads=torch.get_num_threads(),
+    )
+    return _tensors(saved)
+
+
+@_operator
+def joint_backward(
+    grad_losses: Tensor,
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    activation: str,
+    tile_memory: int,
+    fastemit_lambda: float,
+    clamp: float,
+    gate: float | None,
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients with respect to encoder, predictor, weight and bias."""
+    joiner = _joiner(encoder, predictor, weight, bias, activation)
+    gradients = joint.backward(
+        grad_losses.detach().numpy(),
+        joiner,
+        _grid(logit_lengths, target_lengths, targets, row_offsets, blank),
+        _saved(losses, maxima, sums, blank_posteriors, label_posteriors),
+        _matmul(weight.dtype),
+        rows_per_tile=joint.tile_rows(joiner, tile_memory),
+        fastemit_lambda=fastemit_lambda,
+        clamp=clamp,
+        gate=gate,
+        num_threads=torch.get_num_threads(),
+    )
+    first, second, third, fourth = (
+        torch.from_numpy(gradient).to(operand.dtype)
+        for gradient, operand in zip(gradients[:4], (encoder, predictor, weight, bias), strict=True)
+    )
+    return first, second, third, fourth
+
+
+def _joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:
+    """The operands as contiguous arrays of the dtype of arithmetic: themselves where they can be."""
+    dtype = work_dtype(weight)
+    arrays = (operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias))
+    return joint.Joiner(*arrays, joint.ACTIVATIONS[activation])
+
+
+def _matmul(dtype: torch.dtype) -> joint.Matmul:
+    """torch's own product; of bfloat16 operands where the input is bfloat16."""
+
+    def product(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+        factors = torch.from_numpy(left), torch.from_numpy(right)
+        if dtype == torch.bfloat16:
+            torch.from_numpy(out).copy_(torch.mm(factors[0].bfloat16(), factors[1].bfloat16()))
+        else:
+            torch.mm(*factors, out=torch.from_numpy(out))
+
+    return product
+
+
 def _table(transitions: Tensor, scores: Tensor) -> np.ndarray:
     """Transitions as the kernels take them: contiguous, in the dtype of arithmetic."""
     return transitions.detach().to(work_dtype(scores)).contiguous().numpy()
@@ -435,3 +566,25 @@ def _(grad_losses, scores, transitions, *_):
 def _(grad_losses, scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, fastemit_lambda, clamp,
       losses, maxima, sums, blank_posteriors, label_posteriors):  # fmt: skip
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("pathsum::joint_forward", lib=_LIBRARY)
+def _(encoder, predictor, weight, bias, logit_lengths, *_):
+    return _fake_results(weight, logit_lengths.shape[0])
+
+
+@torch.library.register_fake("pathsum::joint_backward", lib=_LIBRARY)
+def _(grad_losses, encoder, predictor, weight, bias, *_):
+    contiguous = torch.contiguous_format
+    return tuple(torch.empty_like(t, memory_format=contiguous) for t in (encoder, predictor, weight, bias))
+
+
+@torch.library.register_fake("pathsum::planes_forward", lib=_LIBRARY)
+def _(blank_scores, label_scores, logit_lengths, *_):
+    planes = (plane.new_empty(plane.shape, dtype=torch.float64) for plane in (blank_scores, label_scores))
+    return blank_scores.new_empty(logit_lengths.shape[0], dtype=torch.float64), *planes
+
+
+@torch.library.register_fake("pathsum::planes_backward", lib=_LIBRARY)
+def _(grad_losses, row_offsets, losses, blank_posteriors, label_posteriors):
+    return torch.empty_like(blank_posteriors), torch.empty_like(label_posteriors)

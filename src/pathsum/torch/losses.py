@@ -248,7 +248,6 @@ def rnnt_loss(
         raise InvalidValueError("rnnt_loss", "logits", "have shape (N, T, U+1, V)", f"shape {tuple(logits.shape)}")
     lattice = _pose_grid(
         "rnnt_loss",
-        logits,
         targets,
         logit_lengths,
         target_lengths,
@@ -256,6 +255,7 @@ def rnnt_loss(
         num_samples=num_samples,
         num_frames=num_frames,
         max_labels=width - 1,
+        num_classes=logits.shape[-1],
     )
     return _grid_loss(
         "rnnt_loss",
@@ -330,7 +330,6 @@ def rnnt_packed_loss(
     _checks.check_scores("rnnt_packed_loss", "logits", _dtype(logits), _shape(logits), ("(rows, V)",))
     lattice = _pose_grid(
         "rnnt_packed_loss",
-        logits,
         targets,
         logit_lengths,
         target_lengths,
@@ -338,7 +337,9 @@ def rnnt_packed_loss(
         num_samples=None,
         num_frames=None,
         max_labels=None,
+        num_classes=logits.shape[-1],
     )
+    _checks.check_packed_rows("rnnt_packed_loss", logits.shape[0], int(lattice.row_offsets[-1]))
     return _grid_loss(
         "rnnt_packed_loss",
         logits,
@@ -576,7 +577,6 @@ def _chain_loss(
 
 def _pose_grid(
     function: str,
-    logits: Tensor,
     targets: Integers,
     logit_lengths: Integers,
     target_lengths: Integers,
@@ -585,8 +585,8 @@ def _pose_grid(
     num_samples: int | None,
     num_frames: int | None,
     max_labels: int | None,
+    num_classes: int,
 ) -> GridLattice:
-    num_classes = logits.shape[-1]
     blank = _checks.check_blank(function, blank, num_classes)
     batch = _checks.check_batch(
         function,
@@ -600,8 +600,6 @@ def _pose_grid(
         num_classes=num_classes,
         blank=blank,
     )
-    if num_samples is None:
-        _checks.check_packed_rows(function, logits.shape[0], batch)
     return pose_rnnt(*batch, blank)
 
 

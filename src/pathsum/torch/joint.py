@@ -1,0 +1,276 @@
+"""The transducer's losses that take the joiner's inputs, so that its logits never exist as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pathsum import _checks, dispatch
+from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.kernels.reference import grid as reference_grid
+from pathsum.lattice import GridLattice
+from pathsum.reductions import reduce
+from pathsum.torch._autograd import joint_losses, plane_losses
+from pathsum.torch.losses import Integers, _dtype, _finish, _on_device, _pose_grid, _shape
+
+ACTIVATIONS = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "gelu": torch.nn.functional.gelu,
+}
+
+
+def rnnt_joint_loss(
+    encoder_out: Tensor,
+    predictor_out: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int = -1,
+    *,
+    activation: str = "tanh",
+    reduction: str = "mean",
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1,
+    zero_infinity: bool = False,
+    gate: float | None = None,
+    tile_memory: int = 2**25,
+    impl: str = "auto",
+) -> Tensor:
+    """Recurrent neural network transducer loss of a joiner whose logits are never held.
+
+    The loss of ``rnnt_loss`` for ``logits[n, t, u] = activation(encoder_out[n, t] + predictor_out[n, u]) @ weight.T +
+    bias``. The logits exist a tile of rows at a time; backward makes them again where the gradient needs them.
+
+    Args:
+        encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands.
+        predictor_out: Predictor output (N, U+1, H).
+        weight: Output layer of the joiner (V, H).
+        bias: Its bias (V,), or None.
+        targets: Labels (N, U) or (sum of target_lengths,).
+        logit_lengths: Frames of each sample (N,), at most T.
+        target_lengths: Labels of each sample (N,), at most U.
+        blank: Index of the blank class; negative counts from the end.
+        activation: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"gelu"``.
+        reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
+        fastemit_lambda: As in ``rnnt_loss``.
+        clamp: As in ``rnnt_loss``: on the gradient with respect to the logits.
+        zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        gate: Backward skips the nodes (t, u) whose posterior is not above this. None: eps / 2 / max(T, U+1) with the
+            eps of the arithmetic, so that what is dropped from any frame and any label position is at most half an
+            eps of the unit mass through it. 0 computes every node that has a gradient.
+        tile_memory: Bytes for the tile that is held; a tile of some megabytes is as fast as any.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``, which holds all logits.
+
+    Returns:
+        The reduced loss, float64 for float64 operands and float32 for all others.
+
+    Raises:
+        InvalidValueError: As in ``rnnt_loss``; also where the operands' shapes do not fit.
+        InvalidTypeError: A dtype that is not accepted, or operands of different dtypes or devices.
+
+    Notes:
+        Only the real nodes of each sample are computed: padding costs nothing. Memory beyond the operands and their
+        gradients: 32 bytes a node and the tile. Time: one product of (rows, H) by (H, V) in forward, three in backward
+        for the share of the rows that the gate leaves.
+
+        Deterministic for any number of threads up to the matrix products, whose order is the BLAS library's.
+
+    References:
+        Graves (2012), arXiv 1211.3711. The tiles: Li et al. (2019), arXiv 1909.12415, without padding.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import rnnt_joint_loss
+        >>> encoder_out = torch.zeros(1, 2, 3, requires_grad=True)
+        >>> predictor_out, weight = torch.zeros(1, 2, 3), torch.zeros(2, 3)
+        >>> loss = rnnt_joint_loss(encoder_out, predictor_out, weight, None, [[0]], [2], [1])
+        >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
+        4.0
+    """
+    function = "rnnt_joint_loss"
+    operands = (encoder_out, predictor_out, weight, weight.new_zeros(len(weight)) if bias is None else bias)
+    names = ("encoder_out", "predictor_out", "weight", "bias")
+    for name, operand, axes in zip(names, operands, ("(N, T, H)", "(N, U+1, H)", "(V, H)", "(V)"), strict=True):
+        _checks.check_scores(function, name, _dtype(operand), _shape(operand), (axes,))
+        if operand.dtype != encoder_out.dtype or operand.device != encoder_out.device:
+            rule = f"have encoder_out's dtype and device, {_dtype(encoder_out)} on {encoder_out.device}"
+            raise InvalidTypeError(function, name, rule, f"{_dtype(operand)} on {operand.device}")
+    num_samples, _, size = encoder_out.shape
+    _check_shape(function, "predictor_out", predictor_out, (num_samples, None, size), "(N, U+1, H)")
+    _check_shape(function, "weight", weight, (None, size), "(V, H)")
+    _check_shape(function, "bias", operands[3], (weight.shape[0],), "(V)")
+    if activation not in ACTIVATIONS:
+        raise InvalidValueError(function, "activation", f"be one of {', '.join(ACTIVATIONS)}", repr(activation))
+    _checks.check_reduction(function, reduction)
+    clamp = _checks.check_number(function, "clamp", clamp)
+    fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+    gate = None if gate is None else _checks.check_number(function, "gate", gate, minimum=0.0)
+    tile_memory = int(_checks.check_number(function, "tile_memory", tile_memory, minimum=1.0))
+    chosen = dispatch.select(function, encoder_out.device.type, impl)
+    lattice = _pose_joint(
+        function, encoder_out, predictor_out, len(weight), targets, logit_lengths, target_lengths, blank
+    )
+    if chosen == "numba":
+        losses = joint_losses(
+            operands,
+            lattice,
+            activation=activation,
+            tile_memory=tile_memory,
+            fastemit_lambda=fastemit_lambda,
+            clamp=clamp,
+            gate=gate,
+        )
+    else:
+        hidden = ACTIVATIONS[activation](encoder_out[:, :, None] + predictor_out[:, None])
+        logits = hidden @ weight.T + operands[3]
+        losses = reference_grid.forward(
+            logits,
+            _on_device(lattice, logits.device),
+            logits=True,
+            fastemit_lambda=fastemit_lambda,
+            clamp=clamp,
+        )
+    return reduce(_finish(losses, encoder_out, zero_infinity), reduction)
+
+
+def rnnt_loss_from_joint(
+    joint_fn: Callable[[Tensor, Tensor], Tensor],
+    encoder_out: Tensor,
+    predictor_out: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int = -1,
+    *,
+    num_classes: int | None = None,
+    reduction: str = "mean",
+    fastemit_lambda: float = 0.0,
+    zero_infinity: bool = False,
+    rows_per_tile: int = 8192,
+) -> Tensor:
+    """Recurrent neural network transducer loss of any joiner, its logits made a tile at a time.
+
+    The joiner is called on tiles of rows and, in backward, called again on each tile with the same random numbers, so
+    that dropout is the same both times. Its parameters and whatever else it depends on get their gradients.
+
+    Args:
+        joint_fn: Maps encoder rows (R, H1) and predictor rows (R, H2) to logits (R, V), row by row. A module or function.
+        encoder_out: Encoder output (N, T, H1).
+        predictor_out: Predictor output (N, U+1, H2).
+        targets: Labels (N, U) or (sum of target_lengths,).
+        logit_lengths: Frames of each sample (N,), at most T.
+        target_lengths: Labels of each sample (N,), at most U.
+        blank: Index of the blank class; negative counts from the end.
+        num_classes: V, the classes that ``joint_fn`` scores. None: ``joint_fn`` is called once more, on the first row, to
+            learn it.
+        reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
+        fastemit_lambda: As in ``rnnt_loss``.
+        zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        rows_per_tile: Rows that are held at a time.
+
+    Returns:
+        The reduced loss, float64 for float64 encoder output and float32 for all others.
+
+    Raises:
+        InvalidValueError: As in ``rnnt_loss``; also where ``joint_fn`` returns another shape than (R, V).
+        InvalidTypeError: A dtype that is not accepted.
+
+    Notes:
+        Only the real nodes of each sample are computed. Memory: what the joiner holds for one tile, and 32 bytes a
+        node. A joiner that mixes rows, as batch normalisation does, sees the rows of a tile.
+
+    References:
+        Graves (2012), arXiv 1211.3711.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import rnnt_loss_from_joint
+        >>> output = torch.nn.Linear(3, 2)
+        >>> encoder_out, predictor_out = torch.randn(1, 2, 3), torch.randn(1, 2, 3)
+        >>> loss = rnnt_loss_from_joint(
+        ...     lambda e, p: output(torch.tanh(e + p)), encoder_out, predictor_out, [[0]], [2], [1]
+        ... )
+        >>> loss.backward()
+        >>> tuple(output.weight.grad.shape)
+        (2, 3)
+    """
+    function = "rnnt_loss_from_joint"
+    for name, operand, axes in (
+        ("encoder_out", encoder_out, "(N, T, H)"),
+        ("predictor_out", predictor_out, "(N, U+1, H)"),
+    ):
+        _checks.check_scores(function, name, _dtype(operand), _shape(operand), (axes,))
+    _check_shape(function, "predictor_out", predictor_out, (len(encoder_out), None, None), "(N, U+1, H)")
+    if num_classes is None:
+        with torch.no_grad(), torch.random.fork_rng():
+            num_classes = joint_fn(encoder_out[:1, 0], predictor_out[:1, 0]).shape[-1]
+    rows_per_tile = int(_checks.check_number(function, "rows_per_tile", rows_per_tile, minimum=1.0))
+    _checks.check_reduction(function, reduction)
+    fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+    dispatch.select(function, encoder_out.device.type, "numba")
+    lattice = _pose_joint(
+        function, encoder_out, predictor_out, num_classes, targets, logit_lengths, target_lengths, blank
+    )  # fmt: skip
+    sample, t, u = reference_grid._nodes(_on_device(lattice, encoder_out.device))
+    labels = _on_device(lattice, encoder_out.device).targets[sample, u.clamp(max=lattice.targets.shape[1] - 1)]
+    has_label = u < torch.from_numpy(lattice.target_lengths)[sample]
+
+    def score(encoder_rows: Tensor, predictor_rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = joint_fn(encoder_rows, predictor_rows)
+        if logits.shape != (len(labels), num_classes):
+            rule = f"return logits of shape (R, V) = ({len(labels)}, {num_classes})"
+            raise InvalidValueError(function, "joint_fn", rule, f"shape {tuple(logits.shape)}")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # The planes are float64: a thousand float32 log-scores would cost the gradient three digits.
+        normaliser = logits.logsumexp(1).double()
+        return logits[:, lattice.blank].double() - normaliser, logits.gather(1, labels[:, None])[
+            :, 0
+        ].double() - normaliser
+
+    planes = []
+    for tile in torch.arange(len(sample)).split(rows_per_tile):
+        rows = encoder_out[sample[tile], t[tile]], predictor_out[sample[tile], u[tile]], labels[tile]
+        planes.append(checkpoint(score, *rows, use_reentrant=False))
+    blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
+    label_scores = torch.where(has_label, label_scores, -torch.inf)
+    if fastemit_lambda:
+        label_scores = label_scores + fastemit_lambda * reference_grid._zero_with_gradient(label_scores)
+    losses = plane_losses(blank_scores, label_scores, lattice)
+    return reduce(_finish(losses, encoder_out, zero_infinity), reduction)
+
+
+def _pose_joint(
+    function: str,
+    encoder_out: Tensor,
+    predictor_out: Tensor,
+    num_classes: int,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+) -> GridLattice:
+    return _pose_grid(
+        function,
+        targets,
+        logit_lengths,
+        target_lengths,
+        blank,
+        num_samples=encoder_out.shape[0],
+        num_frames=encoder_out.shape[1],
+        max_labels=predictor_out.shape[1] - 1,
+        num_classes=num_classes,
+    )
+
+
+def _check_shape(function: str, argument: str, tensor: Tensor, sizes: tuple[int | None, ...], axes: str) -> None:
+    """The sizes that are given must be the tensor's."""
+    if any(size is not None and size != actual for size, actual in zip(sizes, tensor.shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise InvalidValueError(function, argument, f"have shape {axes} = ({wanted})", f"shape {tuple(tensor.shape)}")
