@@ -1,0 +1,118 @@
+"""What is measured: groups of cases, and the inputs of a case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pathsum.bench.peers import Problem
+
+GROUPS = {
+    "ctc": "time of ctc_loss, from logits and from log-probabilities",
+    "simple_ctc": "time of simple_ctc_loss",
+    "rnnt": "time of rnnt_loss",
+    "accuracy": "float32 gradients against float64, on long input and peaky scores",
+    "memory": "peak memory of forward and backward, in fresh processes",
+    "first_call": "the first call after imports, kernel cache cold and warm, in fresh processes",
+}
+TIMED = ("ctc", "simple_ctc", "rnnt")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input of one function.
+
+    Attributes:
+        group: The group that it belongs to.
+        op: Name of pathsum's function.
+        kind: ``"logits"`` or ``"log_probs"``.
+        shape: (N, T, L, C): samples, frames, labels, classes.
+        lengths: ``"full"``, or ``"ragged"``: from half of the padded size to all of it, one sample at the full size.
+        std: Standard deviation of the logits.
+    """
+
+    group: str
+    op: str
+    kind: str
+    shape: tuple[int, int, int, int]
+    lengths: str = "full"
+    std: float = 1.0
+
+    def __str__(self) -> str:
+        text = f"{self.op} {self.kind} {self.shape} {self.lengths}"
+        return text if self.std == 1 else f"{text} std {self.std:g}"
+
+
+_CTC_SHAPES = [
+    (16, 500, 60, 500),  # characters or phonemes of long utterances
+    (16, 1000, 100, 5000),  # word pieces: the scores' bytes decide
+    (32, 150, 40, 32),  # short utterances, few classes: the recursion decides
+]
+_RNNT_SHAPES = [(8, 300, 60, 500)]
+
+
+def cases(group: str, quick: bool = False) -> list[Case]:
+    """The cases of a group; with ``quick`` the same kinds on tiny shapes."""
+    ctc_shapes = [(2, 20, 5, 8)] if quick else _CTC_SHAPES
+    rnnt_shapes = [(2, 10, 4, 6)] if quick else _RNNT_SHAPES
+    if group == "ctc":
+        return [
+            Case(group, "ctc_loss", kind, shape, lengths)
+            for shape in ctc_shapes
+            for kind in ("logits", "log_probs")
+            for lengths in ("full", "ragged")
+        ]
+    if group == "simple_ctc":
+        shapes = [ctc_shapes[0], ctc_shapes[-1]][: len(ctc_shapes)]
+        return [
+            Case(group, "simple_ctc_loss", "logits", shape, lengths)
+            for shape in shapes
+            for lengths in ("full", "ragged")
+        ]
+    if group == "rnnt":
+        return [
+            Case(group, "rnnt_loss", "logits", shape, lengths)
+            for shape in rnnt_shapes
+            for lengths in ("full", "ragged")
+        ]
+    if group == "accuracy":
+        long = [(1, 50, 10, 8)] if quick else [(1, 1000, 200, 100), (1, 2000, 200, 1000), (1, 10000, 1000, 100)]
+        grid = (1, 20, 6, 8) if quick else (1, 1500, 300, 8)
+        return [Case(group, "ctc_loss", "logits", shape) for shape in long] + [
+            Case(group, "rnnt_loss", "logits", grid, std=std) for std in (1.0, 8.0)
+        ]
+    if group == "memory":
+        return [
+            Case(group, "ctc_loss", "logits", ctc_shapes[min(1, len(ctc_shapes) - 1)]),
+            Case(group, "rnnt_loss", "logits", rnnt_shapes[0]),
+        ]
+    small = (2, 20, 5, 8) if quick else (4, 100, 20, 30)
+    functions = ("ctc_loss", "simple_ctc_loss", "rnnt_loss", "rnnt_packed_loss")
+    return [Case(group, op, "logits", small) for op in functions]
+
+
+def make_problem(case: Case, seed: int = 0) -> Problem:
+    """The inputs of a case: the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    num_samples, frames, labels, classes = case.shape
+    grid = case.op.startswith("rnnt")
+    blank = classes - 1 if grid else 0
+    targets = rng.integers(0 if grid else 1, blank if grid else classes, (num_samples, labels))
+    input_lengths, target_lengths = (_lengths(rng, case.lengths, num_samples, size) for size in (frames, labels))
+    shape = (num_samples, frames, labels + 1, classes) if grid else (frames, num_samples, classes)
+    if case.op == "rnnt_packed_loss":
+        shape = (int(np.sum(input_lengths * (target_lengths + 1))), classes)
+    scores = rng.standard_normal(shape, dtype=np.float32)
+    scores *= np.float32(case.std)
+    if case.kind == "log_probs":
+        scores -= scores.max(-1, keepdims=True)
+        scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
+    return Problem(case.op, case.kind, scores, targets, input_lengths, target_lengths, blank)
+
+
+def _lengths(rng: np.random.Generator, lengths: str, num_samples: int, size: int) -> np.ndarray:
+    if lengths == "full":
+        return np.full(num_samples, size)
+    # Peers want one sample to reach the padded size.
+    return np.concatenate([[size], rng.integers((size + 1) // 2, size + 1, num_samples - 1)])

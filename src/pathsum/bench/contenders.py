@@ -1,0 +1,124 @@
+"""Who takes part: implementations in this process, and peers in processes of other interpreters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pathsum.bench import peers
+from pathsum.bench.peers import Problem, Step, Stepper
+
+
+class WorkerError(RuntimeError):
+    """A process that runs a peer failed; the message is the peer's own."""
+
+
+class Worker:
+    """A process that runs implementations on request, in this or another interpreter."""
+
+    def __init__(self, python: str, num_threads: int, environment: Mapping[str, str] | None = None):
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        if python == sys.executable:
+            variables["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+        variables |= {"OMP_NUM_THREADS": str(num_threads), "NUMBA_NUM_THREADS": str(num_threads)}
+        self._complaints = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [python, peers.__file__, str(num_threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            env=variables | dict(environment or {}),
+            text=True,
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+        self._complaints.close()
+
+    def ask(self, task: str, **details: str) -> dict[str, Any]:
+        """Send one request and wait for its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": task, **details}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the missing answer below says so, with the reason
+        line = self._process.stdout.readline()
+        if not line:
+            self._complaints.seek(0)
+            last = self._complaints.read().strip().rpartition("\n")[2]
+            raise WorkerError(last or "the process ended without an answer")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+
+class Contender:
+    """An implementation and where it runs: ``worker`` is None for this process."""
+
+    def __init__(
+        self,
+        name: str,
+        versions: Mapping[str, str | None],
+        python: str = sys.executable,
+        worker: Worker | None = None,
+    ):
+        self.name = name
+        self.versions = versions
+        self.python = python
+        self.worker = worker
+
+    def can_run(self, op: str, kind: str) -> bool:
+        return (op, kind) in peers.PEERS[self.name].runs
+
+    def prepare(self, problem: Problem, folder: Path | None) -> Stepper:
+        """Make ready to run; a peer in another process reads the problem from ``folder``."""
+        worker = self.worker
+        if worker is None:
+            return peers.PEERS[self.name].prepare(problem)
+        worker.ask("load", peer=self.name, folder=str(folder))
+        return lambda: Step(worker.ask("step", peer=self.name)["milliseconds"], 0.0, None)
+
+    def solve(self, problem: Problem, folder: Path | None) -> Step:
+        """Run once, with loss and gradient."""
+        if self.worker is None:
+            return self.prepare(problem, folder)()
+        assert folder is not None
+        self.prepare(problem, folder)
+        gradient = folder / "gradient.npy"
+        answer = self.worker.ask("step", peer=self.name, gradient=str(gradient))
+        return Step(answer["milliseconds"], answer["loss"], np.load(gradient))
+
+
+def gather(workers: Mapping[str, Worker], only: frozenset[str] | None = None) -> list[Contender]:
+    """Ours first, then every peer installed here, then what the workers have besides, and the copy last.
+
+    Args:
+        workers: Processes of other interpreters, by interpreter.
+        only: Names of the peers to take; None takes all.
+    """
+    own = peers.versions()
+    found = [Contender(name, own) for name in peers.available()]
+    for python, worker in workers.items():
+        description = worker.ask("describe")
+        known = {contender.name for contender in found}
+        found += [
+            Contender(name, description["versions"], python, worker)
+            for name in description["peers"]
+            if name not in known and name not in ("pathsum", "copy")
+        ]
+    kept = [c for c in found if only is None or c.name in only or c.name in ("pathsum", "copy")]
+    return sorted(kept, key=lambda contender: list(peers.PEERS).index(contender.name))

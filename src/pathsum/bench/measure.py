@@ -1,0 +1,186 @@
+"""How each group is measured; the protocol is told in docs/bench.md."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pathsum.bench import peers
+from pathsum.bench.cases import Case, make_problem
+from pathsum.bench.contenders import Contender, Worker
+from pathsum.bench.gate import Errors, Truth
+from pathsum.bench.peers import Problem
+from pathsum.bench.rows import Row, Run
+
+# A contender that needs longer than this for a case takes fewer turns, at least one.
+BUDGET_MS = 60_000
+
+# Below this a turn begins with a step that is not timed: caches cool down while the others take their turns, and a
+# virtual machine's host takes back the memory freed a few seconds ago.
+COOLS_DOWN_MS = 2_000
+
+_MIB = 2**20
+_WARM_UP_SHAPE = (2, 12, 3, 8)
+
+
+@contextmanager
+def handed_over(problem: Problem, contenders: Sequence[Contender]) -> Iterator[Path | None]:
+    """A folder that holds the problem, where any of the contenders is in another process."""
+    if all(contender.worker is None for contender in contenders):
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="pathsum-bench-") as name:
+        peers.save(problem, Path(name))
+        yield Path(name)
+
+
+def solvers(case: Case, contenders: Sequence[Contender]) -> list[Contender]:
+    """Those that compute the loss of a case, the copy not among them."""
+    return [c for c in contenders if c.name != "copy" and c.can_run(case.op, case.kind)]
+
+
+def errors(case: Case, contenders: Sequence[Contender]) -> list[tuple[Contender, Errors, bool]]:
+    """How far each contender is from float64, and whether that is near enough."""
+    problem = make_problem(case)
+    truth = Truth(problem)
+    found = []
+    with handed_over(problem, contenders) as folder:
+        for contender in solvers(case, contenders):
+            error = truth.errors(contender.name, contender.solve(problem, folder))
+            found.append((contender, error, truth.accepts(contender.name, error)))
+    return found
+
+
+def accuracy_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list[Row]:
+    found = errors(case, contenders)
+    ours = found[0][1].gradient
+    return [
+        run.row(
+            case,
+            contender.name,
+            contender.versions,
+            _process(contender),
+            max_abs_error=error.gradient,
+            relative_error=error.norm,
+            ratio_to_ours=error.gradient / ours if ours else None,
+        )
+        for contender, error, _ in found
+    ]
+
+
+def time_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:
+    """Forward, backward and both of every contender, taking turns."""
+    problem = make_problem(case)
+    taking_part = [contender for contender in contenders if contender.can_run(case.op, case.kind)]
+    with handed_over(problem, taking_part) as folder:
+        steppers = [contender.prepare(problem, folder) for contender in taking_part]
+        times: list[list[dict[str, float]]] = [[] for _ in steppers]
+        durations = [step().milliseconds["both"] for step in steppers]
+        for turn in range(repeats):
+            for step, taken, duration in zip(steppers, times, durations, strict=True):
+                if turn > 0 and turn >= BUDGET_MS / duration:
+                    continue
+                if duration < COOLS_DOWN_MS:
+                    step()
+                gc.collect()
+                taken.append(step().milliseconds)
+
+    medians = {
+        contender.name: {name: float(np.median([t[name] for t in taken])) for name in taken[0]}
+        for contender, taken in zip(taking_part, times, strict=True)
+    }
+    rows = []
+    for contender, taken in zip(taking_part, times, strict=True):
+        for direction, median in medians[contender.name].items():
+            low, high = np.percentile([t[direction] for t in taken], [20, 80])
+            ours = medians["pathsum"][direction]
+            rows.append(
+                run.row(
+                    case,
+                    contender.name,
+                    contender.versions,
+                    _process(contender),
+                    direction=direction,
+                    repeats=len(taken),
+                    median_ms=median,
+                    p20_ms=float(low),
+                    p80_ms=float(high),
+                    ratio_to_copy=median / medians["copy"]["both"],
+                    ratio_to_ours=median / ours,
+                )
+            )
+    return rows
+
+
+def memory_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list[Row]:
+    """Peak memory beyond the inputs, each contender in a fresh process that has already run a tiny case."""
+    problem, warm_up = make_problem(case), make_problem(replace(case, shape=_WARM_UP_SHAPE))
+    peaks = []
+    with tempfile.TemporaryDirectory(prefix="pathsum-bench-") as name:
+        folders = [Path(name) / "warm-up", Path(name) / "problem"]
+        for folder, each in zip(folders, (warm_up, problem), strict=True):
+            folder.mkdir()
+            peers.save(each, folder)
+        for contender in solvers(case, contenders):
+            with Worker(contender.python, run.threads) as worker:
+                worker.ask("load", peer=contender.name, folder=str(folders[0]))
+                worker.ask("step", peer=contender.name)
+                worker.ask("load", peer=contender.name, folder=str(folders[1]))
+                peaks.append((contender, 1024 * worker.ask("peak", peer=contender.name)["peak_kib"]))
+    size, ours = problem.scores.nbytes, peaks[0][1]
+    return [
+        run.row(
+            case,
+            contender.name,
+            contender.versions,
+            "fresh",
+            peak_mib=peak / _MIB,
+            share_beyond_gradient=(peak - size) / size,
+            ratio_to_ours=peak / ours if ours else None,
+        )
+        for contender, peak in peaks
+    ]
+
+
+def first_call_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:
+    """Our first forward and backward after imports, kernels compiled (cold) or read from disk (warm)."""
+    ours = contenders[0]
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="pathsum-bench-") as name:
+        folder = Path(name) / "problem"
+        folder.mkdir()
+        peers.save(make_problem(case), folder)
+        for cache, count in (("cold", 1), ("warm", repeats)):
+            environment = {"NUMBA_CACHE_DIR": str(Path(name) / "cache")}
+            taken = []
+            for _ in range(count):
+                with Worker(sys.executable, run.threads, environment) as worker:
+                    worker.ask("load", peer=ours.name, folder=str(folder))
+                    taken.append(worker.ask("step", peer=ours.name)["milliseconds"]["both"])
+            low, median, high = map(float, np.percentile(taken, [20, 50, 80]))
+            rows.append(
+                run.row(
+                    case,
+                    ours.name,
+                    ours.versions,
+                    "fresh",
+                    repeats=count,
+                    median_ms=median,
+                    p20_ms=low,
+                    p80_ms=high,
+                    cache=cache,
+                    ratio_to_ours=1.0,
+                )
+            )
+    return rows
+
+
+def _process(contender: Contender) -> str:
+    return "shared" if contender.worker is None else "separate"

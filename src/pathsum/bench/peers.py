@@ -1,0 +1,303 @@
+"""The losses that are measured, ours among them, each behind one small adapter; and the process that runs them apart.
+
+This file is also a script for interpreters in which pathsum is not installed (``pathsum bench --peer-python``), so it
+imports NumPy alone and every library where its adapter is called.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Problem(NamedTuple):
+    """One input, in pathsum's own layout.
+
+    Attributes:
+        op: Name of pathsum's function.
+        kind: ``"logits"`` or ``"log_probs"``.
+        scores: float32; (T, N, C) for the CTC losses, (N, T, U+1, V) or packed (rows, V) for RNN-T.
+        targets: (N, S) labels, int64.
+        input_lengths: (N,) frames.
+        target_lengths: (N,) labels.
+        blank: Index of the blank class.
+    """
+
+    op: str
+    kind: str
+    scores: np.ndarray
+    targets: np.ndarray
+    input_lengths: np.ndarray
+    target_lengths: np.ndarray
+    blank: int
+
+    @property
+    def integers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Targets and lengths, in the order in which every loss takes them."""
+        return self.targets, self.input_lengths, self.target_lengths
+
+
+class Step(NamedTuple):
+    """One forward and backward: milliseconds by direction, the summed loss, and the gradient laid out as the scores."""
+
+    milliseconds: dict[str, float]
+    loss: float
+    gradient: np.ndarray | None
+
+
+Stepper = Callable[[], Step]
+
+
+class Peer(NamedTuple):
+    """An implementation: what must be installed for it, and what it can run."""
+
+    modules: tuple[str, ...]
+    distribution: str
+    prepare: Callable[[Problem], Stepper]
+    runs: frozenset[tuple[str, str]]
+
+
+def _autograd_step(scores: np.ndarray, loss_of: Callable[[Any], Any]) -> Stepper:
+    import torch
+
+    leaf = torch.from_numpy(scores).requires_grad_()
+
+    def step() -> Step:
+        start = perf_counter()
+        loss = loss_of(leaf)
+        middle = perf_counter()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        end = perf_counter()
+        return Step(_milliseconds(start, middle, end), loss.item(), gradient.numpy())
+
+    return step
+
+
+def _milliseconds(start: float, middle: float, end: float) -> dict[str, float]:
+    spans = {"forward": middle - start, "backward": end - middle, "both": end - start}
+    return {direction: 1e3 * seconds for direction, seconds in spans.items()}
+
+
+def prepare_pathsum(problem: Problem) -> Stepper:
+    import torch
+
+    import pathsum.torch
+
+    function = getattr(pathsum.torch, problem.op)
+    integers = [torch.from_numpy(array) for array in problem.integers]
+    options: dict[str, Any] = {"blank": problem.blank, "reduction": "sum"}
+    options["fused_log_softmax"] = problem.kind == "logits"
+    return _autograd_step(problem.scores, lambda scores: function(scores, *integers, **options))
+
+
+def prepare_torch(problem: Problem) -> Stepper:
+    import torch
+    from torch.nn import functional
+
+    integers = [torch.from_numpy(array) for array in problem.integers]
+
+    def loss_of(scores: Any) -> Any:
+        log_probs = functional.log_softmax(scores, -1) if problem.kind == "logits" else scores
+        return functional.ctc_loss(log_probs, *integers, blank=problem.blank, reduction="sum")
+
+    return _autograd_step(problem.scores, loss_of)
+
+
+def prepare_torchaudio(problem: Problem) -> Stepper:
+    import torch
+    from torchaudio.functional import rnnt_loss  # pyright: ignore[reportMissingImports]
+
+    integers = [torch.from_numpy(array).int() for array in problem.integers]
+    return _autograd_step(
+        problem.scores, lambda logits: rnnt_loss(logits, *integers, blank=problem.blank, reduction="sum")
+    )
+
+
+def prepare_warprnnt_numba(problem: Problem) -> Stepper:
+    import torch
+    from warprnnt_numba.rnnt_loss.rnnt_pytorch import rnnt_loss  # pyright: ignore[reportMissingImports]
+
+    integers = [torch.from_numpy(array).int() for array in problem.integers]
+    return _autograd_step(
+        problem.scores, lambda logits: rnnt_loss(logits, *integers, blank=problem.blank, reduction="sum").sum()
+    )
+
+
+def prepare_optax(problem: Problem) -> Stepper:
+    import jax  # pyright: ignore[reportMissingImports]
+    import optax  # pyright: ignore[reportMissingImports]
+
+    cpu = jax.devices("cpu")[0]
+    frames, num_labels = problem.scores.shape[0], problem.targets.shape[1]
+    logit_paddings = np.arange(frames) >= problem.input_lengths[:, None]
+    label_paddings = np.arange(num_labels) >= problem.target_lengths[:, None]
+    arguments = (logit_paddings.astype(np.float32), problem.targets.astype(np.int32), label_paddings.astype(np.float32))
+    logits, *rest = jax.device_put((np.ascontiguousarray(problem.scores.swapaxes(0, 1)), *arguments), cpu)
+
+    def loss_of(logits: Any, *rest: Any) -> Any:
+        return optax.ctc_loss(logits, *rest, blank_id=problem.blank).sum()
+
+    forward = jax.jit(loss_of).lower(logits, *rest).compile()
+    both = jax.jit(jax.value_and_grad(loss_of)).lower(logits, *rest).compile()
+
+    # Forward and backward are one compiled function: backward alone cannot be timed.
+    def step() -> Step:
+        start = perf_counter()
+        jax.block_until_ready(forward(logits, *rest))
+        middle = perf_counter()
+        loss, gradient = jax.block_until_ready(both(logits, *rest))
+        end = perf_counter()
+        milliseconds = {"forward": 1e3 * (middle - start), "both": 1e3 * (end - middle)}
+        return Step(milliseconds, float(loss), np.asarray(gradient).swapaxes(0, 1))
+
+    return step
+
+
+def prepare_copy(problem: Problem) -> Stepper:
+    import torch
+
+    source = torch.from_numpy(problem.scores)
+    buffer = torch.from_numpy(np.zeros_like(problem.scores))
+    buffer.fill_(1)  # zeros are not in memory until they are written to
+
+    def step() -> Step:
+        start = perf_counter()
+        buffer.copy_(source)
+        return Step({"both": 1e3 * (perf_counter() - start)}, 0.0, None)
+
+    return step
+
+
+_CTC = frozenset({("ctc_loss", "logits"), ("ctc_loss", "log_probs")})
+_RNNT = frozenset({("rnnt_loss", "logits")})
+_EVERY = _CTC | _RNNT | {("simple_ctc_loss", "logits"), ("rnnt_packed_loss", "logits")}
+
+PEERS = {
+    "pathsum": Peer(("pathsum", "torch"), "pathsum", prepare_pathsum, _EVERY),
+    "torch": Peer(("torch",), "torch", prepare_torch, _CTC),
+    "torchaudio": Peer(("torch", "torchaudio"), "torchaudio", prepare_torchaudio, _RNNT),
+    "warprnnt-numba": Peer(("torch", "warprnnt_numba"), "warprnnt-numba", prepare_warprnnt_numba, _RNNT),
+    "optax": Peer(("jax", "optax"), "optax", prepare_optax, _CTC - {("ctc_loss", "log_probs")}),
+    "copy": Peer(("torch",), "torch", prepare_copy, _EVERY),
+}
+
+RECORDED = ("numpy", "numba", "llvmlite", "torch", "torchaudio", "warprnnt-numba", "jax", "jaxlib", "optax")
+
+
+def installed(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def available() -> list[str]:
+    """The names in ``PEERS`` whose modules are installed in this interpreter."""
+    return [name for name, peer in PEERS.items() if all(map(installed, peer.modules))]
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this interpreter and of what decides the numbers in it; None where not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def save(problem: Problem, folder: Path) -> None:
+    """Write a problem for another process."""
+    for name in ("scores", "targets", "input_lengths", "target_lengths"):
+        np.save(folder / f"{name}.npy", getattr(problem, name))
+    (folder / "problem.json").write_text(json.dumps([problem.op, problem.kind, problem.blank]))
+
+
+def load(folder: Path) -> Problem:
+    """Read what ``save`` wrote; the arrays are read into memory, not mapped."""
+    op, kind, blank = json.loads((folder / "problem.json").read_text())
+    arrays = [np.load(folder / f"{name}.npy") for name in ("scores", "targets", "input_lengths", "target_lengths")]
+    return Problem(op, kind, *arrays, blank=blank)
+
+
+def _resident_kib(peak: bool) -> float:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        import resource
+
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest / 1024 if sys.platform == "darwin" else largest
+    line = status.partition("VmHWM:" if peak else "VmRSS:")[2]
+    return float(line.split()[0])
+
+
+def _forget_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # the peak so far then counts as well, which is no more than what is held once large inputs are loaded
+
+
+def serve(num_threads: int) -> None:
+    """Answer requests, one JSON object a line, until the input ends.
+
+    ``load`` makes a peer ready, ``step`` runs it once, ``peak`` runs it once and tells the memory it took beyond what
+    was held before.
+    """
+    # A library may print; nothing but answers may reach the one who asked.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    if hasattr(os, "sched_setaffinity"):
+        # XLA has no setting for the number of threads: it takes the cores it may run on.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])
+    problems: dict[str, Problem] = {}
+    steppers: dict[str, Stepper] = {}
+    for line in sys.stdin:
+        try:
+            answer = _answer(json.loads(line), problems, steppers)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers)
+
+
+def _answer(request: dict[str, Any], problems: dict[str, Problem], steppers: dict[str, Stepper]) -> dict[str, Any]:
+    task, peer = request["do"], request.get("peer", "")
+    if task == "describe":
+        return {"peers": available(), "versions": versions()}
+    if task == "load":
+        folder = request["folder"]
+        if folder not in problems:
+            problems.clear()
+            steppers.clear()
+            problems[folder] = load(Path(folder))
+        steppers[peer] = PEERS[peer].prepare(problems[folder])
+        return {}
+    if task == "step":
+        milliseconds, loss, gradient = steppers[peer]()
+        if "gradient" in request and gradient is not None:
+            np.save(request["gradient"], gradient)
+        return {"milliseconds": milliseconds, "loss": loss}
+    if task == "peak":
+        _forget_peak()
+        held = _resident_kib(peak=False)
+        result = steppers[peer]()
+        return {"peak_kib": _resident_kib(peak=True) - held, "milliseconds": result.milliseconds}
+    raise ValueError(f"unknown request {task!r}")
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder: its modules are not to be found under their bare names
+    serve(int(sys.argv[1]))

@@ -1,0 +1,141 @@
+"""What ``pathsum bench`` does: the gate, then the measurements, then rows, tables and plots."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from pathsum.bench import measure, report, rows
+from pathsum.bench.cases import GROUPS, TIMED, Case, cases
+from pathsum.bench.contenders import Contender, Worker, gather
+from pathsum.bench.rows import Row, Run
+
+
+def run(
+    groups: Sequence[str] = (),
+    *,
+    quick: bool = False,
+    repeats: int | None = None,
+    threads: int | None = None,
+    only: Iterable[str] | None = None,
+    peer_pythons: Sequence[str] = (),
+    out: str | Path = "bench-out",
+) -> int:
+    """Measure groups of cases.
+
+    Args:
+        groups: Names in ``GROUPS``; none takes all.
+        quick: Tiny shapes and few repeats: to see that everything runs, not to learn times.
+        repeats: Turns of each contender; None takes 15, or 3 with ``quick``.
+        threads: CPU threads of every contender; None takes torch's setting.
+        only: Peers to measure; None takes every one installed.
+        peer_pythons: Other interpreters, whose peers run in processes of their own and take turns with ours.
+        out: Folder that gets ``<group>.jsonl`` (appended) and ``<group>.png``.
+
+    Returns:
+        0, or 1 where a result was not near enough to float64.
+    """
+    # A pipe has no width; tables need one.
+    console = Console() if Console().is_terminal else Console(width=150)
+    chosen = [name for name in GROUPS if name in groups or not groups]
+    repeats = repeats or (3 if quick else 15)
+    threads_before = torch.get_num_threads()
+    threads = threads or threads_before
+    try:
+        torch.set_num_threads(threads)
+        with ExitStack() as stack:
+            workers = {python: stack.enter_context(Worker(python, threads)) for python in peer_pythons}
+            contenders = gather(workers, None if only is None else frozenset(only))
+            console.print(
+                f"[bold]pathsum bench[/bold]: {', '.join(chosen)}; {threads} CPU threads; "
+                f"{', '.join(contender.name for contender in contenders)}"
+            )
+            return _measure(chosen, quick, repeats, contenders, Run.begin(threads), Path(out), console)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def show(folder: str | Path) -> int:
+    """Print the last rows recorded in a folder as Markdown tables and draw its plots anew."""
+    recorded = rows.read_latest(Path(folder))
+    if not recorded:
+        print(f"pathsum bench: no rows in {folder}", file=sys.stderr)
+        return 2
+    recorded.sort(key=lambda row: list(GROUPS).index(row.group))
+    for group, members in groupby(recorded, lambda row: row.group):
+        report.draw(list(members), Path(folder) / f"{group}.png")
+    for table in report.tables(recorded):
+        print(f"{table.title}\n\n{report.as_markdown(table)}\n")
+    return 0
+
+
+def _measure(
+    groups: Sequence[str],
+    quick: bool,
+    repeats: int,
+    contenders: Sequence[Contender],
+    this_run: Run,
+    out: Path,
+    console: Console,
+) -> int:
+    todo = {group: cases(group, quick) for group in groups}
+    # The accuracy group is a gate by itself: its rows are the errors.
+    gated = [case for group, listed in todo.items() if group != "accuracy" for case in listed]
+    if not _gate(gated, contenders, console):
+        console.print("[red]gate: red. Nothing was measured.[/red]")
+        return 1
+
+    inaccurate = False
+    for group, listed in todo.items():
+        measured: list[Row] = []
+        for case in listed:
+            with console.status(str(case)):
+                measured += _rows(case, contenders, this_run, repeats)
+        rows.append(measured, out)
+        report.draw(measured, out / f"{group}.png")
+        for table in report.tables(measured):
+            console.print(report.as_rich(table))
+        inaccurate |= any(report.misses_bar(row) for row in measured)
+    console.print(f"rows and plots: {out}")
+    if inaccurate:
+        console.print("[red]accuracy: a gradient of pathsum is beyond its bar.[/red]")
+    return int(inaccurate)
+
+
+def _gate(listed: Sequence[Case], contenders: Sequence[Contender], console: Console) -> bool:
+    passed = True
+    seen = set()
+    for case in listed:
+        problem = (case.op, case.kind, case.shape, case.lengths, case.std)
+        if problem in seen:
+            continue
+        seen.add(problem)
+        with console.status(f"gate: {case}"):
+            found = measure.errors(case, contenders)
+        for contender, error, accepted in found:
+            if not accepted:
+                passed = False
+                console.print(
+                    f"[red]gate: {case}: {contender.name} is off by {error.loss:.1e} of the loss "
+                    f"and {error.gradient:.1e} in the gradient[/red]",
+                    soft_wrap=True,
+                )
+    if passed and seen:
+        console.print(f"gate: green, {len(seen)} inputs")
+    return passed
+
+
+def _rows(case: Case, contenders: Sequence[Contender], this_run: Run, repeats: int) -> list[Row]:
+    if case.group in TIMED:
+        return measure.time_rows(case, contenders, this_run, repeats)
+    if case.group == "accuracy":
+        return measure.accuracy_rows(case, contenders, this_run)
+    if case.group == "memory":
+        return measure.memory_rows(case, contenders, this_run)
+    return measure.first_call_rows(case, contenders, this_run, min(repeats, 5))

@@ -1,0 +1,147 @@
+"""The ``pathsum`` command. What it runs is imported when it runs: ``info`` needs the base install and no more."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+
+from pathsum import __version__
+
+# What each command's extra installs, so that what is missing is said in one line before anything starts.
+_EXTRAS = {
+    "bench": ("torch", "rich", "matplotlib"),
+    "demo": ("torch", "rich", "matplotlib", "soundfile", "jiwer"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 1 for a red gate, 2 for a wrong call or a missing package."""
+    from pathsum.bench.peers import installed
+
+    options = _parser().parse_args(arguments)
+    missing = [module for module in _EXTRAS.get(options.command, ()) if not installed(module)]
+    if missing:
+        print(
+            f"pathsum {options.command}: {', '.join(missing)} not installed; "
+            f"install the extra: pip install 'pathsum[{options.command}]'",
+            file=sys.stderr,
+        )
+        return 2
+    return options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pathsum", description="Sequence-transduction losses.")
+    parser.add_argument("--version", action="version", version=f"pathsum {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    info = commands.add_parser(
+        "info", help="print versions, devices, implementations and the state of the kernel cache"
+    )
+    info.set_defaults(run=_info)
+
+    bench = commands.add_parser("bench", help="measure the losses beside their peers and a copy of the input")
+    # Without choices: argparse would say that no group at all is not one of them.
+    bench.add_argument("groups", nargs="*", metavar="group", help="ctc simple_ctc rnnt accuracy memory first_call; all")
+    bench.add_argument("--quick", action="store_true", help="tiny shapes and few repeats: to see that everything runs")
+    bench.add_argument("--repeats", type=_positive(int), metavar="N", help="turns of each implementation (15)")
+    bench.add_argument("--threads", type=_positive(int), metavar="N", help="CPU threads (torch's setting)")
+    bench.add_argument("--peers", nargs="+", metavar="NAME", help="measure only these peers (all that are installed)")
+    bench.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        type=_interpreter,
+        metavar="PATH",
+        help="another interpreter: its peers run in a process of their own, taking turns with ours; repeatable",
+    )
+    bench.add_argument("--out", default="bench-out", metavar="DIR", help="where rows and plots go (bench-out)")
+    bench.add_argument(
+        "--show",
+        metavar="DIR",
+        help="measure nothing: print the last rows recorded in DIR as Markdown, redraw its plots",
+    )
+    bench.set_defaults(run=_bench, parser=bench)
+
+    demo = commands.add_parser("demo", help="train on recorded speech with CTC and RNN-T, report error rates")
+    demo.add_argument("--losses", nargs="+", choices=["ctc", "rnnt"], default=["ctc", "rnnt"], help="(both)")
+    demo.add_argument(
+        "--steps", type=_positive(int), metavar="N", help="training steps for each loss (its own default)"
+    )
+    demo.add_argument(
+        "--seconds", type=_positive(float), default=180, metavar="S", help="time budget for each loss (180)"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="of weights and training sequences (0)")
+    demo.add_argument("--threads", type=_positive(int), metavar="N", help="CPU threads (torch's setting)")
+    demo.add_argument("--out", default="demo-out", metavar="DIR", help="where metrics and picture go (demo-out)")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be positive; got {text}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names it where the text is no number
+    return convert
+
+
+def _interpreter(text: str) -> str:
+    found = shutil.which(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"must be an interpreter that can be run; got {text}")
+    return os.path.abspath(found)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from pathsum import info
+
+    print(info.report())
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from pathsum.bench.cases import GROUPS
+    from pathsum.bench.contenders import WorkerError
+    from pathsum.bench.peers import PEERS
+    from pathsum.bench.run import run, show
+
+    for name, given, known in (("group", options.groups, GROUPS), ("--peers", options.peers or (), PEERS)):
+        unknown = [each for each in given if each not in known]
+        if unknown:
+            options.parser.error(f"argument {name}: must be some of {', '.join(known)}; got {', '.join(unknown)}")
+    if options.show is not None:
+        return show(options.show)
+    try:
+        return run(
+            options.groups,
+            quick=options.quick,
+            repeats=options.repeats,
+            threads=options.threads,
+            only=options.peers,
+            peer_pythons=options.peer_python,
+            out=options.out,
+        )
+    except WorkerError as error:
+        print(f"pathsum bench: a process that runs a peer failed: {error}", file=sys.stderr)
+        return 2
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pathsum import demo
+
+    demo.run(
+        losses=options.losses,
+        out=options.out,
+        steps=options.steps,
+        seconds=options.seconds,
+        seed=options.seed,
+        num_threads=options.threads,
+    )
+    return 0

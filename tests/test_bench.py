@@ -1,0 +1,248 @@
+"""The benchmarks on tiny shapes: the gate, the rows, the plots, and peers in other processes."""
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for extra in ("matplotlib", "rich"):
+    pytest.importorskip(extra)
+
+from pathsum import cli  # noqa: E402
+from pathsum.bench import cases, contenders, gate, measure, peers, report  # noqa: E402
+from pathsum.bench.cases import GROUPS, TIMED, Case, make_problem  # noqa: E402
+from pathsum.bench.rows import Row, Run, read_latest  # noqa: E402
+
+FIELDS = [field.name for field in dataclasses.fields(Row)]
+TINY_CTC = Case("ctc", "ctc_loss", "logits", (2, 20, 5, 8), "ragged")
+
+
+def rows_in(folder, group):
+    return [json.loads(line) for line in (folder / f"{group}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return [contender for contender in contenders.gather({}) if contender.name == "pathsum"]
+
+
+@pytest.fixture(scope="module")
+def uncompiled():
+    """Processes started meanwhile run kernels as plain Python, which on tiny input is faster than to compile them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_DISABLE_JIT", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    groups = [*TIMED, "accuracy"]
+    assert cli.main(["bench", *groups, "--quick", "--peers", "torch", "--threads", "1", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("group", [*TIMED, "accuracy"])
+def test_rows_have_the_whole_schema(recorded, group):
+    rows = rows_in(recorded, group)
+    assert {row["op"] for row in rows} == {case.op for case in cases.cases(group, quick=True)}
+    for row in rows:
+        assert list(row) == FIELDS
+        assert row["group"] == group
+        assert row["impl"] in peers.PEERS
+        assert len(row["shape"]) == 4
+        assert (row["dtype"], row["device"], row["threads"], row["process"]) == ("float32", "cpu", 1, "shared")
+        assert row["cpu"]
+        assert row["timestamp"].endswith("+00:00")
+        assert {"python", "numpy", "numba", "torch", "pathsum"} <= row["versions"].keys()
+        assert row["versions"]["torch"] == torch.__version__
+
+
+def test_timed_rows_hold_the_directions_and_ratios_of_every_contender(recorded):
+    rows = rows_in(recorded, "ctc")
+    for case in cases.cases("ctc", quick=True):
+        mine = [row for row in rows if (row["kind"], row["lengths"]) == (case.kind, case.lengths)]
+        directions = [(row["impl"], row["direction"]) for row in mine]
+        expected = [(name, way) for name in ("pathsum", "torch") for way in ("forward", "backward", "both")]
+        assert directions == [*expected, ("copy", "both")]
+        copy = mine[-1]["median_ms"]
+        for row in mine:
+            assert 0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
+            assert row["repeats"] == 3
+            assert row["ratio_to_copy"] == pytest.approx(row["median_ms"] / copy, rel=1e-3)
+            if row["impl"] == "pathsum":
+                assert row["ratio_to_ours"] == 1
+
+
+def test_accuracy_rows_hold_errors(recorded):
+    for row in rows_in(recorded, "accuracy"):
+        assert 0 < row["max_abs_error"] < (2e-6 if row["impl"] == "pathsum" else 1e-2)
+        assert 0 < row["relative_error"]
+        assert row["median_ms"] is None
+
+
+@pytest.mark.parametrize("group", [*TIMED, "accuracy"])
+def test_a_plot_is_written(recorded, group):
+    from matplotlib.image import imread
+
+    pixels = imread(recorded / f"{group}.png")
+    assert min(pixels.shape[:2]) > 200
+    assert pixels[..., :3].std() > 0.02
+
+
+def test_show_prints_what_was_recorded_and_draws_it_anew(recorded, capsys):
+    (recorded / "rnnt.png").unlink()
+    assert cli.main(["bench", "--show", str(recorded)]) == 0
+    assert (recorded / "rnnt.png").exists()
+    text = capsys.readouterr().out
+    titles = [line.partition(":")[0] for line in text.splitlines() if line and not line.startswith("|")]
+    assert titles == [*TIMED, "accuracy"]
+    assert "| ctc_loss (2, 20, 5, 8), full | pathsum |" in text
+
+
+def test_show_says_that_there_are_no_rows(tmp_path, capsys):
+    assert cli.main(["bench", "--show", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"pathsum bench: no rows in {tmp_path}\n"
+
+
+def test_show_takes_the_last_run(recorded, tmp_path):
+    lines = (recorded / "ctc.jsonl").read_text().splitlines()
+    old = [json.dumps({**json.loads(line), "timestamp": "2001-01-01T00:00:00+00:00"}) for line in lines]
+    (tmp_path / "ctc.jsonl").write_text("\n".join([*old, *lines]) + "\n")
+    assert len(read_latest(tmp_path)) == len(lines)
+
+
+def broken_gradient(problem):
+    step = peers.prepare_pathsum(problem)
+
+    def wrong():
+        milliseconds, loss, gradient = step()
+        return peers.Step(milliseconds, loss, gradient + np.float32(1e-4))
+
+    return wrong
+
+
+def broken_loss(problem):
+    step = peers.prepare_pathsum(problem)
+    return lambda: step()._replace(loss=float("nan"))
+
+
+@pytest.mark.parametrize("broken", [broken_gradient, broken_loss])
+def test_a_red_gate_measures_nothing(broken, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(peers.PEERS, "pathsum", peers.PEERS["pathsum"]._replace(prepare=broken))
+    assert cli.main(["bench", "rnnt", "--quick", "--peers", "torch", "--out", str(tmp_path)]) == 1
+    assert "gate: red" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_peer_that_solves_another_problem_makes_the_gate_red(monkeypatch, tmp_path, capsys):
+    def halved(problem):
+        step = peers.prepare_torch(problem)
+        return lambda: step()._replace(loss=step().loss / 2)
+
+    monkeypatch.setitem(peers.PEERS, "torch", peers.PEERS["torch"]._replace(prepare=halved))
+    assert cli.main(["bench", "ctc", "--quick", "--out", str(tmp_path)]) == 1
+    assert "torch is off by" in capsys.readouterr().out
+
+
+def test_an_inaccurate_gradient_fails_the_accuracy_group(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(peers.PEERS, "pathsum", peers.PEERS["pathsum"]._replace(prepare=broken_gradient))
+    assert cli.main(["bench", "accuracy", "--quick", "--peers", "torch", "--out", str(tmp_path)]) == 1
+    assert "beyond its bar" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("op", ["ctc_loss", "simple_ctc_loss", "rnnt_loss", "rnnt_packed_loss"])
+def test_truth_is_within_rounding_of_ours_in_float64(op, ours):
+    problem = make_problem(Case("first_call", op, "logits", (3, 12, 4, 6), "ragged"))
+    truth = gate.Truth(problem)
+    exact = ours[0].solve(problem._replace(scores=problem.scores.astype(np.float64)), None)
+    errors = truth.errors("pathsum", exact)
+    assert errors.gradient < 1e-12
+    assert errors.loss < 1e-12
+
+
+def test_problems_are_the_same_for_the_same_seed():
+    first, again, other = (make_problem(TINY_CTC, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first.scores, again.scores)
+    assert np.array_equal(first.targets, again.targets)
+    assert not np.array_equal(first.scores, other.scores)
+    assert first.input_lengths.max() == 20 > first.input_lengths.min()
+
+
+def test_log_probs_are_normalised():
+    problem = make_problem(dataclasses.replace(TINY_CTC, kind="log_probs"))
+    np.testing.assert_allclose(np.exp(problem.scores).sum(-1), 1, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_peer_in_another_process_gives_what_it_gives_here():
+    problem = make_problem(TINY_CTC)
+    here = peers.prepare_torch(problem)()
+    with contenders.Worker(sys.executable, 1) as worker:
+        description = worker.ask("describe")
+        assert "torch" in description["peers"]
+        there = contenders.Contender("torch", description["versions"], sys.executable, worker)
+        with measure.handed_over(problem, [there]) as folder:
+            step = there.solve(problem, folder)
+            assert there.prepare(problem, folder)().milliseconds.keys() == {"forward", "backward", "both"}
+    assert step.loss == pytest.approx(here.loss, rel=1e-6)
+    np.testing.assert_allclose(step.gradient, here.gradient, atol=1e-6)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_what_goes_wrong_in_another_process_is_told():
+    with contenders.Worker(sys.executable, 1) as worker:
+        with pytest.raises(contenders.WorkerError, match="unknown request 'dance'"):
+            worker.ask("dance")
+    with (
+        contenders.Worker(shutil.which("false") or "", 1) as worker,
+        pytest.raises(contenders.WorkerError, match="without an answer"),
+    ):
+        worker.ask("describe")
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_memory_rows_measure_in_fresh_processes(ours):
+    # torch's, since kernels run as plain Python here: logits of 8 MB, their log-softmax and two gradients.
+    torch_alone = [contender for contender in contenders.gather({}) if contender.name == "torch"]
+    case = Case("memory", "ctc_loss", "logits", (4, 50, 5, 10_000))
+    (row,) = measure.memory_rows(case, torch_alone, Run.begin(1))
+    assert row.process == "fresh"
+    assert row.peak_mib is not None
+    assert 7 < row.peak_mib < 60
+    assert row.share_beyond_gradient == pytest.approx(row.peak_mib * 2**20 / (4 * 50 * 10_000 * 4) - 1)
+    assert ours[0].can_run(case.op, case.kind)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_first_call_rows_are_cold_then_warm(ours):
+    case = Case("first_call", "rnnt_loss", "logits", (1, 3, 1, 3))
+    cold, warm = measure.first_call_rows(case, ours, Run.begin(1), repeats=1)
+    assert (cold.cache, warm.cache) == ("cold", "warm")
+    assert cold.median_ms is not None
+    assert cold.median_ms > 0
+    assert cold.process == warm.process == "fresh"
+
+
+def test_every_group_has_cases_that_someone_can_run():
+    for group in GROUPS:
+        for quick in (False, True):
+            listed = cases.cases(group, quick)
+            assert listed
+            assert len(set(listed)) == len(listed)
+            assert all((case.op, case.kind) in peers.PEERS["pathsum"].runs for case in listed)
+
+
+def test_tables_of_memory_and_first_calls_can_be_printed(ours):
+    run = Run.begin(1)
+    case = Case("memory", "rnnt_loss", "logits", (1, 3, 1, 3))
+    memory = run.row(case, "pathsum", ours[0].versions, "fresh", peak_mib=3.0, share_beyond_gradient=0.031)
+    case = dataclasses.replace(case, group="first_call")
+    first = run.row(case, "pathsum", {}, "fresh", median_ms=12.0, p20_ms=11.0, p80_ms=13.0, cache="warm")
+    texts = [report.as_markdown(table) for table in report.tables([memory, first])]
+    assert "| rnnt_loss (1, 3, 1, 3) | pathsum | 3.0 | 3.1 |  |" in texts[0]
+    assert "| rnnt_loss (1, 3, 1, 3), warm cache | pathsum | 12 (11-13) | 1 |" in texts[1]
