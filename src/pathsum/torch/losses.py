@@ -441,6 +441,9 @@ def asg_loss(
     batch = _asg_batch(targets, input_lengths, target_lengths, scores, batched)
     if scores.device.type == "cpu":
         _warn_of_repeats(batch)
+    if scores.dtype in (torch.bfloat16, torch.float16):
+        # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
+        scores, transitions = scores.float(), transitions.float()
     if start_scores is not None or final_scores is not None:
         scores = _with_ends(scores, batch.input_lengths, start_scores, final_scores)
     dense, chain = pose_asg(*batch, scores.shape[2])
@@ -508,8 +511,6 @@ def _with_ends(
     """A copy of scores (N, T, C), the start's added to each first frame and the final ones to each last frame."""
     lengths = torch.from_numpy(input_lengths).to(scores.device)
     sample = (lengths > 0).nonzero()[:, 0]
-    if scores.dtype in (torch.bfloat16, torch.float16):
-        scores = scores.float()
     for ends, frame in ((start_scores, torch.zeros_like(sample)), (final_scores, lengths[sample] - 1)):
         if ends is not None:
             values = ends.to(scores.dtype).expand(len(sample), -1)

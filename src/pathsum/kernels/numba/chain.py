@@ -153,6 +153,7 @@ def transition_gradient(grad_losses: np.ndarray, num_classes: int, lattice: Chai
 
 def _add_transitions(scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """In float64: the same rounding in every frame would add up over the frames."""
+    indices = indices[: scores.shape[1]]
     return scores + np.where(indices >= 0, transitions.ravel()[indices].astype(np.float64), 0.0)
 
 
