@@ -76,6 +76,34 @@ def torchaudio():
     return "torchaudio.functional.rnnt_loss", version("torchaudio"), vectors
 
 
+def torchaudio_forced_align():
+    import torch
+    from torchaudio.functional import forced_align
+
+    vectors = []
+    for blank, scale, case in [
+        (0, 1.0, CHAIN_CASES[0]),
+        (3, 1.0, CHAIN_CASES[0]),  # blank last
+        (0, 1.0, CHAIN_CASES[1]),
+        (0, 1.0, CHAIN_CASES[2]),
+        (0, 0.0, CHAIN_CASES[0]),  # every path as good as any other
+    ]:
+        for n, (length, labels) in enumerate(zip(case["input_lengths"], case["target_lengths"], strict=True)):
+            logits = (scale * case["logits"][n, :length]).astype(np.float64).round(DECIMALS)
+            target = np.where(case["targets"][n, :labels] == blank, 0, case["targets"][n, :labels])
+            path, scores = forced_align(torch.from_numpy(logits)[None], torch.from_numpy(target)[None], blank=blank)
+            vectors.append(
+                {
+                    "blank": blank,
+                    "logits": logits.tolist(),
+                    "target": target.tolist(),
+                    "path": path[0].tolist(),
+                    "scores": scores[0].tolist(),
+                }
+            )
+    return "torchaudio.functional.forced_align", version("torchaudio"), vectors
+
+
 def warprnnt_numba():
     import torch
     from warprnnt_numba import RNNTLossNumba
@@ -148,7 +176,8 @@ def vector(case, blank, options, losses, gradient):
 
 
 PEERS = {
-    function.__name__: function for function in (torchaudio, warprnnt_numba, tf_seq2seq_losses, optimized_transducer)
+    function.__name__: function
+    for function in (torchaudio, torchaudio_forced_align, warprnnt_numba, tf_seq2seq_losses, optimized_transducer)
 }
 
 if __name__ == "__main__":

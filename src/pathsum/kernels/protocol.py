@@ -45,6 +45,49 @@ class DenseSaved(NamedTuple):
     entering: Array
 
 
+class ChainPath(NamedTuple):
+    """The best path of each sample of a batch of chains.
+
+    Where several are best it is the one that, traced from its end, ends in the lower of two states and stays rather
+    than steps, steps rather than skips.
+
+    Attributes:
+        log_probs: (N,) log-score of the path; -inf where there is none, NaN where a score is NaN or +inf.
+        states: (N, T) state after each frame; -1 in padding, and everywhere where there is no path.
+    """
+
+    log_probs: Array
+    states: Array
+
+
+class GridPath(NamedTuple):
+    """The best path of each sample of a batch of grids; of several, the one that emits each label the earliest.
+
+    Attributes:
+        log_probs: (N,) as in ``ChainPath``.
+        frames: (N, U') frame in which each label is emitted; -1 in padding, and everywhere where there is no path.
+        label_scores: (N, U') log-probability of each label where it is emitted; 0 in padding, -inf or NaN where there
+            is no path.
+    """
+
+    log_probs: Array
+    frames: Array
+    label_scores: Array
+
+
+class DensePath(NamedTuple):
+    """The best path of each sample of a batch of dense lattices; of several, the one whose last state is the lowest,
+    then the one before, and so on.
+
+    Attributes:
+        log_probs: (N,) as in ``ChainPath``.
+        states: (N, T) state in each frame; -1 in padding, and everywhere where there is no path.
+    """
+
+    log_probs: Array
+    states: Array
+
+
 class ChainKernels(Protocol):
     def forward(
         self, scores: Any, lattice: ChainLattice, *, logits: bool, need_gradient: bool, num_threads: int

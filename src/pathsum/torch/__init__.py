@@ -1,5 +1,22 @@
 """Losses for PyTorch."""
 
+from pathsum.torch.align import Alignment as Alignment
+from pathsum.torch.align import ChainPosteriors as ChainPosteriors
+from pathsum.torch.align import Decoded as Decoded
+from pathsum.torch.align import GridPosteriors as GridPosteriors
+from pathsum.torch.align import RNNTAlignment as RNNTAlignment
+from pathsum.torch.align import TokenSpan as TokenSpan
+from pathsum.torch.align import ctc_greedy_decode as ctc_greedy_decode
+from pathsum.torch.align import ctc_posteriors as ctc_posteriors
+from pathsum.torch.align import forced_align as forced_align
+from pathsum.torch.align import rnnt_align as rnnt_align
+from pathsum.torch.align import rnnt_greedy_decode as rnnt_greedy_decode
+from pathsum.torch.align import rnnt_posteriors as rnnt_posteriors
+from pathsum.torch.align import simple_ctc_align as simple_ctc_align
+from pathsum.torch.align import simple_ctc_posteriors as simple_ctc_posteriors
+from pathsum.torch.align import token_spans as token_spans
+from pathsum.torch.joint import rnnt_joint_loss as rnnt_joint_loss
+from pathsum.torch.joint import rnnt_loss_from_joint as rnnt_loss_from_joint
 from pathsum.torch.losses import asg_loss as asg_loss
 from pathsum.torch.losses import ctc_loss as ctc_loss
 from pathsum.torch.losses import rnnt_loss as rnnt_loss

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,6 @@ def _emitted(log_probs: Tensor, labels: Tensor) -> Tensor:
     return log_probs.gather(2, labels[:, None].expand(-1, log_probs.shape[1], -1))
 
 
-def _constant(transitions: Tensor, indices: Tensor) -> Tensor:
+def _constant(transitions: Tensor, indices: Any) -> Tensor:
     """(N, S') score of each state's arc that is the same in all frames."""
     return torch.where(indices >= 0, exact(transitions).flatten()[indices.clamp(min=0)], 0.0)
