@@ -150,9 +150,8 @@ def _implementations(torch: Any) -> str:
 
 
 def _losses() -> list[str]:
-    import pathsum.torch
-
-    return [name for name in vars(pathsum.torch) if name.endswith("_loss")]
+    module = importlib.import_module("pathsum.torch")
+    return [name for name in vars(module) if name.endswith("_loss")]
 
 
 def _kernel_cache() -> str:

@@ -60,7 +60,7 @@ def misses_bar(row: Row) -> bool:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """One figure of one group's rows: bars on a logarithmic scale, a cluster for each case."""
+    """One figure of one group's rows: a cluster of bars for each case; all but memory on a logarithmic scale."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -69,7 +69,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     clusters = [(label, list(members)) for label, members in groupby(bars, _case_label)]
     figure = Figure(figsize=(9, 1.1 + 0.24 * (len(bars) + 0.7 * len(clusters))), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xscale("log")
     position, ticks = 0.0, []
     for label, members in clusters:
         ticks.append((position + (len(members) - 1) / 2, label))
@@ -90,8 +89,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             position += 1
         position += 0.7
     values = [_value(row) for row in bars]
-    # Room on the right for the labels, on the left for the shortest bar to have a length.
-    axes.set_xlim(min(values) / 2, max(values) * (max(values) / min(values) * 2) ** 0.35)
+    if group == "memory":
+        axes.set_xlim(0, 1.3 * max(values))
+    else:
+        axes.set_xscale("log")
+        # Room on the right for the labels, on the left for the shortest bar to have a length.
+        axes.set_xlim(min(values) / 2, max(values) * (max(values) / min(values) * 2) ** 0.35)
     axes.set_yticks([tick for tick, _ in ticks], [label for _, label in ticks], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(position - 1, -0.8)
@@ -180,11 +183,8 @@ def _bar_label(row: Row) -> str:
     text = _scientific(value) if row.group == "accuracy" else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
     if row.impl == "pathsum" or row.ratio_to_ours is None:
         return f"{row.impl}  {text}"
-    return (
-        f"{row.impl}  {text}  ({row.ratio_to_ours:.2g}x)"
-        if row.ratio_to_ours < 100
-        else (f"{row.impl}  {text}  ({row.ratio_to_ours:.0f}x)")
-    )
+    ratio = f"{row.ratio_to_ours:.2g}" if row.ratio_to_ours < 100 else f"{row.ratio_to_ours:.0f}"
+    return f"{row.impl}  {text}  ({ratio}x ours)"
 
 
 def _milliseconds(value: float | None) -> str:
