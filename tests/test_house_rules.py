@@ -196,16 +196,14 @@ def compiled(tree):
             for decorator in getattr(node, "decorator_list", []):
                 call = decorator if isinstance(decorator, ast.Call) else None
                 name = ast.unparse(call.func if call else decorator)
-                if name.rpartition(".")[2] in ("njit", "jit", "vectorize", "guvectorize", "stencil", "overload"):
+                if name in ("kernel", "exact_kernel"):
+                    yield name, {None: "COMPILE"}
+                elif name.rpartition(".")[2] in ("njit", "jit", "vectorize", "guvectorize", "stencil", "overload"):
                     yield name, {word.arg: ast.unparse(word.value) for word in call.keywords} if call else {}
 
 
 def uncompiled_rules(tree):
-    # COMPILE as it is, or without fast-math; either may have a name in its module.
-    allowed = {"COMPILE", "COMPILE | {'fastmath': False}"}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.value) in allowed:
-            allowed |= {ast.unparse(target) for target in node.targets}
+    allowed = {"COMPILE", "COMPILE_EXACTLY"}
     for name, keywords in compiled(tree):
         options = "jit_options" if name.rpartition(".")[2] == "overload" else None
         if keywords.get(options) not in allowed or "fastmath" in keywords:
@@ -228,3 +226,10 @@ def test_only_the_glue_says_ctx():
     for path in sorted(ROOT.rglob("*.py")):
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         assert "ctx" not in names or path.name == "_autograd.py", path
+
+
+def test_cached_kernels_are_current_only_while_all_that_they_inline_is():
+    from pathsum.kernels.numba import chain
+    from pathsum.kernels.numba.compilation import source_stamp
+
+    assert chain._reach._cache._cache_file._source_stamp == source_stamp()

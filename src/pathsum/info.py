@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import pkgutil
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +178,6 @@ def _kernel_cache() -> str:
         lines.append(("state", f"partly warm: first calls compile {', '.join(cold)}, once"))
     else:
         lines.append(("state", "cold: first calls compile, up to 15 s for each loss, once"))
-    stale = _older_than_helpers(kernels)
-    if stale:
-        # numba compares a cached kernel with its own file, not with those whose functions are inlined into it.
-        lines.append(("stale", f"{stale} older than the code they include; delete the folder's *.nbi and *.nbc"))
     return _section(title, lines)
 
 
@@ -202,22 +197,11 @@ def _cached_kernels() -> list[tuple[str, Any]]:
 
 
 def _num_variants(kernel: Any) -> int:
-    # The index is empty where it was written by another numba or from another version of the kernel's file; its keys
+    # The index is empty where it was written by another numba or from another version of the kernels; its keys
     # name the processor as second part.
     index = kernel._cache._cache_file._load_index()
     this_processor = kernel.targetdescr.target_context.codegen().magic_tuple()
     return sum(key[1] == this_processor for key in index)
-
-
-def _older_than_helpers(kernels: list[tuple[str, Any]]) -> int:
-    sources = {sys.modules[kernel.__module__].__file__ for _, kernel in kernels}
-    folder = Path(next(iter(sources)) or "").parent
-    newest = max(path.stat().st_mtime for path in folder.glob("*.py"))
-    stale = 0
-    for _, kernel in kernels:
-        path = Path(kernel._cache._cache_file._index_path)
-        stale += path.exists() and bool(_num_variants(kernel)) and path.stat().st_mtime < newest
-    return stale
 
 
 def _writable(folder: str) -> str:

@@ -161,15 +161,16 @@ def rnnt_loss_from_joint(
     that dropout is the same both times. Its parameters and whatever else it depends on get their gradients.
 
     Args:
-        joint_fn: Maps encoder rows (R, H1) and predictor rows (R, H2) to logits (R, V), row by row. A module or function.
+        joint_fn: Maps encoder rows (R, H1) and predictor rows (R, H2) to logits (R, V), each row
+            by itself. A module or function.
         encoder_out: Encoder output (N, T, H1).
         predictor_out: Predictor output (N, U+1, H2).
         targets: Labels (N, U) or (sum of target_lengths,).
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
         blank: Index of the blank class; negative counts from the end.
-        num_classes: V, the classes that ``joint_fn`` scores. None: ``joint_fn`` is called once more, on the first row, to
-            learn it.
+        num_classes: V, the classes that ``joint_fn`` scores. None: ``joint_fn`` is called once more, on the first
+            row, to learn it.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         fastemit_lambda: As in ``rnnt_loss``.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.

@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.extended import COMPILE, log, normalise, shift, split
+from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.rows import (
     INFINITY_32,
     MAGNITUDE_32,
@@ -170,7 +171,7 @@ def _number_pair(step_scores: np.ndarray, stay_scores: np.ndarray, work: type) -
     return np.float64, np.float64, ZERO_EXPONENT_64
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _reach(scores):
     """A bound on the log-score of any path: the sum over frames of the largest finite score, and of a choice."""
     total = 0.0
@@ -205,7 +206,7 @@ def _in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
     return position // num_frames, position % num_frames
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _gather_scores(
     flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, frame_offsets, num_states, stay_labels,
     step_labels, shared_labels, logits, maxima, sums, stay_scores, step_scores,
@@ -240,7 +241,7 @@ def _gather_scores(
         maxima[frame] = maximum if defined else np.nan
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _solve_sample(
     step_scores, stay_scores, maxima, sums, num_states, skips, start_state, num_final, shared_labels, need_gradient,
     alpha, alpha_exponents, zero,
@@ -431,7 +432,7 @@ def _store(mass, exponents, largest, total, row):
         row[s] = shift(mass[s], exponents[s] - largest) * scale
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _write_gradient(
     grad_losses, flat, stride_n, stride_t, stride_c, encoding, scratch, padded_frames, first, last, frame_offsets,
     num_states, stay_labels, step_labels, shared_labels, logits, losses, maxima, sums, stay, step, out, out_stride_n,

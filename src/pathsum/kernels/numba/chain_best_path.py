@@ -12,13 +12,10 @@ from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.chain import FRONT
-from pathsum.kernels.numba.extended import COMPILE
+from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
 from pathsum.kernels.numba.rows import Strided, borrow, load_row, work_dtype
 from pathsum.kernels.protocol import ChainPath
 from pathsum.lattice import ChainLattice
-
-# Two sums of the same numbers have to be the same wherever they are written: ties are told by comparing them.
-_EXACT = COMPILE | {"fastmath": False}
 
 
 def best_path(
@@ -73,7 +70,7 @@ def _constants(table: np.ndarray, indices: np.ndarray | None, sample: int, count
     return np.where(indices >= 0, table[indices], 0.0)
 
 
-@njit(cache=True, **_EXACT)
+@exact_kernel
 def _solve_sample(
     flat, start, stride_t, stride_c, encoding, scratch, classes, stay_positions, step_positions, stay_constants,
     step_constants, skips, reach, shared_labels, start_state, num_final, stretch, states,
@@ -141,7 +138,7 @@ def _solve_sample(
     return log_prob
 
 
-@njit(**_EXACT)
+@njit(**COMPILE_EXACTLY)
 def _load_emitted(flat, start, stride_c, encoding, scratch, classes, emitted):
     """The frame's scores of the classes that occur; whether all of them are numbers below +inf."""
     row = load_row(flat, start, stride_c, encoding, scratch)
@@ -152,7 +149,7 @@ def _load_emitted(flat, start, stride_c, encoding, scratch, classes, emitted):
     return defined
 
 
-@njit(**_EXACT)
+@njit(**COMPILE_EXACTLY)
 def _advance(
     alpha, emitted, stay_positions, step_positions, stay_constants, step_constants, skips, shared_labels, first, last,
     entered,

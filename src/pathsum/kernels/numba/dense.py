@@ -10,10 +10,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import dense_extended, dense_linear, parallel
-from pathsum.kernels.numba.extended import COMPILE
+from pathsum.kernels.numba.compilation import kernel
 from pathsum.kernels.numba.rows import Strided, load_row, store_row, target_row, work_dtype
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.lattice import DenseLattice
@@ -84,13 +83,15 @@ def transition_gradient(
     num_threads: int,
 ) -> np.ndarray:
     """The gradient with respect to the transitions, (C, C) in float64: minus their expected counts."""
-    matrix = dense_linear.exponential(transitions, saved.alpha.dtype.type)
     has_arcs = (lattice.input_lengths > 1) & (grad_losses != 0)
-    linear = has_arcs & (saved.losses < np.inf) & ~saved.extended
-    upstream = np.where(linear, -grad_losses, 0.0)
-    offsets = _frame_offsets(lattice)
-    gradient = dense_linear.transition_gradient(upstream, saved, matrix, num_classes, offsets, num_threads)
-    for n in np.flatnonzero(has_arcs & (saved.losses < np.inf) & saved.extended):
+    solved = has_arcs & (saved.losses < np.inf)
+    gradient = np.zeros((num_classes, num_classes))
+    if (solved & ~saved.extended).any():
+        upstream = np.where(solved & ~saved.extended, -grad_losses, 0.0)
+        matrix = dense_linear.exponential(transitions, saved.alpha.dtype.type)
+        offsets = _frame_offsets(lattice)
+        gradient += dense_linear.transition_gradient(upstream, saved, matrix, num_classes, offsets, num_threads)
+    for n in np.flatnonzero(solved & saved.extended):
         own = _sample_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
         dense_extended.add_transition_gradient(own, transitions.astype(np.float64), -grad_losses[n], gradient)
     if (has_arcs & np.isnan(saved.losses)).any():
@@ -110,13 +111,13 @@ def _sample_scores(scores: Strided, num_classes: int, sample: int, num_frames: i
     return rows
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _load_rows(flat, stride_n, stride_t, stride_c, encoding, sample, scratch, rows):
     for t in range(rows.shape[0]):
         rows[t] = load_row(flat, sample * stride_n + t * stride_t, stride_c, encoding, scratch)
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _write_gradient(
     grad_losses, losses, gamma, offsets, num_classes, padded_frames, first, last, out, stride_n, stride_t, stride_c,
     encoding,

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.extended import COMPILE
+from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
 from pathsum.kernels.numba.rows import Strided, borrow, load_row, work_dtype
 from pathsum.kernels.protocol import DensePath
 from pathsum.lattice import DenseLattice
@@ -46,7 +46,7 @@ def best_path(
     return DensePath(log_probs, states)
 
 
-@njit(cache=True, **COMPILE | {"fastmath": False})
+@exact_kernel
 def _solve_sample(flat, start, stride_t, stride_c, encoding, scratch, from_to, alpha, states):
     """The log-score of the best path, whose states are written; they are left alone where there is none."""
     flat, scratch, from_to, alpha = borrow(flat), borrow(scratch), borrow(from_to), borrow(alpha)
@@ -86,7 +86,7 @@ def _solve_sample(flat, start, stride_t, stride_c, encoding, scratch, from_to, a
     return log_prob
 
 
-@njit(forceinline=True, **COMPILE | {"fastmath": False})
+@njit(forceinline=True, **COMPILE_EXACTLY)
 def _raise_to(best, score, row):
     for j in range(best.size):
         candidate = score + row[j]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pathsum.kernels.numba.extended import COMPILE, log, normalise, shift, split
+from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.numerics import ZERO_EXPONENT_64
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def solve(scores, transitions, need_gradient, gamma):
     """The loss of scores (T, C), T >= 1; with ``need_gradient`` the posteriors of the classes go to gamma."""
     arcs, arc_exponents = _split_all(transitions)
@@ -34,7 +35,7 @@ def solve(scores, transitions, need_gradient, gamma):
     return loss
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def add_transition_gradient(scores, transitions, upstream, gradient):
     """gradient[j, i] += upstream * expected number of arcs from i to j, where there is a path."""
     arcs, arc_exponents = _split_all(transitions)

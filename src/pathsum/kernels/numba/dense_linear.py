@@ -22,7 +22,8 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.extended import COMPILE, exp
+from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.extended import exp
 from pathsum.kernels.numba.rows import Strided, greatest, load_row, work_dtype
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.numerics import LN_2
@@ -36,8 +37,8 @@ CUT_BITS = {np.float32: 84, np.float64: 682}
 WATCH_BITS = {np.float32: 60, np.float64: 500}
 # Frames whose products are added in the work dtype before the sum goes on in float64.
 BLOCK = 256
-# Below this a frame's sum of alpha * beta has lost digits.
-TINY = np.float32(2.0**-120)
+# A frame's sum of alpha * beta that is further below 1 has lost digits.
+MASS_BITS = {np.float32: 120, np.float64: 1000}
 
 
 class Matrix(NamedTuple):
@@ -160,9 +161,10 @@ def solve(
     possible = samples & (losses < np.inf)
     if need_gradient:
         alpha[num_frames:] = 0
+        tiny = work(2.0 ** -MASS_BITS[work])
 
         def combine(first: int, last: int) -> None:
-            _combine(first, last, offsets, possible, exponents, alpha, beta, rows.weights, lost[1])
+            _combine(first, last, offsets, possible, exponents, tiny, alpha, beta, rows.weights, lost[1])
 
         parallel.run(combine, parallel.split_evenly(num_frames, num_threads), num_threads)
     sound = samples if matrix.complete else samples & ~lost.any(0)
@@ -195,7 +197,7 @@ def transition_gradient(
     return gradient[:num_classes, :num_classes]
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _exponentiate(
     flat, stride_n, stride_t, stride_c, encoding, num_classes, first, last, offsets, shifts, weights, maxima, steep
 ):  # fmt: skip
@@ -281,7 +283,7 @@ def _weigh(arriving, weights, cut, watch, state):
     return exponent, least < watch * largest or largest < watch
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _alpha(
     matrix, stays, weights, group, offsets, num_classes, cut, watch, keep, alpha, exponents, last_sums, lost
 ):  # fmt: skip
@@ -305,7 +307,7 @@ def _alpha(
                     last_sums[n] = states[slot].sum()
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _beta(matrix, stays, weights, group, offsets, num_classes, cut, watch, beta, lost):
     """The mass that leaves each state of each frame."""
     states = np.zeros((GROUP, weights.shape[1]), weights.dtype)
@@ -324,8 +326,8 @@ def _beta(matrix, stays, weights, group, offsets, num_classes, cut, watch, beta,
             _advance(matrix, stays, states, leaving)
 
 
-@njit(cache=True, **COMPILE)
-def _combine(first, last, offsets, possible, exponents, alpha, beta, weights, lost):
+@kernel
+def _combine(first, last, offsets, possible, exponents, tiny, alpha, beta, weights, lost):
     """Frames [first, last): beta becomes the posterior of each state, gamma, and the weights become what entering a
     state is worth, so that entering[t, j] * matrix[j, i] * alpha[t-1, i] is the posterior of the arc from i to j.
 
@@ -341,7 +343,7 @@ def _combine(first, last, offsets, possible, exponents, alpha, beta, weights, lo
         if possible[n]:
             for c in range(mass.size):
                 total += mass[c] * leaving[c]
-        if total < TINY:
+        if total < tiny:
             lost[n] = possible[n]
             mass[:] = 0
             leaving[:] = 0
@@ -354,7 +356,7 @@ def _combine(first, last, offsets, possible, exponents, alpha, beta, weights, lo
             leaving[c] = mass[c] * leaving[c] * share
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _add_products(upstream, samples, offsets, entering, alpha, first, gradient):
     """Four destinations from first on: gradient[j, i] += upstream * sum over t of entering * alpha before."""
     states = np.empty((GROUP, BLOCK), alpha.dtype)

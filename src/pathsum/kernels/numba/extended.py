@@ -16,8 +16,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from pathsum.kernels.numba.compilation import COMPILE
 from pathsum.numerics import (
-    FASTMATH,
     LN_2,
     LN_2_HIGH_32,
     LN_2_HIGH_64,
@@ -28,8 +28,6 @@ from pathsum.numerics import (
     ZERO_EXPONENT_32,
     ZERO_EXPONENT_64,
 )
-
-COMPILE = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy"}
 
 _f32, _i32 = np.float32, np.int32
 _BIAS_32, _SHIFT_32, _FRACTION_32, _ONE_32 = _i32(127), _i32(23), _i32(0x007FFFFF), _i32(0x3F800000)

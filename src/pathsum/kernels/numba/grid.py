@@ -17,7 +17,8 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.extended import COMPILE, log, normalise, shift, split
+from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.rows import (
     borrow,
     load_row,
@@ -177,7 +178,7 @@ def _frame_tasks(frames: np.ndarray, labels: np.ndarray, num_threads: int) -> li
     return tasks
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _gather_scores(
     flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_labels, targets,
     blank, logits, maxima, sums, blank_scores, label_scores,
@@ -213,7 +214,7 @@ def score_row(row, blank, label, logits):
     return maximum if defined else row.dtype.type(np.nan), total, blank_score, label_score
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _solve_sample(blank_scores, label_scores, need_gradient, alpha, exponents):
     """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs.
 
@@ -286,7 +287,7 @@ def _plain(mantissa, exponent):
     return 2.0 * shift(mantissa, min(exponent - 1.0, 0.0))
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _write_gradient(
     grad_loss, flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_frames,
     num_labels, targets, blank, logits, fastemit_lambda, clamp, loss, maxima, sums, blank_posteriors, label_posteriors,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import grid, parallel
-from pathsum.kernels.numba.extended import COMPILE
+from pathsum.kernels.numba.compilation import exact_kernel
 from pathsum.kernels.numba.rows import borrow, work_dtype
 from pathsum.kernels.protocol import GridPath
 from pathsum.lattice import GridLattice
@@ -68,7 +67,7 @@ def _gather(
     return maxima, blank_scores, label_scores
 
 
-@njit(cache=True, **COMPILE | {"fastmath": False})
+@exact_kernel
 def _solve_sample(blank_scores, label_scores, frames, scores):
     """The log-score of the best path; the frame and score of each label are written where there is one."""
     blank_scores, label_scores = borrow(blank_scores), borrow(label_scores)

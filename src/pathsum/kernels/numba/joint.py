@@ -18,7 +18,8 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import grid, parallel
-from pathsum.kernels.numba.extended import COMPILE, exp
+from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.extended import exp
 from pathsum.kernels.numba.rows import borrow
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import GridLattice
@@ -195,7 +196,7 @@ def _node(row, n, row_offsets, target_lengths):
     return n, node // width, node % width
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _join_rows(encoder, predictor, rows, first, last, row_offsets, target_lengths, activation, hidden):
     encoder, predictor, hidden = borrow(encoder), borrow(predictor), borrow(hidden)
     n = 0
@@ -232,7 +233,7 @@ def _activate(left, right, activation, out):
             out[h] = half * x * (one + math.erf(x * root_half))
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _score_rows(
     logits, rows, first, last, row_offsets, targets, target_lengths, blank, maxima, sums, blank_scores, label_scores
 ):  # fmt: skip
@@ -246,7 +247,7 @@ def _score_rows(
         maxima[node], sums[node], blank_scores[node], label_scores[node] = grid.score_row(logits[r], blank, label, True)
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _differentiate_rows(
     logits, rows, first, last, row_offsets, targets, target_lengths, blank, grad_losses, losses, maxima, sums,
     blank_posteriors, label_posteriors, fastemit_lambda, clamp,
@@ -268,7 +269,7 @@ def _differentiate_rows(
             )  # fmt: skip
 
 
-@njit(cache=True, **COMPILE)
+@kernel
 def _scatter_rows(
     grad_hidden, hidden, encoder, predictor, rows, first_column, last_column, row_offsets, target_lengths, activation,
     grad_encoder, grad_predictor,

@@ -71,12 +71,19 @@ def dense_posteriors(
     *,
     num_frames: int,
     num_threads: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Losses (N,), and the posterior of each state in each frame, (N, T, C)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Losses (N,), posteriors of each state in each frame (N, T, C), and how often each arc is expected (C, C).
+
+    Arcs are counted over all frames of all samples but those of NaN.
+    """
     saved = dense.forward(scores, num_classes, lattice, transitions, need_gradient=True, num_threads=num_threads)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
     padded = np.zeros((len(saved.losses), num_frames, num_classes), saved.gamma.dtype)
     for n, (first, last) in enumerate(pairwise(offsets)):
         if saved.losses[n] < np.inf:
             padded[n, : last - first] = saved.gamma[first:last, :num_classes]
-    return saved.losses, padded
+    counted = -1.0 * ~np.isnan(saved.losses)
+    counts = dense.transition_gradient(
+        counted, scores, num_classes, lattice, transitions, saved, num_threads=num_threads
+    )
+    return saved.losses, padded, counts

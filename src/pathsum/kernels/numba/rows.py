@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from pathsum.kernels.numba.extended import COMPILE, exp
+from pathsum.kernels.numba.compilation import COMPILE
+from pathsum.kernels.numba.extended import exp
 
 NATIVE, BFLOAT16, FLOAT16 = 0, 1, 2
 

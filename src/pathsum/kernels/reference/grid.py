@@ -26,7 +26,11 @@ def forward(
         label_scores = label_scores + fastemit_lambda * _zero_with_gradient(label_scores)
     blank_scores = log_probs[:, lattice.blank]
 
-    shape = (len(lattice.logit_lengths), int(lattice.logit_lengths.amax() if len(lattice.logit_lengths) else 0) + 1, lattice.targets.shape[1] + 1)
+    shape = (
+        len(lattice.logit_lengths),
+        int(lattice.logit_lengths.amax() if len(lattice.logit_lengths) else 0) + 1,
+        lattice.targets.shape[1] + 1,
+    )
     impossible = rows.new_full(shape, IMPOSSIBLE)
     blank = impossible.index_put((sample, t, u), blank_scores)
     label = impossible.index_put((sample, t, u), label_scores)

@@ -51,9 +51,13 @@ def grid_posteriors(scores: Tensor, lattice: GridLattice, *, logits: bool) -> tu
     return losses, posteriors[..., 0], posteriors[..., 1]
 
 
-def dense_posteriors(scores: Tensor, lattice: DenseLattice, transitions: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each state in each frame, (N, T, C)."""
-    return _differentiate(exact(scores), lambda scores: dense.forward(scores, lattice, transitions))
+def dense_posteriors(scores: Tensor, lattice: DenseLattice, transitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each state in each frame, (N, T, C); and how often each arc is expected in all samples but those of NaN."""
+    losses, states = _differentiate(exact(scores), lambda scores: dense.forward(scores, lattice, transitions))
+    defined = ~losses.isnan()
+    own = replace(lattice, input_lengths=lattice.input_lengths[defined])
+    _, counts = _differentiate(exact(transitions), lambda arcs: dense.forward(scores[defined], own, arcs))
+    return losses, states, counts
 
 
 def _differentiate(arcs: Tensor, solve: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
