@@ -94,7 +94,7 @@ class _ChainLosses(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         scores, transitions, *lattice, start_state, num_final, shared_labels, logits, _ = inputs
-        ctx.mark_non_differentiable(*output[1:])
+        _keep_losses_only(ctx, output)
         ctx.save_for_backward(scores, transitions, *lattice, *output)
         ctx.options = (start_state, num_final, shared_labels)
         ctx.logits = logits
@@ -122,7 +122,7 @@ class _DenseLosses(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
+        _keep_losses_only(ctx, output)
         ctx.save_for_backward(*inputs[:3], *output)
 
     @staticmethod
@@ -136,6 +136,12 @@ class _DenseLosses(torch.autograd.Function):
                 grad_losses, scores, transitions, input_lengths, *saved
             )
         return gradient, transition_gradient, None, None
+
+
+def _keep_losses_only(ctx: Any, output: tuple[Tensor, ...]) -> None:
+    """Backward is of the losses; for the other outputs it shall not be given planes of zeros, filled for nothing."""
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
 
 
 def _time_major(scores: Tensor) -> bool:
@@ -152,7 +158,7 @@ class _GridLosses(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         scores, *lattice, blank, logits, _, fastemit_lambda, clamp, overwrite_logits = inputs
-        ctx.mark_non_differentiable(*output[1:])
+        _keep_losses_only(ctx, output)
         ctx.save_for_backward(None if overwrite_logits else scores, *lattice, *output)
         ctx.options = (blank, logits, fastemit_lambda, clamp)
         # A saved tensor that backward changes would fail its version check; this one is given up at first use.
@@ -189,7 +195,7 @@ class _JointLosses(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, blank, activation, tile_memory, _, fastemit_lambda, clamp, gate = inputs
-        ctx.mark_non_differentiable(*output[1:])
+        _keep_losses_only(ctx, output)
         ctx.save_for_backward(*tensors, *output)
         ctx.options = (blank, activation, tile_memory, fastemit_lambda, clamp, gate)
 
@@ -207,7 +213,7 @@ class _PlaneLosses(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
+        _keep_losses_only(ctx, output)
         ctx.save_for_backward(inputs[5], *output)
         ctx.dtypes = [plane.dtype for plane in inputs[:2]]
 
