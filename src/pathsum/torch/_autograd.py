@@ -103,6 +103,7 @@ class _ChainLosses(torch.autograd.Function):
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scores, transitions, *rest = ctx.saved_tensors
         lattice, saved = rest[:7], rest[7:]
+        grad_losses = _defined(grad_losses, saved[0])
         gradient = transition_gradient = None
         if ctx.needs_input_grad[0]:
             gradient = _ChainGradient.apply(
@@ -128,6 +129,7 @@ class _DenseLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scores, transitions, input_lengths, *saved = ctx.saved_tensors
+        grad_losses = _defined(grad_losses, saved[0])
         gradient = transition_gradient = None
         if ctx.needs_input_grad[0]:
             gradient = _DenseGradient.apply(grad_losses, scores, input_lengths, *saved, _time_major(scores))
@@ -142,6 +144,11 @@ def _keep_losses_only(ctx: Any, output: tuple[Tensor, ...]) -> None:
     """Backward is of the losses; for the other outputs it shall not be given planes of zeros, filled for nothing."""
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
+
+
+def _defined(grad_losses: Tensor | None, losses: Tensor) -> Tensor:
+    """Zeros where nothing depends on the losses."""
+    return torch.zeros_like(losses) if grad_losses is None else grad_losses
 
 
 def _time_major(scores: Tensor) -> bool:
@@ -169,6 +176,7 @@ class _GridLosses(torch.autograd.Function):
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scores, *rest = ctx.saved_tensors
         lattice, saved = rest[:4], rest[4:]
+        grad_losses = _defined(grad_losses, saved[0])
         if not ctx.overwrite_logits:
             gradient = _GridGradient.apply(grad_losses, scores, *lattice, *ctx.options, *saved)
             return gradient, *[None] * 10
@@ -202,6 +210,7 @@ class _JointLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        grad_losses = _defined(grad_losses, saved[0])
         gradients = _JointGradient.apply(grad_losses, *tensors, *ctx.options, *saved)
         return *gradients, *[None] * 11
 
@@ -219,6 +228,7 @@ class _PlaneLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        grad_losses = _defined(grad_losses, ctx.saved_tensors[1])
         gradients = _PlaneGradient.apply(grad_losses, *ctx.saved_tensors)
         return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), *[None] * 6
 
