@@ -1,11 +1,16 @@
 """Losses for PyTorch."""
 
 from pathsum.torch.align import Alignment as Alignment
+from pathsum.torch.align import ASGAlignment as ASGAlignment
+from pathsum.torch.align import ASGPosteriors as ASGPosteriors
 from pathsum.torch.align import ChainPosteriors as ChainPosteriors
 from pathsum.torch.align import Decoded as Decoded
 from pathsum.torch.align import GridPosteriors as GridPosteriors
 from pathsum.torch.align import RNNTAlignment as RNNTAlignment
 from pathsum.torch.align import TokenSpan as TokenSpan
+from pathsum.torch.align import asg_align as asg_align
+from pathsum.torch.align import asg_posteriors as asg_posteriors
+from pathsum.torch.align import asg_viterbi as asg_viterbi
 from pathsum.torch.align import ctc_greedy_decode as ctc_greedy_decode
 from pathsum.torch.align import ctc_posteriors as ctc_posteriors
 from pathsum.torch.align import forced_align as forced_align

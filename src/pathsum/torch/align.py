@@ -18,18 +18,29 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.numba import chain_best_path, grid_best_path, posteriors
+from pathsum.kernels.numba import chain_best_path, dense_best_path, grid_best_path, posteriors
 from pathsum.kernels.numba.rows import strided
 from pathsum.kernels.protocol import ChainPath
 from pathsum.kernels.reference import chain_best_path as reference_chain
+from pathsum.kernels.reference import dense_best_path as reference_dense
 from pathsum.kernels.reference import grid_best_path as reference_grid
 from pathsum.kernels.reference import posteriors as reference_posteriors
-from pathsum.lattice import ChainLattice, GridLattice
+from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
+from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._ops import _array, _rows
+from pathsum.torch._ops import _array, _rows, _table
 from pathsum.torch._ops import work_dtype as _work_dtype
-from pathsum.torch.losses import Integers, _dtype, _integers, _on_device, _pose_grid, _shape
+from pathsum.torch.losses import (
+    Integers,
+    _check_table,
+    _dtype,
+    _integers,
+    _on_device,
+    _pose_grid,
+    _shape,
+    _with_ends,
+)
 
 
 class Alignment(NamedTuple):
@@ -77,6 +88,40 @@ class RNNTAlignment(NamedTuple):
     frames: Tensor
     scores: Tensor
     log_probs: Tensor
+
+
+class ASGAlignment(NamedTuple):
+    """The best path of each sample that stretches its target.
+
+    Attributes:
+        paths: (N, T) class of each frame; -1 in padding, and in all frames of a sample that has no path.
+        scores: (N, T) score of that class in that frame and of the transition to it, start and final scores
+            included; 0 in padding, -inf or NaN where there is no path. The sum over frames is the path's score.
+        positions: (N, T) which of the target's labels the frame belongs to, from 0; -1 as in ``paths``.
+    """
+
+    paths: Tensor
+    scores: Tensor
+    positions: Tensor
+
+
+class ASGPosteriors(NamedTuple):
+    """Posteriors of both of ASG's lattices. Zero in padding and where no path exists.
+
+    Attributes:
+        nodes: (N, T, S) frame t belongs to label s, among all paths that stretch the target.
+        stays: (N, T, S) and so does the frame before.
+        entries: (N, T, S) and the frame before belongs to another label, or is none.
+        classes: (N, T, C) frame t has class c, among all paths.
+        transitions: (C, C) how often class j is followed by i, expected among all paths and summed over the frames
+            and samples, those with a NaN score left out.
+    """
+
+    nodes: Tensor
+    stays: Tensor
+    entries: Tensor
+    classes: Tensor
+    transitions: Tensor
 
 
 class ChainPosteriors(NamedTuple):
@@ -327,6 +372,183 @@ def rnnt_align(
             found = reference_grid.best_path(logits.detach(), own, num_labels=num_labels, logits=fused_log_softmax)
         log_probs, frames, scores = found
     return RNNTAlignment(frames, scores.to(_work_dtype(logits)), log_probs.to(_work_dtype(logits)))
+
+
+def asg_align(
+    inputs: Tensor,
+    targets: Integers,
+    transitions: Tensor,
+    input_lengths: Integers | None = None,
+    target_lengths: Integers | None = None,
+    *,
+    start_scores: Tensor | None = None,
+    final_scores: Tensor | None = None,
+    impl: str = "auto",
+) -> ASGAlignment:
+    """The best path of ASG that stretches the target: the label of every frame.
+
+    Args:
+        inputs: Unnormalised scores (N, T, C).
+        targets: Labels (N, S) or (sum of target_lengths,).
+        transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        start_scores: Scores (C,) of the first label.
+        final_scores: Scores (C,) of the last label.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``paths``, ``scores`` and ``positions`` (N, T).
+
+    Raises:
+        InvalidValueError: As in ``asg_loss``.
+        InvalidTypeError: As in ``asg_loss``.
+
+    Notes:
+        Note that the samples come first, as everywhere here, and not the frames as in ``asg_loss``. Ties: every label
+        begins as early as the best score allows. A target longer than its input has no path, as has an empty one with
+        an input that is not. Cost: as of ``forced_align``.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import asg_align
+        >>> inputs = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [0.0, 2.0]]])
+        >>> asg_align(inputs, [[0, 1]], torch.zeros(2, 2)).paths.tolist()
+        [[0, 0, 1]]
+    """
+    scores, batch, chosen = _check_asg(
+        "asg_align", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores, impl
+    )
+    lattice = pose_asg(*batch, scores.shape[2])[1]
+    found = _chain_best_path(scores, lattice, transitions, chosen)
+    paths = _labels(found.states, lattice)
+    dtype = targets.dtype if isinstance(targets, Tensor) else torch.int64
+    frame_scores = _with_transitions(scores, transitions, paths, found.log_probs, lattice.input_lengths)
+    return ASGAlignment(paths.to(dtype), frame_scores, found.states)
+
+
+def asg_viterbi(
+    inputs: Tensor,
+    transitions: Tensor,
+    input_lengths: Integers | None = None,
+    *,
+    start_scores: Tensor | None = None,
+    final_scores: Tensor | None = None,
+    impl: str = "auto",
+) -> Alignment:
+    """The best path of ASG among all: decoding without a target, lexicon or language model.
+
+    Args:
+        inputs: Unnormalised scores (N, T, C).
+        transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        start_scores: Scores (C,) of the first label.
+        final_scores: Scores (C,) of the last label.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``paths`` (N, T), and ``scores`` (N, T) of each class in its frame and of the transition to it.
+
+    Raises:
+        InvalidValueError: (a ValueError) a length out of range, a wrong shape.
+        InvalidTypeError: (a TypeError) a dtype or a device that is not accepted.
+
+    Notes:
+        Note that the samples come first, and not the frames as in ``asg_loss``. ``token_spans(path, scores,
+        blank=None)`` merges the runs. Of several best paths the one whose last class is the lowest, then the one
+        before it, and so on. Cost: O(T*C*C) time and O(T*C) memory a sample.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import asg_viterbi
+        >>> inputs = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [2.0, 0.0]]])
+        >>> asg_viterbi(inputs, torch.tensor([[0.0, -1.0], [-1.0, 0.0]])).paths.tolist()
+        [[0, 0, 0]]
+    """
+    scores, lengths, chosen = _check_dense(
+        "asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, impl
+    )
+    lattice = DenseLattice(input_lengths=lengths, num_states=scores.shape[2])
+    if chosen == "numba":
+        found = dense_best_path.best_path(
+            strided(*_array(scores)),
+            scores.shape[2],
+            lattice,
+            _table(transitions, scores),
+            num_frames=scores.shape[1],
+            num_threads=torch.get_num_threads(),
+        )
+        log_probs, paths = map(torch.from_numpy, found)
+    else:
+        with torch.no_grad():
+            log_probs, paths = reference_dense.best_path(
+                scores.detach(), _on_device(lattice, scores.device), transitions.detach()
+            )
+    return Alignment(paths, _with_transitions(scores, transitions, paths, log_probs, lengths))
+
+
+def asg_posteriors(
+    inputs: Tensor,
+    targets: Integers,
+    transitions: Tensor,
+    input_lengths: Integers | None = None,
+    target_lengths: Integers | None = None,
+    *,
+    start_scores: Tensor | None = None,
+    final_scores: Tensor | None = None,
+    impl: str = "auto",
+) -> ASGPosteriors:
+    """How probable each label is in each frame, among the paths that stretch the target and among all paths.
+
+    Args:
+        inputs: Unnormalised scores (N, T, C).
+        targets: Labels (N, S) or (sum of target_lengths,).
+        transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        start_scores: Scores (C,) of the first label.
+        final_scores: Scores (C,) of the last label.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``nodes``, ``stays`` and ``entries`` (N, T, S), ``classes`` (N, T, C) and ``transitions`` (C, C); float64 for
+        float64 inputs and float32 for all others.
+
+    Raises:
+        InvalidValueError: As in ``asg_loss``.
+        InvalidTypeError: As in ``asg_loss``.
+
+    Notes:
+        The gradient of ``asg_loss`` with respect to an input is its class less the nodes of the labels of that class.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import asg_posteriors
+        >>> found = asg_posteriors(torch.zeros(1, 3, 2), [[0, 1]], torch.zeros(2, 2))
+        >>> found.nodes[0].tolist(), found.classes[0].tolist()
+        ([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
+    """
+    scores, batch, chosen = _check_asg(
+        "asg_posteriors", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores, impl
+    )
+    dense, chain = pose_asg(*batch, scores.shape[2])
+    with torch.no_grad():
+        target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
+        if chosen == "numba":
+            found = posteriors.dense_posteriors(
+                strided(*_array(scores)),
+                scores.shape[2],
+                dense,
+                _table(transitions, scores),
+                num_frames=scores.shape[1],
+                num_threads=torch.get_num_threads(),
+            )
+            losses, classes, counts = map(torch.from_numpy, found)
+        else:
+            own = _on_device(dense, scores.device)
+            losses, classes, counts = reference_posteriors.dense_posteriors(scores.detach(), own, transitions.detach())
+    classes = _defined(classes, losses, _real(batch.input_lengths, scores)[:, :, None], scores)
+    return ASGPosteriors(*target, classes, counts.to(_work_dtype(scores)))
 
 
 def ctc_posteriors(
@@ -635,7 +857,7 @@ def _chain_best_path(scores: Tensor, lattice: ChainLattice, transitions: Tensor 
             strided(*_array(scores)),
             scores.shape[2],
             lattice,
-            None if transitions is None else _array(transitions)[0],
+            None if transitions is None else _table(transitions, scores),
             num_frames=scores.shape[1],
             num_threads=torch.get_num_threads(),
         )
@@ -687,7 +909,7 @@ def _posteriors_of_chain(
             strided(*_array(scores)),
             scores.shape[2],
             lattice,
-            None if transitions is None else _array(transitions)[0],
+            None if transitions is None else _table(transitions, scores),
             num_frames=scores.shape[1],
             logits=logits,
             num_threads=torch.get_num_threads(),
@@ -700,6 +922,57 @@ def _posteriors_of_chain(
     real = _real(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
     stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))
     return ChainPosteriors(stays + entries, stays, entries)
+
+
+def _check_asg(
+    function: str,
+    inputs: Tensor,
+    targets: Integers,
+    transitions: Tensor,
+    input_lengths: Integers | None,
+    target_lengths: Integers | None,
+    start_scores: Tensor | None,
+    final_scores: Tensor | None,
+    impl: str,
+) -> tuple[Tensor, _checks.Batch, str]:
+    """The scores with those of the ends added, the integers, and the implementation."""
+    scores, lengths, chosen = _check_dense(
+        function, inputs, transitions, input_lengths, start_scores, final_scores, impl
+    )
+    return scores, _batch(function, scores, targets, torch.from_numpy(lengths), target_lengths, None), chosen
+
+
+def _check_dense(
+    function: str,
+    inputs: Tensor,
+    transitions: Tensor,
+    input_lengths: Integers | None,
+    start_scores: Tensor | None,
+    final_scores: Tensor | None,
+    impl: str,
+) -> tuple[Tensor, np.ndarray, str]:
+    """The scores with those of the ends added, the lengths, and the implementation."""
+    _checks.check_scores(function, "inputs", _dtype(inputs), _shape(inputs), ("(N, T, C)",))
+    _check_table(function, "transitions", transitions, inputs, "(C, C)")
+    lengths = _lengths(function, "input_lengths", input_lengths, *inputs.shape[:2]).numpy()
+    for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
+        if ends is not None:
+            _check_table(function, name, ends, inputs, "(C,)")
+    if start_scores is not None or final_scores is not None:
+        inputs = _with_ends(inputs.to(_work_dtype(inputs)), lengths, start_scores, final_scores)
+    return inputs, lengths, dispatch.select(function, inputs.device.type, impl)
+
+
+def _with_transitions(
+    scores: Tensor, transitions: Tensor, paths: Tensor, log_probs: Tensor, input_lengths: np.ndarray
+) -> Tensor:
+    """(N, T) score of each frame's class and of the transition to it, differentiable by both."""
+    labels = paths.clamp(min=0)
+    own = scores.to(_work_dtype(scores)).gather(2, labels[:, :, None])[:, :, 0]
+    moves = transitions.to(own.dtype)[labels[:, 1:], labels[:, :-1]]
+    moves = torch.cat([torch.zeros_like(own[:, :1]), moves], 1)
+    instead = torch.where(_real(input_lengths, scores), log_probs[:, None].to(own.dtype), 0)
+    return torch.where(paths >= 0, own + moves, instead)
 
 
 def _defined(plane: Tensor, losses: Tensor, real: Tensor, scores: Tensor) -> Tensor:

@@ -64,5 +64,7 @@ def _differentiate(arcs: Tensor, solve: Callable[[Tensor], Tensor]) -> tuple[Ten
     arcs = arcs.detach().requires_grad_()
     with torch.enable_grad():
         losses = solve(arcs)
-        (gradient,) = torch.autograd.grad(losses.sum(), arcs)
+        if not losses.requires_grad:  # not one arc is on any path
+            return losses, torch.zeros_like(arcs)
+        (gradient,) = torch.autograd.grad(losses.sum(), arcs, allow_unused=True, materialize_grads=True)
     return losses.detach(), -gradient
