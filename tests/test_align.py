@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pathsum.torch.align
+import pathsum.torch
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc

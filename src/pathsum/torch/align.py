@@ -1,16 +1,15 @@
-"""Best paths, posteriors and greedy decoding: the same lattices as the losses, asked other questions.
+"""Best paths: the same lattices as the losses, asked which path is the best instead of what all sum to.
 
 Everything here has samples first, ``(N, T, C)``, as ``forced_align`` has them. Of several best paths one is returned
 by a fixed rule: traced from its end, a path stays where it is as long as it can, so that every label begins as early
-as the best score allows (``forced_align`` has the details). Nothing here is differentiable but the scores that
-``forced_align`` and ``simple_ctc_align`` return.
+as the best score allows (``forced_align`` has the details). The scores returned for frames are differentiable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.numba import chain_best_path, dense_best_path, grid_best_path, posteriors
+from pathsum.kernels.numba import chain_best_path, dense_best_path, grid_best_path
 from pathsum.kernels.numba.rows import strided
 from pathsum.kernels.protocol import ChainPath
 from pathsum.kernels.reference import chain_best_path as reference_chain
 from pathsum.kernels.reference import dense_best_path as reference_dense
 from pathsum.kernels.reference import grid_best_path as reference_grid
-from pathsum.kernels.reference import posteriors as reference_posteriors
 from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
@@ -103,74 +101,6 @@ class ASGAlignment(NamedTuple):
     paths: Tensor
     scores: Tensor
     positions: Tensor
-
-
-class ASGPosteriors(NamedTuple):
-    """Posteriors of both of ASG's lattices. Zero in padding and where no path exists.
-
-    Attributes:
-        nodes: (N, T, S) frame t belongs to label s, among all paths that stretch the target.
-        stays: (N, T, S) and so does the frame before.
-        entries: (N, T, S) and the frame before belongs to another label, or is none.
-        classes: (N, T, C) frame t has class c, among all paths.
-        transitions: (C, C) how often class j is followed by i, expected among all paths and summed over the frames
-            and samples, those with a NaN score left out.
-    """
-
-    nodes: Tensor
-    stays: Tensor
-    entries: Tensor
-    classes: Tensor
-    transitions: Tensor
-
-
-class ChainPosteriors(NamedTuple):
-    """Posteriors in a chain of S' states: shares of all paths that spell the target, in the frames of each sample.
-
-    Zero in padding and where no path exists. In every frame the nodes sum to 1, and so do the two kinds of arcs.
-
-    Attributes:
-        nodes: (N, T, S') in state s after frame t.
-        stays: (N, T, S') in state s before and after frame t.
-        entries: (N, T, S') in state s after frame t and in another before. The two arcs together are the node.
-    """
-
-    nodes: Tensor
-    stays: Tensor
-    entries: Tensor
-
-
-class GridPosteriors(NamedTuple):
-    """Posteriors in the grid of a transducer: shares of all walks that spell the target.
-
-    Zero in padding and where no walk exists. The nodes of an anti-diagonal t + u sum to 1, the blanks of a frame too,
-    and so do the labels of one u.
-
-    Attributes:
-        nodes: (N, T, U+1) the walk passes through (t, u).
-        blanks: (N, T, U+1) it leaves (t, u) by the blank, to the next frame.
-        labels: (N, T, U) it leaves (t, u) by the label, to the next u.
-    """
-
-    nodes: Tensor
-    blanks: Tensor
-    labels: Tensor
-
-
-class Decoded(NamedTuple):
-    """What was decoded.
-
-    Attributes:
-        tokens: (N, L) classes, -1 in padding; L is the greatest length.
-        lengths: (N,) how many tokens.
-        frames: (N, L) frame in which each begins; -1 in padding.
-        scores: (N, L) log-probability of each in that frame; 0 in padding.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    frames: Tensor
-    scores: Tensor
 
 
 def forced_align(
@@ -487,353 +417,6 @@ def asg_viterbi(
     return Alignment(paths, _with_transitions(scores, transitions, paths, log_probs, lengths))
 
 
-def asg_posteriors(
-    inputs: Tensor,
-    targets: Integers,
-    transitions: Tensor,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
-    *,
-    start_scores: Tensor | None = None,
-    final_scores: Tensor | None = None,
-    impl: str = "auto",
-) -> ASGPosteriors:
-    """How probable each label is in each frame, among the paths that stretch the target and among all paths.
-
-    Args:
-        inputs: Unnormalised scores (N, T, C).
-        targets: Labels (N, S) or (sum of target_lengths,).
-        transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
-        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
-        start_scores: Scores (C,) of the first label.
-        final_scores: Scores (C,) of the last label.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
-
-    Returns:
-        ``nodes``, ``stays`` and ``entries`` (N, T, S), ``classes`` (N, T, C) and ``transitions`` (C, C); float64 for
-        float64 inputs and float32 for all others.
-
-    Raises:
-        InvalidValueError: As in ``asg_loss``.
-        InvalidTypeError: As in ``asg_loss``.
-
-    Notes:
-        The gradient of ``asg_loss`` with respect to an input is its class less the nodes of the labels of that class.
-
-    Example:
-        >>> import torch
-        >>> from pathsum.torch import asg_posteriors
-        >>> found = asg_posteriors(torch.zeros(1, 3, 2), [[0, 1]], torch.zeros(2, 2))
-        >>> found.nodes[0].tolist(), found.classes[0].tolist()
-        ([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
-    """
-    scores, batch, chosen = _check_asg(
-        "asg_posteriors", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores, impl
-    )
-    dense, chain = pose_asg(*batch, scores.shape[2])
-    with torch.no_grad():
-        target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
-        if chosen == "numba":
-            found = posteriors.dense_posteriors(
-                strided(*_array(scores)),
-                scores.shape[2],
-                dense,
-                _table(transitions, scores),
-                num_frames=scores.shape[1],
-                num_threads=torch.get_num_threads(),
-            )
-            losses, classes, counts = map(torch.from_numpy, found)
-        else:
-            own = _on_device(dense, scores.device)
-            losses, classes, counts = reference_posteriors.dense_posteriors(scores.detach(), own, transitions.detach())
-    classes = _defined(classes, losses, _real(batch.input_lengths, scores)[:, :, None], scores)
-    return ASGPosteriors(*target, classes, counts.to(_work_dtype(scores)))
-
-
-def ctc_posteriors(
-    log_probs: Tensor,
-    targets: Integers,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
-    blank: int = 0,
-    *,
-    fused_log_softmax: bool = False,
-    impl: str = "auto",
-) -> ChainPosteriors:
-    """How probable each state of CTC's chain is in each frame, among all paths that spell the target.
-
-    Args:
-        log_probs: Log-probabilities (N, T, C); with ``fused_log_softmax`` logits.
-        targets: Labels (N, S) or (sum of target_lengths,).
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
-        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
-        blank: Index of the blank class; negative counts from the end.
-        fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
-
-    Returns:
-        ``nodes``, ``stays`` and ``entries`` (N, T, 2S+1), of the states blank y1 blank y2 ... yS blank: the labels are
-        ``nodes[..., 1::2]``. float64 for float64 scores and float32 for all others.
-
-    Raises:
-        InvalidValueError: As in ``forced_align``.
-        InvalidTypeError: As in ``forced_align``.
-
-    Notes:
-        Minus the sum of the nodes of a class is the gradient of ``ctc_loss`` with respect to its log-probability.
-
-    Example:
-        >>> import torch
-        >>> from pathsum.torch import ctc_posteriors
-        >>> nodes, stays, entries = ctc_posteriors(torch.zeros(1, 3, 2), [[1]])  # six paths, all as likely
-        >>> (nodes[0] * 6).round().int().tolist()
-        [[3, 3, 0], [1, 4, 1], [0, 3, 3]]
-    """
-    arguments = (log_probs, targets, input_lengths, target_lengths, blank, fused_log_softmax, impl)
-    return _chain_posteriors("ctc_posteriors", pose_ctc, *arguments)
-
-
-def simple_ctc_posteriors(
-    log_probs: Tensor,
-    targets: Integers,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
-    blank: int = 0,
-    *,
-    fused_log_softmax: bool = False,
-    impl: str = "auto",
-) -> ChainPosteriors:
-    """How many labels simplified CTC has emitted after each frame, among all paths that spell the target.
-
-    Args:
-        log_probs: Log-probabilities (N, T, C); with ``fused_log_softmax`` logits.
-        targets: Labels (N, S) or (sum of target_lengths,).
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
-        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
-        blank: Index of the blank class; negative counts from the end.
-        fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
-
-    Returns:
-        ``nodes``, ``stays`` and ``entries`` (N, T, S+1): s labels emitted after frame t; a blank in frame t after s
-        labels; label s in frame t, ``entries[..., 1:]`` being the labels' and ``entries[..., 0]`` 0.
-
-    Raises:
-        InvalidValueError: As in ``forced_align``.
-        InvalidTypeError: As in ``forced_align``.
-
-    Example:
-        >>> import torch
-        >>> from pathsum.torch import simple_ctc_posteriors
-        >>> nodes, stays, entries = simple_ctc_posteriors(torch.zeros(1, 3, 2), [[1]])  # three paths
-        >>> (entries[0, :, 1] * 3).round().int().tolist()
-        [1, 1, 1]
-    """
-    arguments = (log_probs, targets, input_lengths, target_lengths, blank, fused_log_softmax, impl)
-    return _chain_posteriors("simple_ctc_posteriors", pose_simple_ctc, *arguments)
-
-
-def rnnt_posteriors(
-    logits: Tensor,
-    targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
-    blank: int = -1,
-    fused_log_softmax: bool = True,
-    *,
-    impl: str = "auto",
-) -> GridPosteriors:
-    """How probable each node and arc of the transducer's grid is, among all walks that spell the target.
-
-    Args:
-        logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities.
-        targets: Labels (N, U) or (sum of target_lengths,).
-        logit_lengths: Frames of each sample (N,), at most T.
-        target_lengths: Labels of each sample (N,), at most U.
-        blank: Index of the blank class; negative counts from the end.
-        fused_log_softmax: Take the log-softmax inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
-
-    Returns:
-        ``nodes`` and ``blanks`` (N, T, U+1) and ``labels`` (N, T, U), float64 for float64 logits and float32 for all
-        others.
-
-    Raises:
-        InvalidValueError: As in ``rnnt_loss``.
-        InvalidTypeError: As in ``rnnt_loss``.
-
-    Example:
-        >>> import torch
-        >>> from pathsum.torch import rnnt_posteriors
-        >>> nodes, blanks, labels = rnnt_posteriors(torch.zeros(1, 3, 2, 2), [[0]], [3], [1])  # three walks
-        >>> (labels[0, :, 0] * 3).round().int().tolist()
-        [1, 1, 1]
-    """
-    lattice = _pose_padded_grid("rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank)
-    chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
-    if chosen == "numba":
-        losses, blanks, labels = map(
-            torch.from_numpy,
-            posteriors.grid_posteriors(
-                _rows(logits, lattice),
-                logits.shape[3],
-                lattice,
-                num_frames=logits.shape[1],
-                num_labels=logits.shape[2] - 1,
-                logits=fused_log_softmax,
-                num_threads=torch.get_num_threads(),
-            ),
-        )
-    else:
-        own = _on_device(lattice, logits.device)
-        losses, blanks, labels = reference_posteriors.grid_posteriors(logits.detach(), own, logits=fused_log_softmax)
-    frame = torch.arange(logits.shape[1])
-    label = torch.arange(logits.shape[2])
-    real = (frame < torch.from_numpy(lattice.logit_lengths)[:, None])[:, :, None]
-    real = real & (label <= torch.from_numpy(lattice.target_lengths)[:, None])[:, None, :]
-    blanks, labels = (_defined(plane, losses, real, logits) for plane in (blanks, labels))
-    return GridPosteriors(blanks + labels, blanks, labels[:, :, :-1])
-
-
-def ctc_greedy_decode(log_probs: Tensor, input_lengths: Integers | None = None, blank: int = 0) -> Decoded:
-    """The most probable class of every frame, runs merged and blanks removed.
-
-    Args:
-        log_probs: Log-probabilities, or any scores, (N, T, C).
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
-        blank: Index of the blank class; negative counts from the end.
-
-    Returns:
-        ``tokens``, ``lengths``, ``frames`` and ``scores``, on the device of ``log_probs``.
-
-    Raises:
-        InvalidValueError: (a ValueError) a length or the blank out of range, a wrong shape.
-        InvalidTypeError: (a TypeError) a dtype that is not accepted.
-
-    Notes:
-        Of equal classes the lowest. This is the best path of CTC, which need not spell the most probable target.
-
-    Example:
-        >>> import torch
-        >>> from pathsum.torch import ctc_greedy_decode
-        >>> probs = torch.tensor([[[0.2, 0.8], [0.3, 0.7], [0.9, 0.1], [0.4, 0.6]]])
-        >>> tokens, lengths, frames, scores = ctc_greedy_decode(probs.log())
-        >>> tokens.tolist(), frames.tolist()
-        ([[1, 1]], [[0, 3]])
-    """
-    function = "ctc_greedy_decode"
-    _checks.check_scores(function, "log_probs", _dtype(log_probs), _shape(log_probs), ("(N, T, C)",))
-    num_samples, num_frames, num_classes = log_probs.shape
-    blank = _checks.check_blank(function, blank, num_classes)
-    lengths = _lengths(function, "input_lengths", input_lengths, num_samples, num_frames).to(log_probs.device)
-    scores, classes = log_probs.detach().max(2)
-    before = torch.cat([torch.full_like(classes[:, :1], blank), classes[:, :-1]], 1)
-    real = torch.arange(num_frames, device=log_probs.device) < lengths[:, None]
-    begins = real & (classes != blank) & (classes != before)
-    sample, frame = begins.nonzero(as_tuple=True)
-    return _pack(sample, classes[sample, frame], frame, scores[sample, frame], num_samples)
-
-
-def rnnt_greedy_decode(
-    encoder_out: Tensor,
-    encoder_lengths: Integers | None,
-    predict: Callable[[Tensor, Any], tuple[Tensor, Any]],
-    join: Callable[[Tensor, Tensor], Tensor],
-    blank: int,
-    *,
-    max_symbols: int = 10,
-    state_axis: int = 0,
-) -> Decoded:
-    """Greedy decoding of a transducer, all samples at once: in every node the most probable class.
-
-    Args:
-        encoder_out: Output of the encoder (N, T, H).
-        encoder_lengths: Frames of each sample (N,), at most T; T where ``None``.
-        predict: The predictor, one step: ``predict(tokens, state) -> (output, state)``, of tokens (N,), int64, to an
-            output (N, P). The first call has the blank for tokens and ``None`` for state. A state is a tensor, or
-            tuples, lists and dicts of tensors.
-        join: The joiner: ``join(frames, outputs) -> logits``, of (N, H) and (N, P) to (N, V).
-        blank: Index of the blank among the V classes, from 0: how many there are is not known at the first call.
-        max_symbols: After so many labels in one frame the next frame is taken without a blank.
-        state_axis: Axis of the samples in the tensors of a state: 1 for ``torch.nn.LSTM`` and ``GRU``.
-
-    Returns:
-        ``tokens``, ``lengths``, ``frames`` and ``scores`` (log-softmax of the logits), on the encoder's device.
-
-    Raises:
-        InvalidValueError: (a ValueError) a length or the blank out of range, a wrong shape.
-        InvalidTypeError: (a TypeError) a dtype that is not accepted.
-
-    Notes:
-        Every step advances each sample by a frame or by a label: at most ``T + (labels)`` calls of ``join``, and as
-        many of ``predict`` as there are steps in which some sample emits a label. Runs without gradients.
-
-    Example:
-        >>> import torch
-        >>> from pathsum.torch import rnnt_greedy_decode
-        >>> heard = torch.tensor([[[0.0, 3.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 3.0]]])  # blank is 0
-        >>> def predict(tokens, state):  # a label is not said twice
-        ...     return -9.0 * torch.nn.functional.one_hot(tokens, 3) * (tokens > 0)[:, None], state
-        >>> tokens, lengths, frames, scores = rnnt_greedy_decode(heard, None, predict, torch.add, blank=0)
-        >>> tokens.tolist(), frames.tolist()
-        ([[1, 2]], [[0, 2]])
-    """
-    function = "rnnt_greedy_decode"
-    _checks.check_scores(function, "encoder_out", _dtype(encoder_out), _shape(encoder_out), ("(N, T, H)",))
-    for name, value, least in (("blank", blank, 0), ("max_symbols", max_symbols, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidValueError(function, name, f"be an int, at least {least}", value)
-    num_samples, num_frames, _ = encoder_out.shape
-    lengths = _lengths(function, "encoder_lengths", encoder_lengths, num_samples, num_frames).to(encoder_out.device)
-    batch = torch.arange(num_samples, device=encoder_out.device)
-    frame, in_frame = torch.zeros_like(lengths), torch.zeros_like(lengths)
-    emitted = [(batch[:0], batch[:0], batch[:0], encoder_out.new_empty(0))]
-    with torch.no_grad():
-        output, state = predict(torch.full_like(lengths, blank), None)
-        while bool((frame < lengths).any()):
-            logits = join(encoder_out[batch, frame.clamp(max=num_frames - 1)], output)
-            scores, classes = logits.log_softmax(1).max(1)
-            writes = (frame < lengths) & (classes != blank)
-            emitted.append((batch[writes], classes[writes], frame[writes], scores[writes].to(encoder_out.dtype)))
-            in_frame = torch.where(writes, in_frame + 1, 0)
-            advances = ~writes | (in_frame == max_symbols)
-            frame, in_frame = torch.where(advances, frame + 1, frame), torch.where(advances, 0, in_frame)
-            if bool(writes.any()):
-                new_output, new_state = predict(torch.where(writes, classes, blank), state)
-                output = torch.where(writes[:, None], new_output, output)
-                state = _choose(writes, new_state, state, state_axis)
-    sample, tokens, frames, scores = map(torch.cat, zip(*emitted, strict=True))
-    return _pack(sample, tokens, frames, scores, num_samples)
-
-
-def _choose(mask: Tensor, new: Any, old: Any, axis: int) -> Any:
-    """The new state for the samples of the mask, the old one for the others."""
-    if isinstance(new, Tensor):
-        shape = [1] * new.ndim
-        shape[axis] = -1
-        return torch.where(mask.reshape(shape), new, old)
-    if isinstance(new, dict):
-        return {name: _choose(mask, value, old[name], axis) for name, value in new.items()}
-    if isinstance(new, (tuple, list)):
-        chosen = [_choose(mask, *values, axis) for values in zip(new, old, strict=True)]
-        return type(new)(*chosen) if hasattr(new, "_fields") else type(new)(chosen)
-    return new
-
-
-def _pack(sample: Tensor, tokens: Tensor, frames: Tensor, scores: Tensor, num_samples: int) -> Decoded:
-    """Tokens in the order in which each sample has them, the samples in any order, as padded rows."""
-    order = torch.sort(sample, stable=True).indices
-    sample, tokens, frames, scores = sample[order], tokens[order], frames[order], scores[order]
-    lengths = torch.bincount(sample, minlength=num_samples)
-    position = torch.arange(len(sample), device=sample.device) - (lengths.cumsum(0) - lengths)[sample]
-    shape = (num_samples, int(lengths.max()) if num_samples else 0)
-    padded = [tokens.new_full(shape, -1), frames.new_full(shape, -1), scores.new_zeros(shape)]
-    for row, values in zip(padded, (tokens, frames, scores), strict=True):
-        row[sample, position] = values
-    return Decoded(padded[0], lengths, padded[1], padded[2])
-
-
 def _align(
     function: str,
     pose: Callable[..., ChainLattice],
@@ -882,46 +465,6 @@ def _frame_scores(scores: Tensor, found: ChainPath, lattice: ChainLattice) -> Te
     own = scores.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
     instead = torch.where(_real(lattice.input_lengths, scores), found.log_probs[:, None].to(scores.dtype), 0)
     return torch.where(labels >= 0, own, instead)
-
-
-def _chain_posteriors(
-    function: str,
-    pose: Callable[..., ChainLattice],
-    log_probs: Tensor,
-    targets: Integers,
-    input_lengths: Integers | None,
-    target_lengths: Integers | None,
-    blank: int,
-    fused_log_softmax: bool,
-    impl: str,
-) -> ChainPosteriors:
-    lattice = _pose_chain(function, pose, log_probs, targets, input_lengths, target_lengths, blank)
-    return _posteriors_of_chain(
-        log_probs, lattice, None, fused_log_softmax, dispatch.select(function, log_probs.device.type, impl)
-    )
-
-
-def _posteriors_of_chain(
-    scores: Tensor, lattice: ChainLattice, transitions: Tensor | None, logits: bool, chosen: str
-) -> ChainPosteriors:
-    if chosen == "numba":
-        found = posteriors.chain_posteriors(
-            strided(*_array(scores)),
-            scores.shape[2],
-            lattice,
-            None if transitions is None else _table(transitions, scores),
-            num_frames=scores.shape[1],
-            logits=logits,
-            num_threads=torch.get_num_threads(),
-        )
-        losses, stays, entries = map(torch.from_numpy, found)
-    else:
-        own = _on_device(lattice, scores.device)
-        losses, stays, entries = reference_posteriors.chain_posteriors(scores.detach(), own, transitions, logits=logits)
-    used = torch.arange(stays.shape[2]) < torch.from_numpy(lattice.num_states)[:, None]
-    real = _real(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
-    stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))
-    return ChainPosteriors(stays + entries, stays, entries)
 
 
 def _check_asg(
@@ -973,14 +516,6 @@ def _with_transitions(
     moves = torch.cat([torch.zeros_like(own[:, :1]), moves], 1)
     instead = torch.where(_real(input_lengths, scores), log_probs[:, None].to(own.dtype), 0)
     return torch.where(paths >= 0, own + moves, instead)
-
-
-def _defined(plane: Tensor, losses: Tensor, real: Tensor, scores: Tensor) -> Tensor:
-    """Posteriors in the result's dtype, NaN where a sample has a NaN score, 0 in padding and where no path exists."""
-    losses = losses.reshape(-1, *[1] * (plane.ndim - 1))
-    real = real.to(plane.device)
-    plane = torch.where(real & (losses < torch.inf), plane, 0)
-    return torch.where(real & losses.isnan(), torch.nan, plane).to(_work_dtype(scores))
 
 
 def _pose_chain(

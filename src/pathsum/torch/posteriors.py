@@ -1,0 +1,334 @@
+"""Posteriors: how probable each node and each arc of a lattice is among all its paths. Samples come first, (N, T, C).
+
+Nothing here is differentiable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pathsum import dispatch
+from pathsum.kernels.numba import posteriors
+from pathsum.kernels.numba.rows import strided
+from pathsum.kernels.reference import posteriors as reference_posteriors
+from pathsum.lattice import ChainLattice
+from pathsum.problems.asg import pose_asg
+from pathsum.problems.ctc import pose_ctc
+from pathsum.problems.simple_ctc import pose_simple_ctc
+from pathsum.torch._ops import _array, _rows, _table
+from pathsum.torch._ops import work_dtype as _work_dtype
+from pathsum.torch.align import _check_asg, _pose_chain, _pose_padded_grid, _real
+from pathsum.torch.losses import Integers, _on_device
+
+
+class ChainPosteriors(NamedTuple):
+    """Posteriors in a chain of S' states: shares of all paths that spell the target, in the frames of each sample.
+
+    Zero in padding and where no path exists. In every frame the nodes sum to 1, and so do the two kinds of arcs.
+
+    Attributes:
+        nodes: (N, T, S') in state s after frame t.
+        stays: (N, T, S') in state s before and after frame t.
+        entries: (N, T, S') in state s after frame t and in another before. The two arcs together are the node.
+    """
+
+    nodes: Tensor
+    stays: Tensor
+    entries: Tensor
+
+
+class GridPosteriors(NamedTuple):
+    """Posteriors in the grid of a transducer: shares of all walks that spell the target.
+
+    Zero in padding and where no walk exists. The nodes of an anti-diagonal t + u sum to 1, the blanks of a frame too,
+    and so do the labels of one u.
+
+    Attributes:
+        nodes: (N, T, U+1) the walk passes through (t, u).
+        blanks: (N, T, U+1) it leaves (t, u) by the blank, to the next frame.
+        labels: (N, T, U) it leaves (t, u) by the label, to the next u.
+    """
+
+    nodes: Tensor
+    blanks: Tensor
+    labels: Tensor
+
+
+class ASGPosteriors(NamedTuple):
+    """Posteriors of both of ASG's lattices. Zero in padding and where no path exists.
+
+    Attributes:
+        nodes: (N, T, S) frame t belongs to label s, among all paths that stretch the target.
+        stays: (N, T, S) and so does the frame before.
+        entries: (N, T, S) and the frame before belongs to another label, or is none.
+        classes: (N, T, C) frame t has class c, among all paths.
+        transitions: (C, C) how often class j is followed by i, expected among all paths and summed over the frames
+            and samples, those with a NaN score left out.
+    """
+
+    nodes: Tensor
+    stays: Tensor
+    entries: Tensor
+    classes: Tensor
+    transitions: Tensor
+
+
+def ctc_posteriors(
+    log_probs: Tensor,
+    targets: Integers,
+    input_lengths: Integers | None = None,
+    target_lengths: Integers | None = None,
+    blank: int = 0,
+    *,
+    fused_log_softmax: bool = False,
+    impl: str = "auto",
+) -> ChainPosteriors:
+    """How probable each state of CTC's chain is in each frame, among all paths that spell the target.
+
+    Args:
+        log_probs: Log-probabilities (N, T, C); with ``fused_log_softmax`` logits.
+        targets: Labels (N, S) or (sum of target_lengths,).
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        blank: Index of the blank class; negative counts from the end.
+        fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``nodes``, ``stays`` and ``entries`` (N, T, 2S+1), of the states blank y1 blank y2 ... yS blank: the labels are
+        ``nodes[..., 1::2]``. float64 for float64 scores and float32 for all others.
+
+    Raises:
+        InvalidValueError: As in ``forced_align``.
+        InvalidTypeError: As in ``forced_align``.
+
+    Notes:
+        Minus the sum of the nodes of a class is the gradient of ``ctc_loss`` with respect to its log-probability.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import ctc_posteriors
+        >>> nodes, stays, entries = ctc_posteriors(torch.zeros(1, 3, 2), [[1]])  # six paths, all as likely
+        >>> (nodes[0] * 6).round().int().tolist()
+        [[3, 3, 0], [1, 4, 1], [0, 3, 3]]
+    """
+    arguments = (log_probs, targets, input_lengths, target_lengths, blank, fused_log_softmax, impl)
+    return _chain_posteriors("ctc_posteriors", pose_ctc, *arguments)
+
+
+def simple_ctc_posteriors(
+    log_probs: Tensor,
+    targets: Integers,
+    input_lengths: Integers | None = None,
+    target_lengths: Integers | None = None,
+    blank: int = 0,
+    *,
+    fused_log_softmax: bool = False,
+    impl: str = "auto",
+) -> ChainPosteriors:
+    """How many labels simplified CTC has emitted after each frame, among all paths that spell the target.
+
+    Args:
+        log_probs: Log-probabilities (N, T, C); with ``fused_log_softmax`` logits.
+        targets: Labels (N, S) or (sum of target_lengths,).
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        blank: Index of the blank class; negative counts from the end.
+        fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``nodes``, ``stays`` and ``entries`` (N, T, S+1): s labels emitted after frame t; a blank in frame t after s
+        labels; label s in frame t, ``entries[..., 1:]`` being the labels' and ``entries[..., 0]`` 0.
+
+    Raises:
+        InvalidValueError: As in ``forced_align``.
+        InvalidTypeError: As in ``forced_align``.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import simple_ctc_posteriors
+        >>> nodes, stays, entries = simple_ctc_posteriors(torch.zeros(1, 3, 2), [[1]])  # three paths
+        >>> (entries[0, :, 1] * 3).round().int().tolist()
+        [1, 1, 1]
+    """
+    arguments = (log_probs, targets, input_lengths, target_lengths, blank, fused_log_softmax, impl)
+    return _chain_posteriors("simple_ctc_posteriors", pose_simple_ctc, *arguments)
+
+
+def rnnt_posteriors(
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int = -1,
+    fused_log_softmax: bool = True,
+    *,
+    impl: str = "auto",
+) -> GridPosteriors:
+    """How probable each node and arc of the transducer's grid is, among all walks that spell the target.
+
+    Args:
+        logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities.
+        targets: Labels (N, U) or (sum of target_lengths,).
+        logit_lengths: Frames of each sample (N,), at most T.
+        target_lengths: Labels of each sample (N,), at most U.
+        blank: Index of the blank class; negative counts from the end.
+        fused_log_softmax: Take the log-softmax inside.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``nodes`` and ``blanks`` (N, T, U+1) and ``labels`` (N, T, U), float64 for float64 logits and float32 for all
+        others.
+
+    Raises:
+        InvalidValueError: As in ``rnnt_loss``.
+        InvalidTypeError: As in ``rnnt_loss``.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import rnnt_posteriors
+        >>> nodes, blanks, labels = rnnt_posteriors(torch.zeros(1, 3, 2, 2), [[0]], [3], [1])  # three walks
+        >>> (labels[0, :, 0] * 3).round().int().tolist()
+        [1, 1, 1]
+    """
+    lattice = _pose_padded_grid("rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank)
+    chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
+    if chosen == "numba":
+        losses, blanks, labels = map(
+            torch.from_numpy,
+            posteriors.grid_posteriors(
+                _rows(logits, lattice),
+                logits.shape[3],
+                lattice,
+                num_frames=logits.shape[1],
+                num_labels=logits.shape[2] - 1,
+                logits=fused_log_softmax,
+                num_threads=torch.get_num_threads(),
+            ),
+        )
+    else:
+        own = _on_device(lattice, logits.device)
+        losses, blanks, labels = reference_posteriors.grid_posteriors(logits.detach(), own, logits=fused_log_softmax)
+    frame = torch.arange(logits.shape[1])
+    label = torch.arange(logits.shape[2])
+    real = (frame < torch.from_numpy(lattice.logit_lengths)[:, None])[:, :, None]
+    real = real & (label <= torch.from_numpy(lattice.target_lengths)[:, None])[:, None, :]
+    blanks, labels = (_defined(plane, losses, real, logits) for plane in (blanks, labels))
+    return GridPosteriors(blanks + labels, blanks, labels[:, :, :-1])
+
+
+def asg_posteriors(
+    inputs: Tensor,
+    targets: Integers,
+    transitions: Tensor,
+    input_lengths: Integers | None = None,
+    target_lengths: Integers | None = None,
+    *,
+    start_scores: Tensor | None = None,
+    final_scores: Tensor | None = None,
+    impl: str = "auto",
+) -> ASGPosteriors:
+    """How probable each label is in each frame, among the paths that stretch the target and among all paths.
+
+    Args:
+        inputs: Unnormalised scores (N, T, C).
+        targets: Labels (N, S) or (sum of target_lengths,).
+        transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        start_scores: Scores (C,) of the first label.
+        final_scores: Scores (C,) of the last label.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``nodes``, ``stays`` and ``entries`` (N, T, S), ``classes`` (N, T, C) and ``transitions`` (C, C); float64 for
+        float64 inputs and float32 for all others.
+
+    Raises:
+        InvalidValueError: As in ``asg_loss``.
+        InvalidTypeError: As in ``asg_loss``.
+
+    Notes:
+        The gradient of ``asg_loss`` with respect to an input is its class less the nodes of the labels of that class.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import asg_posteriors
+        >>> found = asg_posteriors(torch.zeros(1, 3, 2), [[0, 1]], torch.zeros(2, 2))
+        >>> found.nodes[0].tolist(), found.classes[0].tolist()
+        ([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
+    """
+    scores, batch, chosen = _check_asg(
+        "asg_posteriors", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores, impl
+    )
+    dense, chain = pose_asg(*batch, scores.shape[2])
+    with torch.no_grad():
+        target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
+        if chosen == "numba":
+            found = posteriors.dense_posteriors(
+                strided(*_array(scores)),
+                scores.shape[2],
+                dense,
+                _table(transitions, scores),
+                num_frames=scores.shape[1],
+                num_threads=torch.get_num_threads(),
+            )
+            losses, classes, counts = map(torch.from_numpy, found)
+        else:
+            own = _on_device(dense, scores.device)
+            losses, classes, counts = reference_posteriors.dense_posteriors(scores.detach(), own, transitions.detach())
+    classes = _defined(classes, losses, _real(batch.input_lengths, scores)[:, :, None], scores)
+    return ASGPosteriors(*target, classes, counts.to(_work_dtype(scores)))
+
+
+def _chain_posteriors(
+    function: str,
+    pose: Callable[..., ChainLattice],
+    log_probs: Tensor,
+    targets: Integers,
+    input_lengths: Integers | None,
+    target_lengths: Integers | None,
+    blank: int,
+    fused_log_softmax: bool,
+    impl: str,
+) -> ChainPosteriors:
+    lattice = _pose_chain(function, pose, log_probs, targets, input_lengths, target_lengths, blank)
+    return _posteriors_of_chain(
+        log_probs, lattice, None, fused_log_softmax, dispatch.select(function, log_probs.device.type, impl)
+    )
+
+
+def _posteriors_of_chain(
+    scores: Tensor, lattice: ChainLattice, transitions: Tensor | None, logits: bool, chosen: str
+) -> ChainPosteriors:
+    if chosen == "numba":
+        found = posteriors.chain_posteriors(
+            strided(*_array(scores)),
+            scores.shape[2],
+            lattice,
+            None if transitions is None else _table(transitions, scores),
+            num_frames=scores.shape[1],
+            logits=logits,
+            num_threads=torch.get_num_threads(),
+        )
+        losses, stays, entries = map(torch.from_numpy, found)
+    else:
+        own = _on_device(lattice, scores.device)
+        losses, stays, entries = reference_posteriors.chain_posteriors(scores.detach(), own, transitions, logits=logits)
+    used = torch.arange(stays.shape[2]) < torch.from_numpy(lattice.num_states)[:, None]
+    real = _real(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
+    stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))
+    return ChainPosteriors(stays + entries, stays, entries)
+
+
+def _defined(plane: Tensor, losses: Tensor, real: Tensor, scores: Tensor) -> Tensor:
+    """Posteriors in the result's dtype, NaN where a sample has a NaN score, 0 in padding and where no path exists."""
+    losses = losses.reshape(-1, *[1] * (plane.ndim - 1))
+    real = real.to(plane.device)
+    plane = torch.where(real & (losses < torch.inf), plane, 0)
+    return torch.where(real & losses.isnan(), torch.nan, plane).to(_work_dtype(scores))
