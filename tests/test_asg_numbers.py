@@ -1,5 +1,9 @@
 """ASG's numbers: long inputs, and both sides of each switch from plain floats to extended range."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +163,29 @@ def expected_arc_counts(inputs, transitions, targets):
     leaf = tensor(transitions).requires_grad_()
     asg_loss(tensor(inputs), targets, leaf).backward()
     return np.maximum(np.maximum(-everything, -everything - leaf.grad.numpy()), 1.0)
+
+
+UNCOMPILED = """
+import torch
+from pathsum.testing import assert_close
+from pathsum.torch import asg_loss
+torch.manual_seed(0)
+inputs, targets = torch.randn(5, 5, 3), [[0, 1, 2]] * 5
+for spread in (1.0, 1e4):
+    for dtype in (torch.float32, torch.float64):
+        results = []
+        for impl in ("numba", "reference"):
+            leaves = [x.to(dtype).requires_grad_() for x in (inputs, torch.eye(3) * spread)]
+            loss = asg_loss(leaves[0], targets, leaves[1], [5, 4, 1, 0, 3], [3, 1, 1, 0, 2], "none", impl=impl)
+            loss.sum().backward()
+            results.append([loss, *(leaf.grad for leaf in leaves)])
+        for actual, expected in zip(*results):
+            assert_close(actual, expected, relative=2e-7, absolute=2e-6)
+"""
+
+
+def test_the_kernels_run_uncompiled():
+    # What an index out of bounds or an overflow does is an error there, and silence in compiled code.
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", UNCOMPILED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
