@@ -1,5 +1,7 @@
 """Replabels: targets without equal neighbours, and back."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def test_known_targets(labels, num_replabels, encoded):
 @given(st.lists(st.integers(0, 2), max_size=30), st.integers(1, 4))
 def test_encoding_has_no_equal_neighbours_and_decodes_to_what_it_was(labels, num_replabels):
     encoded = encode_replabels(labels, 3, num_replabels)
-    assert all(first != second for first, second in zip(encoded, encoded[1:], strict=False))
+    assert all(first != second for first, second in pairwise(encoded))
     assert decode_replabels(encoded, 3, num_replabels) == labels
 
 
