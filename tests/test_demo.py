@@ -1,7 +1,9 @@
 """The demo on a very small scale: its data, its recognisers, its report."""
 
+import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -14,8 +16,18 @@ from rich.console import Console  # noqa: E402
 
 from pathsum import demo  # noqa: E402
 from pathsum.demo import data, picture, report  # noqa: E402
-from pathsum.demo.model import CTCRecogniser, Encoder, RNNTRecogniser  # noqa: E402
+from pathsum.demo.model import (  # noqa: E402
+    ASGRecogniser,
+    CTCRecogniser,
+    Encoder,
+    Posed,
+    RNNTRecogniser,
+    characters,
+    word_seconds,
+    words,
+)
 from pathsum.demo.train import OBJECTIVES, train  # noqa: E402
+from pathsum.torch import TokenSpan, rnnt_loss  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +101,7 @@ def test_mel_filters_hear_a_tone_in_one_place():
     assert peak == pytest.approx(1000, abs=80)
 
 
-@pytest.mark.parametrize("name", ["ctc", "rnnt"])
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_training_lowers_the_loss(name, recordings):
     two_words = {word: recordings[word] for word in ("one", "two")}
     batch = data.WordSequences(two_words, seed=1).batch(8)
@@ -101,12 +113,12 @@ def test_training_lowers_the_loss(name, recordings):
         assert len(log.losses) == len(log.step_seconds) == len(log.loss_seconds) == steps
         assert all(map(math.isfinite, log.losses))
         with torch.no_grad():
-            losses.append(float(OBJECTIVES[name].loss(*recogniser(batch), batch)))
+            losses.append(float(OBJECTIVES[name].loss(recogniser(batch))))
     assert losses[1] < 0.9 * losses[0]
     assert len(log.torch_seconds) == len(log.own_again_seconds) == (1 if name == "ctc" else 0)
 
 
-@pytest.mark.parametrize("name", ["ctc", "rnnt"])
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_training_stops_when_its_time_is_up(name, stream):
     _, log = train(name, stream, steps=10**6, seconds=0.2, seed=0, console=Console(quiet=True), width=8)
     assert 1 < len(log.losses) < 100
@@ -125,21 +137,46 @@ def test_padding_and_neighbours_do_not_change_what_the_encoder_hears(subsampling
 
 
 class Fixed(torch.nn.Module):
-    """Stands for a network that gives these logits, whatever it hears."""
+    """Stands for a network that gives these classes the best score, whatever it hears."""
 
-    def __init__(self, classes, lengths):
+    def __init__(self, classes, lengths, *others):
         super().__init__()
-        self.logits = torch.nn.functional.one_hot(torch.tensor(classes), data.NUM_CLASSES).float().transpose(0, 1)
-        self.lengths = torch.tensor(lengths)
+        logits = torch.nn.functional.one_hot(torch.tensor(classes), data.NUM_CLASSES).float()
+        self.posed = Posed((logits, *others), torch.tensor(lengths), torch.tensor([]), torch.tensor([]))
 
     def forward(self, batch):
-        return self.logits, self.lengths
+        return self.posed
 
 
 def test_ctc_decoding_merges_repeats_and_drops_blanks():
     a, b = data.encode("ab")
     network = Fixed([[0, a, a, 0, a, b, b], [b, b, 0, 0, a, a, a]], [7, 4])
     assert CTCRecogniser.transcribe(network, None) == [([a, a, b], [1, 4, 5]), ([b], [0])]
+
+
+def test_asg_decoding_merges_frames_repeats_characters_and_drops_the_silence_around():
+    a, b, space = (data.CHARACTERS.index(c) for c in "ab ")
+    again = len(data.CHARACTERS)
+    classes = [[space, space, a, a, again, b, space, a, space], [again, b, b, space, a, a, a, a, a], [space] * 9]
+    none = torch.zeros(data.NUM_CLASSES, data.NUM_CLASSES)
+    transcripts = ASGRecogniser.transcribe(Fixed(classes, [9, 5, 9], none), None)
+    assert [(transcript.text, transcript.frames) for transcript in transcripts] == [
+        ("aab a", [2, 4, 5, 6, 7]),
+        ("b a", [1, 3, 4]),
+        ("", []),
+    ]
+    # A single b among a's costs two transitions.
+    dear = 2 * (torch.eye(data.NUM_CLASSES) - 1)
+    assert ASGRecogniser.transcribe(Fixed([[a, a, b, a]], [4], dear), None)[0].text == "a"
+
+
+def test_asg_segments_spell_the_text_without_equal_neighbours():
+    segments = data.encode_segments("three")
+    assert len(segments) == len(" thre1 ")
+    assert all(x != y for x, y in itertools.pairwise(segments))
+    assert data.decode(data.decode_segments(segments)) == " three "
+    spans = [TokenSpan(label, k, k + 1, 0.0) for k, label in enumerate(segments)]
+    assert data.decode([span.token for span in characters(spans)]) == " three "
 
 
 def test_rnnt_decoding_stops_at_each_samples_end_and_writes_in_order(stream):
@@ -157,15 +194,72 @@ def test_rnnt_decoding_stops_at_each_samples_end_and_writes_in_order(stream):
         assert data.BLANK not in transcript.classes
 
 
-def test_rnnt_node_posteriors_are_a_distribution_over_labels_written(stream):
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_sample_is_aligned_with_what_was_spoken(name, stream):
+    torch.manual_seed(0)
+    recogniser = OBJECTIVES[name].recogniser(16).eval()
+    batch = stream.batch(4)
+    lengths = recogniser(batch).lengths.tolist()
+    for n, spans in enumerate(recogniser.align(batch)):
+        assert data.decode([span.token for span in spans]) == batch.texts[n]
+        assert all(a.start <= b.start for a, b in itertools.pairwise(spans))
+        assert all(0 <= span.start < span.end <= lengths[n] for span in spans)
+        assert [len(word) for word in words(spans)] == [len(word) for word in batch.texts[n].split()]
+        alone = recogniser.align(picture.pick(batch, n))[0]
+        assert [span[:3] for span in spans] == [span[:3] for span in alone]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_posteriors_have_a_row_for_each_state_and_end_in_the_last(name, stream):
+    torch.manual_seed(0)
     batch = picture.pick(stream.batch(1), 0)
-    posteriors = picture.node_posteriors(RNNTRecogniser(width=16).eval(), batch)
-    # Every alignment leaves each frame by one blank, and writes each label once.
-    assert posteriors.shape[1] == 1 + int(batch.target_lengths[0])
-    assert posteriors.min() >= -1e-6
-    assert posteriors[0, 0].item() == pytest.approx(1, abs=1e-5)
-    assert posteriors[-1, -1].item() == pytest.approx(1, abs=1e-5)
-    assert posteriors.sum().item() == pytest.approx(sum(posteriors.shape) - 1, rel=1e-4)
+    recogniser = OBJECTIVES[name].recogniser(16).eval()
+    posteriors, names = recogniser.posteriors(batch)
+    assert posteriors.shape == (int(recogniser(batch).lengths), len(names))
+    spelled = "".join(names).removeprefix("start").strip()
+    assert re.sub("(.)1", r"\1\1", spelled) == batch.texts[0]
+    if name == "rnnt":  # every alignment leaves each frame by one blank, and writes each label once
+        assert posteriors.sum().item() == pytest.approx(sum(posteriors.shape) - 1, rel=1e-4)
+    else:
+        torch.testing.assert_close(posteriors.sum(1), torch.ones(len(posteriors)), atol=1e-5, rtol=0)
+
+
+def test_the_fused_joiner_is_the_one_that_decodes(stream):
+    torch.manual_seed(0)
+    recogniser = RNNTRecogniser(width=16).eval()
+    batch = stream.batch(3)
+    (encoded, predicted, *_), lengths, targets, target_lengths = posed = recogniser(batch)
+    logits = recogniser.join(encoded[:, :, None], predicted[:, None])
+    expected = rnnt_loss(logits, targets, lengths, target_lengths, data.BLANK)
+    torch.testing.assert_close(OBJECTIVES["rnnt"].loss(posed), expected)
+
+
+def test_words_begin_and_end_where_the_recordings_were_cut(stream):
+    batch = stream.batch(6)
+    for n, text in enumerate(batch.texts):
+        times = batch.word_seconds[n]
+        assert len(times) == len(text.split())
+        gaps = [b[0] - a[1] for a, b in itertools.pairwise([(0, 0), *times])]
+        assert all(0.02 <= gap + 1e-9 and gap < 0.25 for gap in gaps)
+        assert times[-1][1] < int(batch.feature_lengths[n]) * data.HOP / data.SAMPLE_RATE
+
+
+def test_boundary_errors_are_medians_over_words(stream):
+    class Aligned(CTCRecogniser):
+        def align(self, batch):
+            return [
+                [TokenSpan(data.SPACE + 1, 10 * k, 10 * k + 4, 0.0), TokenSpan(data.SPACE, 10 * k + 5, 10 * k + 9, 0.0)]
+                for k in range(len(batch.texts))
+            ]
+
+    recogniser = Aligned(width=8)
+    batch = stream.batch(3, 1, 1)._replace(word_seconds=[[(0.0, 0.2)], [(0.4, 0.5)], [(0.9, 0.9)]])
+    spans = recogniser.align(batch)
+    begins_ends = [word_seconds(words(row)[0], recogniser) for row in spans]
+    assert np.ravel(begins_ends) == pytest.approx([-0.02, 0.14, 0.38, 0.54, 0.78, 0.94])
+    assert report.boundary_errors([batch], recogniser) == pytest.approx(
+        {"word_begin_error_seconds": 0.02, "word_end_error_seconds": 0.04}
+    )
 
 
 def test_error_rates():
@@ -183,22 +277,23 @@ def test_sparkline_falls_with_the_values():
 
 def test_run_writes_the_metrics_and_the_picture(tmp_path, capsys):
     threads = torch.get_num_threads()
-    metrics = demo.run(losses=("ctc", "rnnt"), out=tmp_path / "out", steps=3, seconds=60)
+    metrics = demo.run(out=tmp_path / "out", steps=3, seconds=60)
     assert torch.get_num_threads() == threads
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
     assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert metrics["held_out_sequences"] == 200
-    assert metrics["losses"].keys() == {"ctc", "rnnt"}
+    assert metrics["losses"].keys() == {"ctc", "rnnt", "asg"}
     for of in metrics["losses"].values():
         assert of["steps"] == len(of["loss_curve"]) == 3
         assert 0 < of["loss_share"] < 1
         assert 0 < of["word_error_rate"]
+        assert 0 < of["word_begin_error_seconds"] < 3
     assert "one voice; unseen sequences of seen recordings" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("losses", [(), ("ctc", "asg")])
+@pytest.mark.parametrize("losses", [(), ("ctc", "mmi")])
 def test_run_names_the_losses_it_knows(losses, tmp_path):
-    with pytest.raises(ValueError, match=r"demo: losses must be some of \['ctc', 'rnnt'\]; got"):
+    with pytest.raises(ValueError, match=r"demo: losses must be some of \['asg', 'ctc', 'rnnt'\]; got"):
         demo.run(losses=losses, out=tmp_path)
 
 

@@ -12,6 +12,7 @@ from pathsum import __version__
 
 # What each command's extra installs, so that what is missing is said in one line before anything starts.
 _EXTRAS = {
+    "align": ("torch", "rich", "matplotlib"),
     "bench": ("torch", "rich", "matplotlib"),
     "demo": ("torch", "rich", "matplotlib", "soundfile", "jiwer"),
 }
@@ -43,6 +44,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
 
+    align = commands.add_parser("align", help="find the time of every token of a transcript in CTC log-probabilities")
+    align.add_argument("scores", help=".npy, .npz or .pt file of log-probabilities (T, C) or (N, T, C)")
+    align.add_argument(
+        "text", nargs="*", help="transcript of each sample: words, or class numbers without a vocabulary"
+    )
+    align.add_argument("--text-file", metavar="FILE", help="transcripts, one a line, in place of text")
+    vocabulary = align.add_mutually_exclusive_group()
+    vocabulary.add_argument("--vocabulary", metavar="FILE", help="the classes' tokens, one a line")
+    vocabulary.add_argument("--tokens", metavar="TEXT", help="the classes' tokens, a character for each class")
+    align.add_argument("--space", metavar="TOKEN", help="token between words (' ', |, ▁, <space> or <sp>)")
+    align.add_argument("--blank", type=int, default=0, metavar="N", help="class of the blank (0)")
+    align.add_argument(
+        "--frame-seconds", type=_positive(float), default=0.02, metavar="S", help="how long a frame lasts (0.02)"
+    )
+    align.add_argument("--logits", action="store_true", help="the scores are logits: take their log-softmax")
+    align.add_argument("--out", metavar="DIR", help="write TextGrid, CTM, JSON and a picture there")
+    align.add_argument(
+        "--formats", nargs="+", choices=["textgrid", "ctm", "json", "png"], metavar="NAME", help="only these of them"
+    )
+    align.set_defaults(run=_align)
+
     bench = commands.add_parser("bench", help="measure the losses beside their peers and a copy of the input")
     # Without choices: argparse would say that no group at all is not one of them.
     bench.add_argument("groups", nargs="*", metavar="group", help="ctc simple_ctc rnnt accuracy memory first_call; all")
@@ -66,8 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.set_defaults(run=_bench, parser=bench)
 
-    demo = commands.add_parser("demo", help="train on recorded speech with CTC and RNN-T, report error rates")
-    demo.add_argument("--losses", nargs="+", choices=["ctc", "rnnt"], default=["ctc", "rnnt"], help="(both)")
+    demo = commands.add_parser("demo", help="train on recorded speech with CTC, RNN-T and ASG, report error rates")
+    names = ["ctc", "rnnt", "asg"]
+    demo.add_argument("--losses", nargs="+", choices=names, default=names, help="(all three)")
     demo.add_argument(
         "--steps", type=_positive(int), metavar="N", help="training steps for each loss (its own default)"
     )
@@ -103,6 +126,29 @@ def _info(options: argparse.Namespace) -> int:
     from pathsum import info
 
     print(info.report())
+    return 0
+
+
+def _align(options: argparse.Namespace) -> int:
+    from pathsum import alignment
+
+    try:
+        alignment.run(
+            options.scores,
+            options.text,
+            text_file=options.text_file,
+            vocabulary=options.vocabulary,
+            tokens=options.tokens,
+            space=options.space,
+            blank=options.blank,
+            frame_seconds=options.frame_seconds,
+            logits=options.logits,
+            out=options.out,
+            formats=options.formats or alignment.FORMATS,
+        )
+    except (ValueError, OSError) as error:
+        print(f"pathsum align: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

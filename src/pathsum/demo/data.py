@@ -10,6 +10,8 @@ import numpy as np
 import soundfile
 import torch
 
+from pathsum.replabels import decode_replabels, encode_replabels
+
 SAMPLE_RATE = 8000
 WINDOW = 200  # samples: 25 ms
 HOP = 80  # samples: 10 ms
@@ -18,6 +20,7 @@ MELS = 40
 BLANK = 0
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz"  # class c is CHARACTERS[c - 1]
 NUM_CLASSES = 1 + len(CHARACTERS)
+SPACE = 1 + CHARACTERS.index(" ")
 
 
 class Batch(NamedTuple):
@@ -26,6 +29,7 @@ class Batch(NamedTuple):
     targets: torch.Tensor  # (N, S), BLANK beyond each length
     target_lengths: torch.Tensor  # (N,)
     texts: list[str]
+    word_seconds: list[list[tuple[float, float]]]  # when each word begins and ends
 
 
 def encode(text: str) -> list[int]:
@@ -34,6 +38,25 @@ def encode(text: str) -> list[int]:
 
 def decode(classes: list[int]) -> str:
     return "".join(CHARACTERS[c - 1] for c in classes)
+
+
+def encode_segments(text: str) -> list[int]:
+    """ASG's labels of a text. They have to fill all frames, so that the silences at both ends are spaces too.
+
+    There is no blank, hence label c is CHARACTERS[c], and the one after them all repeats the character before it.
+    """
+    return encode_replabels([c - 1 for c in encode(f" {text} ")], len(CHARACTERS))
+
+
+def decode_segments(labels: list[int]) -> list[int]:
+    """Returns the classes that ASG's labels stand for, as `encode` numbers them, a repeated one twice."""
+    return [1 + label for label in decode_replabels(labels, len(CHARACTERS))]
+
+
+def pad(rows: list[list[int]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (N, S) and the length of each row."""
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+    return padded, torch.tensor([len(row) for row in rows])
 
 
 def load_recordings() -> dict[str, np.ndarray]:
@@ -66,15 +89,9 @@ class WordSequences:
 
     def batch(self, size: int, min_words: int = 2, max_words: int = 5) -> Batch:
         texts = [self._text(min_words, max_words) for _ in range(size)]
-        features, feature_lengths = log_mel([self._speak(text) for text in texts])
-        targets = [torch.tensor(encode(text)) for text in texts]
-        return Batch(
-            features,
-            feature_lengths,
-            torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=BLANK),
-            torch.tensor([len(target) for target in targets]),
-            texts,
-        )
+        waveforms, word_seconds = zip(*[self._speak(text) for text in texts], strict=True)
+        targets = pad([encode(text) for text in texts], BLANK)
+        return Batch(*log_mel(list(waveforms)), *targets, texts, list(word_seconds))
 
     def _text(self, min_words: int, max_words: int) -> str:
         while True:
@@ -82,13 +99,16 @@ class WordSequences:
             if text not in self.exclude:
                 return text
 
-    def _speak(self, text: str) -> np.ndarray:
+    def _speak(self, text: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
         rng = self.rng
         pieces = [self._gap()]
+        word_seconds = []
         for word in text.split():
             samples = self.recordings[word]
             speed, decibels = rng.uniform(0.85, 1.15), rng.uniform(-6, 6)
             positions = np.arange(0, len(samples) - 1, speed)
+            begin = sum(map(len, pieces))
+            word_seconds.append((begin / SAMPLE_RATE, (begin + len(positions)) / SAMPLE_RATE))
             pieces += [
                 10 ** (decibels / 20) * np.interp(positions, np.arange(len(samples)), samples),
                 self._gap(),
@@ -96,7 +116,8 @@ class WordSequences:
         speech = np.concatenate(pieces).astype(np.float32)
         noise = rng.standard_normal(len(speech), dtype=np.float32)
         noise_decibels = rng.uniform(-30, -10)
-        return speech + noise * (10 ** (noise_decibels / 20) * np.sqrt(np.mean(speech**2)))
+        noise *= 10 ** (noise_decibels / 20) * np.sqrt(np.mean(speech**2))
+        return speech + noise, word_seconds
 
     def _gap(self) -> np.ndarray:
         return np.zeros(int(SAMPLE_RATE * self.rng.uniform(0.02, 0.25)))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from .data import WordSequences, load_recordings
 from .picture import draw
-from .report import error_rates, print_summary, summarise
+from .report import boundary_errors, error_rates, print_summary, summarise
 from .train import OBJECTIVES, train
 
 HELD_OUT_SEED = 2026
@@ -21,7 +21,7 @@ HELD_OUT_BATCH_SIZE = 50
 
 
 def run(
-    losses: Sequence[str] = ("ctc", "rnnt"),
+    losses: Sequence[str] = ("ctc", "rnnt", "asg"),
     out: str | Path = "demo-out",
     steps: int | None = None,
     seconds: float = 180,
@@ -31,7 +31,7 @@ def run(
     """Trains one recogniser per loss on random sequences of recorded number words and tests it on held-out sequences.
 
     Args:
-        losses: Which of `"ctc"` and `"rnnt"` to train with.
+        losses: Which of `"ctc"`, `"rnnt"` and `"asg"` to train with.
         out: Folder for `metrics.json` and `demo.png`; made if missing.
         steps: Training steps per loss; None takes each recogniser's own default.
         seconds: Time budget per loss. Training ends after `steps` or `seconds`, whichever comes first, and the learning
@@ -74,7 +74,8 @@ def run(
             stream = WordSequences(recordings, seed, exclude=frozenset(held_out_texts))
             recogniser, log = train(name, stream, steps=steps, seconds=seconds, seed=seed, console=console)
             written = [transcript.text for batch in held_out for transcript in recogniser.transcribe(batch)]
-            metrics["losses"][name] = summarise(log) | error_rates(held_out_texts, written)
+            rates = error_rates(held_out_texts, written) | boundary_errors(held_out, recogniser)
+            metrics["losses"][name] = summarise(log) | rates
             recognisers[name] = recogniser
     finally:
         torch.set_num_threads(threads_before)

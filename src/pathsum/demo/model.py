@@ -1,4 +1,8 @@
-"""Two small character recognisers over one kind of encoder: CTC and RNN-T."""
+"""Three small character recognisers over one kind of encoder: CTC, RNN-T and ASG.
+
+Each poses its loss (`forward`), writes what it hears (`transcribe`), and aligns a text that is known: the frames of
+each character on the best path (`align`), and how probable each row of its lattice is in each frame (`posteriors`).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,49 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .data import BLANK, HOP, MELS, NUM_CLASSES, SAMPLE_RATE, Batch, decode
+from pathsum.torch import (
+    TokenSpan,
+    asg_align,
+    asg_posteriors,
+    asg_viterbi,
+    ctc_greedy_decode,
+    ctc_posteriors,
+    forced_align,
+    rnnt_align,
+    rnnt_greedy_decode,
+    rnnt_posteriors,
+    token_spans,
+)
+from pathsum.torch.greedy import Decoded
+
+from .data import (
+    BLANK,
+    CHARACTERS,
+    HOP,
+    MELS,
+    NUM_CLASSES,
+    SAMPLE_RATE,
+    SPACE,
+    Batch,
+    decode,
+    decode_segments,
+    encode_segments,
+    pad,
+)
+
+
+class Posed(NamedTuple):
+    """What a loss takes: the tensors that it is differentiated by, and the integers."""
+
+    scores: tuple[torch.Tensor, ...]
+    lengths: torch.Tensor
+    targets: torch.Tensor
+    target_lengths: torch.Tensor
 
 
 class Transcript(NamedTuple):
     classes: list[int]
-    frames: list[int]  # the encoder frame that emitted each class
+    frames: list[int]  # the encoder frame in which each class begins
 
     @property
     def text(self) -> str:
@@ -55,20 +96,28 @@ class CTCRecogniser(nn.Module):
         self.encoder = Encoder(width, subsampling=4)
         self.head = nn.Linear(2 * width, NUM_CLASSES)
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns logits (T, N, C) and the number of frames of each sample."""
+    def forward(self, batch: Batch) -> Posed:
+        """Poses the logits (N, T, C)."""
         x, lengths = self.encoder(batch.features, batch.feature_lengths)
-        return self.head(x).transpose(0, 1), lengths
+        return Posed((self.head(x),), lengths, batch.targets, batch.target_lengths)
 
     @torch.no_grad()
     def transcribe(self, batch: Batch) -> list[Transcript]:
-        """The best class of each frame, repeats merged, blanks dropped."""
-        logits, lengths = self(batch)
-        transcripts = []
-        for best, length in zip(logits.argmax(2).T.tolist(), lengths.tolist(), strict=True):
-            emitting = [t for t in range(length) if best[t] != BLANK and (t == 0 or best[t] != best[t - 1])]
-            transcripts.append(Transcript([best[t] for t in emitting], emitting))
-        return transcripts
+        (logits,), lengths, *_ = self(batch)
+        return transcripts(ctc_greedy_decode(logits, lengths, BLANK))
+
+    @torch.no_grad()
+    def align(self, batch: Batch) -> list[list[TokenSpan]]:
+        (logits,), lengths, targets, target_lengths = self(batch)
+        found = forced_align(logits.log_softmax(2), targets, lengths, target_lengths, BLANK)
+        return [token_spans(path, scores, BLANK) for path, scores in zip(*found, strict=True)]
+
+    @torch.no_grad()
+    def posteriors(self, batch: Batch) -> tuple[torch.Tensor, list[str]]:
+        """Returns (T, 2S+1) of the one sample, and the rows' names: those of the blanks are empty."""
+        (logits,), lengths, targets, target_lengths = self(batch)
+        found = ctc_posteriors(logits, targets, lengths, target_lengths, BLANK, fused_log_softmax=True)
+        return found.nodes[0], ["", *(part for c in batch.texts[0] for part in (c, ""))]
 
 
 class RNNTRecogniser(nn.Module):
@@ -84,13 +133,13 @@ class RNNTRecogniser(nn.Module):
         self.predictor_to_joint = nn.Linear(width, width)
         self.head = nn.Linear(width, NUM_CLASSES)
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns logits (N, T, U+1, V) and the number of frames of each sample."""
+    def forward(self, batch: Batch) -> Posed:
+        """Poses the operands of the joiner: encoder (N, T, H), predictor (N, U+1, H), weight (V, H) and bias (V,)."""
         x, lengths = self.encoder(batch.features, batch.feature_lengths)
         # The blank's embedding stands for "nothing written yet".
-        written = nn.functional.pad(batch.targets, (1, 0), value=BLANK)
-        y, _ = self.predict(written)
-        return self.join(self.encoder_to_joint(x)[:, :, None], y[:, None]), lengths
+        y, _ = self.predict(nn.functional.pad(batch.targets, (1, 0), value=BLANK))
+        operands = (self.encoder_to_joint(x), y, self.head.weight, self.head.bias)
+        return Posed(operands, lengths, batch.targets, batch.target_lengths)
 
     def predict(self, labels: torch.Tensor, state: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         y, next_state = self.predictor(self.embedding(labels), state)
@@ -101,21 +150,123 @@ class RNNTRecogniser(nn.Module):
 
     @torch.no_grad()
     def transcribe(self, batch: Batch) -> list[Transcript]:
-        """Greedy: in each frame write the best label until it is the blank."""
+        def predict(labels: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+            y, next_state = self.predict(labels[:, None], state)
+            return y[:, 0], next_state
+
         x, lengths = self.encoder(batch.features, batch.feature_lengths)
-        encoded = self.encoder_to_joint(x)
-        predicted, state = self.predict(torch.full((len(x), 1), BLANK))
-        transcripts = [Transcript([], []) for _ in range(len(x))]
-        for t in range(encoded.shape[1]):
-            for _ in range(self.max_labels_per_frame):
-                best = self.join(encoded[:, t], predicted[:, 0]).argmax(1)
-                writing = (best != BLANK) & (t < lengths)
-                if not writing.any():
-                    break
-                for n in writing.nonzero().flatten().tolist():
-                    transcripts[n].classes.append(int(best[n]))
-                    transcripts[n].frames.append(t)
-                next_predicted, next_state = self.predict(best[:, None], state)
-                predicted = torch.where(writing[:, None, None], next_predicted, predicted)
-                state = torch.where(writing[None, :, None], next_state, state)
-        return transcripts
+        decoded = rnnt_greedy_decode(
+            self.encoder_to_joint(x),
+            lengths,
+            predict,
+            self.join,
+            BLANK,
+            max_symbols=self.max_labels_per_frame,
+            state_axis=1,
+        )
+        return transcripts(decoded)
+
+    @torch.no_grad()
+    def align(self, batch: Batch) -> list[list[TokenSpan]]:
+        found = rnnt_align(*self._logits(batch), BLANK)
+        return [
+            [
+                TokenSpan(c, t, t + 1, score)
+                for c, t, score in zip(*(row[:length].tolist() for row in rows), strict=True)
+                if t >= 0
+            ]
+            for length, *rows in zip(batch.target_lengths.tolist(), batch.targets, *found[:2], strict=True)
+        ]
+
+    @torch.no_grad()
+    def posteriors(self, batch: Batch) -> tuple[torch.Tensor, list[str]]:
+        """Returns (T, U+1) of the one sample, and the rows' names."""
+        return rnnt_posteriors(*self._logits(batch), BLANK).nodes[0], ["start", *batch.texts[0]]
+
+    def _logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        (encoded, predicted, *_), lengths, targets, target_lengths = self(batch)
+        return self.join(encoded[:, :, None], predicted[:, None]), targets, lengths, target_lengths
+
+
+class ASGRecogniser(nn.Module):
+    """Without a blank every frame belongs to a character: silence to the space, the second of a double letter to a
+    label of its own."""
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.encoder = Encoder(width, subsampling=4)
+        num_labels = len(CHARACTERS) + 1
+        self.head = nn.Linear(2 * width, num_labels)
+        self.transitions = nn.Parameter(torch.zeros(num_labels, num_labels))
+
+    def forward(self, batch: Batch) -> Posed:
+        """Poses the scores of the labels (N, T, C), not normalised, and of the transitions (C, C)."""
+        x, lengths = self.encoder(batch.features, batch.feature_lengths)
+        return Posed((self.head(x), self.transitions), lengths, *pad([encode_segments(t) for t in batch.texts], 0))
+
+    @torch.no_grad()
+    def transcribe(self, batch: Batch) -> list[Transcript]:
+        (scores, transitions), lengths, *_ = self(batch)
+        found = asg_viterbi(scores, transitions, lengths)
+        return [trim(characters(token_spans(path, scores, blank=None))) for path, scores in zip(*found, strict=True)]
+
+    @torch.no_grad()
+    def align(self, batch: Batch) -> list[list[TokenSpan]]:
+        (scores, transitions), lengths, targets, target_lengths = self(batch)
+        found = asg_align(scores, targets, transitions, lengths, target_lengths)
+        return [
+            characters(token_spans(path, scores, blank=None))[1:-1]
+            for path, scores in zip(found.paths, found.scores, strict=True)
+        ]
+
+    @torch.no_grad()
+    def posteriors(self, batch: Batch) -> tuple[torch.Tensor, list[str]]:
+        """Returns (T, S) of the one sample, and the rows' names."""
+        (scores, transitions), lengths, targets, target_lengths = self(batch)
+        found = asg_posteriors(scores, targets, transitions, lengths, target_lengths)
+        return found.nodes[0], [f"{CHARACTERS}1"[c] for c in targets[0].tolist()]
+
+
+Recogniser = CTCRecogniser | RNNTRecogniser | ASGRecogniser
+
+
+def transcripts(decoded: Decoded) -> list[Transcript]:
+    return [
+        Transcript(tokens[:length], frames[:length])
+        for tokens, frames, length in zip(
+            decoded.tokens.tolist(), decoded.frames.tolist(), decoded.lengths.tolist(), strict=True
+        )
+    ]
+
+
+def characters(segments: list[TokenSpan]) -> list[TokenSpan]:
+    """Segments of ASG's labels as the characters they stand for."""
+    classes = decode_segments([segment.token for segment in segments])
+    # A replabel with nothing before it stands for nothing.
+    return [
+        segment._replace(token=c) for c, segment in zip(classes, segments[len(segments) - len(classes) :], strict=True)
+    ]
+
+
+def trim(spans: list[TokenSpan]) -> Transcript:
+    """The characters without the silence around them."""
+    spoken = [k for k, span in enumerate(spans) if span.token != SPACE]
+    spans = spans[spoken[0] : spoken[-1] + 1] if spoken else []
+    return Transcript([span.token for span in spans], [span.start for span in spans])
+
+
+def words(spans: list[TokenSpan]) -> list[list[TokenSpan]]:
+    """The characters of each word."""
+    found: list[list[TokenSpan]] = [[]]
+    for span in spans:
+        if span.token == SPACE:
+            found.append([])
+        else:
+            found[-1].append(span)
+    return [word for word in found if word]
+
+
+def word_seconds(word: list[TokenSpan], recogniser: Recogniser) -> tuple[float, float]:
+    """When the word's first frame begins and its last ends: an encoder frame is the stretch around its time."""
+    step = recogniser.encoder.seconds_per_frame
+    return (word[0].start - 0.5) * step, (word[-1].end - 0.5) * step

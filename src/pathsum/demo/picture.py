@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from pathsum.torch import rnnt_loss
+from pathsum.torch import TokenSpan
 
-from .data import BLANK, HOP, MELS, SAMPLE_RATE, Batch, decode, mel_filters
-from .model import CTCRecogniser, RNNTRecogniser, Transcript
+from .data import HOP, MELS, SAMPLE_RATE, Batch, decode, mel_filters
+from .model import Recogniser, word_seconds, words
 from .report import TITLES
+from .train import OBJECTIVES
 
-COLOURS = {"ctc": "tab:orange", "rnnt": "tab:blue"}
-DOT: dict[str, Any] = {"color": "tab:orange", "markersize": 4}
+COLOURS = {"ctc": "tab:orange", "rnnt": "tab:blue", "asg": "tab:green"}
+PANEL_TITLES = {
+    "ctc": "a character for a frame or two, blanks between in grey",
+    "rnnt": "a row is what is written so far, and a character where its row begins",
+    "asg": "every frame belongs to a character; 1 is the one before it once more",
+}
+LANE = 5  # mel bands: height of a loss's lane above the spectrogram
 
 
-def draw(
-    path: Path,
-    recognisers: Mapping[str, CTCRecogniser | RNNTRecogniser],
-    batch: Batch,
-    metrics: Mapping[str, Any],
-) -> None:
-    """Draws one sequence: spectrogram and alignments, then posteriors. Below, the loss curves.
+def draw(path: Path, recognisers: Mapping[str, Recogniser], batch: Batch, metrics: Mapping[str, Any]) -> None:
+    """Draws one sequence: spectrogram and word boundaries, then each loss's lattice. Below, the loss curves.
 
-    It is the first of three words that all recognisers got right, or else the first of three words.
+    It is the first of three words that all recognisers got right, or else the first of three words. What is aligned is
+    what was spoken.
     """
     written = {name: recogniser.transcribe(batch) for name, recogniser in recognisers.items()}
     three_words = [n for n, text in enumerate(batch.texts) if len(text.split()) == 3]
     right = [n for n in three_words if all(of[n].text == batch.texts[n] for of in written.values())]
     n = (right or three_words)[0]
     batch = pick(batch, n)
-    transcripts = {name: of[n] for name, of in written.items()}
-    figure = Figure(figsize=(13, 4.2 + 4 * len(recognisers)), layout="constrained")
+    aligned = {name: recogniser.align(batch)[0] for name, recogniser in recognisers.items()}
+    figure = Figure(figsize=(13, 6 + 3.6 * len(recognisers)), layout="constrained")
     figure.suptitle(f"“{batch.texts[0]}”, a held-out sequence, as small recognisers hear it", fontsize=15)
-    panels = figure.subplots(2 + len(recognisers), 1, height_ratios=[1.2] + [1.6] * len(recognisers) + [0.9])
-    draw_spectrogram(panels[0], batch, recognisers, transcripts)
-    for axes, (name, recogniser) in zip(panels[1:-1], recognisers.items(), strict=True):
-        if isinstance(recogniser, CTCRecogniser):
-            draw_ctc_posteriors(axes, recogniser, batch, transcripts[name])
-        else:
-            draw_rnnt_posteriors(axes, recogniser, batch, transcripts[name])
-        axes.sharex(panels[0])
-    panels[-2].set_xlabel("seconds")
-    draw_loss_curves(panels[-1], metrics)
+    ratios = [1.7] + [1.6] * len(recognisers) + [1.0]
+    spectrogram, *lattices, curves = figure.subplots(len(ratios), 1, height_ratios=ratios)
+    draw_spectrogram(spectrogram, batch, recognisers, aligned)
+    for axes, (name, recogniser) in zip(lattices, recognisers.items(), strict=True):
+        draw_lattice(axes, name, recogniser, batch, aligned[name], written[name][n].text)
+        axes.sharex(spectrogram)
+    lattices[-1].set_xlabel("seconds")
+    draw_loss_curves(curves, metrics)
     figure.savefig(path, dpi=110)
 
 
@@ -61,15 +61,17 @@ def pick(batch: Batch, n: int) -> Batch:
         batch.targets[n : n + 1, :labels],
         batch.target_lengths[n : n + 1],
         batch.texts[n : n + 1],
+        batch.word_seconds[n : n + 1],
     )
 
 
 def draw_spectrogram(
     axes: Axes,
     batch: Batch,
-    recognisers: Mapping[str, CTCRecogniser | RNNTRecogniser],
-    transcripts: Mapping[str, Transcript],
+    recognisers: Mapping[str, Recogniser],
+    aligned: Mapping[str, list[TokenSpan]],
 ) -> None:
+    """The spectrogram; above it a lane for each loss, whose bars are the words of its alignment."""
     seconds = batch.features.shape[1] * HOP / SAMPLE_RATE
     axes.imshow(
         batch.features[0].T.numpy(),
@@ -78,95 +80,59 @@ def draw_spectrogram(
         cmap="magma",
         extent=(0, seconds, -0.5, MELS - 0.5),
     )
+    top = MELS + LANE * len(aligned)
+    for begin, end in batch.word_seconds[0]:
+        axes.vlines([begin, end], -0.5, top, colors="white", linestyles="dashed", linewidth=1)
+    for lane, (name, spans) in enumerate(reversed(list(aligned.items()))):
+        bottom = MELS + LANE * lane
+        axes.text(0.006 * seconds, bottom + LANE / 2, TITLES[name], color=COLOURS[name], va="center", weight="bold")
+        for word in words(spans):
+            begin, end = word_seconds(word, recognisers[name])
+            axes.broken_barh([(begin, end - begin)], (bottom + 0.6, LANE - 1.2), color=COLOURS[name])
+            axes.vlines([begin, end], -0.5, bottom, colors=COLOURS[name], linewidth=1.2)
+            axes.text(
+                (begin + end) / 2,
+                bottom + LANE / 2,
+                decode([span.token for span in word]),
+                ha="center",
+                va="center",
+                color="white",
+                fontweight="bold",
+                path_effects=[patheffects.withStroke(linewidth=2, foreground="black")],
+            )
     axes.set_facecolor("black")
+    axes.set_xlim(0, seconds)
+    axes.set_ylim(-0.5, top)
     peaks = mel_filters().argmax(0).numpy() * (SAMPLE_RATE / 2) / (len(mel_filters()) - 1)
     ticks = [250, 500, 1000, 2000, 3500]
     axes.set_yticks(np.interp(ticks, peaks, np.arange(MELS)), [str(tick) for tick in ticks])
     axes.set_ylabel("Hz (mel scale)")
-    axes.set_title("Log-mel spectrogram; each character where it was written, by CTC above, by RNN-T below")
-    for name, transcript in transcripts.items():
-        step = recognisers[name].encoder.seconds_per_frame
-        for frame in sorted(set(transcript.frames)):
-            classes = [c for c, t in zip(transcript.classes, transcript.frames, strict=True) if t == frame]
-            axes.text(
-                frame * step,
-                0.95 if name == "ctc" else 0.05,
-                decode(classes).replace(" ", "␣"),
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                va="top" if name == "ctc" else "bottom",
-                color="white",
-                family="monospace",
-                fontsize=12,
-                fontweight="bold",
-                path_effects=[patheffects.withStroke(linewidth=2.5, foreground="black")],
-            )
+    axes.set_title("Log-mel spectrogram; words of each loss's best alignment; dashed: where the recordings were cut")
 
 
-def draw_ctc_posteriors(axes: Axes, recogniser: CTCRecogniser, batch: Batch, transcript: Transcript) -> None:
-    with torch.no_grad():
-        probs = recogniser(batch)[0][:, 0].softmax(1)
-    rows = sorted(set(transcript.classes) | {BLANK} | set(batch.targets[0].tolist()))
+def draw_lattice(
+    axes: Axes, name: str, recogniser: Recogniser, batch: Batch, aligned: list[TokenSpan], written: str
+) -> None:
+    """How probable each row of the lattice is in each frame, the rows without a name in grey."""
+    posteriors, names = recogniser.posteriors(batch)
     step = recogniser.encoder.seconds_per_frame
-    draw_matrix(axes, probs[:, rows].T, step, [label(c) for c in rows])
-    axes.plot([t * step for t in transcript.frames], [rows.index(c) for c in transcript.classes], "o", **DOT)
-    axes.set_ylabel("class")
-    axes.set_title(
-        f"CTC wrote “{transcript.text}”: posterior of each class in each frame; a dot where a character begins"
-    )
-
-
-def draw_rnnt_posteriors(axes: Axes, recogniser: RNNTRecogniser, batch: Batch, transcript: Transcript) -> None:
-    written = batch._replace(
-        targets=torch.tensor([transcript.classes], dtype=torch.int64),
-        target_lengths=torch.tensor([len(transcript.classes)]),
-    )
-    step = recogniser.encoder.seconds_per_frame
-    draw_matrix(axes, node_posteriors(recogniser, written).T, step, ["start"] + [label(c) for c in transcript.classes])
-    axes.plot([t * step for t in transcript.frames], range(1, 1 + len(transcript.frames)), "o", **DOT)
-    axes.set_ylabel("written so far")
-    axes.set_title(
-        f"RNN-T wrote “{transcript.text}”: posterior over all its alignments; a dot where greedy decoding wrote"
-    )
-
-
-def node_posteriors(recogniser: RNNTRecogniser, batch: Batch) -> torch.Tensor:
-    """Returns (T, U+1): the probability that an alignment of the one target passes through each node of the grid.
-
-    The gradient of the loss with respect to log-probabilities is minus the posterior of each arc, and every alignment
-    leaves each node it visits by one arc.
-    """
-    with torch.no_grad():
-        logits, lengths = recogniser(batch)
-    log_probs = logits.log_softmax(3).requires_grad_()
-    loss = rnnt_loss(
-        log_probs,
-        batch.targets,
-        lengths,
-        batch.target_lengths,
-        blank=BLANK,
-        fused_log_softmax=False,
-        reduction="sum",
-    )
-    (grad_log_probs,) = torch.autograd.grad(loss, log_probs)
-    return -grad_log_probs[0].sum(2)
-
-
-def draw_matrix(axes: Axes, rows: torch.Tensor, step: float, labels: Sequence[str]) -> None:
-    # An encoder frame stands for the stretch around its time, hence the half step.
-    extent = (-step / 2, (rows.shape[1] - 0.5) * step, -0.5, len(labels) - 0.5)
+    colours = np.array([to_rgb(COLOURS[name] if row else "dimgrey") for row in names])
+    share = posteriors.T.clamp(0, 1).numpy()[:, :, None]
+    extent = (-step / 2, (len(posteriors) - 0.5) * step, -0.5, len(names) - 0.5)
     axes.imshow(
-        rows.numpy(),
+        1 - share * (1 - colours[:, None]),
         aspect="auto",
         origin="lower",
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
         interpolation="nearest",
         extent=extent,
     )
-    axes.set_yticks(range(len(labels)), labels, family="monospace")
+    for begin, end in batch.word_seconds[0]:
+        axes.vlines([begin, end], *extent[2:], colors="black", linestyles="dashed", linewidth=0.7)
+    rows = [row for row, text in enumerate(names) if text]
+    axes.set_yticks(rows, [names[row].replace(" ", "␣") for row in rows], family="monospace", fontsize=8)
     axes.set_ylim(extent[2:])
+    axes.set_ylabel("label")
+    axes.set_title(f"{TITLES[name]} wrote “{written}”; posterior over all alignments: {PANEL_TITLES[name]}")
 
 
 def draw_loss_curves(axes: Axes, metrics: Mapping[str, Any]) -> None:
@@ -175,15 +141,9 @@ def draw_loss_curves(axes: Axes, metrics: Mapping[str, Any]) -> None:
             range(1, 1 + of["steps"]),
             of["loss_curve"],
             color=COLOURS[name],
-            label=f"{TITLES[name]}: {of['word_error_rate']:.1%} of words wrong, held out",
+            label=f"{TITLES[name]}, per {OBJECTIVES[name].unit}: {of['word_error_rate']:.1%} of words wrong, held out",
         )
     axes.set_xlabel("training step")
     axes.set_ylabel("loss")
-    axes.set_title("Training loss (each in its own unit: CTC per character, RNN-T per sequence)")
+    axes.set_title("Training loss")
     axes.legend()
-
-
-def label(c: int) -> str:
-    if c == BLANK:
-        return "blank"
-    return "space" if decode([c]) == " " else decode([c])

@@ -12,9 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from .data import Batch
+from .model import Recogniser, word_seconds, words
 from .train import COMPARE_EVERY, Log
 
-TITLES = {"ctc": "CTC", "rnnt": "RNN-T"}
+TITLES = {"ctc": "CTC", "rnnt": "RNN-T", "asg": "ASG"}
 
 
 def error_rates(spoken: Sequence[str], written: Sequence[str]) -> dict[str, Any]:
@@ -26,6 +28,18 @@ def error_rates(spoken: Sequence[str], written: Sequence[str]) -> dict[str, Any]
         "wrong_sequences": len(wrong),
         "first_wrong": wrong[:5],
     }
+
+
+def boundary_errors(batches: Sequence[Batch], recogniser: Recogniser) -> dict[str, float]:
+    """Returns how far the words of the best alignment begin and end from where the recordings were cut: medians."""
+    errors = [
+        np.subtract(word_seconds(word, recogniser), cut)
+        for batch in batches
+        for spans, cuts in zip(recogniser.align(batch), batch.word_seconds, strict=True)
+        for word, cut in zip(words(spans), cuts, strict=True)
+    ]
+    begin, end = np.median(np.abs(errors), axis=0).tolist()
+    return {"word_begin_error_seconds": begin, "word_end_error_seconds": end}
 
 
 def summarise(log: Log) -> dict[str, Any]:
@@ -51,6 +65,9 @@ def print_summary(console: Console, metrics: Mapping[str, Any], folder: Path) ->
     for heading, cell in {
         "word error rate": lambda of: f"{of['word_error_rate']:.2%}",
         "character error rate": lambda of: f"{of['character_error_rate']:.2%}",
+        "words begin, end off by": lambda of: (
+            f"{1e3 * of['word_begin_error_seconds']:.0f} ms, {1e3 * of['word_end_error_seconds']:.0f} ms"
+        ),
         "training": lambda of: f"{of['steps']} steps, {of['seconds']:.0f} s",
         "one step": lambda of: f"{1e3 * of['step_seconds']:.1f} ms",
         "of which in the loss": lambda of: f"{1e3 * of['loss_seconds']:.2f} ms, {of['loss_share']:.1%}",
@@ -60,8 +77,9 @@ def print_summary(console: Console, metrics: Mapping[str, Any], folder: Path) ->
     console.print(f"{metrics['held_out_sequences']} held-out sequences; {metrics['held_out']}")
     console.print(table)
     console.print(
-        "Times are medians; the loss's are forward and backward, from logits to their gradient. "
-        f"Each {COMPARE_EVERY}th step's logits went through torch's own loss, and ours again, outside the step's time."
+        "Medians throughout. A loss's time is forward and backward, RNN-T's with the joiner that is fused with it. "
+        f"Each {COMPARE_EVERY}th step's logits went through torch's own loss, and ours again, outside the step's time. "
+        "Words of the best alignment are compared with where the recordings were cut."
     )
     for name, of in metrics["losses"].items():
         console.print(f"{TITLES[name]:>5} loss {sparkline(of['loss_curve'])} {of['loss_curve'][-1]:.3f}")

@@ -1,4 +1,4 @@
-"""The two losses at work, and the loop that trains a recogniser with either."""
+"""The three losses at work, and the loop that trains a recogniser with any of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pathsum.torch import ctc_loss, rnnt_loss
+from pathsum.torch import asg_loss, ctc_loss, rnnt_joint_loss
 
-from .data import BLANK, Batch, WordSequences
-from .model import CTCRecogniser, RNNTRecogniser
+from .data import BLANK, WordSequences
+from .model import ASGRecogniser, CTCRecogniser, Posed, Recogniser, RNNTRecogniser
 
 BATCH_SIZE = 16
 LEARNING_RATE = 3e-3
@@ -24,30 +24,40 @@ SHORT_SEQUENCES = 0.3  # share of the training on one or two words at a time
 COMPARE_EVERY = 10  # steps between timings of torch's own loss
 
 
-def ctc(logits: torch.Tensor, lengths: torch.Tensor, batch: Batch) -> torch.Tensor:
-    return ctc_loss(logits, batch.targets, lengths, batch.target_lengths, blank=BLANK, fused_log_softmax=True)
+def ctc(posed: Posed) -> torch.Tensor:
+    (logits,), lengths, targets, target_lengths = posed
+    return ctc_loss(logits, targets, lengths, target_lengths, BLANK, fused_log_softmax=True, batch_first=True)
 
 
-def rnnt(logits: torch.Tensor, lengths: torch.Tensor, batch: Batch) -> torch.Tensor:
-    return rnnt_loss(logits, batch.targets, lengths, batch.target_lengths, blank=BLANK)
+def torch_ctc(posed: Posed) -> torch.Tensor:
+    (logits,), lengths, targets, target_lengths = posed
+    log_probs = logits.transpose(0, 1).log_softmax(2)
+    return torch.nn.functional.ctc_loss(log_probs, targets, lengths, target_lengths, BLANK)
 
 
-def torch_ctc(logits: torch.Tensor, lengths: torch.Tensor, batch: Batch) -> torch.Tensor:
-    log_probs = logits.log_softmax(2)
-    return torch.nn.functional.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, blank=BLANK)
+def rnnt(posed: Posed) -> torch.Tensor:
+    (encoded, predicted, weight, bias), lengths, targets, target_lengths = posed
+    return rnnt_joint_loss(encoded, predicted, weight, bias, targets, lengths, target_lengths, BLANK)
+
+
+def asg(posed: Posed) -> torch.Tensor:
+    (scores, transitions), lengths, targets, target_lengths = posed
+    return asg_loss(scores, targets, transitions, lengths, target_lengths, scale_mode="target_size", batch_first=True)
 
 
 class Objective(NamedTuple):
-    recogniser: type[CTCRecogniser] | type[RNNTRecogniser]
-    loss: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
-    torch_loss: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor] | None
+    recogniser: type[CTCRecogniser] | type[RNNTRecogniser] | type[ASGRecogniser]
+    loss: Callable[[Posed], torch.Tensor]
+    torch_loss: Callable[[Posed], torch.Tensor] | None  # torch has CTC only
     steps: int
-    clip: float  # the largest gradient norm let through; the two losses differ in scale
+    clip: float  # the largest gradient norm let through; the losses differ in scale
+    unit: str  # what the loss is a mean over
 
 
 OBJECTIVES = {
-    "ctc": Objective(CTCRecogniser, ctc, torch_ctc, steps=800, clip=1.0),
-    "rnnt": Objective(RNNTRecogniser, rnnt, None, steps=600, clip=10.0),  # torch has no RNN-T loss
+    "ctc": Objective(CTCRecogniser, ctc, torch_ctc, steps=800, clip=1.0, unit="character"),
+    "rnnt": Objective(RNNTRecogniser, rnnt, None, steps=700, clip=10.0, unit="sequence"),
+    "asg": Objective(ASGRecogniser, asg, None, steps=600, clip=1.0, unit="character"),
 }
 
 
@@ -56,7 +66,7 @@ class Log:
     losses: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     loss_seconds: list[float] = field(default_factory=list)  # forward and backward, part of step_seconds
-    # Every COMPARE_EVERY steps both losses run once more on the step's logits, outside the step's time.
+    # Every COMPARE_EVERY steps both losses run once more on what the step posed, outside the step's time.
     own_again_seconds: list[float] = field(default_factory=list)
     torch_seconds: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -71,7 +81,7 @@ def train(
     seed: int,
     console: Console,
     width: int = 128,
-) -> tuple[CTCRecogniser | RNNTRecogniser, Log]:
+) -> tuple[Recogniser, Log]:
     """Returns a trained recogniser, in evaluation mode, and the log of its training."""
     objective = OBJECTIVES[name]
     steps = objective.steps if steps is None else steps
@@ -95,14 +105,14 @@ def train(
             batch = stream.batch(BATCH_SIZE, *((1, 2) if progress < SHORT_SEQUENCES else (2, 5)))
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * _schedule(progress)
-            logits, lengths = recogniser(batch)
-            loss, grad_logits, loss_seconds = timed(objective.loss, logits, lengths, batch)
+            posed = recogniser(batch)
+            loss, gradients, loss_seconds = timed(objective.loss, posed)
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"demo: the {name} loss is {loss} at step {len(log.losses)}; please report this"
                 )
             optimizer.zero_grad()
-            logits.backward(grad_logits)
+            torch.autograd.backward(posed.scores, gradients)
             torch.nn.utils.clip_grad_norm_(recogniser.parameters(), objective.clip)
             optimizer.step()
             log.step_seconds.append(time.perf_counter() - step_began)
@@ -110,8 +120,8 @@ def train(
             log.losses.append(loss)
 
             if objective.torch_loss is not None and len(log.losses) % COMPARE_EVERY == 0:
-                log.own_again_seconds.append(timed(objective.loss, logits, lengths, batch)[2])
-                log.torch_seconds.append(timed(objective.torch_loss, logits, lengths, batch)[2])
+                log.own_again_seconds.append(timed(objective.loss, posed)[2])
+                log.torch_seconds.append(timed(objective.torch_loss, posed)[2])
             # The first step may compile kernels; counting it would tie the schedule to the state of a cache.
             if len(log.losses) == 1:
                 first_step_ended = time.perf_counter()
@@ -122,18 +132,15 @@ def train(
 
 
 def timed(
-    loss_function: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
-    logits: torch.Tensor,
-    lengths: torch.Tensor,
-    batch: Batch,
-) -> tuple[float, torch.Tensor, float]:
-    """Returns the loss, its gradient with respect to the logits, and the seconds the two took without the network."""
-    leaf = logits.detach().requires_grad_()
+    loss_function: Callable[[Posed], torch.Tensor], posed: Posed
+) -> tuple[float, tuple[torch.Tensor, ...], float]:
+    """Returns the loss, its gradients with respect to the scores, and the seconds both took without the network."""
+    leaves = tuple(scores.detach().requires_grad_() for scores in posed.scores)
     began = time.perf_counter()
-    loss = loss_function(leaf, lengths, batch)
-    (grad_logits,) = torch.autograd.grad(loss, leaf)
+    loss = loss_function(posed._replace(scores=leaves))
+    gradients = torch.autograd.grad(loss, leaves)
     seconds = time.perf_counter() - began
-    return float(loss.detach()), grad_logits, seconds
+    return float(loss.detach()), gradients, seconds
 
 
 def _schedule(progress: float) -> float:
