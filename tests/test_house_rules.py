@@ -35,6 +35,7 @@ LAYERS = {
     "pathsum.jax": 5,
     "pathsum.info": 5,
     "pathsum.compat": 6,
+    "pathsum.alignment": 6,
     "pathsum.demo": 6,
     "pathsum.bench": 6,
     "pathsum.cli": 7,
@@ -96,7 +97,7 @@ def offences(path):
                 yield f"{module} imports {imported}, which is not below it"
             if LAYERS[package] > 5 and any(part.startswith("_") for part in imported.split(".")):
                 yield f"{module} imports {imported}, which is private"
-            if package in ("pathsum.demo", "pathsum.bench") and other.startswith("pathsum.kernels"):
+            if package in ("pathsum.alignment", "pathsum.demo", "pathsum.bench") and other.startswith("pathsum.kernels"):
                 yield f"{module} imports {imported}: it may use the public functions alone"
         elif allowed is not None and top not in sys.stdlib_module_names and top not in allowed:
             yield f"{module} imports {imported}"
@@ -203,7 +204,7 @@ def compiled(tree):
 
 
 def uncompiled_rules(tree):
-    allowed = {"COMPILE", "COMPILE_EXACTLY"}
+    allowed = {"COMPILE", "COMPILE_IN_ORDER", "COMPILE_EXACTLY"}
     for name, keywords in compiled(tree):
         options = "jit_options" if name.rpartition(".")[2] == "overload" else None
         if keywords.get(options) not in allowed or "fastmath" in keywords:

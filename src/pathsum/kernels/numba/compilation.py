@@ -14,6 +14,8 @@ from pathsum import numerics
 from pathsum.numerics import FASTMATH
 
 COMPILE = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy"}
+# For sums whose terms cancel.
+COMPILE_IN_ORDER = COMPILE | {"fastmath": FASTMATH - {"reassoc"}}
 # For two sums of the same numbers to be the same wherever they are written.
 COMPILE_EXACTLY = COMPILE | {"fastmath": False}
 

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from pathsum.kernels.numba.compilation import COMPILE
+from pathsum.kernels.numba.compilation import COMPILE, COMPILE_IN_ORDER
 from pathsum.numerics import (
     LN_2,
     LN_2_HIGH_32,
@@ -47,6 +47,17 @@ _C13, _C12, _C11, _C10, _C9, _C8, _C7, _C6, _C5, _C4, _C3 = (1 / math.factorial(
 _UNIT_32, _NONE_32 = _f32(1.0), _f32(0.0)
 
 
+@njit(**COMPILE_IN_ORDER)
+def _remainder_32(x, n):
+    """x - n ln 2. In another order the two parts of ln 2 would be one, and its missing digits the result's."""
+    return x - n * _HIGH_32 - n * _LOW_32
+
+
+@njit(**COMPILE_IN_ORDER)
+def _remainder_64(x, n):
+    return x - n * LN_2_HIGH_64 - n * LN_2_LOW_64
+
+
 @njit(**COMPILE)
 def _exp_fraction_32(r):
     """exp(r) for |r| <= ln(2)/2."""
@@ -65,7 +76,7 @@ def _exp_fraction_64(r):
 def _exp_32(x):
     bounded = max(x, _LEAST_EXP_32)
     n = _f32(np.floor(bounded * _LOG2_E_32 + _HALF_32))
-    fraction = _exp_fraction_32(bounded - n * _HIGH_32 - n * _LOW_32)
+    fraction = _exp_fraction_32(_remainder_32(bounded, n))
     power = _i32(_i32(_i32(n) + _BIAS_32) << _SHIFT_32).view(np.float32)
     return fraction * power if x > _LEAST_EXP_32 else _NONE_32
 
@@ -74,7 +85,7 @@ def _exp_32(x):
 def _exp_64(x):
     bounded = max(x, _LEAST_EXP_64)
     n = np.floor(bounded * LOG2_E + 0.5)
-    fraction = _exp_fraction_64(bounded - n * LN_2_HIGH_64 - n * LN_2_LOW_64)
+    fraction = _exp_fraction_64(_remainder_64(bounded, n))
     power = np.int64((np.int64(n) + _BIAS_64) << _SHIFT_64).view(np.float64)
     return fraction * power if x > _LEAST_EXP_64 else 0.0
 
@@ -83,7 +94,7 @@ def _exp_64(x):
 def _split_32(x):
     bounded = max(x, _LEAST_SPLIT_32)
     n = _f32(np.floor(bounded * _LOG2_E_32 + _HALF_32))
-    fraction = _exp_fraction_32(bounded - n * _HIGH_32 - n * _LOW_32)
+    fraction = _exp_fraction_32(_remainder_32(bounded, n))
     possible = x > _LEAST_SPLIT_32
     return (fraction if possible else _NONE_32), (_i32(n) if possible else _ZERO_32)
 
@@ -94,7 +105,7 @@ def _split_64(x):
     bounded = x if possible else 0.0
     n = np.floor(bounded * LOG2_E + 0.5)
     # Beyond 1e15 the remainder is less than the score's own last place, and what is computed for it is noise.
-    remainder = min(max(bounded - n * LN_2_HIGH_64 - n * LN_2_LOW_64, -0.5), 0.5)
+    remainder = min(max(_remainder_64(bounded, n), -0.5), 0.5)
     fraction = _exp_fraction_64(remainder)
     return (fraction if possible else 0.0), (n if possible else _ZERO_64)
 
