@@ -29,6 +29,7 @@ def forward(
 ) -> DenseSaved:
     """Losses of a batch, -log of the sum over all paths, and where asked what ``backward`` needs."""
     lengths, offsets = lattice.input_lengths, _frame_offsets(lattice)
+    num_threads = parallel.worthwhile(num_threads, _work(offsets, num_classes))
     matrix = dense_linear.exponential(transitions, work_dtype(scores.flat))
     rows = dense_linear.exponentiate(scores, num_classes, offsets, matrix.shifts, num_threads)
 
@@ -69,6 +70,7 @@ def backward(
         )  # fmt: skip
 
     rows = len(lattice.input_lengths) * num_frames
+    num_threads = parallel.worthwhile(num_threads, rows * num_classes // 4)
     parallel.run(write, parallel.split_evenly(rows, num_threads), num_threads)
 
 
@@ -90,6 +92,7 @@ def transition_gradient(
         upstream = np.where(solved & ~saved.extended, -grad_losses, 0.0)
         matrix = dense_linear.exponential(transitions, saved.alpha.dtype.type)
         offsets = _frame_offsets(lattice)
+        num_threads = parallel.worthwhile(num_threads, _work(offsets, num_classes))
         gradient += dense_linear.transition_gradient(upstream, saved, matrix, num_classes, offsets, num_threads)
     for n in np.flatnonzero(solved & saved.extended):
         own = _sample_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
@@ -101,6 +104,11 @@ def transition_gradient(
 
 def _frame_offsets(lattice: DenseLattice) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
+
+
+def _work(offsets: np.ndarray, num_classes: int) -> int:
+    """Elements of work: some per class of a frame, and its share of a product that does many at a time."""
+    return int(offsets[-1]) * num_classes * (1 + num_classes // 128)
 
 
 def _sample_scores(scores: Strided, num_classes: int, sample: int, num_frames: int) -> np.ndarray:
