@@ -85,7 +85,6 @@ def draw_spectrogram(
         axes.vlines([begin, end], -0.5, top, colors="white", linestyles="dashed", linewidth=1)
     for lane, (name, spans) in enumerate(reversed(list(aligned.items()))):
         bottom = MELS + LANE * lane
-        axes.text(0.006 * seconds, bottom + LANE / 2, TITLES[name], color=COLOURS[name], va="center", weight="bold")
         for word in words(spans):
             begin, end = word_seconds(word, recognisers[name])
             axes.broken_barh([(begin, end - begin)], (bottom + 0.6, LANE - 1.2), color=COLOURS[name])
@@ -105,7 +104,12 @@ def draw_spectrogram(
     axes.set_ylim(-0.5, top)
     peaks = mel_filters().argmax(0).numpy() * (SAMPLE_RATE / 2) / (len(mel_filters()) - 1)
     ticks = [250, 500, 1000, 2000, 3500]
-    axes.set_yticks(np.interp(ticks, peaks, np.arange(MELS)), [str(tick) for tick in ticks])
+    lanes = [MELS + LANE * (lane + 0.5) for lane in reversed(range(len(aligned)))]
+    axes.set_yticks(
+        [*np.interp(ticks, peaks, np.arange(MELS)), *lanes], [*map(str, ticks), *(TITLES[name] for name in aligned)]
+    )
+    for text, name in zip(axes.get_yticklabels()[len(ticks) :], aligned, strict=True):
+        text.set(color=COLOURS[name], weight="bold")
     axes.set_ylabel("Hz (mel scale)")
     axes.set_title("Log-mel spectrogram; words of each loss's best alignment; dashed: where the recordings were cut")
 
