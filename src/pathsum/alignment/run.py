@@ -1,0 +1,142 @@
+"""From the files to the aligned utterances, printed and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from pathsum.torch import TokenSpan, forced_align, token_spans
+
+from . import outputs
+from .inputs import AlignError, Transcript, load_scores, load_vocabulary, spell, spell_ids
+from .outputs import Interval, Utterance
+
+FORMATS = ("textgrid", "ctm", "json", "png")
+
+
+def run(
+    scores: str,
+    texts: Sequence[str],
+    *,
+    text_file: str | None = None,
+    vocabulary: str | None = None,
+    tokens: str | None = None,
+    space: str | None = None,
+    blank: int = 0,
+    frame_seconds: float = 0.02,
+    logits: bool = False,
+    out: str | None = None,
+    formats: Sequence[str] = FORMATS,
+    console: Console | None = None,
+) -> list[Utterance]:
+    """Align each sample of a file of scores with its text; print a table of each and write its files into ``out``.
+
+    Args:
+        scores: Path of a .npy, .npz or .pt file with log-probabilities (T, C) or (N, T, C), in an archive with
+            ``input_lengths`` beside them.
+        texts: A transcript for each sample: words where there is a vocabulary, else class numbers.
+        text_file: Path of a file with a transcript a line, in place of ``texts``.
+        vocabulary: Path of a file with one token a line, in the order of the classes.
+        tokens: The vocabulary as a string, a character for each class.
+        space: The token that stands between words; by default the first of the usual ones that is in the vocabulary.
+        blank: Index of the blank class; negative counts from the end.
+        frame_seconds: How long a frame lasts.
+        logits: The scores are logits.
+        out: Folder to write to; ``None`` writes nothing.
+        formats: What to write, some of ``FORMATS``.
+        console: Where to print; by default on standard output.
+
+    Returns:
+        The aligned utterances.
+
+    Raises:
+        AlignError: (a ValueError) a file, a text or a combination of them that cannot be aligned.
+    """
+    console = console or Console()
+    path = Path(scores)
+    log_probs, lengths = load_scores(path)
+    if logits:
+        log_probs = log_probs.log_softmax(2)
+    if text_file is not None:
+        texts = [*texts, *Path(text_file).read_text(encoding="utf-8").splitlines()]
+    if len(texts) != len(log_probs):
+        raise AlignError(f"{path}: has {len(log_probs)} samples; got {len(texts)} transcripts")
+    blank = blank % log_probs.shape[2] if -log_probs.shape[2] <= blank < log_probs.shape[2] else blank
+
+    names = _vocabulary(vocabulary, tokens, log_probs.shape[2])
+    transcripts = [spell_ids(text) if names is None else spell(text, names, space) for text in texts]
+    names = [str(c) for c in range(log_probs.shape[2])] if names is None else names
+    targets = [label for transcript in transcripts for label in transcript.classes]
+    counts = [len(transcript.classes) for transcript in transcripts]
+    paths, frame_scores = forced_align(log_probs, torch.tensor(targets, dtype=torch.int64), lengths, counts, blank)
+
+    utterances = []
+    for n, transcript in enumerate(transcripts):
+        name = path.stem if len(texts) == 1 else f"{path.stem}-{n}"
+        length = int(lengths[n])
+        own_path, own_scores = paths[n, :length], frame_scores[n, :length]
+        if bool((own_path < 0).any()):
+            reason = "a score is NaN or +inf" if own_scores.isnan().any() else "no path spells the transcript"
+            raise AlignError(f"{name}: {reason}, in {length} frames and {counts[n]} tokens")
+        spans = token_spans(own_path, own_scores, blank)
+        utterance = _utterance(name, transcript, spans, own_scores, names, frame_seconds)
+        outputs.print_table(console, utterance)
+        if out is not None:
+            written = _write(Path(out), utterance, formats)
+            if "png" in formats:
+                from . import picture
+
+                written.append(Path(out) / f"{name}.png")
+                classes = transcript.classes
+                picture.draw(written[-1], utterance, log_probs[n, :length], classes, spans, names, blank, frame_seconds)
+            console.print("wrote " + ", ".join(str(file) for file in written), soft_wrap=True)
+        utterances.append(utterance)
+    return utterances
+
+
+def _vocabulary(vocabulary: str | None, tokens: str | None, num_classes: int) -> list[str] | None:
+    if vocabulary is None and tokens is None:
+        return None
+    names = load_vocabulary(Path(vocabulary)) if vocabulary is not None else list(tokens or "")
+    if len(names) != num_classes:
+        raise AlignError(f"the vocabulary must have a token for each of the {num_classes} classes; has {len(names)}")
+    return names
+
+
+def _utterance(
+    name: str,
+    transcript: Transcript,
+    spans: Sequence[TokenSpan],
+    scores: Tensor,
+    names: Sequence[str],
+    frame_seconds: float,
+) -> Utterance:
+    tokens = [
+        Interval(names[span.token], *span.seconds(frame_seconds), outputs.confidence(span.score)) for span in spans
+    ]
+    words = []
+    for text, first, last in transcript.words:
+        # Over the frames of its tokens alone: blanks between them say nothing of the word.
+        frames = sum(span.end - span.start for span in spans[first:last])
+        log_prob = sum(span.score * (span.end - span.start) for span in spans[first:last]) / frames
+        words.append(Interval(text, tokens[first].start, tokens[last - 1].end, outputs.confidence(log_prob)))
+    return Utterance(name, transcript.text, len(scores) * frame_seconds, float(scores.double().sum()), tokens, words)
+
+
+def _write(folder: Path, utterance: Utterance, formats: Sequence[str]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    writers = {
+        "textgrid": (outputs.write_textgrid, "TextGrid"),
+        "ctm": (outputs.write_ctm, "ctm"),
+        "json": (outputs.write_json, "json"),
+    }
+    written = []
+    for name, (write, suffix) in writers.items():
+        if name in formats:
+            written.append(folder / f"{utterance.name}.{suffix}")
+            write(written[-1], utterance)
+    return written

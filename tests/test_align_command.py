@@ -1,0 +1,179 @@
+"""`pathsum align`: files and transcripts in, tables and files out."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pathsum import cli
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+# blank, space, a, b: "ab a" on eight frames of half a second.
+FRAMES = [0, 2, 2, 3, 1, 0, 2, 0]
+VOCABULARY = ["<blank>", " ", "a", "b"]
+
+
+def log_probs(frames=FRAMES, num_classes=4):
+    return torch.tensor(np.log(np.where(np.eye(num_classes)[frames] > 0, 0.91, 0.03)), dtype=torch.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "vocabulary.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    np.save(tmp_path / "speech.npy", log_probs().numpy())
+    return tmp_path
+
+
+def align(folder, *arguments, scores="speech.npy"):
+    return cli.main(["align", str(folder / scores), *arguments])
+
+
+OPTIONS = ("--frame-seconds", "0.5", "--tokens", "- ab")
+WORDS = [("ab", 0.5, 2.0), ("a", 3.0, 3.5)]
+TOKENS = [("a", 0.5, 1.5), ("b", 1.5, 2.0), (" ", 2.0, 2.5), ("a", 3.0, 3.5)]
+
+
+def test_all_files_tell_the_same(folder, capsys):
+    assert align(folder, "ab a", *OPTIONS, "--out", str(folder / "out")) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"a +│ +0\.500 │ 1\.500 │ +0\.910 │ ab ", printed)
+    found = json.loads((folder / "out" / "speech.json").read_text(encoding="utf-8"))
+    assert [(word["text"], word["start"], word["end"]) for word in found["words"]] == WORDS
+    assert [(token["text"], token["start"], token["end"]) for token in found["tokens"]] == TOKENS
+    assert found["seconds"] == 4
+    assert found["log_prob"] == pytest.approx(8 * np.log(0.91))
+    assert all(abs(part["confidence"] - 0.91) < 1e-4 for part in found["words"] + found["tokens"])
+    assert (folder / "out" / "speech.ctm").read_text() == (
+        "speech 1 0.500 1.500 ab 0.910\nspeech 1 3.000 0.500 a 0.910\n"
+    )
+    assert (folder / "out" / "speech.png").read_bytes().startswith(b"\x89PNG")
+    tiers = read_textgrid(folder / "out" / "speech.TextGrid")
+    assert tiers["words"] == [("", 0, 0.5), ("ab", 0.5, 2), ("", 2, 3), ("a", 3, 3.5), ("", 3.5, 4)]
+    assert [part for part in tiers["tokens"] if part[0]] == TOKENS
+
+
+def read_textgrid(path):
+    """Tiers of intervals (text, start, end); every tier must cover the whole time without a gap."""
+    text = path.read_text(encoding="utf-8")
+    number = r"(-?[\d.]+)"
+    tiers = {}
+    for part in re.split(r"    item \[\d+\]:\n", text)[1:]:
+        name = re.search(r'name = "(.*)"', part)[1]
+        count = int(re.search(r"intervals: size = (\d+)", part)[1])
+        found = re.findall(rf'xmin = {number}\s+xmax = {number}\s+text = "((?:[^"]|"")*)"', part)
+        assert len(found) == count
+        assert [float(end) for _, end, _ in found[:-1]] == [float(start) for start, _, _ in found[1:]]
+        tiers[name] = [(label.replace('""', '"'), float(start), float(end)) for start, end, label in found]
+        assert (tiers[name][0][1], tiers[name][-1][2]) == (0, float(re.search(rf"xmax = {number}", text)[1]))
+    return tiers
+
+
+def test_scores_of_every_kind_of_file(folder, capsys):
+    scores = log_probs()
+    np.savez(folder / "one.npz", anything=scores.numpy())
+    np.savez(folder / "two.npz", log_probs=np.stack([scores.numpy()] * 2), input_lengths=[8, 7], other=[1])
+    torch.save(scores[None].half(), folder / "batch.pt")
+    torch.save({"logits": scores[None] + 3, "lengths": torch.tensor([8])}, folder / "logits.pt")
+    tables = []
+    for name, count, options in (
+        ("speech.npy", 1, ()),
+        ("one.npz", 1, ()),
+        ("two.npz", 2, ()),
+        ("batch.pt", 1, ()),
+        ("logits.pt", 1, ("--logits",)),
+    ):
+        assert align(folder, *["ab a"] * count, *OPTIONS, *options, scores=name) == 0
+        tables += re.findall(r"a +│ +0\.500 │ 1\.500 │ +0\.91", capsys.readouterr().out)
+    assert len(tables) == 6
+
+
+def test_transcripts_as_numbers_from_files_and_with_another_space(folder, capsys):
+    assert align(folder, "2 3,1 2", "--frame-seconds", "0.5", "--out", str(folder), "--formats", "json") == 0
+    found = json.loads((folder / "speech.json").read_text())
+    assert ([token["text"] for token in found["tokens"]], found["words"]) == (["2", "3", "1", "2"], [])
+    assert not (folder / "speech.ctm").exists()
+
+    (folder / "texts.txt").write_text("ab a\n", encoding="utf-8")
+    vocabulary = ("--vocabulary", str(folder / "vocabulary.txt"))
+    assert align(folder, "--text-file", str(folder / "texts.txt"), *vocabulary) == 0
+    (folder / "numbered.txt").write_text("<blank> 0\n▁ 1\nab 2\nb 3\n", encoding="utf-8")
+    # The longest token wins: "ab" is one.
+    numbered = ("--vocabulary", str(folder / "numbered.txt"), "--space", "▁")
+    assert align(folder, "ab b", *numbered, "--out", str(folder)) == 0
+    assert [token["text"] for token in json.loads((folder / "speech.json").read_text())["tokens"]] == ["ab", "▁", "b"]
+
+
+def test_an_empty_transcript_and_a_long_one_can_be_drawn(folder):
+    assert align(folder, "", *OPTIONS, "--out", str(folder)) == 0
+    assert json.loads((folder / "speech.json").read_text())["tokens"] == []
+    np.save(folder / "long.npy", log_probs([2 + t % 2 for t in range(200)]).numpy())
+    assert align(folder, "ab" * 100, *OPTIONS, "--out", str(folder), scores="long.npy") == 0
+    assert (folder / "long.png").stat().st_size > 10_000
+
+
+def test_a_quote_in_a_token_survives_the_textgrid(folder):
+    assert align(folder, 'a"', "--tokens", '- a"', "--out", str(folder)) == 0
+    assert ('"', 0.06, 0.08) in read_textgrid(folder / "speech.TextGrid")["tokens"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("abc", *OPTIONS), "no token of the vocabulary begins 'c', in the word 'abc'"),
+        (("ab", "a", *OPTIONS), "has 1 samples; got 2 transcripts"),
+        (("ab", "--tokens=-ab"), "must have a token for each of the 4 classes; has 3"),
+        (("ab",), "without a vocabulary the transcript must be class numbers"),
+        (("7",), "targets must lie in [0, C) with C = 4; got 7 at sample 0"),
+        (("2 2 2 2 2",), "no path spells the transcript, in 8 frames and 5 tokens"),
+        (("2", "--blank", "9"), "blank must lie in [-4, 4); got 9"),
+        (("ab", *OPTIONS, "--space", "_"), "the token for a space, '_', is not in the vocabulary"),
+        (("--text-file", "missing.txt", *OPTIONS), "missing.txt"),
+        (("ab", "--vocabulary", "missing.txt"), "missing.txt"),
+    ],
+)
+def test_wrong_calls_are_said_in_one_line(folder, capsys, arguments, message):
+    assert align(folder, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pathsum align: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_wrong_files_are_said_in_one_line(folder, capsys):
+    np.save(folder / "flat.npy", np.zeros(4, np.float32))
+    np.save(folder / "integers.npy", np.zeros((4, 4), np.int64))
+    np.savez(folder / "many.npz", a=np.zeros(3), b=np.zeros(3))
+    (folder / "scores.txt").write_text("1 2")
+    for name, message in (
+        ("flat.npy", "must hold floats"),
+        ("integers.npy", "must hold floats"),
+        ("many.npz", "must hold one array"),
+        ("scores.txt", "must be .npy, .npz or .pt"),
+        ("missing.npy", "no such file"),
+    ):
+        assert align(folder, "1", scores=name) == 2
+        assert message in capsys.readouterr().err
+    scores = log_probs()
+    scores[3] = torch.nan
+    np.save(folder / "nan.npy", scores.numpy())
+    assert align(folder, "ab a", *OPTIONS, scores="nan.npy") == 2
+    assert "a score is NaN" in capsys.readouterr().err
+
+
+def test_the_example_of_the_documentation(tmp_path):
+    example = Path(__file__).parent.parent / "examples" / "alignment"
+    if not example.exists():
+        pytest.skip("the examples are not part of the installed package")
+    arguments = ["--vocabulary", str(example / "tokens.txt"), "--frame-seconds", "0.04", "--out", str(tmp_path)]
+    assert cli.main(["align", str(example / "number_words.npy"), "thirtieth third sixth", *arguments]) == 0
+    words = json.loads((tmp_path / "number_words.json").read_text())["words"]
+    assert [word["text"] for word in words] == ["thirtieth", "third", "sixth"]
+    # Where the recordings were put together to this sentence.
+    for word, (start, end) in zip(words, [(0.207, 0.883), (0.977, 1.454), (1.672, 2.403)], strict=True):
+        assert abs(word["start"] - start) < 0.25
+        assert abs(word["end"] - end) < 0.25
