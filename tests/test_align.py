@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -574,3 +577,24 @@ def test_states_may_be_nested():
 def test_messages(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call(torch.zeros(2, 4, 3))
+
+
+MEMORY = """
+import resource, sys, torch
+from pathsum.torch import forced_align
+log_probs = torch.randn(1, 20000, 32, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+targets = torch.randint(1, 32, (1, 5000), generator=torch.Generator().manual_seed(1))
+forced_align(log_probs[:, :100], targets[:, :20])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+paths, scores = forced_align(log_probs, targets)
+assert scores.isfinite().all()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (2**20 if sys.platform == "darwin" else 2**10))
+"""
+
+
+def test_half_an_hour_of_speech_is_aligned_in_little_memory():
+    pytest.importorskip("resource")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env=environment, check=True)
+    # Two bits a frame and state would be 50 MB.
+    assert float(done.stdout) < 25
