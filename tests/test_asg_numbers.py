@@ -153,7 +153,7 @@ def test_long_inputs_stay_within_the_bounds(kind, num_frames):
     assert_close(loss, expected, relative=1e-7, absolute=1e-6 * num_frames**0.5)
     assert_close(gradient, expected_gradient, absolute=2e-6)
     scale = expected_arc_counts(inputs, transitions, targets)
-    assert_close(counts / scale, expected_counts / scale, absolute=2e-6)
+    assert_close(counts.numpy() / scale, expected_counts.numpy() / scale, absolute=2e-6)
 
 
 def expected_arc_counts(inputs, transitions, targets):

@@ -24,7 +24,7 @@ from numba import njit
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import exp
-from pathsum.kernels.numba.rows import Strided, greatest, load_row, work_dtype
+from pathsum.kernels.numba.rows import Strided, borrow, greatest, load_row, work_dtype
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.numerics import LN_2
 
@@ -229,7 +229,7 @@ def _exponentiate(
         steep[frame] = lost > 0
 
 
-@njit(forceinline=True, **COMPILE)
+@njit(**COMPILE)
 def _multiply(matrix, states, out):
     """out[n] = sum over k of states[n, k] * matrix[k], for the four rows n: each row of the matrix is read once."""
     # Arrays made here do not alias others, which lets the loop vectorise.
@@ -247,10 +247,18 @@ def _multiply(matrix, states, out):
             sum_1[j] += m0 * b0 + m1 * b1 + m2 * b2 + m3 * b3
             sum_2[j] += m0 * c0 + m1 * c1 + m2 * c2 + m3 * c3
             sum_3[j] += m0 * d0 + m1 * d1 + m2 * d2 + m3 * d3
-    out[:] = sums
+    for n in range(GROUP):
+        _copy(sums[n], out[n])
 
 
-@njit(forceinline=True, **COMPILE)
+@njit(**COMPILE)
+def _copy(source, target):
+    # Assigning slices would do the same, and take the compiler a second each time.
+    for c in range(source.size):
+        target[c] = source[c]
+
+
+@njit(**COMPILE)
 def _advance(matrix, stays, states, out):
     """The mass that the four rows of states send along the arcs of one frame."""
     _multiply(matrix, states, out)
@@ -260,7 +268,7 @@ def _advance(matrix, stays, states, out):
             row[c] += stays[c] * state[c]
 
 
-@njit(forceinline=True, **COMPILE)
+@njit(**COMPILE)
 def _weigh(arriving, weights, cut, watch, state):
     """state = arriving * weights, scaled to a greatest entry in [1, 2); the scale's exponent, and whether an entry
     that is possible has come too close to the end of the range.
@@ -288,12 +296,15 @@ def _alpha(
     matrix, stays, weights, group, offsets, num_classes, cut, watch, keep, alpha, exponents, last_sums, lost
 ):  # fmt: skip
     """The mass that arrives in each state of each frame, for the samples of a group, the longest first."""
+    matrix, stays, weights, alpha = borrow(matrix), borrow(stays), borrow(weights), borrow(alpha)
     states = np.zeros((GROUP, weights.shape[1]), weights.dtype)
     arriving = np.zeros((GROUP, weights.shape[1]), weights.dtype)
-    arriving[:, :num_classes] = 1
+    for slot in range(GROUP):
+        for c in range(num_classes):
+            arriving[slot, c] = 1
     for t in range(offsets[group[0] + 1] - offsets[group[0]]):
         if t > 0:
-            _advance(matrix, stays, states, arriving)
+            _advance(matrix, stays, borrow(states), borrow(arriving))
         for slot in range(group.size):
             n = group[slot]
             frame = offsets[n] + t
@@ -302,14 +313,16 @@ def _alpha(
                 exponents[frame] = exponent
                 lost[n] |= near_end
                 if keep:
-                    alpha[frame] = states[slot]
+                    _copy(states[slot], alpha[frame])
                 if frame == offsets[n + 1] - 1:
-                    last_sums[n] = states[slot].sum()
+                    for c in range(num_classes):
+                        last_sums[n] += states[slot, c]
 
 
 @kernel
 def _beta(matrix, stays, weights, group, offsets, num_classes, cut, watch, beta, lost):
     """The mass that leaves each state of each frame."""
+    matrix, stays, weights, beta = borrow(matrix), borrow(stays), borrow(weights), borrow(beta)
     states = np.zeros((GROUP, weights.shape[1]), weights.dtype)
     leaving = np.zeros((GROUP, weights.shape[1]), weights.dtype)
     for t in range(offsets[group[0] + 1] - offsets[group[0]] - 1, -1, -1):
@@ -318,12 +331,13 @@ def _beta(matrix, stays, weights, group, offsets, num_classes, cut, watch, beta,
             frame = offsets[n] + t
             if frame < offsets[n + 1]:
                 if frame == offsets[n + 1] - 1:
-                    leaving[slot, :num_classes] = 1
-                beta[frame] = leaving[slot]
+                    for c in range(num_classes):
+                        leaving[slot, c] = 1
+                _copy(leaving[slot], beta[frame])
                 _, near_end = _weigh(leaving[slot], weights[frame], cut, watch, states[slot])
                 lost[n] |= near_end
         if t > 0:
-            _advance(matrix, stays, states, leaving)
+            _advance(matrix, stays, borrow(states), borrow(leaving))
 
 
 @kernel
@@ -345,9 +359,8 @@ def _combine(first, last, offsets, possible, exponents, tiny, alpha, beta, weigh
                 total += mass[c] * leaving[c]
         if total < tiny:
             lost[n] = possible[n]
-            mass[:] = 0
-            leaving[:] = 0
-            entering[:] = 0
+            for c in range(mass.size):
+                mass[c], leaving[c], entering[c] = 0, 0, 0
             continue
         share = number(1) / total
         scale = number(math.ldexp(1.0, -int(exponents[frame])))
@@ -359,17 +372,18 @@ def _combine(first, last, offsets, possible, exponents, tiny, alpha, beta, weigh
 @kernel
 def _add_products(upstream, samples, offsets, entering, alpha, first, gradient):
     """Four destinations from first on: gradient[j, i] += upstream * sum over t of entering * alpha before."""
+    number = alpha.dtype.type
     states = np.empty((GROUP, BLOCK), alpha.dtype)
     sums = np.empty((GROUP, alpha.shape[1]), alpha.dtype)
     for n in samples:
-        weight = alpha.dtype.type(upstream[n])
+        weight = number(upstream[n])
         for start in range(offsets[n], offsets[n + 1] - 1, BLOCK):
             count = min(BLOCK, offsets[n + 1] - 1 - start)
             padded = -(-count // 4) * 4
-            states[:, count:padded] = 0
-            for frame in range(count):
+            for frame in range(padded):
                 for slot in range(GROUP):
-                    states[slot, frame] = weight * entering[start + frame + 1, first + slot]
+                    here = frame < count
+                    states[slot, frame] = weight * entering[start + frame + 1, first + slot] if here else number(0)
             _multiply(alpha[start : start + padded], states, sums)
             for slot in range(GROUP):
                 for i in range(sums.shape[1]):
