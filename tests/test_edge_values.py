@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathsum.kernels.numba.chain import _number_pair
+from pathsum.kernels.numba.chain import NARROW, WIDE, _number_pair, _reach
 from pathsum.numerics import LOG2_E, MAX_EXPONENT_32
 from pathsum.testing import assert_close, assert_same_bits, chain_inputs, grid_inputs, pack_rows, unpack_rows
 from pathsum.torch import ctc_loss, rnnt_loss, rnnt_packed_loss
@@ -234,8 +234,8 @@ def test_logits_of_1e10_on_paths_that_compete():
 def test_both_sides_of_the_switch_of_number_pairs(loss, share, num_frames):
     gap = np.float32(share * MAX_EXPONENT_32 / LOG2_E / num_frames)
     shifted = np.full((num_frames, 3), -gap, np.float32)
-    assert _number_pair(shifted, shifted, np.float32)[0] is (np.float32 if share < 1 else np.float64)
-    assert _number_pair(shifted.astype(np.float64), shifted, np.float64)[0] is np.float64
+    assert _number_pair(_reach(shifted), np.float32) is (NARROW if share < 1 else WIDE)
+    assert _number_pair(0.0, np.float64) is WIDE
     scores = torch.zeros(num_frames, 1, 3)
     # The middle frame alone is free of the gap, so that several paths of as many gaps compete.
     scores[:, 0, 1:] = -float(gap)

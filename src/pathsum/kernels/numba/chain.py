@@ -7,6 +7,8 @@ frames of the samples one after another.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -33,6 +35,18 @@ _i32 = np.int32
 
 # Logits up to this size are exponentiated as they are.
 _ORDINARY = 1024
+
+
+class NumberPair(NamedTuple):
+    """Dtypes of an extended-range number, and the exponent of its zero."""
+
+    mantissa: type
+    exponent: type
+    zero: float
+
+
+NARROW = NumberPair(np.float32, np.int32, ZERO_EXPONENT_32)
+WIDE = NumberPair(np.float64, np.float64, ZERO_EXPONENT_64)
 
 # Columns in front of the first state: the virtual state, and one more so that a skip into state 0 reads a zero.
 FRONT = 2
@@ -74,35 +88,37 @@ def forward(
     positions = num_samples * int(lattice.input_lengths.max(initial=0))
     parallel.run(gather, parallel.split_evenly(positions, num_threads), num_threads)
 
+    if transitions is not None:
+        step_scores = _add_transitions(step_scores, transitions, lattice.step_transitions, lattice.input_lengths)
+        stay_scores = _add_transitions(stay_scores, transitions, lattice.stay_transitions, lattice.input_lengths)
     losses = np.empty(num_samples, np.float64)
     memory = parallel.Memory()
     # Strided, as posing may leave it, the mask would keep the loops over states from vectorising.
     skips = np.ascontiguousarray(lattice.skips)
 
-    def solve(sample: int) -> None:
-        frames = slice(frame_offsets[sample], frame_offsets[sample + 1])
-        if np.isnan(maxima[frames]).any():
-            losses[sample] = np.nan
-            return
-        step, stay = step_scores[frames], stay_scores[frames]
-        if transitions is not None:
-            step = _add_transitions(step, transitions, lattice.step_transitions[sample])
-            stay = _add_transitions(stay, transitions, lattice.stay_transitions[sample])
-        mantissa, exponent, zero = _number_pair(step, stay, step.dtype.type)
-        rows = frames.stop - frames.start + 1 if need_gradient else 2
-        alpha = memory.take((rows, FRONT + width), mantissa)
-        alpha_exponents = memory.take((rows, FRONT + width), exponent)
-        losses[sample] = _solve_sample(
-            step, stay, maxima[frames], sums[frames] if logits else sums, int(lattice.num_states[sample]),
-            skips[sample], lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient, alpha,
-            alpha_exponents, exponent(zero),
-        )  # fmt: skip
-        memory.give(alpha, alpha_exponents)
-        if transitions is not None and need_gradient:
-            step_scores[frames], stay_scores[frames] = step, stay
+    def solve(samples: np.ndarray) -> None:
+        reaches = np.zeros(len(samples))
+        if step_scores.dtype == np.float32:
+            _measure_reaches(step_scores, stay_scores, frame_offsets, samples, reaches)
+        for pair in (NARROW, WIDE):
+            chosen = samples[[_number_pair(reach, step_scores.dtype) is pair for reach in reaches]]
+            rows = int(lattice.input_lengths[chosen].max(initial=0)) + 1 if need_gradient else 2
+            alpha = memory.take((rows, FRONT + width), pair.mantissa)
+            exponents = memory.take((rows, FRONT + width), pair.exponent)
+            if len(chosen):
+                _solve_samples(
+                    chosen, frame_offsets, step_scores, stay_scores, maxima, sums, lattice.num_states, skips,
+                    lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient, alpha, exponents,
+                    pair.exponent(pair.zero), losses,
+                )  # fmt: skip
+            memory.give(alpha, exponents)
 
-    costs = lattice.input_lengths * lattice.num_states
-    parallel.run(solve, [(int(n),) for n in np.argsort(-costs, kind="stable")], num_threads)
+    # Dealt out in order of falling cost, so that the shares are about equal.
+    order = np.argsort(-lattice.input_lengths * lattice.num_states, kind="stable")
+    shares = min(num_samples, 4 * num_threads if num_threads > 1 else 1)
+    parallel.run(solve, [(order[share::shares],) for share in range(shares)], num_threads)
+    if transitions is not None and need_gradient:
+        step_scores, stay_scores = step_scores.astype(work), stay_scores.astype(work)
     none = np.empty((0, 0), work)
     posteriors = (none if lattice.shared_labels else stay_scores, step_scores) if need_gradient else (none, none)
     return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)
@@ -133,7 +149,7 @@ def backward(
         )  # fmt: skip
 
     rows = len(lattice.input_lengths) * num_frames
-    num_threads = parallel.worthwhile(num_threads, rows * num_classes // 4)
+    num_threads = parallel.worthwhile(num_threads, rows * (num_classes // 4 + step.shape[1]))
     parallel.run(write, parallel.split_evenly(rows, num_threads), num_threads)
 
 
@@ -152,28 +168,35 @@ def transition_gradient(grad_losses: np.ndarray, num_classes: int, lattice: Chai
     return gradient.reshape(num_classes, num_classes)
 
 
-def _add_transitions(scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray) -> np.ndarray:
+def _add_transitions(
+    scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray, input_lengths: np.ndarray
+) -> np.ndarray:
     """In float64: the same rounding in every frame would add up over the frames."""
-    indices = indices[: scores.shape[1]]
-    return scores + np.where(indices >= 0, transitions.ravel()[indices].astype(np.float64), 0.0)
+    indices = indices[:, : scores.shape[1]]
+    table = np.where(indices >= 0, transitions.ravel()[indices].astype(np.float64), 0.0)
+    return scores + np.repeat(table, input_lengths, axis=0)
 
 
 def _frame_offsets(lattice: ChainLattice) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
 
 
-def _number_pair(step_scores: np.ndarray, stay_scores: np.ndarray, work: type) -> tuple[type, type, float]:
+def _number_pair(reach: float, dtype: np.dtype) -> NumberPair:
     """The extended-range pair whose exponents hold every path of a sample."""
-    if work is np.float32:
-        reach = max(_reach(step_scores), _reach(stay_scores))
-        if reach * LOG2_E < MAX_EXPONENT_32:
-            return np.float32, np.int32, ZERO_EXPONENT_32
-    return np.float64, np.float64, ZERO_EXPONENT_64
+    return NARROW if dtype == np.float32 and reach * LOG2_E < MAX_EXPONENT_32 else WIDE
 
 
 @kernel
+def _measure_reaches(step_scores, stay_scores, frame_offsets, samples, reaches):
+    """For each sample a bound on the size of the log-score of any path."""
+    for i in range(samples.size):
+        first, last = frame_offsets[samples[i]], frame_offsets[samples[i] + 1]
+        reaches[i] = max(_reach(step_scores[first:last]), _reach(stay_scores[first:last]))
+
+
+@njit(**COMPILE)
 def _reach(scores):
-    """A bound on the log-score of any path: the sum over frames of the largest finite score, and of a choice."""
+    """The sum over frames of the largest finite score, and of a choice."""
     total = 0.0
     for t in range(scores.shape[0]):
         # The bits of a non-negative float are in its order, and integers compare a vector at a time.
@@ -242,6 +265,26 @@ def _gather_scores(
 
 
 @kernel
+def _solve_samples(
+    samples, frame_offsets, step_scores, stay_scores, maxima, sums, num_states, skips, start_state, num_final,
+    shared_labels, need_gradient, alpha, exponents, zero, losses,
+):  # fmt: skip
+    """The losses of some samples, one after another over the same room for alpha; NaN where a score is not defined."""
+    for n in samples:
+        first, last = frame_offsets[n], frame_offsets[n + 1]
+        losses[n] = 0.0
+        for t in range(first, last):
+            if maxima[t] != maxima[t]:
+                losses[n] = np.nan
+        if losses[n] == 0.0:
+            losses[n] = _solve_sample(
+                step_scores[first:last], stay_scores[first:last], maxima[first:last],
+                sums[first:last] if sums.size > 0 else sums, num_states[n], skips[n], start_state, num_final,
+                shared_labels, need_gradient, alpha, exponents, zero,
+            )  # fmt: skip
+
+
+@njit(**COMPILE)
 def _solve_sample(
     step_scores, stay_scores, maxima, sums, num_states, skips, start_state, num_final, shared_labels, need_gradient,
     alpha, alpha_exponents, zero,
