@@ -97,7 +97,9 @@ def offences(path):
                 yield f"{module} imports {imported}, which is not below it"
             if LAYERS[package] > 5 and any(part.startswith("_") for part in imported.split(".")):
                 yield f"{module} imports {imported}, which is private"
-            if package in ("pathsum.alignment", "pathsum.demo", "pathsum.bench") and other.startswith("pathsum.kernels"):
+            if package in ("pathsum.alignment", "pathsum.demo", "pathsum.bench") and other.startswith(
+                "pathsum.kernels"
+            ):
                 yield f"{module} imports {imported}: it may use the public functions alone"
         elif allowed is not None and top not in sys.stdlib_module_names and top not in allowed:
             yield f"{module} imports {imported}"

@@ -236,6 +236,8 @@ def _gather_scores(
 ):  # fmt: skip
     """Positions [first, last) of the padded batch: softmax statistics, scores of each state's arcs less the maximum."""
     flat, scratch = borrow(flat), borrow(scratch)
+    stay_labels, step_labels = borrow(stay_labels), borrow(step_labels)
+    stay_scores, step_scores = borrow(stay_scores), borrow(step_scores)
     num_samples = num_states.size
     longest = np.diff(frame_offsets).max()
     for position in range(first, last):
@@ -248,20 +250,28 @@ def _gather_scores(
         if logits:
             maximum, sums[frame] = softmax_statistics(row)
         reference = _reference(maximum, row.dtype.type(0))
-        defined = maximum == maximum
-        for s in range(num_states[n]):
-            score = row[step_labels[n, s]] - reference
-            step_scores[frame, s] = score
-            defined = defined and score < np.inf
+        _gather_row(row, step_labels[n], num_states[n], reference, step_scores[frame])
         if not shared_labels:
-            for s in range(num_states[n]):
-                score = row[stay_labels[n, s]] - reference
-                stay_scores[frame, s] = score
-                defined = defined and score < np.inf
-        for s in range(num_states[n], step_scores.shape[1]):
-            step_scores[frame, s] = -np.inf
-            stay_scores[frame, s] = -np.inf
+            _gather_row(row, stay_labels[n], num_states[n], reference, stay_scores[frame])
+        defined = logits or (_all_defined(step_scores[frame]) and _all_defined(stay_scores[frame]))
         maxima[frame] = maximum if defined else np.nan
+
+
+@njit(forceinline=True, **COMPILE)
+def _gather_row(row, labels, num_states, reference, out):
+    for s in range(num_states):
+        out[s] = row[labels[s]] - reference
+    for s in range(num_states, out.size):
+        out[s] = -np.inf
+
+
+@njit(forceinline=True, **COMPILE)
+def _all_defined(scores):
+    """Whether no score is NaN or +inf; of logits the softmax has seen to that."""
+    defined = True
+    for s in range(scores.size):
+        defined = defined and scores[s] < np.inf
+    return defined
 
 
 @kernel
@@ -500,8 +510,15 @@ def _write_gradient(
                 softmax_row(scores, maxima[frame], upstream * (one / sums[frame]), row)
             else:
                 row[:] = 0
+            # The class of the first state, CTC's blank, is every other state's: summed apart, its additions need not
+            # wait for each other to reach memory.
+            common, posterior = step_labels[n, 0], step.dtype.type(0)
             for s in range(num_states[n]):
-                row[step_labels[n, s]] -= upstream * step[frame, s]
+                if step_labels[n, s] == common:
+                    posterior += step[frame, s]
+                else:
+                    row[step_labels[n, s]] -= upstream * step[frame, s]
+            row[common] -= upstream * posterior
             if not shared_labels:
                 for s in range(num_states[n]):
                     row[stay_labels[n, s]] -= upstream * stay[frame, s]

@@ -38,8 +38,11 @@ def _get_pool() -> ThreadPoolExecutor:
 
 
 def worthwhile(num_threads: int, work: int) -> int:
-    """As many threads as pay for being woken, for so many elements of work (a few nanoseconds each)."""
-    return max(1, min(num_threads, work // 20_000))
+    """As many threads as pay for being woken, for so many elements of work (a few nanoseconds each).
+
+    A thread may have to wait for a processor on which another library's threads still spin after their own work.
+    """
+    return max(1, min(num_threads, work // 400_000))
 
 
 def run(function: Callable[..., None], tasks: Iterable[tuple[Any, ...]], num_threads: int) -> None:
