@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pathsum.torch.joint import rnnt_joint_loss
 from pathsum.torch.losses import Integers, asg_loss, ctc_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
 
 
@@ -209,3 +210,55 @@ class ASGLoss(_Loss):
             final_scores=self.final_scores,
             **self.options,  # pyright: ignore[reportArgumentType]
         )
+
+
+class RNNTJointLoss(_Loss):
+    """``rnnt_joint_loss`` with its options stored; the joiner's weight and bias stay the caller's.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import RNNTJointLoss
+        >>> criterion = RNNTJointLoss(activation="relu")
+        >>> output = torch.nn.Linear(3, 2, bias=False)
+        >>> loss = criterion(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), output.weight, None, [[0]], [2], [1])
+        >>> round(loss.item(), 4)
+        1.3863
+    """
+
+    def __init__(
+        self,
+        blank: int = -1,
+        *,
+        activation: str = "tanh",
+        reduction: str = "mean",
+        fastemit_lambda: float = 0.0,
+        clamp: float = -1,
+        zero_infinity: bool = False,
+        gate: float | None = None,
+        tile_memory: int = 2**25,
+        impl: str = "auto",
+    ):
+        super().__init__(
+            blank=blank,
+            activation=activation,
+            reduction=reduction,
+            fastemit_lambda=fastemit_lambda,
+            clamp=clamp,
+            zero_infinity=zero_infinity,
+            gate=gate,
+            tile_memory=tile_memory,
+            impl=impl,
+        )
+
+    def forward(
+        self,
+        encoder_out: Tensor,
+        predictor_out: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Integers,
+        logit_lengths: Integers,
+        target_lengths: Integers,
+    ) -> Tensor:
+        given = (encoder_out, predictor_out, weight, bias, targets, logit_lengths, target_lengths)
+        return rnnt_joint_loss(*given, **self.options)  # pyright: ignore[reportArgumentType]

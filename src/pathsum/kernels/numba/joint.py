@@ -207,7 +207,7 @@ def _join_rows(encoder, predictor, rows, first, last, row_offsets, target_length
 
 @njit(**COMPILE)
 def _activate(left, right, activation, out):
-    one = out.dtype.type(1)
+    zero, one = out.dtype.type(0), out.dtype.type(1)
     half = out.dtype.type(0.5)
     root_half = out.dtype.type(math.sqrt(0.5))
     if activation == TANH:
@@ -216,17 +216,18 @@ def _activate(left, right, activation, out):
             # exp(-2|x|) cannot overflow, and its rounding is far below that of a result near 1.
             small = exp(-abs(x + x))
             value = (one - small) / (one + small)
-            out[h] = value if x > 0 else -value
+            # A NaN, of which exp knows nothing, stays one.
+            out[h] = value if x > 0 else -value if x <= 0 else x
     elif activation == RELU:
         for h in range(out.size):
             x = left[h] + right[h]
-            out[h] = x if x > 0 else x - x
+            out[h] = zero if x <= 0 else x
     elif activation == SIGMOID:
         for h in range(out.size):
             x = left[h] + right[h]
             small = exp(-abs(x))
             value = one / (one + small)
-            out[h] = value if x > 0 else small * value
+            out[h] = value if x > 0 else small * value if x <= 0 else x
     else:
         for h in range(out.size):
             x = left[h] + right[h]
