@@ -187,9 +187,14 @@ class _GridLosses(torch.autograd.Function):
                 "backward; a second one needs overwrite_logits=False"
             )
         blank, _, fastemit_lambda, clamp = ctx.options
-        posed = _ops._grid(*lattice, blank)
+        losses, maxima, sums, *posteriors = saved
         gradient = _ops.grid_backward_over_scores(
-            grad_losses, logits, posed, _ops._saved(*saved), fastemit_lambda, clamp
+            grad_losses,
+            logits,
+            _ops._grid(lattice[0], lattice[1], lattice[2], lattice[3], blank),
+            _ops._saved(losses, maxima, sums, posteriors[0], posteriors[1]),
+            fastemit_lambda,
+            clamp,
         )
         return gradient, *[None] * 10
 

@@ -330,7 +330,8 @@ def planes_forward(
     # NaN and +inf are not defined, and then the sum of the two is not below +inf.
     undefined = np.where(scores[0] + scores[1] < np.inf, 0.0, np.nan)
     losses = grid.solve(
-        *scores,
+        scores[0],
+        scores[1],
         undefined,
         _grid(logit_lengths, target_lengths, targets, row_offsets, blank),
         need_gradient=need_gradient,
@@ -428,8 +429,8 @@ def joint_backward(
 def _joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:
     """The operands as contiguous arrays of the dtype of arithmetic: themselves where they can be."""
     dtype = work_dtype(weight)
-    arrays = (operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias))
-    return joint.Joiner(*arrays, joint.ACTIVATIONS[activation])
+    operands = [operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias)]
+    return joint.Joiner(operands[0], operands[1], operands[2], operands[3], joint.ACTIVATIONS[activation])
 
 
 def _matmul(dtype: torch.dtype) -> joint.Matmul:
