@@ -33,7 +33,8 @@ def test_options_have_the_names_defaults_and_kinds_of_the_function(module):
 
 OTHERS = {
     "blank": 1, "reduction": "sum", "zero_infinity": True, "fused_log_softmax": True, "batch_first": True,
-    "impl": "reference", "clamp": 0.1, "fastemit_lambda": 0.5, "overwrite_logits": True,
+    "impl": "reference", "clamp": 0.1, "fastemit_lambda": 0.5, "overwrite_logits": True, "rnnt_type": "modified",
+    "delay_penalty": 0.1, "hat": True,
 }  # fmt: skip
 
 

@@ -147,11 +147,11 @@ def check_batch(
     return Batch(targets, input_lengths, target_lengths)
 
 
-def check_packed_rows(function: str, num_rows: int, expected: int) -> None:
+def check_packed_rows(function: str, num_rows: int, expected: int, argument: str = "logits") -> None:
     """Packed logits must have exactly the rows of their samples."""
     if num_rows != expected:
         rule = f"have sum(T_n * (U_n + 1)) = {expected} rows"
-        raise InvalidValueError(function, "logits", rule, f"{num_rows} rows")
+        raise InvalidValueError(function, argument, rule, f"{num_rows} rows")
 
 
 def _check_range(function: str, argument: str, lengths: np.ndarray, size_name: str, size: int | None) -> None:
@@ -178,3 +178,61 @@ def _check_labels(function: str, targets: np.ndarray, used: np.ndarray, num_clas
     if blank is not None and (used & (targets == blank)).any():
         sample = int(np.argwhere(used & (targets == blank))[0, 0])
         raise InvalidValueError(function, "targets", f"not contain the blank, {blank}", blank, sample)
+
+
+def check_count(function: str, argument: str, value: Any, minimum: int = 0) -> int:
+    """An int, not below the minimum."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InvalidTypeError(function, argument, "be an int", type(value).__name__)
+    if value < minimum:
+        raise InvalidValueError(function, argument, f"be at least {minimum}", value)
+    return int(value)
+
+
+def check_durations(
+    function: str, argument: str, durations: Any, *, minimum: int, distinct: bool = True
+) -> tuple[int, ...]:
+    """One or more ints, not below the minimum."""
+    values = tuple(check_count(function, argument, value, minimum) for value in durations)
+    if not values:
+        raise InvalidValueError(function, argument, "have one or more entries", [])
+    if distinct and len(set(values)) < len(values):
+        raise InvalidValueError(function, argument, "be different from one another", list(values))
+    return values
+
+
+def check_classes(function: str, argument: str, classes: Any, num_classes: int, blank: int) -> tuple[int, ...]:
+    """Classes other than the blank and than one another, as indices in [0, V)."""
+    given = [check_count(function, argument, value, -num_classes) for value in classes]
+    if any(value >= num_classes for value in given):
+        raise InvalidValueError(function, argument, f"lie in [{-num_classes}, {num_classes})", given)
+    values = tuple(value % num_classes for value in given)
+    if len({blank, *values}) < 1 + len(values):
+        raise InvalidValueError(function, argument, f"differ from the blank, {blank}, and from one another", given)
+    return values
+
+
+def check_alignment(
+    function: str, alignment: np.ndarray, targets: np.ndarray, input_lengths: np.ndarray, target_lengths: np.ndarray
+) -> np.ndarray:
+    """A frame in [0, T_n) for each label, padded or concatenated, in the shape of the padded targets."""
+    alignment = check_integers(function, "alignment", alignment, (1, 2))
+    if alignment.ndim == 1:
+        total = int(target_lengths.sum())
+        if len(alignment) != total:
+            rule = f"have sum(target_lengths) = {total} entries when concatenated"
+            raise InvalidValueError(function, "alignment", rule, f"{len(alignment)} entries")
+        alignment = _pad(alignment, target_lengths)
+    longest = int(target_lengths.max(initial=0))
+    if len(alignment) != len(targets) or alignment.shape[1] < longest:
+        rule = f"have a row a sample, N = {len(targets)}, with a frame for each of its labels"
+        raise InvalidValueError(function, "alignment", rule, f"shape {alignment.shape}")
+    frames = np.zeros_like(targets)
+    frames[:, :longest] = alignment[:, :longest]
+    outside = np.arange(targets.shape[1]) < target_lengths[:, None]
+    outside &= (frames < 0) | (frames >= input_lengths[:, None])
+    if outside.any():
+        sample, position = (int(i) for i in np.argwhere(outside)[0])
+        rule = f"lie in [0, T_n) with T_n = {int(input_lengths[sample])}"
+        raise InvalidValueError(function, "alignment", rule, int(frames[sample, position]), sample)
+    return frames

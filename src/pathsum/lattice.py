@@ -12,6 +12,9 @@ from typing import Any
 
 Array = Any
 
+# What an arc of an ``ArcLattice`` emits where it is no class: the label that comes next, or nothing.
+LABEL, NOTHING = -1, -2
+
 
 @dataclass(frozen=True)
 class ChainLattice:
@@ -75,6 +78,38 @@ class GridLattice:
     targets: Array
     blank: int
     row_offsets: Array
+
+
+@dataclass(frozen=True)
+class ArcLattice:
+    """Frames by labels with arcs of several kinds: kind k goes ``arcs[k] = (frames, labels)`` on.
+
+        alpha[t, u] = sum over k of alpha[t - frames_k, u - labels_k] * score_k[t - frames_k, u - labels_k]
+
+    A path starts in (0, 0) and ends where an arc lands exactly on (T, U). No arc passes T, nor lands on T beside U.
+    Labels are 0 or 1 and frames at least 0, not both 0.
+
+    Attributes:
+        logit_lengths, target_lengths, targets, blank, row_offsets: As in ``GridLattice``.
+        arcs: (frames, labels) that each kind goes on.
+        emits: class that each kind emits; ``LABEL``: the label that comes next, ``NOTHING``: none.
+        first_frames, last_frames: (N, U') the frames between which, both included, a label may be emitted.
+        label_ends: whether a label may land on (T, U).
+        skips_to: where a path may also leave frames out, at the cost of one skip each: from (0, 0) to any later frame
+            with u = 0, and with all labels emitted to frame T - ``skips_to``, 0 or 1. ``None``: nowhere.
+    """
+
+    logit_lengths: Array
+    target_lengths: Array
+    targets: Array
+    blank: int
+    row_offsets: Array
+    arcs: tuple[tuple[int, int], ...]
+    emits: tuple[int, ...]
+    first_frames: Array
+    last_frames: Array
+    label_ends: bool = True
+    skips_to: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pathsum.lattice import ChainLattice, GridLattice
+from pathsum.lattice import LABEL, NOTHING, ArcLattice, ChainLattice, GridLattice
 
-Lattice = ChainLattice | GridLattice
+Lattice = ChainLattice | GridLattice | ArcLattice
 Node = tuple[int, int]
 
 
@@ -22,7 +22,8 @@ class Arc(NamedTuple):
     """One arc of a path.
 
     Attributes:
-        kind: ``"stay"``, ``"step"``, ``"skip"`` in a chain, ``"blank"``, ``"label"`` in a grid.
+        kind: ``"stay"``, ``"step"``, ``"skip"`` in a chain, ``"blank"``, ``"label"`` in a grid; in an arc lattice
+            the number of the kind, or ``"skip"``.
         source, target: the nodes it joins.
         row: where the scores of the arc are: ``(t,)`` in a chain, ``(t, u)`` in a grid.
         label: the class it emits.
@@ -61,7 +62,7 @@ def arcs_out_of(lattice: Lattice, sample: int, node: Node) -> list[Arc]:
     """The arcs that leave a node."""
     if isinstance(lattice, ChainLattice):
         return _chain_arcs(lattice, sample, node)
-    return _grid_arcs(lattice, sample, node)
+    return _grid_arcs(lattice, sample, node) if isinstance(lattice, GridLattice) else _kinds(lattice, sample, node)
 
 
 def _chain_arcs(lattice: ChainLattice, sample: int, node: Node) -> list[Arc]:
@@ -85,6 +86,30 @@ def _grid_arcs(lattice: GridLattice, sample: int, node: Node) -> list[Arc]:
     arcs = [Arc("blank", node, (t + 1, u), node, int(lattice.blank))]
     if u < num_labels:
         arcs.append(Arc("label", node, (t, u + 1), node, int(lattice.targets[sample, u])))
+    return arcs
+
+
+def _kinds(lattice: ArcLattice, sample: int, node: Node) -> list[Arc]:
+    t, u = node
+    num_frames, num_labels = int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample])
+    if t == num_frames:
+        return []
+    arcs = []
+    for k, ((frames, labels), emitted) in enumerate(zip(lattice.arcs, lattice.emits, strict=True)):
+        to = (t + frames, u + labels)
+        if to[1] > num_labels or to[0] > num_frames or (to[0] == num_frames and to[1] < num_labels):
+            continue
+        if labels and not int(lattice.first_frames[sample, u]) <= t <= int(lattice.last_frames[sample, u]):
+            continue
+        if labels and to[0] == num_frames and not lattice.label_ends:
+            continue
+        label = int(lattice.targets[sample, u]) if emitted == LABEL else emitted
+        arcs.append(Arc(str(k), node, to, node, label))
+    if lattice.skips_to is not None:
+        if node == (0, 0):
+            arcs += [Arc("skip", node, (later, 0), node, NOTHING) for later in range(1, num_frames)]
+        if u == num_labels and t < num_frames - 1:
+            arcs.append(Arc("skip", node, (num_frames - lattice.skips_to, u), node, NOTHING))
     return arcs
 
 

@@ -33,3 +33,7 @@ from pathsum.torch.posteriors import asg_posteriors as asg_posteriors
 from pathsum.torch.posteriors import ctc_posteriors as ctc_posteriors
 from pathsum.torch.posteriors import rnnt_posteriors as rnnt_posteriors
 from pathsum.torch.posteriors import simple_ctc_posteriors as simple_ctc_posteriors
+from pathsum.torch.variants import ar_rnnt_loss as ar_rnnt_loss
+from pathsum.torch.variants import multi_blank_rnnt_loss as multi_blank_rnnt_loss
+from pathsum.torch.variants import tdt_loss as tdt_loss
+from pathsum.torch.variants import wildcard_rnnt_loss as wildcard_rnnt_loss

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pathsum.errors import GradientConsumedError, NotDifferentiableError
-from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
+from pathsum.lattice import ArcLattice, ChainLattice, DenseLattice, GridLattice
 from pathsum.torch import _ops
 
 
@@ -62,12 +62,15 @@ def joint_losses(
     *,
     activation: str,
     tile_memory: int,
+    rnnt_type: str,
+    delay_penalty: float,
     fastemit_lambda: float,
     clamp: float,
     gate: float | None,
 ) -> Tensor:
     """Losses (N,) in float64 of encoder, predictor, weight and bias by the numba kernels."""
-    options = (lattice.blank, activation, tile_memory, _need_gradient(*operands), fastemit_lambda, clamp, gate)
+    forward_options = (lattice.blank, activation, tile_memory, rnnt_type, delay_penalty, _need_gradient(*operands))
+    options = (*forward_options, fastemit_lambda, clamp, gate)
     return _JointLosses.apply(*operands, *_grid_tensors(lattice), *options)[0]
 
 
@@ -77,7 +80,34 @@ def plane_losses(blank_scores: Tensor, label_scores: Tensor, lattice: GridLattic
     return _PlaneLosses.apply(blank_scores, label_scores, *_grid_tensors(lattice), lattice.blank, need_gradient)[0]
 
 
-def _grid_tensors(lattice: GridLattice) -> list[Tensor]:
+def row_scores(
+    scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], *, lone: int, logits: bool, clamp: float
+) -> tuple[Tensor, Tensor]:
+    """Planes (K, rows) of padded or packed scores by the numba kernels, and zeros (N,) that stand for the samples.
+
+    With a clamp the upstream gradient of each loss must come back through the latter: see ``with_upstream``.
+    """
+    tensors = [*_grid_tensors(lattice), *map(torch.from_numpy, (lattice.first_frames, lattice.last_frames))]
+    planes, samples, _, _ = _RowScores.apply(scores, *tensors, list(classes), lone, logits, clamp)
+    return planes, samples
+
+
+def arc_losses(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Tensor:
+    """Losses (N,) in float64 of the planes (K, rows) of an arc lattice by the numba kernels."""
+    frames_on, labels_on = (list(steps) for steps in zip(*lattice.arcs, strict=True))
+    options = (frames_on, labels_on, lattice.label_ends, lattice.skips_to, skip_score, _need_gradient(planes))
+    lengths, target_lengths, _, row_offsets = _grid_tensors(lattice)
+    return _ArcLosses.apply(planes, lengths, target_lengths, row_offsets, *options)[0]
+
+
+def with_upstream(losses: Tensor, samples: list[Tensor]) -> Tensor:
+    """The same losses. In backward what leads to them gets a gradient of one, and the ``samples`` the upstream one:
+    a clamp acts on the gradient of a loss before the upstream gradient multiplies it.
+    """
+    return _Upstream.apply(losses, *samples)
+
+
+def _grid_tensors(lattice: GridLattice | ArcLattice) -> list[Tensor]:
     arrays = (lattice.logit_lengths, lattice.target_lengths, lattice.targets, lattice.row_offsets)
     return [torch.from_numpy(array) for array in arrays]
 
@@ -207,17 +237,17 @@ class _JointLosses(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, blank, activation, tile_memory, _, fastemit_lambda, clamp, gate = inputs
+        *tensors, blank, activation, tile_memory, rnnt_type, _, _, fastemit_lambda, clamp, gate = inputs
         _keep_losses_only(ctx, output)
         ctx.save_for_backward(*tensors, *output)
-        ctx.options = (blank, activation, tile_memory, fastemit_lambda, clamp, gate)
+        ctx.options = (blank, activation, tile_memory, rnnt_type, fastemit_lambda, clamp, gate)
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         grad_losses = _defined(grad_losses, saved[0])
         gradients = _JointGradient.apply(grad_losses, *tensors, *ctx.options, *saved)
-        return *gradients, *[None] * 11
+        return *gradients, *[None] * 13
 
 
 class _PlaneLosses(torch.autograd.Function):
@@ -236,6 +266,58 @@ class _PlaneLosses(torch.autograd.Function):
         grad_losses = _defined(grad_losses, ctx.saved_tensors[1])
         gradients = _PlaneGradient.apply(grad_losses, *ctx.saved_tensors)
         return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), *[None] * 6
+
+
+class _RowScores(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return _ops.row_scores_forward(*inputs[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, classes, lone, logits, clamp = inputs
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *output)
+        ctx.options = (classes, lone, logits, clamp)
+
+    @staticmethod
+    def backward(ctx: Any, grad_planes: Tensor | None, upstream: Tensor | None, *_: Tensor) -> tuple[Any, ...]:
+        *tensors, planes, samples, maxima, sums = ctx.saved_tensors
+        grad_planes = _defined(grad_planes, planes)
+        upstream = torch.ones_like(samples) if upstream is None else upstream
+        gradient = _RowScoresGradient.apply(grad_planes, upstream, *tensors, *ctx.options, maxima, sums)
+        return gradient, *[None] * 10
+
+
+class _ArcLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return _ops.arcs_forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _keep_losses_only(ctx, output)
+        ctx.save_for_backward(inputs[3], *output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        grad_losses = _defined(grad_losses, ctx.saved_tensors[1])
+        return _ArcsGradient.apply(grad_losses, *ctx.saved_tensors), *[None] * 9
+
+
+class _Upstream(torch.autograd.Function):
+    @staticmethod
+    def forward(losses: Tensor, *samples: Tensor) -> Tensor:
+        return losses.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.num_samples = len(inputs) - 1
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, ...]:
+        return torch.ones_like(grad_losses), *[grad_losses] * ctx.num_samples
 
 
 class _Gradient(torch.autograd.Function):
@@ -292,3 +374,15 @@ class _PlaneGradient(_Gradient):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
         return _ops.planes_backward(*inputs)
+
+
+class _RowScoresGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _ops.row_scores_backward(*inputs)
+
+
+class _ArcsGradient(_Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _ops.arcs_backward(*inputs)

@@ -5,17 +5,19 @@ A lattice crosses as its tensors, so that an operator knows nothing of the loss 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import chain, dense, grid, joint
+from pathsum.kernels.numba import chain, dense, grid, grid_arcs, joint, row_scores
 from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, strided
 from pathsum.kernels.protocol import DenseSaved, Saved
-from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
+from pathsum.lattice import ArcLattice, ChainLattice, DenseLattice, GridLattice
+from pathsum.problems.rnnt_types import earliness, pose_rnnt_type
 
 _LIBRARY = torch.library.Library("pathsum", "DEF")
 _ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -355,6 +357,102 @@ def planes_backward(
 
 
 @_operator
+def row_scores_forward(
+    scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    first_frames: Tensor,
+    last_frames: Tensor,
+    classes: Sequence[int],
+    lone: int,
+    logits: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Planes (K, rows), zeros (N,) that stand for the samples, softmax maxima and sums, of padded or packed scores."""
+    lattice = _arcs(logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames)
+    planes, maxima, sums = row_scores.forward(
+        _rows(scores, lattice),
+        scores.shape[-1],
+        lattice,
+        row_scores.Wanted(np.array(classes), lone, logits),
+        num_threads=torch.get_num_threads(),
+    )
+    samples = torch.zeros(len(logit_lengths), dtype=torch.float64)
+    return torch.from_numpy(planes), samples, torch.from_numpy(maxima), torch.from_numpy(sums)
+
+
+@_operator
+def row_scores_backward(
+    grad_planes: Tensor,
+    upstream: Tensor,
+    scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    first_frames: Tensor,
+    last_frames: Tensor,
+    classes: Sequence[int],
+    lone: int,
+    logits: bool,
+    clamp: float,
+    maxima: Tensor,
+    sums: Tensor,
+) -> Tensor:
+    """The gradient with respect to the scores, upstream[n] * clamp(that of the planes), in a fresh tensor."""
+    lattice = _arcs(logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames)
+    gradient = _empty_like(scores)
+    row_scores.backward(
+        grad_planes.detach().contiguous().numpy(),
+        upstream.detach().contiguous().numpy(),
+        _rows(scores, lattice),
+        scores.shape[-1],
+        lattice,
+        row_scores.Wanted(np.array(classes), lone, logits),
+        maxima.numpy(),
+        sums.numpy(),
+        _rows(gradient, lattice),
+        clamp=clamp,
+        num_threads=torch.get_num_threads(),
+    )
+    return gradient
+
+
+@_operator
+def arcs_forward(
+    planes: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    row_offsets: Tensor,
+    frames_on: Sequence[int],
+    labels_on: Sequence[int],
+    label_ends: bool,
+    skips_to: int | None,
+    skip_score: float,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Losses and the posteriors of the arcs, of planes (K, rows) of log-scores."""
+    lattice = _arcs(
+        logit_lengths, target_lengths, None, row_offsets, None, None, tuple(zip(frames_on, labels_on, strict=True)),
+        label_ends, skips_to,
+    )  # fmt: skip
+    # A copy: the kernel writes the posteriors over its planes.
+    posteriors = np.array(planes.detach().numpy(), np.float64, order="C")
+    losses = grid_arcs.solve(
+        posteriors, lattice, skip_score, need_gradient=need_gradient, num_threads=torch.get_num_threads()
+    )
+    return torch.from_numpy(losses), torch.from_numpy(posteriors)
+
+
+@_operator
+def arcs_backward(grad_losses: Tensor, row_offsets: Tensor, losses: Tensor, posteriors: Tensor) -> Tensor:
+    """Minus the posteriors, times the upstream gradient of their sample; 0 where no path exists."""
+    scale = torch.where(losses == torch.inf, 0.0, -grad_losses).where(~losses.isnan(), torch.nan)
+    return torch.repeat_interleave(scale, row_offsets.diff()) * posteriors
+
+
+@_operator
 def joint_forward(
     encoder: Tensor,
     predictor: Tensor,
@@ -367,17 +465,21 @@ def joint_forward(
     blank: int,
     activation: str,
     tile_memory: int,
+    rnnt_type: str,
+    delay_penalty: float,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses, softmax maxima and sums, blank and label posteriors, of logits made a tile at a time."""
+    lattice = _grid(logit_lengths, target_lengths, targets, row_offsets, blank)
     joiner = _joiner(encoder, predictor, weight, bias, activation)
     saved = joint.forward(
         joiner,
-        _grid(logit_lengths, target_lengths, targets, row_offsets, blank),
+        lattice,
         _matmul(weight.dtype),
         rows_per_tile=joint.tile_rows(joiner, tile_memory),
         need_gradient=need_gradient,
         num_threads=torch.get_num_threads(),
+        solve=_solve_of(lattice, rnnt_type, delay_penalty),
     )
     return _tensors(saved)
 
@@ -396,6 +498,7 @@ def joint_backward(
     blank: int,
     activation: str,
     tile_memory: int,
+    rnnt_type: str,
     fastemit_lambda: float,
     clamp: float,
     gate: float | None,
@@ -418,6 +521,7 @@ def joint_backward(
         clamp=clamp,
         gate=gate,
         num_threads=torch.get_num_threads(),
+        blank_follows=rnnt_type == "constrained",
     )
     first, second, third, fourth = (
         torch.from_numpy(gradient).to(operand.dtype)
@@ -431,6 +535,18 @@ def _joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, ac
     dtype = work_dtype(weight)
     operands = [operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias)]
     return joint.Joiner(operands[0], operands[1], operands[2], operands[3], joint.ACTIVATIONS[activation])
+
+
+def _solve_of(lattice: GridLattice, rnnt_type: str, delay_penalty: float) -> joint.Solve:
+    """How the planes of a type of transducer are solved: by the grid of two kinds where that is it."""
+    if rnnt_type == "regular" and delay_penalty == 0:
+        return grid.solve
+    arcs = pose_rnnt_type(lattice, rnnt_type)
+    return functools.partial(
+        lambda blank, label, maxima, _, **options: grid_arcs.solve_two(blank, label, maxima, arcs, **options),
+        label_bonus=delay_penalty * earliness(arcs) if delay_penalty else None,
+        blank_follows=rnnt_type == "constrained",
+    )
 
 
 def _matmul(dtype: torch.dtype) -> joint.Matmul:
@@ -451,7 +567,23 @@ def _table(transitions: Tensor, scores: Tensor) -> np.ndarray:
     return transitions.detach().to(work_dtype(scores)).contiguous().numpy()
 
 
-def _rows(scores: Tensor, lattice: GridLattice) -> grid.GridRows:
+def _arcs(
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor | None,
+    row_offsets: Tensor,
+    first_frames: Tensor | None,
+    last_frames: Tensor | None,
+    arcs: tuple[tuple[int, int], ...] = (),
+    label_ends: bool = True,
+    skips_to: int | None = None,
+) -> ArcLattice:
+    integers = (logit_lengths, target_lengths, targets, first_frames, last_frames)
+    frames, labels, classes, first, last = (None if tensor is None else tensor.numpy() for tensor in integers)
+    return ArcLattice(frames, labels, classes, -1, row_offsets.numpy(), arcs, (), first, last, label_ends, skips_to)
+
+
+def _rows(scores: Tensor, lattice: GridLattice | ArcLattice) -> grid.GridRows:
     array, encoding = _array(scores)
     return grid.padded_rows(array, encoding) if array.ndim == 4 else grid.packed_rows(array, encoding, lattice)
 
@@ -589,3 +721,27 @@ def _(blank_scores, label_scores, logit_lengths, *_):
 @torch.library.register_fake("pathsum::planes_backward", lib=_LIBRARY)
 def _(grad_losses, row_offsets, losses, blank_posteriors, label_posteriors):
     return torch.empty_like(blank_posteriors), torch.empty_like(label_posteriors)
+
+
+@torch.library.register_fake("pathsum::row_scores_forward", lib=_LIBRARY)
+def _(scores, logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames, classes, lone, logits):
+    _, maxima, sums, _, _ = _fake_results(scores, logit_lengths.shape[0])
+    rows = torch.library.get_ctx().new_dynamic_size()
+    planes = scores.new_empty((len(classes), rows), dtype=torch.float64)
+    return planes, scores.new_empty(logit_lengths.shape[0], dtype=torch.float64), maxima, sums
+
+
+@torch.library.register_fake("pathsum::row_scores_backward", lib=_LIBRARY)
+def _(grad_planes, upstream, scores, *_):
+    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("pathsum::arcs_forward", lib=_LIBRARY)
+def _(planes, logit_lengths, *_):
+    losses = planes.new_empty(logit_lengths.shape[0], dtype=torch.float64)
+    return losses, planes.new_empty(planes.shape, dtype=torch.float64)
+
+
+@torch.library.register_fake("pathsum::arcs_backward", lib=_LIBRARY)
+def _(grad_losses, row_offsets, losses, posteriors):
+    return torch.empty_like(posteriors)

@@ -12,8 +12,10 @@ from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.reference import grid as reference_grid
 from pathsum.lattice import GridLattice
+from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
-from pathsum.torch._autograd import joint_losses, plane_losses
+from pathsum.torch._arcs import finish_planes, rnnt_planes, solve
+from pathsum.torch._autograd import arc_losses, joint_losses, plane_losses
 from pathsum.torch.losses import Integers, _dtype, _finish, _on_device, _pose_grid, _shape
 
 ACTIVATIONS = {
@@ -39,6 +41,8 @@ def rnnt_joint_loss(
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
     zero_infinity: bool = False,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
     gate: float | None = None,
     tile_memory: int = 2**25,
     impl: str = "auto",
@@ -62,6 +66,8 @@ def rnnt_joint_loss(
         fastemit_lambda: As in ``rnnt_loss``.
         clamp: As in ``rnnt_loss``: on the gradient with respect to the logits.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        rnnt_type: As in ``rnnt_loss``.
+        delay_penalty: As in ``rnnt_loss``.
         gate: Backward skips the nodes (t, u) whose posterior is not above this. None: eps / 2 / max(T, U+1) with the
             eps of the arithmetic, so that what is dropped from any frame and any label position is at most half an
             eps of the unit mass through it. 0 computes every node that has a gradient.
@@ -111,6 +117,8 @@ def rnnt_joint_loss(
     _checks.check_reduction(function, reduction)
     clamp = _checks.check_number(function, "clamp", clamp)
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+    _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
+    delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
     gate = None if gate is None else _checks.check_number(function, "gate", gate, minimum=0.0)
     tile_memory = int(_checks.check_number(function, "tile_memory", tile_memory, minimum=1.0))
     chosen = dispatch.select(function, encoder_out.device.type, impl)
@@ -123,6 +131,8 @@ def rnnt_joint_loss(
             lattice,
             activation=activation,
             tile_memory=tile_memory,
+            rnnt_type=rnnt_type,
+            delay_penalty=delay_penalty,
             fastemit_lambda=fastemit_lambda,
             clamp=clamp,
             gate=gate,
@@ -130,13 +140,9 @@ def rnnt_joint_loss(
     else:
         hidden = ACTIVATIONS[activation](encoder_out[:, :, None] + predictor_out[:, None])
         logits = hidden @ weight.T + operands[3]
-        losses = reference_grid.forward(
-            logits,
-            _on_device(lattice, logits.device),
-            logits=True,
-            fastemit_lambda=fastemit_lambda,
-            clamp=clamp,
-        )
+        posed = pose_rnnt_type(lattice, rnnt_type)
+        build = rnnt_planes(posed, rnnt_type, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
+        losses = solve((logits,), posed, build, chosen, clamp=clamp)
     return reduce(_finish(losses, encoder_out, zero_infinity), reduction)
 
 
@@ -153,6 +159,9 @@ def rnnt_loss_from_joint(
     reduction: str = "mean",
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    hat: bool = False,
     rows_per_tile: int = 8192,
 ) -> Tensor:
     """Recurrent neural network transducer loss of any joiner, its logits made a tile at a time.
@@ -174,6 +183,9 @@ def rnnt_loss_from_joint(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         fastemit_lambda: As in ``rnnt_loss``.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        rnnt_type: As in ``rnnt_loss``.
+        delay_penalty: As in ``rnnt_loss``.
+        hat: As in ``rnnt_loss``.
         rows_per_tile: Rows that are held at a time.
 
     Returns:
@@ -215,13 +227,18 @@ def rnnt_loss_from_joint(
     rows_per_tile = int(_checks.check_number(function, "rows_per_tile", rows_per_tile, minimum=1.0))
     _checks.check_reduction(function, reduction)
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+    _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
+    delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
     dispatch.select(function, encoder_out.device.type, "numba")
     lattice = _pose_joint(
         function, encoder_out, predictor_out, num_classes, targets, logit_lengths, target_lengths, blank
     )  # fmt: skip
-    sample, t, u = reference_grid._nodes(_on_device(lattice, encoder_out.device))
-    labels = _on_device(lattice, encoder_out.device).targets[sample, u.clamp(max=lattice.targets.shape[1] - 1)]
-    has_label = u < torch.from_numpy(lattice.target_lengths)[sample]
+    posed = pose_rnnt_type(lattice, rnnt_type)
+    on_device = _on_device(posed, encoder_out.device)
+    sample, t, u = reference_grid._nodes(on_device)
+    position = u.clamp(max=lattice.targets.shape[1] - 1)
+    labels = on_device.targets[sample, position]
+    has_label = (u < on_device.target_lengths[sample]) & (t <= on_device.last_frames[sample, position])
 
     def score(encoder_rows: Tensor, predictor_rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = joint_fn(encoder_rows, predictor_rows)
@@ -230,10 +247,13 @@ def rnnt_loss_from_joint(
             raise InvalidValueError(function, "joint_fn", rule, f"shape {tuple(logits.shape)}")
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # The planes are float64: a thousand float32 log-scores would cost the gradient three digits.
+        blank_logit, label_logit = logits[:, lattice.blank].double(), logits.gather(1, labels[:, None])[:, 0].double()
+        if hat:
+            others = logits.index_fill(1, torch.tensor([lattice.blank]), -torch.inf)
+            label = label_logit - others.logsumexp(1).double() + torch.nn.functional.logsigmoid(-blank_logit)
+            return torch.nn.functional.logsigmoid(blank_logit), label
         normaliser = logits.logsumexp(1).double()
-        return logits[:, lattice.blank].double() - normaliser, logits.gather(1, labels[:, None])[
-            :, 0
-        ].double() - normaliser
+        return blank_logit - normaliser, label_logit - normaliser
 
     planes = []
     for tile in torch.arange(len(sample)).split(rows_per_tile):
@@ -241,9 +261,8 @@ def rnnt_loss_from_joint(
         planes.append(checkpoint(score, *rows, use_reentrant=False))
     blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
     label_scores = torch.where(has_label, label_scores, -torch.inf)
-    if fastemit_lambda:
-        label_scores = label_scores + fastemit_lambda * reference_grid._zero_with_gradient(label_scores)
-    losses = plane_losses(blank_scores, label_scores, lattice)
+    arcs = finish_planes(blank_scores, label_scores, posed, rnnt_type, delay_penalty, fastemit_lambda)
+    losses = plane_losses(arcs[0], arcs[1], lattice) if rnnt_type == "regular" else arc_losses(arcs, posed)
     return reduce(_finish(losses, encoder_out, zero_infinity), reduction)
 
 

@@ -19,8 +19,11 @@ from pathsum.lattice import ChainLattice, GridLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
+from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import SCALE_MODES, reduce, scales
+from pathsum.torch._arcs import on_device as _on_device
+from pathsum.torch._arcs import rnnt_planes, solve
 from pathsum.torch._autograd import chain_losses, dense_losses, grid_losses
 
 Integers = Tensor | Sequence[int]
@@ -187,6 +190,9 @@ def rnnt_loss(
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
     overwrite_logits: bool = False,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    hat: bool = False,
     impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss.
@@ -211,6 +217,14 @@ def rnnt_loss(
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         overwrite_logits: Let backward write the gradient over ``logits`` instead of into new memory. A second
             backward then raises, as does backward through anything else that needs the logits' values.
+        rnnt_type: ``"regular"``: a label stays in its frame. ``"modified"``: a label takes its frame, as a blank does,
+            the last frame included (k2). ``"one_sym_per_frame"``: the same, but the last frame is a blank
+            (optimized_transducer). ``"constrained"``: as modified, the score of a label being that of the label at
+            (t, u) and of the blank at (t, u+1) (k2).
+        delay_penalty: Add ``delay_penalty * ((T_n - 1) / 2 - t)`` to the score of every label in frame t, so that early
+            labels are favoured. Changes the loss.
+        hat: Hybrid autoregressive transducer: the blank has the probability ``sigmoid(logit)``, and the other classes
+            share the rest by a softmax of their own.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
 
     Returns:
@@ -232,7 +246,8 @@ def rnnt_loss(
 
     References:
         Graves (2012), Sequence transduction with recurrent neural networks, arXiv 1211.3711. Yu et al. (2021),
-        FastEmit, arXiv 2010.11148.
+        FastEmit, arXiv 2010.11148. Kang et al. (2022), Delay-penalized transducer, arXiv 2211.00490. Variani et
+        al. (2020), Hybrid autoregressive transducer, arXiv 2003.07705. The types: ``pathsum.problems.rnnt_types``.
 
     Example:
         >>> import torch
@@ -267,6 +282,9 @@ def rnnt_loss(
         fastemit_lambda,
         zero_infinity,
         overwrite_logits,
+        rnnt_type,
+        delay_penalty,
+        hat,
         impl,
     )
 
@@ -284,6 +302,9 @@ def rnnt_packed_loss(
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
     overwrite_logits: bool = False,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    hat: bool = False,
     impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss over logits without padding.
@@ -303,6 +324,9 @@ def rnnt_packed_loss(
         fastemit_lambda: As in ``rnnt_loss``.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         overwrite_logits: As in ``rnnt_loss``.
+        rnnt_type: As in ``rnnt_loss``.
+        delay_penalty: As in ``rnnt_loss``.
+        hat: As in ``rnnt_loss``.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
 
     Returns:
@@ -350,6 +374,9 @@ def rnnt_packed_loss(
         fastemit_lambda,
         zero_infinity,
         overwrite_logits,
+        rnnt_type,
+        delay_penalty,
+        hat,
         impl,
     )
 
@@ -614,15 +641,37 @@ def _grid_loss(
     fastemit_lambda: float,
     zero_infinity: bool,
     overwrite_logits: bool,
+    rnnt_type: str,
+    delay_penalty: float,
+    hat: bool,
     impl: str,
 ) -> Tensor:
     _checks.check_reduction(function, reduction)
     clamp = _checks.check_number(function, "clamp", clamp)
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+    _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
+    delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
+    if hat and not fused_log_softmax:
+        raise InvalidValueError(function, "hat", "be False with fused_log_softmax=False", True)
+    is_variant = rnnt_type != "regular" or delay_penalty != 0 or hat
+    if overwrite_logits and is_variant:
+        rule = "be False with another rnnt_type than regular, with delay_penalty and with hat"
+        raise InvalidValueError(function, "overwrite_logits", rule, True)
     chosen = dispatch.select(function, logits.device.type, impl)
     if overwrite_logits:
         _check_overwrite(function, logits, fused_log_softmax, chosen)
-    if chosen == "numba":
+    if is_variant:
+        arcs = pose_rnnt_type(lattice, rnnt_type)
+        build = rnnt_planes(
+            arcs,
+            rnnt_type,
+            logits=fused_log_softmax,
+            hat=bool(hat),
+            delay_penalty=delay_penalty,
+            fastemit_lambda=fastemit_lambda,
+        )
+        losses = solve((logits,), arcs, build, chosen, clamp=clamp)
+    elif chosen == "numba":
         losses = grid_losses(
             logits,
             lattice,
@@ -675,12 +724,3 @@ def _integers(function: str, argument: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError as error:
         raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
-
-
-def _on_device(lattice: Any, device: torch.device) -> Any:
-    """The lattice with its arrays as tensors of a device."""
-    moved = {
-        name: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
-        for name, value in vars(lattice).items()
-    }
-    return type(lattice)(**moved)

@@ -113,6 +113,9 @@ class RNNTLoss(_Loss):
         fastemit_lambda: float = 0.0,
         zero_infinity: bool = False,
         overwrite_logits: bool = False,
+        rnnt_type: str = "regular",
+        delay_penalty: float = 0.0,
+        hat: bool = False,
         impl: str = "auto",
     ):
         super().__init__(
@@ -123,6 +126,9 @@ class RNNTLoss(_Loss):
             fastemit_lambda=fastemit_lambda,
             zero_infinity=zero_infinity,
             overwrite_logits=overwrite_logits,
+            rnnt_type=rnnt_type,
+            delay_penalty=delay_penalty,
+            hat=hat,
             impl=impl,
         )
 
@@ -234,6 +240,8 @@ class RNNTJointLoss(_Loss):
         fastemit_lambda: float = 0.0,
         clamp: float = -1,
         zero_infinity: bool = False,
+        rnnt_type: str = "regular",
+        delay_penalty: float = 0.0,
         gate: float | None = None,
         tile_memory: int = 2**25,
         impl: str = "auto",
@@ -245,6 +253,8 @@ class RNNTJointLoss(_Loss):
             fastemit_lambda=fastemit_lambda,
             clamp=clamp,
             zero_infinity=zero_infinity,
+            rnnt_type=rnnt_type,
+            delay_penalty=delay_penalty,
             gate=gate,
             tile_memory=tile_memory,
             impl=impl,

@@ -30,7 +30,7 @@ from pathsum.kernels.numba.rows import (
     work_dtype,
 )
 from pathsum.kernels.protocol import Saved
-from pathsum.lattice import GridLattice
+from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.numerics import ZERO_EXPONENT_64
 
 
@@ -60,7 +60,7 @@ def padded_rows(scores: np.ndarray, encoding: int) -> GridRows:
     )  # fmt: skip
 
 
-def packed_rows(scores: np.ndarray, encoding: int, lattice: GridLattice) -> GridRows:
+def packed_rows(scores: np.ndarray, encoding: int, lattice: GridLattice | ArcLattice) -> GridRows:
     """Rows of scores (sum of T*(U+1), V), the samples one after another."""
     flat, strides, encoding = strided(scores, encoding)
     labels = lattice.target_lengths + 1

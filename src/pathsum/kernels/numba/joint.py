@@ -28,6 +28,7 @@ TANH, RELU, SIGMOID, GELU = range(4)
 ACTIVATIONS = {"tanh": TANH, "relu": RELU, "sigmoid": SIGMOID, "gelu": GELU}
 
 Matmul = Callable[[np.ndarray, np.ndarray, np.ndarray], object]
+Solve = Callable[..., np.ndarray]
 
 
 class Joiner(NamedTuple):
@@ -54,8 +55,13 @@ def forward(
     rows_per_tile: int,
     need_gradient: bool,
     num_threads: int,
+    solve: Solve | None = None,
 ) -> Saved:
-    """Losses of a batch and, where asked, the posteriors of the blank and of the label arcs."""
+    """Losses of a batch and, where asked, the posteriors of the blank and of the label arcs.
+
+    ``solve`` is ``grid.solve`` or one that is called like it, for another lattice.
+    """
+    solve = solve or grid.solve
     num_nodes = int(lattice.row_offsets[-1])
     dtype = joiner.weight.dtype
     maxima, sums = np.empty(num_nodes, dtype), np.empty(num_nodes, dtype)
@@ -74,9 +80,7 @@ def forward(
 
         parallel.run(score, parallel.split_evenly(len(rows), num_threads), num_threads)
 
-    losses = grid.solve(
-        blank_scores, label_scores, maxima, lattice, need_gradient=need_gradient, num_threads=num_threads
-    )
+    losses = solve(blank_scores, label_scores, maxima, lattice, need_gradient=need_gradient, num_threads=num_threads)
     none = np.empty(0)
     posteriors = (blank_scores, label_scores) if need_gradient else (none, none)
     return Saved(losses, maxima, sums, posteriors)
@@ -94,8 +98,16 @@ def backward(
     clamp: float,
     gate: float | None,
     num_threads: int,
+    blank_follows: bool = False,
 ) -> Joiner:
-    """The gradients with respect to the four operands."""
+    """The gradients with respect to the four operands.
+
+    With ``blank_follows`` each label arc has also emitted the blank of the next row.
+    """
+    if blank_follows:
+        blank, label = saved.posteriors[0].copy(), np.nan_to_num(saved.posteriors[1])
+        blank[1:] += (1.0 + fastemit_lambda) * label[:-1]
+        saved = saved._replace(posteriors=(blank, saved.posteriors[1]))
     gradients = Joiner(*(np.zeros_like(operand) for operand in joiner[:4]), joiner.activation)
     alive = _alive_rows(grad_losses, lattice, saved, fastemit_lambda, gate, joiner.weight.dtype)
     tiles = _Tiles(joiner, lattice, matmul, min(rows_per_tile, len(alive)), num_threads)

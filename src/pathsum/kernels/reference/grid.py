@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log_softmax
-from pathsum.lattice import GridLattice
+from pathsum.lattice import ArcLattice, GridLattice
 
 
 def forward(
@@ -41,7 +41,7 @@ def forward(
     return -torch.where(lattice.logit_lengths > 0, log_z, IMPOSSIBLE)
 
 
-def _nodes(lattice: GridLattice) -> tuple[Tensor, Tensor, Tensor]:
+def _nodes(lattice: GridLattice | ArcLattice) -> tuple[Tensor, Tensor, Tensor]:
     """Sample, t and u of every row of the packed layout."""
     counts = lattice.logit_lengths * (lattice.target_lengths + 1)
     sample = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)

@@ -1,0 +1,179 @@
+"""Rows of scores to planes: the log-probability of a few classes of each node, the log-softmax fused.
+
+Forward goes once through the scores and keeps the softmax statistics of each row; backward turns the gradients of the
+planes into that of the scores, written once. Which classes: some that are the same for all nodes, and the node's label.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pathsum.kernels.numba import parallel
+from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.grid import GridRows, _frame_tasks
+from pathsum.kernels.numba.rows import (
+    borrow,
+    load_row,
+    softmax_row,
+    softmax_statistics,
+    store_row,
+    target_row,
+    work_dtype,
+)
+from pathsum.lattice import LABEL, ArcLattice
+
+
+class Wanted(NamedTuple):
+    """What is read of each row.
+
+    Attributes:
+        classes: (K,) class of each plane; ``LABEL`` for the node's label, which is -inf where no label may be emitted.
+        lone: a class that is left out of the softmax and read as it is, or -1.
+        logits: whether the log-softmax is to be taken.
+    """
+
+    classes: np.ndarray
+    lone: int
+    logits: bool
+
+
+def forward(
+    rows: GridRows, num_classes: int, lattice: ArcLattice, wanted: Wanted, *, num_threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Planes (K, rows) in float64, NaN in a row with an undefined score; softmax maxima and sums."""
+    work = work_dtype(rows.flat)
+    num_nodes = int(lattice.row_offsets[-1])
+    num_threads = parallel.worthwhile(num_threads, num_nodes * (8 + num_classes // 8))
+    planes = np.empty((len(wanted.classes), num_nodes))
+    maxima, sums = np.empty(num_nodes if wanted.logits else 0, work), np.empty(num_nodes if wanted.logits else 0, work)
+
+    def score(sample: int, first: int, last: int) -> None:
+        _score_rows(
+            rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u, rows.stride_v, rows.encoding,
+            np.empty((2, num_classes), work), lattice.row_offsets[sample], first, last,
+            int(lattice.target_lengths[sample]), lattice.targets[sample], lattice.first_frames[sample],
+            lattice.last_frames[sample], *wanted, maxima, sums, planes,
+        )  # fmt: skip
+
+    parallel.run(score, _frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, num_threads), num_threads)
+    return planes, maxima, sums
+
+
+def backward(
+    grad_planes: np.ndarray,
+    upstream: np.ndarray,
+    rows: GridRows,
+    num_classes: int,
+    lattice: ArcLattice,
+    wanted: Wanted,
+    maxima: np.ndarray,
+    sums: np.ndarray,
+    out: GridRows,
+    *,
+    clamp: float,
+    num_threads: int,
+) -> None:
+    """Write upstream[n] * clamp(gradient with respect to the scores), padding included, into ``out``."""
+    work = work_dtype(rows.flat)
+    num_threads = parallel.worthwhile(num_threads, int((out.frames * out.labels).sum()) * num_classes // 4)
+
+    def write(sample: int, first: int, last: int) -> None:
+        _write_gradient(
+            float(upstream[sample]), clamp, grad_planes, rows.flat, rows.starts[sample], rows.strides_t[sample],
+            rows.stride_u, rows.stride_v, rows.encoding, np.empty((2, num_classes), work), lattice.row_offsets[sample],
+            first, last, int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]),
+            lattice.targets[sample], lattice.first_frames[sample], lattice.last_frames[sample], *wanted, maxima, sums,
+            out.flat, out.starts[sample], out.strides_t[sample], out.stride_u, out.stride_v, int(out.labels[sample]),
+        )  # fmt: skip
+
+    parallel.run(write, _frame_tasks(out.frames, out.labels, num_threads), num_threads)
+
+
+@njit(**COMPILE)
+def _class_of(wanted, t, u, num_labels, targets, first_frames, last_frames):
+    """The class that a plane reads of node (t, u); -1 for none."""
+    if wanted != LABEL:
+        return wanted
+    return targets[u] if u < num_labels and first_frames[u] <= t <= last_frames[u] else -1
+
+
+@njit(**COMPILE)
+def _without(row, lone, scratch):
+    """A row in which the lone class has no share of the softmax; the row itself where there is none."""
+    if lone < 0:
+        return row
+    for v in range(row.size):
+        scratch[v] = row[v]
+    scratch[lone] = -np.inf
+    return scratch
+
+
+@kernel
+def _score_rows(
+    flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_labels, targets,
+    first_frames, last_frames, classes, lone, logits, maxima, sums, planes,
+):  # fmt: skip
+    flat, scratch, planes = borrow(flat), borrow(scratch), borrow(planes)
+    for t in range(first, last):
+        for u in range(num_labels + 1):
+            node = node_offset + t * (num_labels + 1) + u
+            row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
+            defined, reference, log_sum = True, 0.0, 0.0
+            if logits:
+                maximum, total = softmax_statistics(_without(row, lone, scratch[1]))
+                maxima[node], sums[node] = maximum, total
+                defined = maximum == maximum
+                # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
+                reference = np.float64(maximum) if maximum > -np.inf else 0.0
+                log_sum = np.log(np.float64(total)) if total > 0 else 0.0
+            for k in range(classes.size):
+                c = _class_of(classes[k], t, u, num_labels, targets, first_frames, last_frames)
+                score = np.float64(row[c]) if c >= 0 else -np.inf
+                planes[k, node] = score if c == lone else score - reference - log_sum
+                defined = defined and score < np.inf
+            if not defined:
+                for k in range(classes.size):
+                    planes[k, node] = np.nan
+
+
+@kernel
+def _write_gradient(
+    upstream, clamp, grad_planes, flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first,
+    last, num_frames, num_labels, targets, first_frames, last_frames, classes, lone, logits, maxima, sums, out,
+    out_start, out_stride_t, out_stride_u, out_stride_v, padded_labels,
+):  # fmt: skip
+    flat, out, scratch, grad_planes = borrow(flat), borrow(out), borrow(scratch), borrow(grad_planes)
+    number = scratch.dtype.type
+    bound, scale = number(clamp), number(1) if clamp > 0 else number(upstream)
+    for t in range(first, last):
+        for u in range(padded_labels):
+            row_start = out_start + t * out_stride_t + u * out_stride_u
+            row = target_row(out, row_start, out_stride_v, scratch[1])
+            if t >= num_frames or u > num_labels:
+                row[:] = 0
+                store_row(out, row_start, out_stride_v, encoding, row)
+                continue
+            node = node_offset + t * (num_labels + 1) + u
+            # The mass that the softmax spreads over its classes.
+            mass = 0.0
+            for k in range(classes.size):
+                c = _class_of(classes[k], t, u, num_labels, targets, first_frames, last_frames)
+                if c >= 0 and c != lone:
+                    mass += grad_planes[k, node]
+            if logits and mass != 0 and sums[node] > 0:
+                scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
+                scores = _without(scores, lone, scratch[0])
+                softmax_row(scores, maxima[node], number(-scale * mass / sums[node]), row)
+            else:
+                row[:] = 0
+            for k in range(classes.size):
+                c = _class_of(classes[k], t, u, num_labels, targets, first_frames, last_frames)
+                if c >= 0:
+                    row[c] += scale * number(grad_planes[k, node])
+            if clamp > 0:
+                for v in range(row.size):
+                    row[v] = number(upstream) * min(max(row[v], -bound), bound)
+            store_row(out, row_start, out_stride_v, encoding, row)

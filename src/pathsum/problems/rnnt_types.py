@@ -1,0 +1,45 @@
+"""Transducers with another label arc than Graves'.
+
+``"regular"``: a label stays in its frame (Graves, 2012, arXiv 1211.3711): C(T-1+U, U) walks.
+``"modified"``: a label takes its frame, as a blank does, so that a frame has one symbol; it may be emitted in the last
+    frame. C(T, U) walks. The monotonic transducer (Tripathi et al., 2019), k2's "modified", SimBe195/monotonic-rnnt.
+``"one_sym_per_frame"``: the same, but the last frame's symbol is the blank: C(T-1, U) walks. optimized_transducer's.
+``"constrained"``: as modified, and what a label leads to must be able to go on with a blank in the same frame: the
+    arc's probability is p(label | t, u) * p(blank | t, u+1) (k2; Kang et al., 2022, arXiv 2211.00484).
+
+    alpha[t, u] = alpha[t-1, u] * blank[t-1, u] + alpha[t-d, u-1] * label[t-d, u-1]      d = 0 if regular, else 1
+
+Frames in which a label may be emitted can be narrowed further: see ``alignment_restricted``.
+"""
+
+from __future__ import annotations
+
+from pathsum._namespace import namespace
+from pathsum.lattice import LABEL, ArcLattice, Array, GridLattice
+
+RNNT_TYPES = ("regular", "modified", "one_sym_per_frame", "constrained")
+
+
+def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
+    """The grid of a batch with the arcs of one of ``RNNT_TYPES``: blank, then label."""
+    xp = namespace(grid.targets)
+    anywhere = xp.zeros_like(grid.targets)
+    last = grid.logit_lengths[:, None] - (2 if rnnt_type == "one_sym_per_frame" else 1)
+    return ArcLattice(
+        **vars(grid),
+        arcs=((1, 0), (int(rnnt_type != "regular"), 1)),
+        emits=(grid.blank, LABEL),
+        first_frames=anywhere,
+        last_frames=anywhere + last,
+    )
+
+
+def earliness(lattice: GridLattice | ArcLattice) -> Array:
+    """(T-1)/2 - t of every row: a penalty l on delay adds l times it to the score of a label (Kang et al., 2022,
+    arXiv 2211.00490).
+    """
+    xp = namespace(lattice.row_offsets)
+    rows = xp.arange(int(lattice.row_offsets[-1]), device=lattice.row_offsets.device)
+    sample = xp.searchsorted(lattice.row_offsets[1:], rows, side="right")
+    t = (rows - lattice.row_offsets[sample]) // (lattice.target_lengths[sample] + 1)
+    return (lattice.logit_lengths[sample] - 1) / 2 - t

@@ -1,0 +1,30 @@
+"""The token-and-duration transducer (Xu et al., 2023, arXiv 2304.06795, equation 7).
+
+Every symbol is emitted with a duration, of probability p(duration | t, u), and goes that many frames on. A label may
+have any of the durations, a blank those above 0, not renormalised:
+
+    alpha[t, u] = sum over d > 0 of alpha[t-d, u] * blank[t-d, u] * duration[d, t-d, u]
+                + sum over d of alpha[t-d, u-1] * label[t-d, u-1] * duration[d, t-d, u-1]
+
+No symbol passes the last frame. With ``final="blank"`` the walk ends with a blank whose duration ends exactly there
+(NeMo); with ``final="any"`` a label may end there too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pathsum.lattice import LABEL, ArcLattice, GridLattice
+from pathsum.problems.rnnt_types import pose_rnnt_type
+
+
+def pose_tdt(grid: GridLattice, durations: tuple[int, ...], final: str) -> ArcLattice:
+    """Arcs: a blank for every duration above 0, then a label for every duration, in the order given."""
+    blanks = [(d, 0) for d in durations if d > 0]
+    labels = [(d, 1) for d in durations]
+    return replace(
+        pose_rnnt_type(grid, "regular"),
+        arcs=(*blanks, *labels),
+        emits=(grid.blank,) * len(blanks) + (LABEL,) * len(labels),
+        label_ends=final == "any",
+    )
