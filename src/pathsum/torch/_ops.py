@@ -18,6 +18,7 @@ from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, strided
 from pathsum.kernels.protocol import DenseSaved, Saved
 from pathsum.lattice import ArcLattice, ChainLattice, DenseLattice, GridLattice
 from pathsum.problems.rnnt_types import earliness, pose_rnnt_type
+from pathsum.torch import _memory
 
 _LIBRARY = torch.library.Library("pathsum", "DEF")
 _ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -42,12 +43,8 @@ def _array(tensor: Tensor) -> tuple[np.ndarray, int]:
 
 
 def _empty_like(tensor: Tensor) -> Tensor:
-    """Contiguous memory for a gradient, by NumPy's allocator: it asks for huge pages, torch's does not, and a fresh
-    gradient of 300 MB costs four copies of itself in page faults without them.
-    """
-    if tensor.dtype in _ENCODINGS:
-        return torch.from_numpy(np.empty(tensor.shape, np.uint16)).view(tensor.dtype)
-    return torch.from_numpy(np.empty(tensor.shape, _array(tensor)[0].dtype))
+    """Contiguous memory for a gradient."""
+    return _memory.empty(tensor.shape, tensor.dtype)
 
 
 def work_dtype(scores: Tensor) -> torch.dtype:

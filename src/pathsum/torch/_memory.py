@@ -1,0 +1,49 @@
+"""Memory for gradients.
+
+A fresh gradient of 300 MB costs its page faults, which are as much work as computing it. So the memory of the last one
+that died is kept for the next: one buffer, given out where it fits within an eighth, and freed as soon as it does not.
+NumPy allocates it, because it asks for huge pages, which torch does not.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+
+import numpy as np
+import torch
+
+_KEPT_FROM = 2**22
+_lock = threading.Lock()
+_kept: np.ndarray | None = None
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialised contiguous tensor."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < _KEPT_FROM:
+        return torch.empty(shape, dtype=dtype)
+    buffer = _take(size)
+    view = buffer[:size]
+    # The tensor holds the view, and the view alone: when both are gone no one can see the buffer any more.
+    weakref.finalize(view, _keep, buffer).atexit = False
+    return torch.from_numpy(view).view(dtype).view(shape)
+
+
+def _take(size: int) -> np.ndarray:
+    global _kept
+    with _lock:
+        buffer, _kept = _kept, None
+    fits = buffer is not None and size <= buffer.size <= size + size // 8
+    return buffer if fits else np.empty(size, np.uint8)
+
+
+def _keep(buffer: np.ndarray) -> None:
+    global _kept
+    # Not waited for: the finaliser may run in the middle of _take on this very thread.
+    if _lock.acquire(blocking=False):
+        try:
+            _kept = buffer
+        finally:
+            _lock.release()
