@@ -35,8 +35,10 @@ def _take(size: int) -> np.ndarray:
     global _kept
     with _lock:
         buffer, _kept = _kept, None
-    fits = buffer is not None and size <= buffer.size <= size + size // 8
-    return buffer if fits else np.empty(size, np.uint8)
+    if buffer is not None and size <= buffer.size <= size + size // 8:
+        return buffer
+    del buffer
+    return np.empty(size, np.uint8)
 
 
 def _keep(buffer: np.ndarray) -> None:
