@@ -87,9 +87,10 @@ def time_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: in
             for step, taken, duration in zip(steppers, times, durations, strict=True):
                 if turn > 0 and turn >= BUDGET_MS / duration:
                     continue
+                # Before the warm step: a collection goes through every object and leaves the caches cold.
+                gc.collect()
                 if duration < COOLS_DOWN_MS:
                     step()
-                gc.collect()
                 taken.append(step().milliseconds)
 
     medians = {
