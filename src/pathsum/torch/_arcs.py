@@ -103,7 +103,10 @@ def rnnt_planes(
             blank = torch.nn.functional.logsigmoid(blank_logit)
             label = label + torch.nn.functional.logsigmoid(-blank_logit)
         else:
-            blank, label = read(scores, classes, logits=logits)
+            planes = read(scores, classes, logits=logits)
+            if rnnt_type != "constrained" and not delay_penalty and not fastemit_lambda:
+                return planes
+            blank, label = planes
         return finish_planes(blank, label, lattice, rnnt_type, delay_penalty, fastemit_lambda)
 
     return build

@@ -102,9 +102,7 @@ def _class_of(wanted, t, u, num_labels, targets, first_frames, last_frames):
 
 @njit(**COMPILE)
 def _without(row, lone, scratch):
-    """A row in which the lone class has no share of the softmax; the row itself where there is none."""
-    if lone < 0:
-        return row
+    """A row in which the lone class has no share of the softmax."""
     for v in range(row.size):
         scratch[v] = row[v]
     scratch[lone] = -np.inf
@@ -123,7 +121,10 @@ def _score_rows(
             row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
             defined, reference, log_sum = True, 0.0, 0.0
             if logits:
-                maximum, total = softmax_statistics(_without(row, lone, scratch[1]))
+                if lone >= 0:
+                    maximum, total = softmax_statistics(_without(row, lone, scratch[1]))
+                else:
+                    maximum, total = softmax_statistics(row)
                 maxima[node], sums[node] = maximum, total
                 defined = maximum == maximum
                 # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
@@ -165,8 +166,11 @@ def _write_gradient(
                     mass += grad_planes[k, node]
             if logits and mass != 0 and sums[node] > 0:
                 scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-                scores = _without(scores, lone, scratch[0])
-                softmax_row(scores, maxima[node], number(-scale * mass / sums[node]), row)
+                factor = number(-scale * mass / sums[node])
+                if lone >= 0:
+                    softmax_row(_without(scores, lone, scratch[0]), maxima[node], factor, row)
+                else:
+                    softmax_row(scores, maxima[node], factor, row)
             else:
                 row[:] = 0
             for k in range(classes.size):
