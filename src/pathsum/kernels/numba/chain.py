@@ -319,10 +319,9 @@ def _solve_sample(
             alpha[row], alpha_exponents[row], stay_scores[t], step_scores[t], skips, shared_labels, zero, entered,
             entered_exponents,
         )  # fmt: skip
+        here, here_exponents = alpha[following, FRONT:], alpha_exponents[following, FRONT:]
         for s in range(num_states):
-            alpha[following, FRONT + s] = entered[s]
-        for s in range(num_states):
-            alpha_exponents[following, FRONT + s] = entered_exponents[s]
+            here[s], here_exponents[s] = entered[s], entered_exponents[s]
         for s in range(FRONT):
             alpha[following, s] = 0
             alpha_exponents[following, s] = zero
@@ -413,7 +412,7 @@ def _write_posteriors(
                 mass_exponents[s] = here_exponents[s] + beta_exponents[s]
             largest = _largest(mass_exponents, zero)
             total = _sum(mass, mass_exponents, largest)
-            _store(mass, mass_exponents, largest, total, step_row)
+            _store(mass, total, step_row)
         else:
             for s in range(num_states):
                 weight, weight_exponent = split(alpha.dtype.type(stay_row[s]))
@@ -458,8 +457,8 @@ def _write_arc_posteriors(
     step_largest, stay_largest = _largest(mass_exponents, zero), _largest(stay_mass_exponents, zero)
     largest = step_largest if step_largest > stay_largest else stay_largest
     total = _sum(mass, mass_exponents, largest) + _sum(stay_mass, stay_mass_exponents, largest)
-    _store(mass, mass_exponents, largest, total, step_row)
-    _store(stay_mass, stay_mass_exponents, largest, total, stay_row)
+    _store(mass, total, step_row)
+    _store(stay_mass, total, stay_row)
 
 
 @njit(forceinline=True, **COMPILE)
@@ -472,17 +471,20 @@ def _largest(exponents, zero):
 
 @njit(forceinline=True, **COMPILE)
 def _sum(mass, exponents, largest):
+    """The sum in units of 2**largest; ``mass`` is left in the same units."""
     total = mass.dtype.type(0)
     for s in range(mass.size):
-        total += shift(mass[s], exponents[s] - largest)
+        plain = shift(mass[s], exponents[s] - largest)
+        mass[s] = plain
+        total += plain
     return total
 
 
 @njit(forceinline=True, **COMPILE)
-def _store(mass, exponents, largest, total, row):
+def _store(mass, total, row):
     scale = mass.dtype.type(1) / total
     for s in range(mass.size):
-        row[s] = shift(mass[s], exponents[s] - largest) * scale
+        row[s] = mass[s] * scale
 
 
 @kernel
