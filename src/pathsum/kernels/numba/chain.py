@@ -89,8 +89,8 @@ def forward(
     parallel.run(gather, parallel.split_evenly(positions, num_threads), num_threads)
 
     if transitions is not None:
-        step_scores = _add_transitions(step_scores, transitions, lattice.step_transitions, lattice.input_lengths)
-        stay_scores = _add_transitions(stay_scores, transitions, lattice.stay_transitions, lattice.input_lengths)
+        step_scores = _add_transitions(step_scores, transitions, lattice.step_transitions, frame_offsets)
+        stay_scores = _add_transitions(stay_scores, transitions, lattice.stay_transitions, frame_offsets)
     losses = np.empty(num_samples, np.float64)
     memory = parallel.Memory()
     # Strided, as posing may leave it, the mask would keep the loops over states from vectorising.
@@ -169,12 +169,15 @@ def transition_gradient(grad_losses: np.ndarray, num_classes: int, lattice: Chai
 
 
 def _add_transitions(
-    scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray, input_lengths: np.ndarray
+    scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray, frame_offsets: np.ndarray
 ) -> np.ndarray:
     """In float64: the same rounding in every frame would add up over the frames."""
     indices = indices[:, : scores.shape[1]]
     table = np.where(indices >= 0, transitions.ravel()[indices].astype(np.float64), 0.0)
-    return scores + np.repeat(table, input_lengths, axis=0)
+    total = np.empty(scores.shape)
+    for n, frames in enumerate(map(slice, frame_offsets[:-1], frame_offsets[1:])):
+        np.add(scores[frames], table[n], out=total[frames])
+    return total
 
 
 def _frame_offsets(lattice: ChainLattice) -> np.ndarray:
