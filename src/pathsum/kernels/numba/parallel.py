@@ -42,7 +42,7 @@ def worthwhile(num_threads: int, work: int) -> int:
 
     A thread may have to wait for a processor on which another library's threads still spin after their own work.
     """
-    return max(1, min(num_threads, work // 250_000))
+    return max(1, min(num_threads, work // 150_000))
 
 
 def run(function: Callable[..., None], tasks: Iterable[tuple[Any, ...]], num_threads: int) -> None:
