@@ -18,7 +18,7 @@ from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import exact
 from pathsum.lattice import LABEL, ArcLattice
 from pathsum.problems.rnnt_types import earliness
-from pathsum.torch._autograd import arc_losses, row_scores, with_upstream
+from pathsum.torch._autograd.arcs import arc_losses, row_scores, with_upstream
 
 
 class Read(Protocol):

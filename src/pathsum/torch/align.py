@@ -27,8 +27,7 @@ from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._ops import _array, _rows, _table
-from pathsum.torch._ops import work_dtype as _work_dtype
+from pathsum.torch._ops.arrays import as_array, as_rows, as_table, work_dtype
 from pathsum.torch.losses import (
     Integers,
     _check_table,
@@ -288,7 +287,7 @@ def rnnt_align(
     num_labels = logits.shape[2] - 1
     if chosen == "numba":
         found = grid_best_path.best_path(
-            _rows(logits, lattice),
+            as_rows(logits, lattice),
             logits.shape[3],
             lattice,
             num_labels=num_labels,
@@ -301,7 +300,7 @@ def rnnt_align(
         with torch.no_grad():
             found = reference_grid.best_path(logits.detach(), own, num_labels=num_labels, logits=fused_log_softmax)
         log_probs, frames, scores = found
-    return RNNTAlignment(frames, scores.to(_work_dtype(logits)), log_probs.to(_work_dtype(logits)))
+    return RNNTAlignment(frames, scores.to(work_dtype(logits)), log_probs.to(work_dtype(logits)))
 
 
 def asg_align(
@@ -401,10 +400,10 @@ def asg_viterbi(
     lattice = DenseLattice(input_lengths=lengths, num_states=scores.shape[2])
     if chosen == "numba":
         found = dense_best_path.best_path(
-            strided(*_array(scores)),
+            strided(*as_array(scores)),
             scores.shape[2],
             lattice,
-            _table(transitions, scores),
+            as_table(transitions, scores),
             num_frames=scores.shape[1],
             num_threads=torch.get_num_threads(),
         )
@@ -437,10 +436,10 @@ def _chain_best_path(scores: Tensor, lattice: ChainLattice, transitions: Tensor 
     """The best path, as tensors on the scores' device."""
     if chosen == "numba":
         found = chain_best_path.best_path(
-            strided(*_array(scores)),
+            strided(*as_array(scores)),
             scores.shape[2],
             lattice,
-            None if transitions is None else _table(transitions, scores),
+            None if transitions is None else as_table(transitions, scores),
             num_frames=scores.shape[1],
             num_threads=torch.get_num_threads(),
         )
@@ -502,7 +501,7 @@ def _check_dense(
         if ends is not None:
             _check_table(function, name, ends, inputs, "(C,)")
     if start_scores is not None or final_scores is not None:
-        inputs = _with_ends(inputs.to(_work_dtype(inputs)), lengths, start_scores, final_scores)
+        inputs = _with_ends(inputs.to(work_dtype(inputs)), lengths, start_scores, final_scores)
     return inputs, lengths, dispatch.select(function, inputs.device.type, impl)
 
 
@@ -511,7 +510,7 @@ def _with_transitions(
 ) -> Tensor:
     """(N, T) score of each frame's class and of the transition to it, differentiable by both."""
     labels = paths.clamp(min=0)
-    own = scores.to(_work_dtype(scores)).gather(2, labels[:, :, None])[:, :, 0]
+    own = scores.to(work_dtype(scores)).gather(2, labels[:, :, None])[:, :, 0]
     moves = transitions.to(own.dtype)[labels[:, 1:], labels[:, :-1]]
     moves = torch.cat([torch.zeros_like(own[:, :1]), moves], 1)
     instead = torch.where(_real(input_lengths, scores), log_probs[:, None].to(own.dtype), 0)

@@ -15,7 +15,9 @@ from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import finish_planes, rnnt_planes, solve
-from pathsum.torch._autograd import arc_losses, joint_losses, plane_losses
+from pathsum.torch._autograd.arcs import arc_losses
+from pathsum.torch._autograd.grid import plane_losses
+from pathsum.torch._autograd.joint import joint_losses
 from pathsum.torch.losses import Integers, _dtype, _finish, _on_device, _pose_grid, _shape
 
 ACTIVATIONS = {

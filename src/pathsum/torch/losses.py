@@ -24,7 +24,9 @@ from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import SCALE_MODES, reduce, scales
 from pathsum.torch._arcs import on_device as _on_device
 from pathsum.torch._arcs import rnnt_planes, solve
-from pathsum.torch._autograd import chain_losses, dense_losses, grid_losses
+from pathsum.torch._autograd.chain import chain_losses
+from pathsum.torch._autograd.dense import dense_losses
+from pathsum.torch._autograd.grid import grid_losses
 
 Integers = Tensor | Sequence[int]
 

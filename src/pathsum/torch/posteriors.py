@@ -19,8 +19,7 @@ from pathsum.lattice import ChainLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._ops import _array, _rows, _table
-from pathsum.torch._ops import work_dtype as _work_dtype
+from pathsum.torch._ops.arrays import as_array, as_rows, as_table, work_dtype
 from pathsum.torch.align import _check_asg, _pose_chain, _pose_padded_grid, _real
 from pathsum.torch.losses import Integers, _on_device
 
@@ -202,7 +201,7 @@ def rnnt_posteriors(
         losses, blanks, labels = map(
             torch.from_numpy,
             posteriors.grid_posteriors(
-                _rows(logits, lattice),
+                as_rows(logits, lattice),
                 logits.shape[3],
                 lattice,
                 num_frames=logits.shape[1],
@@ -271,10 +270,10 @@ def asg_posteriors(
         target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
         if chosen == "numba":
             found = posteriors.dense_posteriors(
-                strided(*_array(scores)),
+                strided(*as_array(scores)),
                 scores.shape[2],
                 dense,
-                _table(transitions, scores),
+                as_table(transitions, scores),
                 num_frames=scores.shape[1],
                 num_threads=torch.get_num_threads(),
             )
@@ -283,7 +282,7 @@ def asg_posteriors(
             own = _on_device(dense, scores.device)
             losses, classes, counts = reference_posteriors.dense_posteriors(scores.detach(), own, transitions.detach())
     classes = _defined(classes, losses, _real(batch.input_lengths, scores)[:, :, None], scores)
-    return ASGPosteriors(*target, classes, counts.to(_work_dtype(scores)))
+    return ASGPosteriors(*target, classes, counts.to(work_dtype(scores)))
 
 
 def _chain_posteriors(
@@ -308,10 +307,10 @@ def _posteriors_of_chain(
 ) -> ChainPosteriors:
     if chosen == "numba":
         found = posteriors.chain_posteriors(
-            strided(*_array(scores)),
+            strided(*as_array(scores)),
             scores.shape[2],
             lattice,
-            None if transitions is None else _table(transitions, scores),
+            None if transitions is None else as_table(transitions, scores),
             num_frames=scores.shape[1],
             logits=logits,
             num_threads=torch.get_num_threads(),
@@ -331,4 +330,4 @@ def _defined(plane: Tensor, losses: Tensor, real: Tensor, scores: Tensor) -> Ten
     losses = losses.reshape(-1, *[1] * (plane.ndim - 1))
     real = real.to(plane.device)
     plane = torch.where(real & (losses < torch.inf), plane, 0)
-    return torch.where(real & losses.isnan(), torch.nan, plane).to(_work_dtype(scores))
+    return torch.where(real & losses.isnan(), torch.nan, plane).to(work_dtype(scores))

@@ -1,0 +1,103 @@
+"""Arc lattices under autograd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathsum.lattice import ArcLattice
+from pathsum.torch._autograd.common import Gradient, defined, grid_tensors, keep_losses_only, wants_gradient
+from pathsum.torch._ops.arcs import arcs_backward, arcs_forward, row_scores_backward, row_scores_forward
+
+
+def row_scores(
+    scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], *, lone: int, logits: bool, clamp: float
+) -> tuple[Tensor, Tensor]:
+    """Planes (K, rows) of padded or packed scores by the numba kernels, and zeros (N,) that stand for the samples.
+
+    With a clamp the upstream gradient of each loss must come back through the latter: see ``with_upstream``.
+    """
+    tensors = [*grid_tensors(lattice), *map(torch.from_numpy, (lattice.first_frames, lattice.last_frames))]
+    planes, samples, _, _ = _RowScores.apply(scores, *tensors, list(classes), lone, logits, clamp)
+    return planes, samples
+
+
+def arc_losses(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Tensor:
+    """Losses (N,) in float64 of the planes (K, rows) of an arc lattice by the numba kernels."""
+    frames_on, labels_on = (list(steps) for steps in zip(*lattice.arcs, strict=True))
+    options = (frames_on, labels_on, lattice.label_ends, lattice.skips_to, skip_score, wants_gradient(planes))
+    lengths, target_lengths, _, row_offsets = grid_tensors(lattice)
+    return _ArcLosses.apply(planes, lengths, target_lengths, row_offsets, *options)[0]
+
+
+def with_upstream(losses: Tensor, samples: list[Tensor]) -> Tensor:
+    """The same losses. In backward what leads to them gets a gradient of one, and the ``samples`` the upstream one:
+    a clamp acts on the gradient of a loss before the upstream gradient multiplies it.
+    """
+    return _Upstream.apply(losses, *samples)
+
+
+class _RowScores(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return row_scores_forward(*inputs[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, classes, lone, logits, clamp = inputs
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *output)
+        ctx.options = (classes, lone, logits, clamp)
+
+    @staticmethod
+    def backward(ctx: Any, grad_planes: Tensor | None, upstream: Tensor | None, *_: Tensor) -> tuple[Any, ...]:
+        *tensors, planes, samples, maxima, sums = ctx.saved_tensors
+        grad_planes = defined(grad_planes, planes)
+        upstream = torch.ones_like(samples) if upstream is None else upstream
+        gradient = _RowScoresGradient.apply(grad_planes, upstream, *tensors, *ctx.options, maxima, sums)
+        return gradient, *[None] * 10
+
+
+class _ArcLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return arcs_forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        keep_losses_only(ctx, output)
+        ctx.save_for_backward(inputs[3], *output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        grad_losses = defined(grad_losses, ctx.saved_tensors[1])
+        return _ArcsGradient.apply(grad_losses, *ctx.saved_tensors), *[None] * 9
+
+
+class _Upstream(torch.autograd.Function):
+    @staticmethod
+    def forward(losses: Tensor, *samples: Tensor) -> Tensor:
+        return losses.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.num_samples = len(inputs) - 1
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, ...]:
+        return torch.ones_like(grad_losses), *[grad_losses] * ctx.num_samples
+
+
+class _RowScoresGradient(Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return row_scores_backward(*inputs)
+
+
+class _ArcsGradient(Gradient):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return arcs_backward(*inputs)

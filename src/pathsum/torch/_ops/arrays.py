@@ -1,0 +1,81 @@
+"""Tensors as the kernels take them, and what the kernels keep as tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import grid
+from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE
+from pathsum.kernels.protocol import Saved
+from pathsum.lattice import ArcLattice, GridLattice
+from pathsum.torch import _memory
+
+_ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+
+
+def as_array(tensor: Tensor) -> tuple[np.ndarray, int]:
+    """The memory of a tensor as NumPy sees it; half precision as its bits."""
+    encoding = _ENCODINGS.get(tensor.dtype, NATIVE)
+    tensor = tensor.detach()
+    return (tensor if encoding == NATIVE else tensor.view(torch.uint16)).numpy(), encoding
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """Contiguous memory for a gradient."""
+    return _memory.empty(tensor.shape, tensor.dtype)
+
+
+def work_dtype(scores: Tensor) -> torch.dtype:
+    """The dtype of softmax statistics, and of losses: never below float32."""
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
+def as_table(transitions: Tensor, scores: Tensor) -> np.ndarray:
+    """Transitions as the kernels take them: contiguous, in the dtype of arithmetic."""
+    return transitions.detach().to(work_dtype(scores)).contiguous().numpy()
+
+
+def as_tensors(saved: Saved) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    first, second = saved.posteriors
+    losses, maxima, sums, first, second = map(torch.from_numpy, (saved.losses, saved.maxima, saved.sums, first, second))
+    return losses, maxima, sums, first, second
+
+
+def as_saved(losses: Tensor, maxima: Tensor, sums: Tensor, first: Tensor, second: Tensor) -> Saved:
+    return Saved(losses.numpy(), maxima.numpy(), sums.numpy(), (first.numpy(), second.numpy()))
+
+
+def as_rows(scores: Tensor, lattice: GridLattice | ArcLattice) -> grid.GridRows:
+    array, encoding = as_array(scores)
+    return grid.padded_rows(array, encoding) if array.ndim == 4 else grid.packed_rows(array, encoding, lattice)
+
+
+def as_grid(
+    logit_lengths: Tensor, target_lengths: Tensor, targets: Tensor, row_offsets: Tensor, blank: int
+) -> GridLattice:
+    return GridLattice(
+        logit_lengths=logit_lengths.numpy(),
+        target_lengths=target_lengths.numpy(),
+        targets=targets.numpy(),
+        blank=blank,
+        row_offsets=row_offsets.numpy(),
+    )
+
+
+def fake_results(scores: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    # Only backward reads what follows the losses; its sizes depend on the lengths' values.
+    context = torch.library.get_ctx()
+    sizes = [context.new_dynamic_size() for _ in range(4)]
+    work = work_dtype(scores)
+    losses = scores.new_empty(num_samples, dtype=torch.float64)
+    maxima, sums = (scores.new_empty(size, dtype=work) for size in sizes[:2])
+    posteriors = [scores.new_empty(size, dtype=work) for size in sizes[2:]]
+    return losses, maxima, sums, posteriors[0], posteriors[1]
+
+
+def fake_gradient(scores: Tensor, time_major: bool) -> Tensor:
+    if time_major:
+        return torch.empty_like(scores.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
+    return torch.empty_like(scores, memory_format=torch.contiguous_format)

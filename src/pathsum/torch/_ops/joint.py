@@ -1,0 +1,136 @@
+"""Operators on grids whose scores a joiner makes."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import grid, grid_arcs, joint
+from pathsum.lattice import GridLattice
+from pathsum.problems.rnnt_types import earliness, pose_rnnt_type
+from pathsum.torch._ops.arrays import as_grid, as_saved, as_tensors, fake_results, work_dtype
+from pathsum.torch._ops.registration import fake, operator
+
+
+@operator
+def joint_forward(
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    activation: str,
+    tile_memory: int,
+    rnnt_type: str,
+    delay_penalty: float,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses, softmax maxima and sums, blank and label posteriors, of logits made a tile at a time."""
+    lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    joiner = _joiner(encoder, predictor, weight, bias, activation)
+    saved = joint.forward(
+        joiner,
+        lattice,
+        _matmul(weight.dtype),
+        rows_per_tile=joint.tile_rows(joiner, tile_memory),
+        need_gradient=need_gradient,
+        num_threads=torch.get_num_threads(),
+        solve=_solve_of(lattice, rnnt_type, delay_penalty),
+    )
+    return as_tensors(saved)
+
+
+@fake(joint_forward)
+def _(encoder, predictor, weight, bias, logit_lengths, *_):
+    return fake_results(weight, logit_lengths.shape[0])
+
+
+@operator
+def joint_backward(
+    grad_losses: Tensor,
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    activation: str,
+    tile_memory: int,
+    rnnt_type: str,
+    fastemit_lambda: float,
+    clamp: float,
+    gate: float | None,
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients with respect to encoder, predictor, weight and bias."""
+    joiner = _joiner(encoder, predictor, weight, bias, activation)
+    gradients = joint.backward(
+        grad_losses.detach().numpy(),
+        joiner,
+        as_grid(logit_lengths, target_lengths, targets, row_offsets, blank),
+        as_saved(losses, maxima, sums, blank_posteriors, label_posteriors),
+        _matmul(weight.dtype),
+        rows_per_tile=joint.tile_rows(joiner, tile_memory),
+        fastemit_lambda=fastemit_lambda,
+        clamp=clamp,
+        gate=gate,
+        num_threads=torch.get_num_threads(),
+        blank_follows=rnnt_type == "constrained",
+    )
+    first, second, third, fourth = (
+        torch.from_numpy(gradient).to(operand.dtype)
+        for gradient, operand in zip(gradients[:4], (encoder, predictor, weight, bias), strict=True)
+    )
+    return first, second, third, fourth
+
+
+@fake(joint_backward)
+def _(grad_losses, encoder, predictor, weight, bias, *_):
+    contiguous = torch.contiguous_format
+    return tuple(torch.empty_like(t, memory_format=contiguous) for t in (encoder, predictor, weight, bias))
+
+
+def _joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:
+    """The operands as contiguous arrays of the dtype of arithmetic: themselves where they can be."""
+    dtype = work_dtype(weight)
+    operands = [operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias)]
+    return joint.Joiner(operands[0], operands[1], operands[2], operands[3], joint.ACTIVATIONS[activation])
+
+
+def _solve_of(lattice: GridLattice, rnnt_type: str, delay_penalty: float) -> joint.Solve:
+    """How the planes of a type of transducer are solved: by the grid of two kinds where that is it."""
+    if rnnt_type == "regular" and delay_penalty == 0:
+        return grid.solve
+    arcs = pose_rnnt_type(lattice, rnnt_type)
+    return functools.partial(
+        lambda blank, label, maxima, _, **options: grid_arcs.solve_two(blank, label, maxima, arcs, **options),
+        label_bonus=delay_penalty * earliness(arcs) if delay_penalty else None,
+        blank_follows=rnnt_type == "constrained",
+    )
+
+
+def _matmul(dtype: torch.dtype) -> joint.Matmul:
+    """torch's own product; of bfloat16 operands where the input is bfloat16."""
+
+    def product(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+        factors = torch.from_numpy(left), torch.from_numpy(right)
+        if dtype == torch.bfloat16:
+            torch.from_numpy(out).copy_(torch.mm(factors[0].bfloat16(), factors[1].bfloat16()))
+        else:
+            torch.mm(*factors, out=torch.from_numpy(out))
+
+    return product
