@@ -7,9 +7,8 @@ log-probabilities of some classes, and what is returned has one plane an arc. Pl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from pathsum.kernels.reference.log_domain import exact
 from pathsum.lattice import LABEL, ArcLattice
 from pathsum.problems.rnnt_types import earliness
 from pathsum.torch._autograd.arcs import arc_losses, row_scores, with_upstream
+from pathsum.torch._inputs import on_device
 
 
 class Read(Protocol):
@@ -127,12 +127,3 @@ def finish_planes(
 def emphasise(label: Tensor, fastemit_lambda: float) -> Tensor:
     """The same scores, whose arcs' posteriors count 1 + lambda times in the gradient."""
     return label + fastemit_lambda * _zero_with_gradient(label) if fastemit_lambda else label
-
-
-def on_device(lattice: Any, device: torch.device) -> Any:
-    """The lattice with its arrays as tensors of a device."""
-    moved = {
-        name: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
-        for name, value in vars(lattice).items()
-    }
-    return type(lattice)(**moved)

@@ -27,17 +27,9 @@ from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
+from pathsum.torch._inputs import Integers, as_integers, check_table, dtype_of, on_device, pose_grid, shape_of
 from pathsum.torch._ops.arrays import as_array, as_rows, as_table, work_dtype
-from pathsum.torch.losses import (
-    Integers,
-    _check_table,
-    _dtype,
-    _integers,
-    _on_device,
-    _pose_grid,
-    _shape,
-    _with_ends,
-)
+from pathsum.torch.asg import with_ends
 
 
 class Alignment(NamedTuple):
@@ -296,7 +288,7 @@ def rnnt_align(
         )
         log_probs, frames, scores = map(torch.from_numpy, found)
     else:
-        own = _on_device(lattice, logits.device)
+        own = on_device(lattice, logits.device)
         with torch.no_grad():
             found = reference_grid.best_path(logits.detach(), own, num_labels=num_labels, logits=fused_log_softmax)
         log_probs, frames, scores = found
@@ -411,7 +403,7 @@ def asg_viterbi(
     else:
         with torch.no_grad():
             log_probs, paths = reference_dense.best_path(
-                scores.detach(), _on_device(lattice, scores.device), transitions.detach()
+                scores.detach(), on_device(lattice, scores.device), transitions.detach()
             )
     return Alignment(paths, _with_transitions(scores, transitions, paths, log_probs, lengths))
 
@@ -445,7 +437,7 @@ def _chain_best_path(scores: Tensor, lattice: ChainLattice, transitions: Tensor 
         )
         return ChainPath(*map(torch.from_numpy, found))
     with torch.no_grad():
-        return reference_chain.best_path(scores.detach(), _on_device(lattice, scores.device), transitions)
+        return reference_chain.best_path(scores.detach(), on_device(lattice, scores.device), transitions)
 
 
 def _labels(states: Tensor, lattice: ChainLattice) -> Tensor:
@@ -494,14 +486,14 @@ def _check_dense(
     impl: str,
 ) -> tuple[Tensor, np.ndarray, str]:
     """The scores with those of the ends added, the lengths, and the implementation."""
-    _checks.check_scores(function, "inputs", _dtype(inputs), _shape(inputs), ("(N, T, C)",))
-    _check_table(function, "transitions", transitions, inputs, "(C, C)")
+    _checks.check_scores(function, "inputs", dtype_of(inputs), shape_of(inputs), ("(N, T, C)",))
+    check_table(function, "transitions", transitions, inputs, "(C, C)")
     lengths = _lengths(function, "input_lengths", input_lengths, *inputs.shape[:2]).numpy()
     for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
         if ends is not None:
-            _check_table(function, name, ends, inputs, "(C,)")
+            check_table(function, name, ends, inputs, "(C,)")
     if start_scores is not None or final_scores is not None:
-        inputs = _with_ends(inputs.to(work_dtype(inputs)), lengths, start_scores, final_scores)
+        inputs = with_ends(inputs.to(work_dtype(inputs)), lengths, start_scores, final_scores)
     return inputs, lengths, dispatch.select(function, inputs.device.type, impl)
 
 
@@ -526,7 +518,7 @@ def _pose_chain(
     target_lengths: Integers | None,
     blank: int,
 ) -> ChainLattice:
-    _checks.check_scores(function, "log_probs", _dtype(log_probs), _shape(log_probs), ("(N, T, C)",))
+    _checks.check_scores(function, "log_probs", dtype_of(log_probs), shape_of(log_probs), ("(N, T, C)",))
     blank = _checks.check_blank(function, blank, log_probs.shape[2])
     return pose(*_batch(function, log_probs, targets, input_lengths, target_lengths, blank), blank)
 
@@ -541,7 +533,7 @@ def _batch(
 ) -> _checks.Batch:
     """The integers of a call on scores (N, T, C), checked; lengths not given are the padded sizes."""
     num_samples, num_frames, num_classes = scores.shape
-    labels = _integers(function, "targets", targets)
+    labels = as_integers(function, "targets", targets)
     if target_lengths is None:
         if labels.ndim < 2:
             raise InvalidValueError(function, "target_lengths", "be given where targets are concatenated", None)
@@ -549,8 +541,8 @@ def _batch(
     return _checks.check_batch(
         function,
         labels,
-        _integers(function, "input_lengths", [num_frames] * num_samples if input_lengths is None else input_lengths),
-        _integers(function, "target_lengths", target_lengths),
+        as_integers(function, "input_lengths", [num_frames] * num_samples if input_lengths is None else input_lengths),
+        as_integers(function, "target_lengths", target_lengths),
         lengths_name="input_lengths",
         num_samples=num_samples,
         num_frames=num_frames,
@@ -563,11 +555,11 @@ def _batch(
 def _pose_padded_grid(
     function: str, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers, blank: int
 ) -> GridLattice:
-    _checks.check_scores(function, "logits", _dtype(logits), _shape(logits), ("(N, T, U+1, V)",))
+    _checks.check_scores(function, "logits", dtype_of(logits), shape_of(logits), ("(N, T, U+1, V)",))
     num_samples, num_frames, width, _ = logits.shape
     if width < 1:
         raise InvalidValueError(function, "logits", "have shape (N, T, U+1, V)", f"shape {tuple(logits.shape)}")
-    return _pose_grid(
+    return pose_grid(
         function,
         targets,
         logit_lengths,
@@ -584,7 +576,7 @@ def _lengths(function: str, argument: str, lengths: Integers | None, num_samples
     """Lengths (N,), checked; ``None`` is the padded size."""
     if lengths is None:
         return torch.full((num_samples,), num_frames)
-    checked = _checks.check_integers(function, argument, _integers(function, argument, lengths), (1,))
+    checked = _checks.check_integers(function, argument, as_integers(function, argument, lengths), (1,))
     if len(checked) != num_samples:
         rule = f"have one entry a sample, N = {num_samples}"
         raise InvalidValueError(function, argument, rule, f"{len(checked)} entries")

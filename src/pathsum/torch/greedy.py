@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
+from pathsum.torch._inputs import Integers, dtype_of, shape_of
 from pathsum.torch.align import _lengths
-from pathsum.torch.losses import Integers, _dtype, _shape
 
 
 class Decoded(NamedTuple):
@@ -57,7 +57,7 @@ def ctc_greedy_decode(log_probs: Tensor, input_lengths: Integers | None = None, 
         ([[1, 1]], [[0, 3]])
     """
     function = "ctc_greedy_decode"
-    _checks.check_scores(function, "log_probs", _dtype(log_probs), _shape(log_probs), ("(N, T, C)",))
+    _checks.check_scores(function, "log_probs", dtype_of(log_probs), shape_of(log_probs), ("(N, T, C)",))
     num_samples, num_frames, num_classes = log_probs.shape
     blank = _checks.check_blank(function, blank, num_classes)
     lengths = _lengths(function, "input_lengths", input_lengths, num_samples, num_frames).to(log_probs.device)
@@ -114,7 +114,7 @@ def rnnt_greedy_decode(
         ([[1, 2]], [[0, 2]])
     """
     function = "rnnt_greedy_decode"
-    _checks.check_scores(function, "encoder_out", _dtype(encoder_out), _shape(encoder_out), ("(N, T, H)",))
+    _checks.check_scores(function, "encoder_out", dtype_of(encoder_out), shape_of(encoder_out), ("(N, T, H)",))
     for name, value, least in (("blank", blank, 0), ("max_symbols", max_symbols, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidValueError(function, name, f"be an int, at least {least}", value)

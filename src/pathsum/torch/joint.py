@@ -18,7 +18,7 @@ from pathsum.torch._arcs import finish_planes, rnnt_planes, solve
 from pathsum.torch._autograd.arcs import arc_losses
 from pathsum.torch._autograd.grid import plane_losses
 from pathsum.torch._autograd.joint import joint_losses
-from pathsum.torch.losses import Integers, _dtype, _finish, _on_device, _pose_grid, _shape
+from pathsum.torch._inputs import Integers, dtype_of, finish, on_device, pose_grid, shape_of
 
 ACTIVATIONS = {
     "tanh": torch.tanh,
@@ -106,10 +106,10 @@ def rnnt_joint_loss(
     operands = (encoder_out, predictor_out, weight, weight.new_zeros(len(weight)) if bias is None else bias)
     names = ("encoder_out", "predictor_out", "weight", "bias")
     for name, operand, axes in zip(names, operands, ("(N, T, H)", "(N, U+1, H)", "(V, H)", "(V)"), strict=True):
-        _checks.check_scores(function, name, _dtype(operand), _shape(operand), (axes,))
+        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
         if operand.dtype != encoder_out.dtype or operand.device != encoder_out.device:
-            rule = f"have encoder_out's dtype and device, {_dtype(encoder_out)} on {encoder_out.device}"
-            raise InvalidTypeError(function, name, rule, f"{_dtype(operand)} on {operand.device}")
+            rule = f"have encoder_out's dtype and device, {dtype_of(encoder_out)} on {encoder_out.device}"
+            raise InvalidTypeError(function, name, rule, f"{dtype_of(operand)} on {operand.device}")
     num_samples, _, size = encoder_out.shape
     _check_shape(function, "predictor_out", predictor_out, (num_samples, None, size), "(N, U+1, H)")
     _check_shape(function, "weight", weight, (None, size), "(V, H)")
@@ -145,7 +145,7 @@ def rnnt_joint_loss(
         posed = pose_rnnt_type(lattice, rnnt_type)
         build = rnnt_planes(posed, rnnt_type, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
         losses = solve((logits,), posed, build, chosen, clamp=clamp)
-    return reduce(_finish(losses, encoder_out, zero_infinity), reduction)
+    return reduce(finish(losses, encoder_out, zero_infinity), reduction)
 
 
 def rnnt_loss_from_joint(
@@ -221,7 +221,7 @@ def rnnt_loss_from_joint(
         ("encoder_out", encoder_out, "(N, T, H)"),
         ("predictor_out", predictor_out, "(N, U+1, H)"),
     ):
-        _checks.check_scores(function, name, _dtype(operand), _shape(operand), (axes,))
+        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
     _check_shape(function, "predictor_out", predictor_out, (len(encoder_out), None, None), "(N, U+1, H)")
     if num_classes is None:
         with torch.no_grad(), torch.random.fork_rng():
@@ -236,11 +236,11 @@ def rnnt_loss_from_joint(
         function, encoder_out, predictor_out, num_classes, targets, logit_lengths, target_lengths, blank
     )  # fmt: skip
     posed = pose_rnnt_type(lattice, rnnt_type)
-    on_device = _on_device(posed, encoder_out.device)
-    sample, t, u = reference_grid._nodes(on_device)
+    placed = on_device(posed, encoder_out.device)
+    sample, t, u = reference_grid._nodes(placed)
     position = u.clamp(max=lattice.targets.shape[1] - 1)
-    labels = on_device.targets[sample, position]
-    has_label = (u < on_device.target_lengths[sample]) & (t <= on_device.last_frames[sample, position])
+    labels = placed.targets[sample, position]
+    has_label = (u < placed.target_lengths[sample]) & (t <= placed.last_frames[sample, position])
 
     def score(encoder_rows: Tensor, predictor_rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = joint_fn(encoder_rows, predictor_rows)
@@ -265,7 +265,7 @@ def rnnt_loss_from_joint(
     label_scores = torch.where(has_label, label_scores, -torch.inf)
     arcs = finish_planes(blank_scores, label_scores, posed, rnnt_type, delay_penalty, fastemit_lambda)
     losses = plane_losses(arcs[0], arcs[1], lattice) if rnnt_type == "regular" else arc_losses(arcs, posed)
-    return reduce(_finish(losses, encoder_out, zero_infinity), reduction)
+    return reduce(finish(losses, encoder_out, zero_infinity), reduction)
 
 
 def _pose_joint(
@@ -278,7 +278,7 @@ def _pose_joint(
     target_lengths: Integers,
     blank: int,
 ) -> GridLattice:
-    return _pose_grid(
+    return pose_grid(
         function,
         targets,
         logit_lengths,

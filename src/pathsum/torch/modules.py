@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pathsum.torch._inputs import Integers
+from pathsum.torch.asg import asg_loss
+from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
 from pathsum.torch.joint import rnnt_joint_loss
-from pathsum.torch.losses import Integers, asg_loss, ctc_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
+from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
 
 
 class _Loss(nn.Module):

@@ -19,9 +19,9 @@ from pathsum.lattice import ChainLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
+from pathsum.torch._inputs import Integers, on_device
 from pathsum.torch._ops.arrays import as_array, as_rows, as_table, work_dtype
 from pathsum.torch.align import _check_asg, _pose_chain, _pose_padded_grid, _real
-from pathsum.torch.losses import Integers, _on_device
 
 
 class ChainPosteriors(NamedTuple):
@@ -211,7 +211,7 @@ def rnnt_posteriors(
             ),
         )
     else:
-        own = _on_device(lattice, logits.device)
+        own = on_device(lattice, logits.device)
         losses, blanks, labels = reference_posteriors.grid_posteriors(logits.detach(), own, logits=fused_log_softmax)
     frame = torch.arange(logits.shape[1])
     label = torch.arange(logits.shape[2])
@@ -279,7 +279,7 @@ def asg_posteriors(
             )
             losses, classes, counts = map(torch.from_numpy, found)
         else:
-            own = _on_device(dense, scores.device)
+            own = on_device(dense, scores.device)
             losses, classes, counts = reference_posteriors.dense_posteriors(scores.detach(), own, transitions.detach())
     classes = _defined(classes, losses, _real(batch.input_lengths, scores)[:, :, None], scores)
     return ASGPosteriors(*target, classes, counts.to(work_dtype(scores)))
@@ -317,7 +317,7 @@ def _posteriors_of_chain(
         )
         losses, stays, entries = map(torch.from_numpy, found)
     else:
-        own = _on_device(lattice, scores.device)
+        own = on_device(lattice, scores.device)
         losses, stays, entries = reference_posteriors.chain_posteriors(scores.detach(), own, transitions, logits=logits)
     used = torch.arange(stays.shape[2]) < torch.from_numpy(lattice.num_states)[:, None]
     real = _real(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)

@@ -18,7 +18,7 @@ from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Build, Read, emphasise, rnnt_planes, solve
-from pathsum.torch.losses import Integers, _dtype, _finish, _integers, _pose_grid, _shape
+from pathsum.torch._inputs import Integers, as_integers, dtype_of, finish, pose_grid, shape_of
 
 FINALS = ("blank", "any")
 
@@ -96,8 +96,8 @@ def tdt_loss(
     grid = _posed(function, "token_logits", token_logits, targets, logit_lengths, target_lengths, blank)
     wanted = (*token_logits.shape[:-1], len(durations))
     if not isinstance(duration_logits, Tensor) or duration_logits.dtype != token_logits.dtype:
-        rule = f"have token_logits' dtype, {_dtype(token_logits)}"
-        raise InvalidTypeError(function, "duration_logits", rule, _dtype(duration_logits))
+        rule = f"have token_logits' dtype, {dtype_of(token_logits)}"
+        raise InvalidTypeError(function, "duration_logits", rule, dtype_of(duration_logits))
     _checks.check_device(function, "duration_logits", str(duration_logits.device), str(token_logits.device))
     steps = _checks.check_durations(function, "durations", durations, minimum=0)
     if max(steps) == 0:
@@ -286,7 +286,7 @@ def ar_rnnt_loss(
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
     frames = _checks.check_alignment(
         function,
-        _integers(function, "alignment", alignment),
+        as_integers(function, "alignment", alignment),
         grid.targets,
         grid.logit_lengths,
         grid.target_lengths,
@@ -377,11 +377,11 @@ def _posed(
 ) -> GridLattice:
     """The grid of padded or packed logits, checked."""
     axes = ("(N, T, U+1, V)", "(rows, V)")
-    _checks.check_scores(function, argument, _dtype(logits), _shape(logits), axes)
+    _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), axes)
     packed = logits.ndim == 2
     if not packed and logits.shape[2] < 1:
         raise InvalidValueError(function, argument, f"have shape {axes[0]}", f"shape {tuple(logits.shape)}")
-    grid = _pose_grid(
+    grid = pose_grid(
         function,
         targets,
         logit_lengths,
@@ -414,4 +414,4 @@ def _reduced(
     _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     chosen = dispatch.select(function, tensors[0].device.type, impl)
     losses = solve(tensors, lattice, build, chosen, clamp=clamp, skip_score=skip_score)
-    return reduce(_finish(losses, tensors[0], zero_infinity), reduction)
+    return reduce(finish(losses, tensors[0], zero_infinity), reduction)

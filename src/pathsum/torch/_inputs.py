@@ -1,0 +1,86 @@
+"""What the public functions do to their arguments alike, and to the losses at last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum import _checks
+from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.lattice import GridLattice
+from pathsum.problems.rnnt import pose_rnnt
+
+Integers = Tensor | Sequence[int]
+
+
+def dtype_of(scores: Any) -> str:
+    return str(scores.dtype).removeprefix("torch.") if isinstance(scores, Tensor) else type(scores).__name__
+
+
+def shape_of(scores: Any) -> tuple[int, ...]:
+    return tuple(scores.shape) if isinstance(scores, Tensor) else ()
+
+
+def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
+    """A tensor, array or list of integers as an array, its memory shared where it can be."""
+    if isinstance(value, Tensor):
+        if value.dtype not in (torch.int32, torch.int64):
+            raise InvalidTypeError(function, argument, "have dtype int32 or int64", dtype_of(value))
+        return value.detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+
+
+def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: str) -> None:
+    expected = (scores.shape[2],) * (axes.count("C"))
+    _checks.check_table(function, argument, dtype_of(table), shape_of(table), axes, expected, dtype_of(scores))
+    _checks.check_device(function, argument, str(table.device), str(scores.device))
+
+
+def pose_grid(
+    function: str,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    *,
+    num_samples: int | None,
+    num_frames: int | None,
+    max_labels: int | None,
+    num_classes: int,
+) -> GridLattice:
+    blank = _checks.check_blank(function, blank, num_classes)
+    batch = _checks.check_batch(
+        function,
+        as_integers(function, "targets", targets),
+        as_integers(function, "logit_lengths", logit_lengths),
+        as_integers(function, "target_lengths", target_lengths),
+        lengths_name="logit_lengths",
+        num_samples=num_samples,
+        num_frames=num_frames,
+        max_labels=max_labels,
+        num_classes=num_classes,
+        blank=blank,
+    )
+    return pose_rnnt(*batch, blank)
+
+
+def on_device(lattice: Any, device: torch.device) -> Any:
+    """The lattice with its arrays as tensors of a device."""
+    moved = {
+        name: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
+        for name, value in vars(lattice).items()
+    }
+    return type(lattice)(**moved)
+
+
+def finish(losses: Tensor, scores: Tensor, zero_infinity: bool) -> Tensor:
+    """Losses in the dtype of the result, infeasible ones as asked for."""
+    losses = losses.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
+    return torch.where(losses == torch.inf, 0.0, losses) if zero_infinity else losses

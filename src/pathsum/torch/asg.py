@@ -1,0 +1,183 @@
+"""The auto segmentation criterion."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum import _checks, dispatch
+from pathsum.errors import InvalidValueError
+from pathsum.kernels.reference import chain as reference_chain
+from pathsum.kernels.reference import dense as reference_dense
+from pathsum.problems.asg import pose_asg
+from pathsum.reductions import SCALE_MODES, reduce, scales
+from pathsum.torch._autograd.chain import chain_losses
+from pathsum.torch._autograd.dense import dense_losses
+from pathsum.torch._inputs import Integers, as_integers, check_table, dtype_of, finish, on_device, shape_of
+
+
+def asg_loss(
+    inputs: Tensor,
+    targets: Integers,
+    transitions: Tensor,
+    input_lengths: Integers | None = None,
+    target_lengths: Integers | None = None,
+    reduction: str = "mean",
+    *,
+    scale_mode: str = "none",
+    start_scores: Tensor | None = None,
+    final_scores: Tensor | None = None,
+    batch_first: bool = False,
+    zero_infinity: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """Auto segmentation criterion: the target's share among all label sequences, with learned transitions.
+
+    A sequence pi has one label a frame and the score ``sum over t of inputs[t, pi[t]] + transitions[pi[t], pi[t-1]]``.
+    ``loss[n] = log sum over all pi of exp(score) - log sum over the pi that stretch the target of exp(score)``, a
+    stretched target giving each label one frame or more.
+
+    Args:
+        inputs: Unnormalised scores (T, N, C), or (T, C) for one sample; no softmax is taken. float32, float64,
+            bfloat16 or float16, any strides.
+        targets: Labels (N, S), or (sum of target_lengths,) one target after another. int32 or int64, a tensor on any
+            device or a list. Entries beyond a target's length are never read.
+        transitions: Scores (C, C) of passing from one label to the next: ``transitions[i, j]`` from j to i. The dtype
+            of ``inputs``, or float32 beside half precision.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        reduction: ``"none"``: losses (N,). ``"sum"``: their sum. ``"mean"``: their mean over N, lengths not counted.
+        scale_mode: What each loss is divided by before the reduction: ``"none"``, ``"input_size"`` (frames),
+            ``"input_size_sqrt"``, ``"target_size"`` (labels) or ``"target_size_sqrt"``; a size counts as at least 1.
+        start_scores: Scores (C,) of the first label, added in the first frame.
+        final_scores: Scores (C,) of the last label, added in the last frame.
+        batch_first: ``inputs`` are (N, T, C).
+        zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        The reduced loss, float64 for float64 inputs and float32 for all others.
+
+    Raises:
+        InvalidValueError: (a ValueError) a label or a length out of range, shapes that do not match, an unknown
+            option; the message names argument, rule, value and sample.
+        InvalidTypeError: (a TypeError) a dtype or a device that is not accepted.
+
+    Warns:
+        UserWarning: Once, on the CPU, where a target has two equal neighbours. A step between them is as good as a
+            stay, sequences count more than once and the loss can be negative. It is what torch_asg and wav2letter
+            compute; ``pathsum.replabels`` writes such targets without equal neighbours.
+
+    Notes:
+        An infeasible sample, whose target is longer than its input, or empty with an input that is not, has loss
+        infinity and gradient exactly 0. A NaN or +inf score makes the loss of its own sample NaN. -inf is fine, among
+        ``inputs`` and among ``transitions``. Padding is never read.
+
+        Cost: 2*T*C*C multiplications a sample in forward, half of that where no gradient is needed, and T*C*C in
+        backward for ``transitions``; O(N*T*C + C*C) memory. Transitions that spread over more than 29 (float32) or
+        235 (float64), or scores that far apart beside transitions of -inf, run in extended range, some ten times
+        slower. Deterministic for any number of threads.
+
+    References:
+        Collobert, Puhrsch, Synnaeve (2016), Wav2Letter, arXiv 1609.03193.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import asg_loss
+        >>> loss = asg_loss(torch.zeros(3, 1, 2), [[0, 1]], torch.zeros(2, 2))
+        >>> round(loss.exp().item(), 4)  # 2 of the 8 sequences, 0 0 1 and 0 1 1, stretch the target
+        4.0
+    """
+    axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
+    _checks.check_scores("asg_loss", "inputs", dtype_of(inputs), shape_of(inputs), axes)
+    batched = inputs.ndim == 3
+    scores = (inputs if batch_first else inputs.transpose(0, 1)) if batched else inputs.unsqueeze(0)
+    _checks.check_reduction("asg_loss", reduction)
+    _checks.check_option("asg_loss", "scale_mode", scale_mode, SCALE_MODES)
+    check_table("asg_loss", "transitions", transitions, scores, "(C, C)")
+    for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
+        if ends is not None:
+            check_table("asg_loss", name, ends, scores, "(C,)")
+    chosen = dispatch.select("asg_loss", scores.device.type, impl)
+
+    batch = _asg_batch(targets, input_lengths, target_lengths, scores, batched)
+    if scores.device.type == "cpu":
+        _warn_of_repeats(batch)
+    if scores.dtype in (torch.bfloat16, torch.float16):
+        # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
+        scores, transitions = scores.float(), transitions.float()
+    if start_scores is not None or final_scores is not None:
+        scores = with_ends(scores, batch.input_lengths, start_scores, final_scores)
+    dense, chain = pose_asg(*batch, scores.shape[2])
+    if chosen == "numba":
+        all_paths = dense_losses(scores, dense, transitions)
+        target_paths = chain_losses(scores, chain, transitions, logits=False)
+    else:
+        all_paths = reference_dense.forward(scores, on_device(dense, scores.device), transitions)
+        target_paths = reference_chain.forward(scores, on_device(chain, scores.device), transitions, logits=False)
+    # Where no path spells the target there may be none at all, and infinities must not meet.
+    losses = torch.where(target_paths == torch.inf, torch.inf, target_paths - all_paths)
+    losses = finish(losses, scores, zero_infinity)
+    sizes = scales(scale_mode, batch.input_lengths, batch.target_lengths)
+    if sizes is not None:
+        losses = losses / torch.from_numpy(sizes).to(losses)
+    reduced = reduce(losses, reduction)
+    return reduced if batched or reduction != "none" else reduced[0]
+
+
+def _asg_batch(
+    targets: Integers, input_lengths: Integers | None, target_lengths: Integers | None, scores: Tensor, batched: bool
+) -> _checks.Batch:
+    """The integers of a call, checked; where no lengths are given every sample is as long as the padded size."""
+    num_samples, num_frames, num_classes = scores.shape
+    labels = as_integers("asg_loss", "targets", targets)
+    labels = labels if batched else np.atleast_2d(labels)
+    if target_lengths is None and labels.ndim < 2:
+        raise InvalidValueError("asg_loss", "target_lengths", "be given where targets are concatenated", None)
+    given = {"input_lengths": (input_lengths, num_frames), "target_lengths": (target_lengths, labels.shape[-1])}
+    lengths = [
+        np.full(num_samples, size) if lengths is None else np.atleast_1d(as_integers("asg_loss", name, lengths))
+        for name, (lengths, size) in given.items()
+    ]
+    return _checks.check_batch(
+        "asg_loss",
+        labels,
+        *lengths,
+        lengths_name="input_lengths",
+        num_samples=num_samples,
+        num_frames=num_frames,
+        max_labels=None,
+        num_classes=num_classes,
+        blank=None,
+    )
+
+
+_repeats_warned = False
+
+
+def _warn_of_repeats(batch: _checks.Batch) -> None:
+    global _repeats_warned
+    sample = None if _repeats_warned else _checks.find_repeat(batch.targets, batch.target_lengths)
+    if sample is not None:
+        _repeats_warned = True
+        warnings.warn(
+            f"asg_loss: the target at sample {sample} has two equal neighbours, which ASG cannot tell from one long "
+            "label: the loss may be negative. pathsum.replabels writes targets without them. Warned of only once.",
+            stacklevel=3,
+        )
+
+
+def with_ends(
+    scores: Tensor, input_lengths: np.ndarray, start_scores: Tensor | None, final_scores: Tensor | None
+) -> Tensor:
+    """A copy of scores (N, T, C), the start's added to each first frame and the final ones to each last frame."""
+    lengths = torch.from_numpy(input_lengths).to(scores.device)
+    sample = (lengths > 0).nonzero()[:, 0]
+    for ends, frame in ((start_scores, torch.zeros_like(sample)), (final_scores, lengths[sample] - 1)):
+        if ends is not None:
+            values = ends.to(scores.dtype).expand(len(sample), -1)
+            scores = scores.index_put((sample, frame), values, accumulate=True)
+    return scores
