@@ -38,7 +38,8 @@ class ChainLattice:
         num_final: how many of the last states are final.
         stay_transitions, step_transitions: (N, S') where the arcs that stay and that enter also have a score that is
             the same in all frames: its index in a flat table given beside the scores, or -1 for none. ``None``
-            where no arc has.
+            where no arc has. A chain that has them has no skips, starts in -1 and ends in its last state: each of
+            its paths takes every step once.
     """
 
     input_lengths: Array
@@ -53,8 +54,8 @@ class ChainLattice:
 
     @property
     def shared_labels(self) -> bool:
-        """Whether every arc into a state has the same score, so that one plane of scores serves all."""
-        return self.stay_labels is self.step_labels and self.stay_transitions is None
+        """Whether every arc into a state emits the same class, so that one plane of scores serves all."""
+        return self.stay_labels is self.step_labels
 
 
 @dataclass(frozen=True)

@@ -88,17 +88,18 @@ def forward(
     positions = num_samples * int(lattice.input_lengths.max(initial=0))
     parallel.run(gather, parallel.split_evenly(positions, num_threads), num_threads)
 
+    stays = None
     if transitions is not None:
-        step_scores = _add_transitions(step_scores, transitions, lattice.step_transitions, frame_offsets)
-        stay_scores = _add_transitions(stay_scores, transitions, lattice.stay_transitions, frame_offsets)
+        stays = _split_all(_of_states(transitions, lattice.stay_transitions, lattice.num_states))
     losses = np.empty(num_samples, np.float64)
     memory = parallel.Memory()
     # Strided, as posing may leave it, the mask would keep the loops over states from vectorising.
     skips = np.ascontiguousarray(lattice.skips)
 
     def solve(samples: np.ndarray) -> None:
-        reaches = np.zeros(len(samples))
-        if step_scores.dtype == np.float32:
+        # The rounding of a transition's factor, met again in every frame, would add up in the narrow pair.
+        reaches = np.full(len(samples), 0.0 if stays is None else np.inf)
+        if stays is None and step_scores.dtype == np.float32:
             _measure_reaches(step_scores, stay_scores, frame_offsets, samples, reaches)
         for pair in (NARROW, WIDE):
             chosen = samples[[_number_pair(reach, step_scores.dtype) is pair for reach in reaches]]
@@ -107,7 +108,7 @@ def forward(
             exponents = memory.take((rows, FRONT + width), pair.exponent)
             if len(chosen):
                 _solve_samples(
-                    chosen, frame_offsets, step_scores, stay_scores, maxima, sums, lattice.num_states, skips,
+                    chosen, frame_offsets, step_scores, stay_scores, stays, maxima, sums, lattice.num_states, skips,
                     lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient, alpha, exponents,
                     pair.exponent(pair.zero), losses,
                 )  # fmt: skip
@@ -117,8 +118,8 @@ def forward(
     order = np.argsort(-lattice.input_lengths * lattice.num_states, kind="stable")
     shares = min(num_samples, 4 * num_threads if num_threads > 1 else 1)
     parallel.run(solve, [(order[share::shares],) for share in range(shares)], num_threads)
-    if transitions is not None and need_gradient:
-        step_scores, stay_scores = step_scores.astype(work), stay_scores.astype(work)
+    if transitions is not None:
+        losses -= _of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
     none = np.empty((0, 0), work)
     posteriors = (none if lattice.shared_labels else stay_scores, step_scores) if need_gradient else (none, none)
     return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)
@@ -155,29 +156,28 @@ def backward(
 
 def transition_gradient(grad_losses: np.ndarray, num_classes: int, lattice: ChainLattice, saved: Saved) -> np.ndarray:
     """The gradient with respect to the transitions, (C, C) in float64: minus the expected counts of their arcs."""
-    frame_offsets = _frame_offsets(lattice)
+    visits = np.zeros((len(saved.losses), saved.posteriors[1].shape[1]))
+    _count_visits(saved.posteriors[1], _frame_offsets(lattice), visits)
+    possible = np.flatnonzero((saved.losses != np.inf) & (grad_losses != 0))
+    upstream = np.where(saved.losses == saved.losses, grad_losses, np.nan)[possible, None]
+
     gradient = np.zeros(num_classes * num_classes)
-    for n in np.flatnonzero((saved.losses != np.inf) & (grad_losses != 0)):
-        frames = slice(frame_offsets[n], frame_offsets[n + 1])
-        states = slice(0, lattice.num_states[n])
-        upstream = grad_losses[n] if saved.losses[n] == saved.losses[n] else np.nan
-        indices = (lattice.stay_transitions[n, states], lattice.step_transitions[n, states])
-        for index, posteriors in zip(indices, saved.posteriors, strict=True):
-            counts = posteriors[frames, states].sum(0, dtype=np.float64)
-            np.subtract.at(gradient, index[index >= 0], upstream * counts[index >= 0])
+    # A state is entered in one of the frames that see it, and stayed in in the others.
+    entries = np.ones_like(visits)
+    for indices, counts in ((lattice.stay_transitions, visits - entries), (lattice.step_transitions, entries)):
+        taken = _has_transition(indices, lattice.num_states)[possible, : visits.shape[1]]
+        indices = indices[possible, : visits.shape[1]][taken]
+        gradient -= np.bincount(indices, (upstream * counts[possible])[taken], gradient.size)
     return gradient.reshape(num_classes, num_classes)
 
 
-def _add_transitions(
-    scores: np.ndarray, transitions: np.ndarray, indices: np.ndarray, frame_offsets: np.ndarray
-) -> np.ndarray:
-    """In float64: the same rounding in every frame would add up over the frames."""
-    indices = indices[:, : scores.shape[1]]
-    table = np.where(indices >= 0, transitions.ravel()[indices].astype(np.float64), 0.0)
-    total = np.empty(scores.shape)
-    for n, frames in enumerate(map(slice, frame_offsets[:-1], frame_offsets[1:])):
-        np.add(scores[frames], table[n], out=total[frames])
-    return total
+def _of_states(transitions: np.ndarray, indices: np.ndarray, num_states: np.ndarray) -> np.ndarray:
+    """(N, S') the transition of each state's arc in float64, 0 where it has none."""
+    return np.where(_has_transition(indices, num_states), transitions.ravel()[indices].astype(np.float64), 0.0)
+
+
+def _has_transition(indices: np.ndarray, num_states: np.ndarray) -> np.ndarray:
+    return (indices >= 0) & (np.arange(indices.shape[1]) < num_states[:, None])
 
 
 def _frame_offsets(lattice: ChainLattice) -> np.ndarray:
@@ -187,6 +187,19 @@ def _frame_offsets(lattice: ChainLattice) -> np.ndarray:
 def _number_pair(reach: float, dtype: np.dtype) -> NumberPair:
     """The extended-range pair whose exponents hold every path of a sample."""
     return NARROW if dtype == np.float32 and reach * LOG2_E < MAX_EXPONENT_32 else WIDE
+
+
+def _split_all(log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mantissas and exponents of float64 log-scores."""
+    mantissas, exponents = np.empty_like(log_scores), np.empty_like(log_scores)
+    _fill_split(log_scores.ravel(), mantissas.ravel(), exponents.ravel())
+    return mantissas, exponents
+
+
+@kernel
+def _fill_split(log_scores, mantissas, exponents):
+    for i in range(log_scores.size):
+        mantissas[i], exponents[i] = split(log_scores[i])
 
 
 @kernel
@@ -211,6 +224,17 @@ def _reach(scores):
             largest = bits if bits > largest else largest
         total += np.float64(_i32(largest).view(np.float32)) + 2.0
     return total
+
+
+@kernel
+def _count_visits(posteriors, frame_offsets, visits):
+    """For each sample the expected number of frames in each state."""
+    for n in range(visits.shape[0]):
+        total = np.zeros(visits.shape[1])
+        for t in range(frame_offsets[n], frame_offsets[n + 1]):
+            for s in range(total.size):
+                total[s] += posteriors[t, s]
+        visits[n] = total
 
 
 @njit(forceinline=True, **COMPILE)
@@ -279,7 +303,7 @@ def _all_defined(scores):
 
 @kernel
 def _solve_samples(
-    samples, frame_offsets, step_scores, stay_scores, maxima, sums, num_states, skips, start_state, num_final,
+    samples, frame_offsets, step_scores, stay_scores, stays, maxima, sums, num_states, skips, start_state, num_final,
     shared_labels, need_gradient, alpha, exponents, zero, losses,
 ):  # fmt: skip
     """The losses of some samples, one after another over the same room for alpha; NaN where a score is not defined."""
@@ -291,7 +315,7 @@ def _solve_samples(
                 losses[n] = np.nan
         if losses[n] == 0.0:
             losses[n] = _solve_sample(
-                step_scores[first:last], stay_scores[first:last], maxima[first:last],
+                step_scores[first:last], stay_scores[first:last], _of_sample(stays, n), maxima[first:last],
                 sums[first:last] if sums.size > 0 else sums, num_states[n], skips[n], start_state, num_final,
                 shared_labels, need_gradient, alpha, exponents, zero,
             )  # fmt: skip
@@ -299,8 +323,8 @@ def _solve_samples(
 
 @njit(**COMPILE)
 def _solve_sample(
-    step_scores, stay_scores, maxima, sums, num_states, skips, start_state, num_final, shared_labels, need_gradient,
-    alpha, alpha_exponents, zero,
+    step_scores, stay_scores, stays, maxima, sums, num_states, skips, start_state, num_final, shared_labels,
+    need_gradient, alpha, alpha_exponents, zero,
 ):  # fmt: skip
     """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs.
 
@@ -311,6 +335,8 @@ def _solve_sample(
     alpha, alpha_exponents = borrow(alpha), borrow(alpha_exponents)
     entered = np.empty(num_states, alpha.dtype)
     entered_exponents = np.empty(num_states, alpha_exponents.dtype)
+    staying = np.empty(num_states, alpha.dtype)
+    staying_exponents = np.empty(num_states, alpha_exponents.dtype)
     alpha[0] = 0
     alpha_exponents[0] = zero
     alpha[0, FRONT + start_state] = 1
@@ -319,8 +345,8 @@ def _solve_sample(
     for t in range(step_scores.shape[0]):
         following = t + 1 if need_gradient else 1 - row
         _enter(
-            alpha[row], alpha_exponents[row], stay_scores[t], step_scores[t], skips, shared_labels, zero, entered,
-            entered_exponents,
+            alpha[row], alpha_exponents[row], stay_scores[t], step_scores[t], stays, skips, shared_labels, zero,
+            entered, entered_exponents, staying, staying_exponents,
         )  # fmt: skip
         here, here_exponents = alpha[following, FRONT:], alpha_exponents[following, FRONT:]
         for s in range(num_states):
@@ -343,17 +369,20 @@ def _solve_sample(
             loss += np.log(np.float64(sums[t])) + np.float64(maxima[t] - _reference(maxima[t], maxima.dtype.type(0)))
     if need_gradient and loss < np.inf:
         _write_posteriors(
-            step_scores, stay_scores, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents,
+            step_scores, stay_scores, stays, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents,
         )  # fmt: skip
     return loss
 
 
 @njit(forceinline=True, **COMPILE)
-def _enter(alpha, exponents, stay_scores, step_scores, skips, shared_labels, zero, entered, entered_exponents):
+def _enter(
+    alpha, exponents, stay_scores, step_scores, stays, skips, shared_labels, zero, entered, entered_exponents, staying,
+    staying_exponents,
+):  # fmt: skip
     """One frame forward: the mass that arrives in each state."""
     # Arrays of the caller's own and shifted views let the loops vectorise: no aliasing, no negative index.
     one_before, one_before_exponents = alpha[FRONT - 1 :], exponents[FRONT - 1 :]
-    here, here_exponents = alpha[FRONT:], exponents[FRONT:]
+    here, here_exponents = _stay(alpha[FRONT:], exponents[FRONT:], stays, staying, staying_exponents)
     nothing = alpha.dtype.type(0)
     for s in range(entered.size):
         # The mantissa has to go as well: where nothing else arrives, the exponent of zero is the largest.
@@ -378,8 +407,28 @@ def _enter(alpha, exponents, stay_scores, step_scores, skips, shared_labels, zer
 
 
 @njit(forceinline=True, **COMPILE)
+def _of_sample(stays, n):
+    if stays is None:
+        return None
+    mantissas, exponents = stays
+    return borrow(mantissas)[n], borrow(exponents)[n]
+
+
+@njit(forceinline=True, **COMPILE)
+def _stay(mass, exponents, stays, staying, staying_exponents):
+    """What each state's mass is worth to the arc that stays: itself, or times a factor in ``staying``."""
+    if stays is None:
+        return mass, exponents
+    factors, factor_exponents = stays
+    for s in range(staying.size):
+        staying[s] = mass[s] * factors[s]
+        staying_exponents[s] = exponents[s] + factor_exponents[s]
+    return staying, staying_exponents
+
+
+@njit(forceinline=True, **COMPILE)
 def _write_posteriors(
-    step_scores, stay_scores, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents
+    step_scores, stay_scores, stays, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents
 ):  # fmt: skip
     """Beta from the last frame back, turning each frame's scores into the posteriors of the arcs that emitted them.
 
@@ -404,8 +453,11 @@ def _write_posteriors(
     nothing = alpha.dtype.type(0)
     for t in range(step_scores.shape[0] - 1, -1, -1):
         step_row, stay_row = step_scores[t], stay_scores[t]
+        # A loop over two widths of float has the vectors of the wider one fall apart.
         for s in range(num_states):
-            weight, weight_exponent = split(alpha.dtype.type(step_row[s]))
+            mass[s] = step_row[s]
+        for s in range(num_states):
+            weight, weight_exponent = split(mass[s])
             stepped[s] = beta[s] * weight
             stepped_exponents[s] = beta_exponents[s] + weight_exponent
         if shared_labels:
@@ -417,10 +469,11 @@ def _write_posteriors(
             total = _sum(mass, mass_exponents, largest)
             _store(mass, total, step_row)
         else:
+            staying, staying_exponents = _stay(beta, beta_exponents, stays, stayed, stayed_exponents)
             for s in range(num_states):
                 weight, weight_exponent = split(alpha.dtype.type(stay_row[s]))
-                stayed[s] = beta[s] * weight
-                stayed_exponents[s] = beta_exponents[s] + weight_exponent
+                stayed[s] = staying[s] * weight
+                stayed_exponents[s] = staying_exponents[s] + weight_exponent
             _write_arc_posteriors(
                 alpha[t], alpha_exponents[t], skips, zero, stepped, stepped_exponents, stayed, stayed_exponents, mass,
                 mass_exponents, step_row, stay_row,
@@ -428,9 +481,12 @@ def _write_posteriors(
 
         one_after, one_after_exponents = stepped[1:], stepped_exponents[1:]
         two_after, two_after_exponents = stepped[2:], stepped_exponents[2:]
+        if shared_labels:
+            staying, staying_exponents = _stay(stepped, stepped_exponents, stays, stayed, stayed_exponents)
+        else:
+            staying, staying_exponents = stayed, stayed_exponents
         for s in range(num_states):
-            stay_mass = stepped[s] if shared_labels else stayed[s]
-            stay_exponent = stepped_exponents[s] if shared_labels else stayed_exponents[s]
+            stay_mass, stay_exponent = staying[s], staying_exponents[s]
             step_exponent = one_after_exponents[s]
             skip_mass, skip_exponent = (two_after[s], two_after_exponents[s]) if skips_after[s] else (nothing, zero)
             largest = stay_exponent if stay_exponent > step_exponent else step_exponent

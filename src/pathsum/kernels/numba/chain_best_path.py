@@ -32,6 +32,7 @@ def best_path(
     states = np.full((num_samples, num_frames), -1, np.int64)
     log_probs = np.empty(num_samples)
     constants = np.zeros(1) if transitions is None else transitions.ravel().astype(np.float64)
+    shared_scores = lattice.shared_labels and lattice.stay_transitions is None
 
     def solve(sample: int) -> None:
         count, length = int(lattice.num_states[sample]), int(lattice.input_lengths[sample])
@@ -47,7 +48,7 @@ def best_path(
             np.empty(num_classes, work_dtype(scores.flat)), classes, stay_positions, step_positions,
             _constants(constants, lattice.stay_transitions, sample, count),
             _constants(constants, lattice.step_transitions, sample, count),
-            skips, reach, lattice.shared_labels, lattice.start_state, lattice.num_final, stretch,
+            skips, reach, shared_scores, lattice.start_state, lattice.num_final, stretch,
             states[sample, :length],
         )  # fmt: skip
 
@@ -73,7 +74,7 @@ def _constants(table: np.ndarray, indices: np.ndarray | None, sample: int, count
 @exact_kernel
 def _solve_sample(
     flat, start, stride_t, stride_c, encoding, scratch, classes, stay_positions, step_positions, stay_constants,
-    step_constants, skips, reach, shared_labels, start_state, num_final, stretch, states,
+    step_constants, skips, reach, shared_scores, start_state, num_final, stretch, states,
 ):  # fmt: skip
     """The log-score of the best path, whose states are written; they are left alone where there is none."""
     flat, scratch, skips = borrow(flat), borrow(scratch), borrow(skips)
@@ -97,7 +98,7 @@ def _solve_sample(
         first = max(first_final - reach * (num_frames - 1 - t), 0)
         last = min(start_state + reach * (t + 1) + 1, num_states)
         _advance(
-            alpha, emitted, stay_positions, step_positions, stay_constants, step_constants, skips, shared_labels, first,
+            alpha, emitted, stay_positions, step_positions, stay_constants, step_constants, skips, shared_scores, first,
             last, entered,
         )  # fmt: skip
 
@@ -119,7 +120,7 @@ def _solve_sample(
             first = max(state - reach * (end - 1 - t), 0)
             last = min(start_state + reach * (t + 1) + 1, state + 1)
             _advance(
-                alpha, emitted, stay_positions, step_positions, stay_constants, step_constants, skips, shared_labels,
+                alpha, emitted, stay_positions, step_positions, stay_constants, step_constants, skips, shared_scores,
                 first, last, entered,
             )  # fmt: skip
         for t in range(end - 1, begin - 1, -1):
@@ -127,7 +128,7 @@ def _solve_sample(
             here = before[t - begin, state - lowest :]
             stayed, stepped = here[FRONT], here[FRONT - 1]
             skipped = here[0] if skips[state] else -np.inf
-            if not shared_labels:
+            if not shared_scores:
                 row = load_row(flat, start + t * stride_t, stride_c, encoding, scratch)
                 stay_score = np.float64(row[classes[stay_positions[state]]]) + stay_constants[state]
                 step_score = np.float64(row[classes[step_positions[state]]]) + step_constants[state]
@@ -151,7 +152,7 @@ def _load_emitted(flat, start, stride_c, encoding, scratch, classes, emitted):
 
 @njit(**COMPILE_EXACTLY)
 def _advance(
-    alpha, emitted, stay_positions, step_positions, stay_constants, step_constants, skips, shared_labels, first, last,
+    alpha, emitted, stay_positions, step_positions, stay_constants, step_constants, skips, shared_scores, first, last,
     entered,
 ):  # fmt: skip
     """One frame forward for the states [first, last), in place; the others keep what they had."""
@@ -159,7 +160,7 @@ def _advance(
     count = max(last - first, 0)
     two_before, one_before, here = alpha[first:], alpha[first + FRONT - 1 :], alpha[first + FRONT :]
     step_positions, skips, entered = step_positions[first:], skips[first:], entered[first:]
-    if shared_labels:
+    if shared_scores:
         for s in range(count):
             skipped = two_before[s] if skips[s] else -np.inf
             best = one_before[s] if one_before[s] > here[s] else here[s]
