@@ -13,7 +13,7 @@ import numpy as np
 
 from pathsum.kernels.numba import dense_extended, dense_linear, parallel
 from pathsum.kernels.numba.compilation import kernel
-from pathsum.kernels.numba.rows import Strided, load_row, store_row, target_row, work_dtype
+from pathsum.kernels.numba.rows import Strided, borrow, load_row, store_row, target_row, work_dtype
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.lattice import DenseLattice
 
@@ -108,7 +108,7 @@ def _frame_offsets(lattice: DenseLattice) -> np.ndarray:
 
 def _work(offsets: np.ndarray, num_classes: int) -> int:
     """Elements of work: some per class of a frame, and its share of a product that does many at a time."""
-    return int(offsets[-1]) * num_classes * (1 + num_classes // 128)
+    return int(offsets[-1]) * num_classes * (2 + num_classes // 64)
 
 
 def _sample_scores(scores: Strided, num_classes: int, sample: int, num_frames: int) -> np.ndarray:
@@ -131,6 +131,7 @@ def _write_gradient(
     encoding,
 ):  # fmt: skip
     """Rows [first, last) of the padded batch: -grad_loss * posterior of each class, or 0."""
+    gamma, out = borrow(gamma), borrow(out)
     scratch = np.empty(num_classes, gamma.dtype)
     for position in range(first, last):
         n, t = position // padded_frames, position % padded_frames
@@ -144,6 +145,8 @@ def _write_gradient(
         else:
             upstream = gamma.dtype.type(-grad_losses[n])
             posteriors = gamma[frame]
-            for c in range(num_classes):
-                row[c] = upstream * posteriors[c]
+            # Over the padding too, with a mask: a rest would be gone through one element at a time.
+            for c in range(posteriors.size):
+                if c < num_classes:
+                    row[c] = upstream * posteriors[c]
         store_row(out, start, stride_c, encoding, row)

@@ -23,7 +23,7 @@ from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.kernels.numba.extended import exp
+from pathsum.kernels.numba.extended import bits, exp, from_bits, normalise, shift
 from pathsum.kernels.numba.rows import Strided, borrow, greatest, load_row, work_dtype
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.numerics import LN_2
@@ -201,31 +201,33 @@ def transition_gradient(
 def _exponentiate(
     flat, stride_n, stride_t, stride_c, encoding, num_classes, first, last, offsets, shifts, weights, maxima, steep
 ):  # fmt: skip
+    flat, weights = borrow(flat), borrow(weights)
     scratch = np.empty(num_classes, weights.dtype)
-    shifted = np.empty(num_classes)
-    no_shifts = np.zeros(num_classes)
+    shifted = np.empty(weights.shape[1])
+    # No shift of the first frame, and those of all others.
+    shift_rows = np.zeros((2, weights.shape[1]))
+    shift_rows[1, :num_classes] = shifts
     n = np.searchsorted(offsets, first, side="right") - 1
     for frame in range(first, last):
         while frame >= offsets[n + 1]:
             n += 1
         t = frame - offsets[n]
         row = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch)
-        own_shifts = shifts if t > 0 else no_shifts
-        largest = -np.inf
-        for c in range(num_classes):
-            score = np.float64(row[c]) + own_shifts[c]
-            shifted[c] = score
-            largest = score if score > largest else largest
-        maxima[frame] = largest if greatest(row) < np.inf else np.nan
+        own_shifts = borrow(shift_rows)[min(t, 1)]
+        # Over the padding too, with a mask: a rest would be gone through one element at a time.
+        size = row.size
+        for c in range(shifted.size):
+            score = np.float64(row[c]) if c < size else -np.inf
+            shifted[c] = score + own_shifts[c]
+        largest = greatest(borrow(shifted))
+        maxima[frame] = largest
         reference = largest if largest > -np.inf else 0.0
         out = weights[frame]
         lost = 0
-        for c in range(num_classes):
+        for c in range(shifted.size):
             weight = weights.dtype.type(exp(shifted[c] - reference))
             out[c] = weight
             lost += 1 if weight == 0 and shifted[c] > -np.inf else 0
-        for c in range(num_classes, out.size):
-            out[c] = 0
         steep[frame] = lost > 0
 
 
@@ -274,20 +276,27 @@ def _weigh(arriving, weights, cut, watch, state):
     that is possible has come too close to the end of the range.
     """
     number = arriving.dtype.type
-    none, unbounded = number(0), number(np.inf)
-    largest, least = none, unbounded
+    arriving, weights, state = borrow(arriving), borrow(weights), borrow(state)
+    arriving_bits, weight_bits, state_bits = bits(arriving), bits(weights), bits(state)
+    none, unbounded = state_bits.dtype.type(0), bits(number(np.inf))
     for c in range(state.size):
-        mass = arriving[c] * weights[c]
-        state[c] = mass
-        largest = mass if mass > largest else largest
-        possible = mass if arriving[c] > none and weights[c] > none else unbounded
-        least = possible if possible < least else least
-    _, exponent = math.frexp(largest)
-    if largest > none:
-        scale = number(math.ldexp(1.0, -exponent))
+        state[c] = arriving[c] * weights[c]
+    # The bits of a non-negative float are in its order, and integers compare a vector at a time.
+    largest_bits, least_bits = none, unbounded
+    for c in range(state.size):
+        mass = state_bits[c]
+        largest_bits = mass if mass > largest_bits else largest_bits
+        possible = mass if (arriving_bits[c] > none) & (weight_bits[c] > none) else unbounded
+        least_bits = possible if possible < least_bits else least_bits
+    largest, least = from_bits(largest_bits), from_bits(least_bits)
+    _, exponent = normalise(largest, 0)
+    if largest_bits > none:
+        scale = shift(number(1), -exponent)
         for c in range(state.size):
             mass = state[c] * scale
-            state[c] = mass if mass > cut else none
+            state[c] = mass if mass > cut else number(0)
+    else:
+        exponent = 0
     return exponent, least < watch * largest or largest < watch
 
 

@@ -142,6 +142,16 @@ def _normalise_64(mantissa, exponent):
     return (unit if possible else 0.0), (moved if possible else _ZERO_64)
 
 
+def bits(x):
+    """The bits of floats, of an array or of one, as integers of the same width."""
+    return x.view(np.int32 if x.dtype == np.float32 else np.int64)
+
+
+def from_bits(x):
+    """The float of ``bits``."""
+    return x.view(np.float32 if x.dtype == np.int32 else np.float64)
+
+
 def exp(x):
     """exp(x) for x <= 0 as a plain float; what would be subnormal is 0."""
     return _exp_32(x) if isinstance(x, np.float32) else _exp_64(x)
@@ -160,6 +170,18 @@ def shift(mantissa, exponent):
 def normalise(mantissa, exponent):
     """The same number with its mantissa in [1, 2)."""
     return _normalise_32(mantissa, exponent) if isinstance(mantissa, np.float32) else _normalise_64(mantissa, exponent)
+
+
+@overload(bits, jit_options=COMPILE)
+def _compile_bits(x):
+    if isinstance(x, types.Array):
+        return (lambda x: x.view(np.int32)) if x.dtype == types.float32 else (lambda x: x.view(np.int64))
+    return (lambda x: _f32(x).view(np.int32)) if x == types.float32 else (lambda x: np.float64(x).view(np.int64))
+
+
+@overload(from_bits, jit_options=COMPILE)
+def _compile_from_bits(x):
+    return (lambda x: _i32(x).view(np.float32)) if x == types.int32 else (lambda x: np.int64(x).view(np.float64))
 
 
 @overload(exp, jit_options=COMPILE)

@@ -24,6 +24,9 @@ _i32, _u16, _u32, _f32 = np.int32, np.uint16, np.uint32, np.float32
 MAGNITUDE_32, INFINITY_32 = _i32(0x7FFFFFFF), _i32(0x7F800000)
 _GREATEST_32, _SIGN_SHIFT_32 = _i32(2**31 - 1), _i32(31)
 _NEGATIVE_INFINITY_KEY_32 = _i32(-(2**31) + 0x7FFFFF)
+_MAGNITUDE_64, _INFINITY_64 = np.int64(0x7FFFFFFFFFFFFFFF), np.int64(0x7FF0000000000000)
+_GREATEST_64, _SIGN_SHIFT_64 = np.int64(2**63 - 1), np.int64(63)
+_NEGATIVE_INFINITY_KEY_64 = np.int64(-(2**63) + 0xFFFFFFFFFFFFF)
 _TWO_TO_112 = _f32(2.0**112)
 _HALF_DENORMAL = _f32(0.5)
 
@@ -213,12 +216,20 @@ def _key_32(bits):
 
 @njit(**COMPILE)
 def _greatest_64(row):
-    highest = -np.inf
-    for c in range(row.size):
-        if not (row[c] < np.inf):
-            return np.nan
-        highest = max(highest, row[c])
-    return highest
+    row_bits = row.view(np.int64)
+    highest, lowest = _NEGATIVE_INFINITY_KEY_64, _GREATEST_64
+    for c in range(row_bits.size):
+        key = _key_64(row_bits[c])
+        highest = key if key > highest else highest
+        lowest = key if key < lowest else lowest
+    if highest >= _INFINITY_64 or lowest < _NEGATIVE_INFINITY_KEY_64:
+        return np.nan
+    return np.int64(highest ^ np.int64(np.int64(highest >> _SIGN_SHIFT_64) & _MAGNITUDE_64)).view(np.float64)
+
+
+@njit(forceinline=True, **COMPILE)
+def _key_64(bits):
+    return np.int64(bits ^ np.int64(np.int64(bits >> _SIGN_SHIFT_64) & _MAGNITUDE_64))
 
 
 def greatest(row):
