@@ -100,7 +100,7 @@ def forward(
         # The rounding of a transition's factor, met again in every frame, would add up in the narrow pair.
         reaches = np.full(len(samples), 0.0 if stays is None else np.inf)
         if stays is None and step_scores.dtype == np.float32:
-            _measure_reaches(step_scores, stay_scores, frame_offsets, samples, reaches)
+            _measure_reaches(step_scores, stay_scores, lattice.shared_labels, frame_offsets, samples, reaches)
         for pair in (NARROW, WIDE):
             chosen = samples[[_number_pair(reach, step_scores.dtype) is pair for reach in reaches]]
             rows = int(lattice.input_lengths[chosen].max(initial=0)) + 1 if need_gradient else 2
@@ -119,6 +119,7 @@ def forward(
     shares = min(num_samples, 4 * num_threads if num_threads > 1 else 1)
     parallel.run(solve, [(order[share::shares],) for share in range(shares)], num_threads)
     if transitions is not None:
+        # All paths have the same steps.
         losses -= _of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
     none = np.empty((0, 0), work)
     posteriors = (none if lattice.shared_labels else stay_scores, step_scores) if need_gradient else (none, none)
@@ -203,11 +204,13 @@ def _fill_split(log_scores, mantissas, exponents):
 
 
 @kernel
-def _measure_reaches(step_scores, stay_scores, frame_offsets, samples, reaches):
+def _measure_reaches(step_scores, stay_scores, shared_labels, frame_offsets, samples, reaches):
     """For each sample a bound on the size of the log-score of any path."""
     for i in range(samples.size):
         first, last = frame_offsets[samples[i]], frame_offsets[samples[i] + 1]
-        reaches[i] = max(_reach(step_scores[first:last]), _reach(stay_scores[first:last]))
+        reaches[i] = _reach(step_scores[first:last])
+        if not shared_labels:
+            reaches[i] = max(reaches[i], _reach(stay_scores[first:last]))
 
 
 @njit(**COMPILE)
@@ -280,7 +283,9 @@ def _gather_scores(
         _gather_row(row, step_labels[n], num_states[n], reference, step_scores[frame])
         if not shared_labels:
             _gather_row(row, stay_labels[n], num_states[n], reference, stay_scores[frame])
-        defined = logits or (_all_defined(step_scores[frame]) and _all_defined(stay_scores[frame]))
+        defined = logits or _all_defined(step_scores[frame])
+        if not (logits or shared_labels):
+            defined = defined and _all_defined(stay_scores[frame])
         maxima[frame] = maximum if defined else np.nan
 
 
@@ -408,6 +413,7 @@ def _enter(
 
 @njit(forceinline=True, **COMPILE)
 def _of_sample(stays, n):
+    """The factors of a sample's staying arcs; decided here, ``None`` is known to the compiler in all that follows."""
     if stays is None:
         return None
     mantissas, exponents = stays

@@ -224,7 +224,7 @@ def _greatest_64(row):
         lowest = key if key < lowest else lowest
     if highest >= _INFINITY_64 or lowest < _NEGATIVE_INFINITY_KEY_64:
         return np.nan
-    return np.int64(highest ^ np.int64(np.int64(highest >> _SIGN_SHIFT_64) & _MAGNITUDE_64)).view(np.float64)
+    return np.int64(_key_64(highest)).view(np.float64)
 
 
 @njit(forceinline=True, **COMPILE)
