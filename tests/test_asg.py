@@ -396,3 +396,15 @@ def test_the_module_is_trainable_and_shaped_as_torch_asg_has_it():
     before.backward()
     optimizer.step()
     assert ends(inputs, targets) < before
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+def test_a_transition_of_plus_infinity_reaches_the_samples_that_can_take_it(impl):
+    transitions = torch.zeros(4, 4)
+    transitions[2, 1] = torch.inf
+    lengths = ([2, 5, 1], [2, 2, 1])  # too short to take both labels and more; long enough; no arc at all
+    losses = asg_loss(
+        torch.zeros(5, 3, 4), [[0, 1], [1, 2], [0, 0]], transitions, *lengths, reduction="none", impl=impl
+    )
+    assert losses.isnan().tolist() == [True, True, False]

@@ -14,6 +14,7 @@ from pathsum.kernels.reference import chain as reference_chain
 from pathsum.kernels.reference import dense as reference_dense
 from pathsum.problems.asg import pose_asg
 from pathsum.reductions import SCALE_MODES, reduce, scales
+from pathsum.torch._autograd.addition import fork
 from pathsum.torch._autograd.chain import chain_losses
 from pathsum.torch._autograd.dense import dense_losses
 from pathsum.torch._inputs import Integers, as_integers, check_table, dtype_of, finish, on_device, shape_of
@@ -113,8 +114,9 @@ def asg_loss(
         scores = with_ends(scores, batch.input_lengths, start_scores, final_scores)
     dense, chain = pose_asg(*batch, scores.shape[2])
     if chosen == "numba":
-        all_paths = dense_losses(scores, dense, transitions)
-        target_paths = chain_losses(scores, chain, transitions, logits=False)
+        for_all_paths, for_target_paths = fork(scores)
+        all_paths = dense_losses(for_all_paths, dense, transitions)
+        target_paths = chain_losses(for_target_paths, chain, transitions, logits=False)
     else:
         all_paths = reference_dense.forward(scores, on_device(dense, scores.device), transitions)
         target_paths = reference_chain.forward(scores, on_device(chain, scores.device), transitions, logits=False)

@@ -119,8 +119,9 @@ def forward(
     shares = min(num_samples, 4 * num_threads if num_threads > 1 else 1)
     parallel.run(solve, [(order[share::shares],) for share in range(shares)], num_threads)
     if transitions is not None:
-        # All paths have the same steps.
-        losses -= _of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
+        # All paths have the same steps. One of +inf makes NaN of an infinite loss.
+        with np.errstate(invalid="ignore"):
+            losses -= _of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
     none = np.empty((0, 0), work)
     posteriors = (none if lattice.shared_labels else stay_scores, step_scores) if need_gradient else (none, none)
     return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)

@@ -1,0 +1,45 @@
+"""Scores that go into two lattices, under autograd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathsum.torch._ops.addition import add
+
+
+def fork(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores twice; their two gradients are added by ``add`` and not by torch."""
+    return _Fork.apply(scores)
+
+
+class _Fork(torch.autograd.Function):
+    @staticmethod
+    def forward(scores: Tensor) -> tuple[Tensor, Tensor]:
+        return scores.view_as(scores), scores.view_as(scores)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor | None, second: Tensor | None) -> Tensor | None:
+        if first is None or second is None:
+            return second if first is None else first
+        return _Sum.apply(first, second)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(first: Tensor, second: Tensor) -> Tensor:
+        return add(first, second)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient
