@@ -31,6 +31,7 @@ from pathsum.torch import (
     tdt_loss,
     wildcard_rnnt_loss,
 )
+from pathsum.torch._autograd.arcs import arc_scores
 from support import DTYPES, IMPLEMENTATIONS
 from variants import BLANK, NUM_CLASSES, VARIANTS, enumerated, spread
 
@@ -128,6 +129,27 @@ def test_the_reference_has_second_derivatives(variant):
     assert torch.autograd.gradgradcheck(lambda *heads: variant.loss(heads, *integers, **options), heads)
 
 
+@pytest.mark.parametrize("fastemit_lambda", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "problem", [(pose_tdt, (2, 0), "any"), (pose_rnnt_type, "constrained")], ids=["tdt", "constrained"]
+)
+def test_the_scores_of_arcs_have_derivatives_of_any_order(problem, fastemit_lambda):
+    pose, *options = problem
+    lattice = pose(grid_of(2, 1), *options)
+    planes = [torch.randn(len(read), 4, dtype=torch.float64, requires_grad=True) for read in lattice.reads]
+    options = {"sigma": 0.5, "delay_penalty": 0.1, "fastemit_lambda": fastemit_lambda}
+
+    def gradients(weights, *planes):
+        scores = arc_scores(planes, lattice, **options)
+        return torch.autograd.grad(scores, planes, weights, create_graph=True)
+
+    if fastemit_lambda == 0:
+        assert torch.autograd.gradcheck(lambda *planes: arc_scores(planes, lattice, **options), planes)
+    weights = torch.randn(len(lattice.arcs), 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gradients, (weights, *planes))
+    assert torch.autograd.gradgradcheck(gradients, (weights, *planes))
+
+
 @everywhere
 @variants
 def test_packed_logits_are_the_padded_ones(variant, impl):
@@ -183,9 +205,10 @@ def test_undefined_scores_stay_with_their_sample_and_padding_is_not_read(variant
     assert_close(losses, expected, absolute=1e-12)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         assert_close(gradient, wanted, absolute=1e-12)
-    for value in (torch.nan, torch.inf):
+    # In the midst of a sample; in its last node, behind which the next sample's first follows.
+    for value, node in ((torch.nan, (2, 1)), (torch.inf, (2, 1)), (torch.nan, (3, 1))):
         undefined = [head.clone() for head in heads]
-        undefined[-1][1, 2, 1, 0] = value
+        undefined[-1][1][node] = value
         losses, gradients = solve(variant, undefined, integers, impl=impl)
         assert losses[1].isnan()
         assert_close(losses[[0, 2]], expected[[0, 2]], absolute=1e-12)

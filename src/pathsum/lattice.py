@@ -12,7 +12,7 @@ from typing import Any
 
 Array = Any
 
-# What an arc of an ``ArcLattice`` emits where it is no class: the label that comes next, or nothing.
+# What an arc of an ``ArcLattice`` emits where it is no one class: the label that comes next, or nothing.
 LABEL, NOTHING = -1, -2
 
 
@@ -93,7 +93,10 @@ class ArcLattice:
     Attributes:
         logit_lengths, target_lengths, targets, blank, row_offsets: As in ``GridLattice``.
         arcs: (frames, labels) that each kind goes on.
-        emits: class that each kind emits; ``LABEL``: the label that comes next, ``NOTHING``: none.
+        reads: the classes of each tensor of scores whose scores the arcs are made of, a plane each; ``LABEL``: the
+            label that comes next.
+        terms: what each kind scores, a sum: (plane, labels) is that plane's score so many labels on in the same frame,
+            the planes of all tensors counted one after another.
         first_frames, last_frames: (N, U') the frames between which, both included, a label may be emitted.
         label_ends: whether a label may land on (T, U).
         skips_to: where a path may also leave frames out, at the cost of one skip each: from (0, 0) to any later frame
@@ -106,11 +109,18 @@ class ArcLattice:
     blank: int
     row_offsets: Array
     arcs: tuple[tuple[int, int], ...]
-    emits: tuple[int, ...]
+    reads: tuple[tuple[int, ...], ...]
+    terms: tuple[tuple[tuple[int, int], ...], ...]
     first_frames: Array
     last_frames: Array
     label_ends: bool = True
     skips_to: int | None = None
+
+    @property
+    def emits(self) -> tuple[int, ...]:
+        """The class that each kind emits, or ``LABEL``: its first term's."""
+        classes = [c for read in self.reads for c in read]
+        return tuple(classes[terms[0][0]] for terms in self.terms)
 
 
 @dataclass(frozen=True)

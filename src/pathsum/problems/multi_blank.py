@@ -21,5 +21,6 @@ def pose_multi_blank(grid: GridLattice, durations: tuple[int, ...], big_blanks: 
     return replace(
         pose_rnnt_type(grid, "regular"),
         arcs=((1, 0), *((d, 0) for d in durations), (0, 1)),
-        emits=(grid.blank, *big_blanks, LABEL),
+        reads=((grid.blank, *big_blanks, LABEL),),
+        terms=tuple(((plane, 0),) for plane in range(len(durations) + 2)),
     )

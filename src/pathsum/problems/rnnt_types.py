@@ -25,10 +25,12 @@ def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
     xp = namespace(grid.targets)
     anywhere = xp.zeros_like(grid.targets)
     last = grid.logit_lengths[:, None] - (2 if rnnt_type == "one_sym_per_frame" else 1)
+    blank, label, next_blank = (0, 0), (1, 0), (0, 1)
     return ArcLattice(
         **vars(grid),
         arcs=((1, 0), (int(rnnt_type != "regular"), 1)),
-        emits=(grid.blank, LABEL),
+        reads=((grid.blank, LABEL),),
+        terms=((blank,), (label, next_blank) if rnnt_type == "constrained" else (label,)),
         first_frames=anywhere,
         last_frames=anywhere + last,
     )

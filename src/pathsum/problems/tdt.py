@@ -20,11 +20,15 @@ from pathsum.problems.rnnt_types import pose_rnnt_type
 
 def pose_tdt(grid: GridLattice, durations: tuple[int, ...], final: str) -> ArcLattice:
     """Arcs: a blank for every duration above 0, then a label for every duration, in the order given."""
-    blanks = [(d, 0) for d in durations if d > 0]
-    labels = [(d, 1) for d in durations]
+    blank, label = 0, 1
+    steps = list(enumerate(durations, start=2))
     return replace(
         pose_rnnt_type(grid, "regular"),
-        arcs=(*blanks, *labels),
-        emits=(grid.blank,) * len(blanks) + (LABEL,) * len(labels),
+        arcs=(*((d, 0) for d in durations if d > 0), *((d, 1) for d in durations)),
+        reads=((grid.blank, LABEL), tuple(range(len(durations)))),
+        terms=(
+            *(((blank, 0), (duration, 0)) for duration, frames in steps if frames > 0),
+            *(((label, 0), (duration, 0)) for duration, _ in steps),
+        ),
         label_ends=final == "any",
     )

@@ -1,70 +1,88 @@
-"""Losses on arc lattices: rows of scores are read into planes, torch makes the arcs' scores of them, a kernel sums.
-
-What a variant's scores are is said in torch, by its ``build(read, *tensors)``: ``read`` gives planes (K, rows) of the
-log-probabilities of some classes, and what is returned has one plane an arc. Planes are small beside the logits.
-"""
+"""Losses on arc lattices: scores are read into planes, sums of planes are the arcs' scores, a kernel sums the paths."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pathsum import _checks
 from pathsum.kernels.reference import grid_arcs as reference
 from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import exact
-from pathsum.lattice import LABEL, ArcLattice
-from pathsum.problems.rnnt_types import earliness
-from pathsum.torch._autograd.arcs import arc_losses, row_scores, with_upstream
+from pathsum.lattice import ArcLattice
+from pathsum.torch._autograd.arcs import arc_losses, arc_scores, row_scores, with_upstream
 from pathsum.torch._inputs import on_device
 
 
-class Read(Protocol):
-    def __call__(self, scores: Tensor, classes: tuple[int, ...], *, lone: int = -1, logits: bool = True) -> Tensor:
-        """Planes (K, rows) of the classes; the ``lone`` one has no share of the softmax and is read as it is."""
-        ...
+class Scoring(NamedTuple):
+    """How the arcs' scores are made of the classes', and gradients of the arcs' posteriors.
+
+    Attributes:
+        logits: whether the log-softmax is to be taken.
+        hat: whether the blank has no share in it: its probability is a sigmoid.
+        sigma: what is taken from every arc's score.
+        delay_penalty: what is added to those of labels: see ``earliness``.
+        skip_score: the score of leaving frames out.
+        fastemit_lambda: labels' posteriors count 1 + lambda times in the gradient.
+        clamp: where positive, the bound of a loss's own gradient.
+    """
+
+    logits: bool = True
+    hat: bool = False
+    sigma: float = 0.0
+    delay_penalty: float = 0.0
+    skip_score: float = 0.0
+    fastemit_lambda: float = 0.0
+    clamp: float = -1.0
+
+    def checked(self, function: str) -> Scoring:
+        """The same, its numbers checked."""
+
+        def number(name: str, minimum: float = -math.inf) -> float:
+            return _checks.check_number(function, name, getattr(self, name), minimum)
+
+        return Scoring(
+            logits=bool(self.logits),
+            hat=bool(self.hat),
+            sigma=number("sigma"),
+            delay_penalty=number("delay_penalty"),
+            skip_score=number("skip_score"),
+            fastemit_lambda=number("fastemit_lambda", minimum=0.0),
+            clamp=number("clamp"),
+        )
 
 
-Build = Callable[..., Tensor]
-
-
-def solve(
-    tensors: tuple[Tensor, ...],
-    lattice: ArcLattice,
-    build: Build,
-    chosen: str,
-    *,
-    clamp: float,
-    skip_score: float = 0.0,
-) -> Tensor:
-    """Losses (N,) of the planes that ``build(read, *tensors)`` makes, by the implementation chosen."""
+def solve(tensors: tuple[Tensor, ...], lattice: ArcLattice, chosen: str, scoring: Scoring) -> Tensor:
+    """Losses (N,) of the tensors that the lattice reads, by the implementation chosen."""
+    reading = {"lone": lattice.blank if scoring.hat else -1, "logits": scoring.logits}
+    adding = {
+        "sigma": scoring.sigma,
+        "delay_penalty": scoring.delay_penalty,
+        "fastemit_lambda": scoring.fastemit_lambda,
+    }
+    clamp = scoring.clamp
     if chosen == "numba":
-        return _solve_by_kernels(tensors, lattice, build, clamp, skip_score)
+        read = [
+            row_scores(scores, lattice, classes, clamp=clamp, **reading)
+            for scores, classes in zip(tensors, lattice.reads, strict=True)
+        ]
+        scores = arc_scores([planes for planes, _ in read], lattice, **adding)
+        losses = arc_losses(scores, lattice, scoring.skip_score)
+        return with_upstream(losses, [samples for _, samples in read]) if clamp > 0 else losses
     posed = on_device(lattice, tensors[0].device)
 
-    def read(scores: Tensor, classes: tuple[int, ...], *, lone: int = -1, logits: bool = True) -> Tensor:
-        return reference.row_scores(scores, posed, classes, lone=lone, logits=logits)
-
     def losses_of(*tensors: Tensor) -> Tensor:
-        return reference.forward(build(read, *tensors), posed, skip_score)
+        planes = [
+            reference.row_scores(scores, posed, classes, **reading)
+            for scores, classes in zip(tensors, posed.reads, strict=True)
+        ]
+        return reference.forward(reference.arc_scores(planes, posed, **adding), posed, scoring.skip_score)
 
     return _with_clamped_gradient(losses_of, tensors, posed, clamp) if clamp > 0 else losses_of(*tensors)
-
-
-def _solve_by_kernels(
-    tensors: tuple[Tensor, ...], lattice: ArcLattice, build: Build, clamp: float, skip_score: float
-) -> Tensor:
-    samples = []
-
-    def read(scores: Tensor, classes: tuple[int, ...], *, lone: int = -1, logits: bool = True) -> Tensor:
-        planes, sample = row_scores(scores, lattice, classes, lone=lone, logits=logits, clamp=clamp)
-        samples.append(sample)
-        return planes
-
-    losses = arc_losses(build(read, *tensors), lattice, skip_score)
-    return with_upstream(losses, samples) if clamp > 0 else losses
 
 
 def _with_clamped_gradient(
@@ -83,47 +101,3 @@ def _with_clamped_gradient(
         else:
             losses = losses + torch.zeros_like(losses).index_add(0, _nodes(lattice)[0], linear)
     return losses
-
-
-def rnnt_planes(
-    lattice: ArcLattice,
-    rnnt_type: str,
-    *,
-    logits: bool = True,
-    hat: bool = False,
-    delay_penalty: float = 0.0,
-    fastemit_lambda: float = 0.0,
-) -> Build:
-    """How the blank's and the label's plane of a transducer of a type are made."""
-
-    def build(read: Read, scores: Tensor) -> Tensor:
-        classes = (lattice.blank, LABEL)
-        if hat:
-            blank_logit, label = read(scores, classes, lone=lattice.blank)
-            blank = torch.nn.functional.logsigmoid(blank_logit)
-            label = label + torch.nn.functional.logsigmoid(-blank_logit)
-        else:
-            planes = read(scores, classes, logits=logits)
-            if rnnt_type != "constrained" and not delay_penalty and not fastemit_lambda:
-                return planes
-            blank, label = planes
-        return finish_planes(blank, label, lattice, rnnt_type, delay_penalty, fastemit_lambda)
-
-    return build
-
-
-def finish_planes(
-    blank: Tensor, label: Tensor, lattice: ArcLattice, rnnt_type: str, delay_penalty: float, fastemit_lambda: float
-) -> Tensor:
-    """The planes of the arcs, of those of the two symbols."""
-    if rnnt_type == "constrained":
-        # (t, u+1) is the next row; where there is none there is no label.
-        label = torch.where(label == -torch.inf, label, label + torch.cat([blank[1:], blank[:1]]))
-    if delay_penalty:
-        label = label + delay_penalty * torch.from_numpy(earliness(lattice)).to(label.device)
-    return torch.stack([blank, emphasise(label, fastemit_lambda)])
-
-
-def emphasise(label: Tensor, fastemit_lambda: float) -> Tensor:
-    """The same scores, whose arcs' posteriors count 1 + lambda times in the gradient."""
-    return label + fastemit_lambda * _zero_with_gradient(label) if fastemit_lambda else label

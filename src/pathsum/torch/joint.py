@@ -14,8 +14,8 @@ from pathsum.kernels.reference import grid as reference_grid
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
-from pathsum.torch._arcs import finish_planes, rnnt_planes, solve
-from pathsum.torch._autograd.arcs import arc_losses
+from pathsum.torch._arcs import Scoring, solve
+from pathsum.torch._autograd.arcs import arc_losses, arc_scores
 from pathsum.torch._autograd.grid import plane_losses
 from pathsum.torch._autograd.joint import joint_losses
 from pathsum.torch._inputs import Integers, dtype_of, finish, on_device, pose_grid, shape_of
@@ -143,8 +143,8 @@ def rnnt_joint_loss(
         hidden = ACTIVATIONS[activation](encoder_out[:, :, None] + predictor_out[:, None])
         logits = hidden @ weight.T + operands[3]
         posed = pose_rnnt_type(lattice, rnnt_type)
-        build = rnnt_planes(posed, rnnt_type, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
-        losses = solve((logits,), posed, build, chosen, clamp=clamp)
+        scoring = Scoring(delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
+        losses = solve((logits,), posed, chosen, scoring)
     return reduce(finish(losses, encoder_out, zero_infinity), reduction)
 
 
@@ -263,7 +263,13 @@ def rnnt_loss_from_joint(
         planes.append(checkpoint(score, *rows, use_reentrant=False))
     blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
     label_scores = torch.where(has_label, label_scores, -torch.inf)
-    arcs = finish_planes(blank_scores, label_scores, posed, rnnt_type, delay_penalty, fastemit_lambda)
+    arcs = arc_scores(
+        [torch.stack([blank_scores, label_scores])],
+        posed,
+        sigma=0.0,
+        delay_penalty=delay_penalty,
+        fastemit_lambda=fastemit_lambda,
+    )
     losses = plane_losses(arcs[0], arcs[1], lattice) if rnnt_type == "regular" else arc_losses(arcs, posed)
     return reduce(finish(losses, encoder_out, zero_infinity), reduction)
 

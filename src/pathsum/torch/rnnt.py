@@ -10,7 +10,7 @@ from pathsum.kernels.reference import grid as reference
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
-from pathsum.torch._arcs import rnnt_planes, solve
+from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.grid import grid_losses
 from pathsum.torch._inputs import Integers, dtype_of, finish, on_device, pose_grid, shape_of
 
@@ -110,20 +110,11 @@ def rnnt_loss(
         max_labels=width - 1,
         num_classes=logits.shape[-1],
     )
+    scoring = Scoring(
+        logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
+    )
     return _grid_loss(
-        "rnnt_loss",
-        logits,
-        lattice,
-        clamp,
-        reduction,
-        fused_log_softmax,
-        fastemit_lambda,
-        zero_infinity,
-        overwrite_logits,
-        rnnt_type,
-        delay_penalty,
-        hat,
-        impl,
+        "rnnt_loss", logits, lattice, scoring, rnnt_type, overwrite_logits, reduction, zero_infinity, impl
     )
 
 
@@ -202,20 +193,11 @@ def rnnt_packed_loss(
         num_classes=logits.shape[-1],
     )
     _checks.check_packed_rows("rnnt_packed_loss", logits.shape[0], int(lattice.row_offsets[-1]))
+    scoring = Scoring(
+        logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
+    )
     return _grid_loss(
-        "rnnt_packed_loss",
-        logits,
-        lattice,
-        clamp,
-        reduction,
-        fused_log_softmax,
-        fastemit_lambda,
-        zero_infinity,
-        overwrite_logits,
-        rnnt_type,
-        delay_penalty,
-        hat,
-        impl,
+        "rnnt_packed_loss", logits, lattice, scoring, rnnt_type, overwrite_logits, reduction, zero_infinity, impl
     )
 
 
@@ -223,59 +205,32 @@ def _grid_loss(
     function: str,
     logits: Tensor,
     lattice: GridLattice,
-    clamp: float,
-    reduction: str,
-    fused_log_softmax: bool,
-    fastemit_lambda: float,
-    zero_infinity: bool,
-    overwrite_logits: bool,
+    scoring: Scoring,
     rnnt_type: str,
-    delay_penalty: float,
-    hat: bool,
+    overwrite_logits: bool,
+    reduction: str,
+    zero_infinity: bool,
     impl: str,
 ) -> Tensor:
     _checks.check_reduction(function, reduction)
-    clamp = _checks.check_number(function, "clamp", clamp)
-    fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+    scoring = scoring.checked(function)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
-    delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    if hat and not fused_log_softmax:
+    if scoring.hat and not scoring.logits:
         raise InvalidValueError(function, "hat", "be False with fused_log_softmax=False", True)
-    is_variant = rnnt_type != "regular" or delay_penalty != 0 or hat
+    is_variant = rnnt_type != "regular" or scoring.delay_penalty != 0 or scoring.hat
     if overwrite_logits and is_variant:
         rule = "be False with another rnnt_type than regular, with delay_penalty and with hat"
         raise InvalidValueError(function, "overwrite_logits", rule, True)
     chosen = dispatch.select(function, logits.device.type, impl)
     if overwrite_logits:
-        _check_overwrite(function, logits, fused_log_softmax, chosen)
+        _check_overwrite(function, logits, scoring.logits, chosen)
+    options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
     if is_variant:
-        arcs = pose_rnnt_type(lattice, rnnt_type)
-        build = rnnt_planes(
-            arcs,
-            rnnt_type,
-            logits=fused_log_softmax,
-            hat=bool(hat),
-            delay_penalty=delay_penalty,
-            fastemit_lambda=fastemit_lambda,
-        )
-        losses = solve((logits,), arcs, build, chosen, clamp=clamp)
+        losses = solve((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
     elif chosen == "numba":
-        losses = grid_losses(
-            logits,
-            lattice,
-            logits=fused_log_softmax,
-            fastemit_lambda=fastemit_lambda,
-            clamp=clamp,
-            overwrite_logits=overwrite_logits,
-        )
+        losses = grid_losses(logits, lattice, overwrite_logits=overwrite_logits, **options)
     else:
-        losses = reference.forward(
-            logits,
-            on_device(lattice, logits.device),
-            logits=fused_log_softmax,
-            fastemit_lambda=fastemit_lambda,
-            clamp=clamp,
-        )
+        losses = reference.forward(logits, on_device(lattice, logits.device), **options)
     return reduce(finish(losses, logits, zero_infinity), reduction)
 
 

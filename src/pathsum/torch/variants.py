@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
-from pathsum.lattice import LABEL, ArcLattice, GridLattice
+from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
 from pathsum.reductions import reduce
-from pathsum.torch._arcs import Build, Read, emphasise, rnnt_planes, solve
+from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._inputs import Integers, as_integers, dtype_of, finish, pose_grid, shape_of
 
 FINALS = ("blank", "any")
@@ -106,26 +105,10 @@ def tdt_loss(
         rule = f"have shape (..., D) = {wanted}"
         raise InvalidValueError(function, "duration_logits", rule, f"shape {tuple(duration_logits.shape)}")
     _checks.check_option(function, "final", final, FINALS)
-    sigma = _checks.check_number(function, "sigma", sigma)
     lattice = pose_tdt(grid, steps, final)
 
-    def build(read: Read, token_logits: Tensor, duration_logits: Tensor) -> Tensor:
-        blank_scores, label_scores = read(token_logits, (grid.blank, LABEL)) - sigma
-        spans = read(duration_logits, tuple(range(len(steps))))
-        blanks = [blank_scores + span for span, step in zip(spans, steps, strict=True) if step > 0]
-        return torch.cat([torch.stack(blanks), emphasise(label_scores + spans, fastemit_lambda)])
-
-    return _reduced(
-        function,
-        (token_logits, duration_logits),
-        lattice,
-        build,
-        clamp,
-        fastemit_lambda,
-        reduction,
-        zero_infinity,
-        impl,
-    )
+    scoring = Scoring(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
+    return _reduced(function, (token_logits, duration_logits), lattice, scoring, reduction, zero_infinity, impl)
 
 
 def multi_blank_rnnt_loss(
@@ -200,16 +183,10 @@ def multi_blank_rnnt_loss(
     if wrong.any():
         sample, position = (int(i) for i in np.argwhere(wrong)[0])
         raise InvalidValueError(function, "targets", "not contain a big blank", int(labels[sample, position]), sample)
-    sigma = _checks.check_number(function, "sigma", sigma)
-
-    def build(read: Read, logits: Tensor) -> Tensor:
-        planes = read(logits, (grid.blank, *classes, LABEL)) - sigma
-        return torch.cat([planes[:-1], emphasise(planes[-1:], fastemit_lambda)])
 
     lattice = pose_multi_blank(grid, durations, classes)
-    return _reduced(
-        function, (logits,), lattice, build, clamp, fastemit_lambda, reduction, zero_infinity, impl
-    )  # fmt: skip
+    scoring = Scoring(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
+    return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
 
 
 def ar_rnnt_loss(
@@ -283,7 +260,6 @@ def ar_rnnt_loss(
     function = "ar_rnnt_loss"
     grid = _posed(function, "logits", logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
-    delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
     frames = _checks.check_alignment(
         function,
         as_integers(function, "alignment", alignment),
@@ -293,8 +269,8 @@ def ar_rnnt_loss(
     )
     buffers = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
     lattice = restrict(pose_rnnt_type(grid, rnnt_type), frames, *buffers)
-    build = rnnt_planes(lattice, rnnt_type, hat=bool(hat), delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
-    return _reduced(function, (logits,), lattice, build, clamp, fastemit_lambda, reduction, zero_infinity, impl)
+    scoring = Scoring(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
+    return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
 
 
 def wildcard_rnnt_loss(
@@ -358,12 +334,9 @@ def wildcard_rnnt_loss(
     function = "wildcard_rnnt_loss"
     grid = _posed(function, "logits", logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "final", final, FINALS)
-    skip_score = _checks.check_number(function, "skip_score", skip_score)
     lattice = pose_wildcard(grid, final)
-    build = rnnt_planes(lattice, "regular", fastemit_lambda=fastemit_lambda)
-    return _reduced(
-        function, (logits,), lattice, build, clamp, fastemit_lambda, reduction, zero_infinity, impl, skip_score
-    )
+    scoring = Scoring(skip_score=skip_score, fastemit_lambda=fastemit_lambda, clamp=clamp)
+    return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
 
 
 def _posed(
@@ -401,17 +374,12 @@ def _reduced(
     function: str,
     tensors: tuple[Tensor, ...],
     lattice: ArcLattice,
-    build: Build,
-    clamp: float,
-    fastemit_lambda: float,
+    scoring: Scoring,
     reduction: str,
     zero_infinity: bool,
     impl: str,
-    skip_score: float = 0.0,
 ) -> Tensor:
     _checks.check_reduction(function, reduction)
-    clamp = _checks.check_number(function, "clamp", clamp)
-    _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
-    chosen = dispatch.select(function, tensors[0].device.type, impl)
-    losses = solve(tensors, lattice, build, chosen, clamp=clamp, skip_score=skip_score)
+    scoring = scoring.checked(function)
+    losses = solve(tensors, lattice, dispatch.select(function, tensors[0].device.type, impl), scoring)
     return reduce(finish(losses, tensors[0], zero_infinity), reduction)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pathsum.kernels.numba import parallel
+from pathsum.kernels.numba import arc_scores, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.rows import borrow
@@ -214,25 +214,20 @@ def solve_two(
     lattice: ArcLattice,
     *,
     label_bonus: np.ndarray | None,
-    blank_follows: bool,
     need_gradient: bool,
     num_threads: int,
 ) -> np.ndarray:
     """Losses of a batch from its two planes of classes' scores, which are overwritten by the arcs' posteriors.
 
     A NaN among the ``maxima`` says that a score of its row is not defined. ``label_bonus`` is added to the label arcs'
-    scores; with ``blank_follows`` so is the blank's at (t, u+1), the next row, which those arcs also emit.
+    scores.
     """
-    planes = np.stack([blank_scores, label_scores])
     sample = np.repeat(np.arange(len(lattice.logit_lengths)), np.diff(lattice.row_offsets))
     node, width = np.arange(len(sample)) - lattice.row_offsets[sample], lattice.target_lengths[sample] + 1
     t, u = node // width, np.minimum(node % width, lattice.targets.shape[1] - 1)
-    planes[1, (t < lattice.first_frames[sample, u]) | (t > lattice.last_frames[sample, u])] = -np.inf
-    possible = np.flatnonzero(planes[1] > -np.inf)
-    if blank_follows:
-        planes[1, possible] += blank_scores[possible + 1]
-    if label_bonus is not None:
-        planes[1, possible] += label_bonus[possible]
+    label_scores[(t < lattice.first_frames[sample, u]) | (t > lattice.last_frames[sample, u])] = -np.inf
+    labels_on = [labels for _, labels in lattice.arcs]
+    planes = arc_scores.forward([blank_scores, label_scores], lattice.terms, labels_on, label_bonus=label_bonus)
     planes[:, np.isnan(maxima)] = np.nan
     losses = solve(planes, lattice, need_gradient=need_gradient, num_threads=num_threads)
     blank_scores[:], label_scores[:] = planes

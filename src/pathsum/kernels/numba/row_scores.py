@@ -31,7 +31,8 @@ class Wanted(NamedTuple):
 
     Attributes:
         classes: (K,) class of each plane; ``LABEL`` for the node's label, which is -inf where no label may be emitted.
-        lone: a class that is left out of the softmax and read as it is, or -1.
+        lone: a class without a share in the softmax, or -1. Its probability is the sigmoid of its score, and the others
+            share the rest.
         logits: whether the log-softmax is to be taken.
     """
 
@@ -93,10 +94,8 @@ def backward(
 
 
 @njit(**COMPILE)
-def _class_of(wanted, t, u, num_labels, targets, first_frames, last_frames):
-    """The class that a plane reads of node (t, u); -1 for none."""
-    if wanted != LABEL:
-        return wanted
+def _label_of(t, u, num_labels, targets, first_frames, last_frames):
+    """The label that node (t, u) may emit; -1 for none."""
     return targets[u] if u < num_labels and first_frames[u] <= t <= last_frames[u] else -1
 
 
@@ -109,32 +108,45 @@ def _without(row, lone, scratch):
     return scratch
 
 
+@njit(**COMPILE)
+def _log_sigmoid(x):
+    return min(x, 0.0) - np.log1p(np.exp(-abs(x)))
+
+
+@njit(**COMPILE)
+def _sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
 @kernel
 def _score_rows(
     flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_labels, targets,
     first_frames, last_frames, classes, lone, logits, maxima, sums, planes,
 ):  # fmt: skip
-    flat, scratch, planes = borrow(flat), borrow(scratch), borrow(planes)
+    flat, scratch, planes, maxima, sums = borrow(flat), borrow(scratch), borrow(planes), borrow(maxima), borrow(sums)
+    targets, first_frames, last_frames = borrow(targets), borrow(first_frames), borrow(last_frames)
     for t in range(first, last):
         for u in range(num_labels + 1):
             node = node_offset + t * (num_labels + 1) + u
             row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-            defined, reference, log_sum = True, 0.0, 0.0
+            label = _label_of(t, u, num_labels, targets, first_frames, last_frames)
+            defined, reference, log_sum, log_share = True, 0.0, 0.0, 0.0
             if logits:
                 if lone >= 0:
                     maximum, total = softmax_statistics(_without(row, lone, scratch[1]))
+                    defined, log_share = row[lone] < np.inf, _log_sigmoid(-np.float64(row[lone]))
                 else:
                     maximum, total = softmax_statistics(row)
                 maxima[node], sums[node] = maximum, total
-                defined = maximum == maximum
+                defined = defined and maximum == maximum
                 # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
                 reference = np.float64(maximum) if maximum > -np.inf else 0.0
                 log_sum = np.log(np.float64(total)) if total > 0 else 0.0
             for k in range(classes.size):
-                c = _class_of(classes[k], t, u, num_labels, targets, first_frames, last_frames)
+                c = label if classes[k] == LABEL else classes[k]
                 score = np.float64(row[c]) if c >= 0 else -np.inf
-                planes[k, node] = score if c == lone else score - reference - log_sum
                 defined = defined and score < np.inf
+                planes[k, node] = _log_sigmoid(score) if c == lone else score - reference - log_sum + log_share
             if not defined:
                 for k in range(classes.size):
                     planes[k, node] = np.nan
@@ -147,6 +159,7 @@ def _write_gradient(
     out_start, out_stride_t, out_stride_u, out_stride_v, padded_labels,
 ):  # fmt: skip
     flat, out, scratch, grad_planes = borrow(flat), borrow(out), borrow(scratch), borrow(grad_planes)
+    targets, first_frames, last_frames = borrow(targets), borrow(first_frames), borrow(last_frames)
     number = scratch.dtype.type
     bound, scale = number(clamp), number(1) if clamp > 0 else number(upstream)
     for t in range(first, last):
@@ -158,24 +171,29 @@ def _write_gradient(
                 store_row(out, row_start, out_stride_v, encoding, row)
                 continue
             node = node_offset + t * (num_labels + 1) + u
+            label = _label_of(t, u, num_labels, targets, first_frames, last_frames)
             # The mass that the softmax spreads over its classes.
-            mass = 0.0
+            mass, lone_gradient, lone_probability = 0.0, 0.0, 0.0
             for k in range(classes.size):
-                c = _class_of(classes[k], t, u, num_labels, targets, first_frames, last_frames)
-                if c >= 0 and c != lone:
+                c = label if classes[k] == LABEL else classes[k]
+                if c >= 0 and c == lone:
+                    lone_gradient = grad_planes[k, node]
+                elif c >= 0:
                     mass += grad_planes[k, node]
-            if logits and mass != 0 and sums[node] > 0:
+            if logits and (mass != 0 or lone_gradient != 0):
                 scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-                factor = number(-scale * mass / sums[node])
                 if lone >= 0:
-                    softmax_row(_without(scores, lone, scratch[0]), maxima[node], factor, row)
-                else:
-                    softmax_row(scores, maxima[node], factor, row)
+                    lone_probability = _sigmoid(np.float64(scores[lone]))
+                    scores = _without(scores, lone, scratch[0])
+                factor = -scale * mass / sums[node] if sums[node] > 0 else 0.0
+                softmax_row(scores, maxima[node], number(factor), row)
             else:
                 row[:] = 0
             for k in range(classes.size):
-                c = _class_of(classes[k], t, u, num_labels, targets, first_frames, last_frames)
-                if c >= 0:
+                c = label if classes[k] == LABEL else classes[k]
+                if c >= 0 and c == lone:
+                    row[c] = scale * number(lone_gradient * (1.0 - lone_probability) - mass * lone_probability)
+                elif c >= 0:
                     row[c] += scale * number(grad_planes[k, node])
             if clamp > 0:
                 for v in range(row.size):

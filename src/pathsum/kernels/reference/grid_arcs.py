@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from pathsum.kernels.reference.grid import _at, _nodes
+from pathsum.kernels.reference.grid import _at, _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log_softmax
 from pathsum.lattice import LABEL, ArcLattice
+from pathsum.problems.rnnt_types import earliness
 
 
 def row_scores(scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], *, lone: int, logits: bool) -> Tensor:
     """Planes (K, rows): log-probabilities of the classes of padded or packed scores, ``LABEL`` being the node's label.
 
-    The ``lone`` class, where not -1, is left out of the softmax and read as it is.
+    The ``lone`` class, where not -1, has no share in the softmax: its probability is the sigmoid of its score, and the
+    others share the rest.
     """
     sample, t, u = _nodes(lattice)
     rows = exact(scores[sample, t, u] if scores.ndim == 4 else scores)
     among = torch.arange(rows.shape[1], device=rows.device) != lone
     normalised = log_softmax(torch.where(among, rows, IMPOSSIBLE)) if logits else rows
+    if lone >= 0:
+        normalised = torch.where(among, normalised + logsigmoid(-rows[:, lone, None]), logsigmoid(rows))
     position = u.clamp(max=lattice.targets.shape[1] - 1)
     label = lattice.targets[sample, position]
     emitted = (u < lattice.target_lengths[sample]) & (lattice.first_frames[sample, position] <= t)
@@ -28,10 +35,34 @@ def row_scores(scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], *,
         if wanted == LABEL:
             planes.append(torch.where(emitted, normalised.gather(1, label[:, None])[:, 0], IMPOSSIBLE))
         else:
-            planes.append((rows if wanted == lone else normalised)[:, wanted])
+            planes.append(normalised[:, wanted])
     defined = (rows.detach() < torch.inf).all(1) if logits else torch.tensor(True, device=rows.device)
     stacked = torch.stack(planes)
     return torch.where(defined & (stacked < torch.inf), stacked, torch.nan)
+
+
+def arc_scores(
+    planes: Sequence[Tensor], lattice: ArcLattice, *, sigma: float, delay_penalty: float, fastemit_lambda: float
+) -> Tensor:
+    """Planes (kinds, rows) of the lattice's terms, of the planes (K, rows) of each tensor.
+
+    ``sigma`` is taken from every score; the delay penalty is added to those of labels, whose gradient counts 1 + lambda
+    times.
+    """
+    rows = torch.cat(list(planes))
+    scores = []
+    for terms, (_, labels_on) in zip(lattice.terms, lattice.arcs, strict=True):
+        score = rows[terms[0][0]] - sigma
+        for plane, ahead in terms[1:]:
+            # One label on is the next row; behind the last label there is none, and no arc that asks for it, be its
+            # own score NaN.
+            score = torch.where(score > IMPOSSIBLE, score + rows[plane].roll(-ahead), score)
+        if labels_on and delay_penalty:
+            score = score + delay_penalty * earliness(lattice).to(score)
+        if labels_on and fastemit_lambda:
+            score = score + fastemit_lambda * _zero_with_gradient(score)
+        scores.append(score)
+    return torch.stack(scores)
 
 
 def forward(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Tensor:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pathsum.lattice import ArcLattice
+from pathsum.problems.rnnt_types import earliness
 from pathsum.torch._autograd.common import Gradient, defined, grid_tensors, keep_losses_only, wants_gradient
-from pathsum.torch._ops.arcs import arcs_backward, arcs_forward, row_scores_backward, row_scores_forward
+from pathsum.torch._ops.arcs import (
+    arc_scores_backward,
+    arc_scores_forward,
+    arcs_backward,
+    arcs_forward,
+    row_scores_backward,
+    row_scores_forward,
+)
 
 
 def row_scores(
@@ -22,6 +31,20 @@ def row_scores(
     tensors = [*grid_tensors(lattice), *map(torch.from_numpy, (lattice.first_frames, lattice.last_frames))]
     planes, samples, _, _ = _RowScores.apply(scores, *tensors, list(classes), lone, logits, clamp)
     return planes, samples
+
+
+def arc_scores(
+    planes: Sequence[Tensor], lattice: ArcLattice, *, sigma: float, delay_penalty: float, fastemit_lambda: float
+) -> Tensor:
+    """Scores (kinds, rows) of the lattice's arcs, of the planes (K, rows) of each tensor it reads.
+
+    ``sigma`` is taken from every score; the delay penalty is added to those of labels, whose gradient counts 1 + lambda
+    times.
+    """
+    terms = [number for kind, own in enumerate(lattice.terms) for term in own for number in (kind, *term)]
+    labels_on = [labels for _, labels in lattice.arcs]
+    label_bonus = torch.from_numpy(delay_penalty * earliness(lattice)) if delay_penalty else None
+    return _ArcScores.apply(terms, labels_on, sigma, label_bonus, fastemit_lambda, *planes)
 
 
 def arc_losses(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Tensor:
@@ -61,6 +84,22 @@ class _RowScores(torch.autograd.Function):
         return gradient, *[None] * 10
 
 
+class _ArcScores(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        terms, labels_on, sigma, label_bonus, _, *planes = inputs
+        return arc_scores_forward(planes, terms, labels_on, sigma, label_bonus)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        terms, labels_on, _, _, fastemit_lambda, *planes = inputs
+        ctx.options = (terms, labels_on, [len(read) for read in planes], fastemit_lambda)
+
+    @staticmethod
+    def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
+        return *[None] * 5, *_ArcScoresGradient.apply(grad_scores, *ctx.options)
+
+
 class _ArcLosses(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
@@ -95,6 +134,23 @@ class _RowScoresGradient(Gradient):
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         return row_scores_backward(*inputs)
+
+
+class _ArcScoresGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return tuple(arc_scores_backward(*inputs))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, *ctx.options = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # It is linear: its own derivative is the sums of terms, those of labels 1 + lambda times.
+        terms, labels_on, _, fastemit_lambda = ctx.options
+        scores = _ArcScores.apply(terms, labels_on, 0.0, None, 0.0, *grads)
+        return (1.0 + fastemit_lambda * torch.tensor(labels_on)[:, None]) * scores, *[None] * 4
 
 
 class _ArcsGradient(Gradient):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import grid_arcs, row_scores
+from pathsum.kernels.numba import arc_scores, grid_arcs, row_scores
 from pathsum.lattice import ArcLattice
 from pathsum.torch._ops.arrays import as_rows, empty_like, fake_results
 from pathsum.torch._ops.registration import fake, operator
@@ -91,6 +91,62 @@ def _(grad_planes, upstream, scores, *_):
 
 
 @operator
+def arc_scores_forward(
+    planes: Sequence[Tensor],
+    terms: Sequence[int],
+    labels_on: Sequence[int],
+    sigma: float,
+    label_bonus: Tensor | None,
+) -> Tensor:
+    """Scores (kinds, rows) of the arcs, of the planes (K, rows) of each tensor; terms are (kind, plane, labels on)."""
+    scores = arc_scores.forward(
+        [plane for read in planes for plane in read.detach().numpy()],
+        _by_kind(terms, labels_on),
+        labels_on,
+        sigma=sigma,
+        label_bonus=None if label_bonus is None else label_bonus.numpy(),
+    )
+    return torch.from_numpy(scores)
+
+
+@fake(arc_scores_forward)
+def _(planes, terms, labels_on, *_):
+    return planes[0].new_empty(len(labels_on), planes[0].shape[1])
+
+
+@operator
+def arc_scores_backward(
+    grad_scores: Tensor,
+    terms: Sequence[int],
+    labels_on: Sequence[int],
+    sizes: Sequence[int],
+    fastemit_lambda: float,
+) -> list[Tensor]:
+    """The gradients with respect to the planes of each tensor, ``sizes`` of them."""
+    gradients = arc_scores.backward(
+        grad_scores.detach().numpy(),
+        _by_kind(terms, labels_on),
+        labels_on,
+        sum(sizes),
+        fastemit_lambda=fastemit_lambda,
+    )
+    return [torch.from_numpy(part) for part in np.split(gradients, np.cumsum(sizes)[:-1])]
+
+
+@fake(arc_scores_backward)
+def _(grad_scores, terms, labels_on, sizes, fastemit_lambda):
+    return [grad_scores.new_empty(size, grad_scores.shape[1]) for size in sizes]
+
+
+def _by_kind(terms: Sequence[int], labels_on: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """(plane, labels on) of each kind, of triples one after another."""
+    found: list[list[tuple[int, int]]] = [[] for _ in labels_on]
+    for kind, plane, ahead in zip(terms[::3], terms[1::3], terms[2::3], strict=True):
+        found[kind].append((plane, ahead))
+    return found
+
+
+@operator
 def arcs_forward(
     planes: Tensor,
     logit_lengths: Tensor,
@@ -148,4 +204,4 @@ def as_arcs(
 ) -> ArcLattice:
     integers = (logit_lengths, target_lengths, targets, first_frames, last_frames)
     frames, labels, classes, first, last = (None if tensor is None else tensor.numpy() for tensor in integers)
-    return ArcLattice(frames, labels, classes, -1, row_offsets.numpy(), arcs, (), first, last, label_ends, skips_to)
+    return ArcLattice(frames, labels, classes, -1, row_offsets.numpy(), arcs, (), (), first, last, label_ends, skips_to)

@@ -119,7 +119,6 @@ def _solve_of(lattice: GridLattice, rnnt_type: str, delay_penalty: float) -> joi
     return functools.partial(
         lambda blank, label, maxima, _, **options: grid_arcs.solve_two(blank, label, maxima, arcs, **options),
         label_bonus=delay_penalty * earliness(arcs) if delay_penalty else None,
-        blank_follows=rnnt_type == "constrained",
     )
 
 
