@@ -18,3 +18,6 @@ LN_2_HIGH_64, LN_2_LOW_64 = 6.93147180369123816490e-01, 1.90821492927058770002e-
 ZERO_EXPONENT_32 = -(2**28)
 MAX_EXPONENT_32 = 2**26
 ZERO_EXPONENT_64 = -1e300
+
+# A posterior below this counts as 0: its products would be subnormal.
+LEAST_POSTERIOR = 1e-290

@@ -1,7 +1,7 @@
 """Grids on the CPU.
 
-Three passes, each parallel: rows (softmax statistics, the two score planes), samples (alpha, then beta with the
-posteriors, in extended range), and in backward rows again (the gradient written once). Planes hold the T*(U+1) nodes
+Three passes, each parallel: rows (softmax statistics, the two score planes), samples (alpha in extended range, then the
+posteriors back along the arcs), and in backward rows again (the gradient written once). Planes hold the T*(U+1) nodes
 of the samples one after another, whether the logits are padded or packed; padding is never read.
 
 The planes and the recursion are float64 for every input: they are a small share of the logits' bytes and work, and
@@ -31,7 +31,7 @@ from pathsum.kernels.numba.rows import (
 )
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import ArcLattice, GridLattice
-from pathsum.numerics import ZERO_EXPONENT_64
+from pathsum.numerics import LEAST_POSTERIOR, ZERO_EXPONENT_64
 
 
 class GridRows(NamedTuple):
@@ -116,7 +116,6 @@ def solve(
     A NaN among the ``maxima`` of a sample says that a score of it is not defined.
     """
     losses = np.empty(len(lattice.logit_lengths), np.float64)
-    memory = parallel.Memory()
 
     def solve_sample(sample: int) -> None:
         nodes = slice(lattice.row_offsets[sample], lattice.row_offsets[sample + 1])
@@ -124,12 +123,9 @@ def solve(
             losses[sample] = np.nan
             return
         shape = (int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]) + 1)
-        rows = shape if need_gradient else (2, shape[1])
-        alpha, exponents = memory.take(rows, np.float64), memory.take(rows, np.float64)
         losses[sample] = _solve_sample(
-            blank_scores[nodes].reshape(shape), label_scores[nodes].reshape(shape), need_gradient, alpha, exponents
+            blank_scores[nodes].reshape(shape), label_scores[nodes].reshape(shape), need_gradient
         )
-        memory.give(alpha, exponents)
 
     order = np.argsort(-np.diff(lattice.row_offsets), kind="stable")
     parallel.run(solve_sample, [(int(n),) for n in order], num_threads)
@@ -215,37 +211,35 @@ def score_row(row, blank, label, logits):
 
 
 @kernel
-def _solve_sample(blank_scores, label_scores, need_gradient, alpha, exponents):
-    """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs.
-
-    ``alpha`` has one row a frame with ``need_gradient``, else two rows in turn.
-    """
+def _solve_sample(blank_scores, label_scores, need_gradient):
+    """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs."""
     blank_scores, label_scores = borrow(blank_scores), borrow(label_scores)
-    alpha, exponents = borrow(alpha), borrow(exponents)
     num_frames, width = blank_scores.shape
-    arriving, arriving_exponents = np.zeros(width), np.full(width, ZERO_EXPONENT_64)
-    weights, weight_exponents = np.empty(width), np.empty(width)
-    arriving[0], arriving_exponents[0] = 1.0, 0.0
-    for t in range(num_frames):
-        row = t if need_gradient else t % 2
-        _split_row(label_scores[t], weights, weight_exponents)
-        mass, exponent = 0.0, ZERO_EXPONENT_64
-        for u in range(width):
-            largest = max(exponent, arriving_exponents[u])
-            total = shift(mass, exponent - largest) + shift(arriving[u], arriving_exponents[u] - largest)
-            total, largest = normalise(total, largest)
-            alpha[row, u], exponents[row, u] = total, largest
-            mass, exponent = total * weights[u], largest + weight_exponents[u]
-        _split_row(blank_scores[t], weights, weight_exponents)
-        for u in range(width):
-            arriving[u] = alpha[row, u] * weights[u]
-            arriving_exponents[u] = exponents[row, u] + weight_exponents[u]
     if num_frames == 0:
         return np.inf
-    log_z = log(arriving[width - 1], arriving_exponents[width - 1])
+    by_blank, exponents = np.zeros(width), np.full(width, ZERO_EXPONENT_64)
+    by_label, alpha = np.empty(width), np.empty(width)
+    blanks, blank_exponents = np.empty(width), np.empty(width)
+    labels, label_exponents = np.empty(width), np.empty(width)
+    by_blank[0], exponents[0] = 1.0, 0.0
+    for t in range(num_frames):
+        _split_row(blank_scores[t], blanks, blank_exponents)
+        _split_row(label_scores[t], labels, label_exponents)
+        mass, exponent = 0.0, ZERO_EXPONENT_64
+        for u in range(width):
+            largest = max(exponent, exponents[u])
+            by_label[u] = shift(mass, exponent - largest)
+            by_blank[u] = shift(by_blank[u], exponents[u] - largest)
+            alpha[u], exponents[u] = normalise(by_label[u] + by_blank[u], largest)
+            mass, exponent = alpha[u] * labels[u], exponents[u] + label_exponents[u]
+        if need_gradient:
+            _write_shares(by_blank, by_label, blank_scores[t], label_scores[t])
+        for u in range(width):
+            by_blank[u] = alpha[u] * blanks[u]
+            exponents[u] += blank_exponents[u]
+    log_z = log(by_blank[width - 1], exponents[width - 1])
     if need_gradient and log_z > -np.inf:
-        total, exponent = normalise(arriving[width - 1], arriving_exponents[width - 1])
-        _write_posteriors(blank_scores, label_scores, alpha, exponents, total, exponent)
+        _write_posteriors(blank_scores, label_scores)
     return -log_z
 
 
@@ -256,35 +250,33 @@ def _split_row(scores, mantissas, exponents):
 
 
 @njit(**COMPILE)
-def _write_posteriors(blank_scores, label_scores, alpha, exponents, total, total_exponent):
-    """Beta from the last frame back, each frame's scores replaced by alpha * score * beta / total of their arcs."""
-    num_frames, width = blank_scores.shape
-    after, after_exponents = np.zeros(width), np.full(width, ZERO_EXPONENT_64)
-    after[width - 1], after_exponents[width - 1] = 1.0, 0.0
-    weights, weight_exponents = np.empty(width), np.empty(width)
-    scale = 1.0 / total
-    for t in range(num_frames - 1, -1, -1):
-        _split_row(blank_scores[t], weights, weight_exponents)
-        for u in range(width):
-            after[u] *= weights[u]
-            after_exponents[u] += weight_exponents[u]
-            posterior_exponent = exponents[t, u] + after_exponents[u] - total_exponent
-            blank_scores[t, u] = _plain(alpha[t, u] * after[u] * scale, posterior_exponent)
-        _split_row(label_scores[t], weights, weight_exponents)
-        mass, exponent = 0.0, ZERO_EXPONENT_64
-        for u in range(width - 1, -1, -1):
-            mass, exponent = mass * weights[u], exponent + weight_exponents[u]
-            label_scores[t, u] = _plain(alpha[t, u] * mass * scale, exponents[t, u] + exponent - total_exponent)
-            largest = max(exponent, after_exponents[u])
-            leaving = shift(mass, exponent - largest) + shift(after[u], after_exponents[u] - largest)
-            mass, exponent = normalise(leaving, largest)
-            after[u], after_exponents[u] = mass, exponent
+def _write_shares(by_blank, by_label, blank_shares, label_shares):
+    """Of the mass that comes to each node, what comes by the blank and what by the label."""
+    for u in range(by_blank.size):
+        total = by_blank[u] + by_label[u]
+        scale = 1.0 / total if total > 0.0 else 0.0
+        blank_shares[u], label_shares[u] = by_blank[u] * scale, by_label[u] * scale
 
 
 @njit(**COMPILE)
-def _plain(mantissa, exponent):
-    """A posterior as a float: its exponent is at most 1 but for rounding."""
-    return 2.0 * shift(mantissa, min(exponent - 1.0, 0.0))
+def _write_posteriors(blank_shares, label_shares):
+    """From the end back: a node's posterior goes to the arcs into it by their shares, which they overwrite.
+
+    No beta is needed, nor a difference of exponents: where scores are so large that these are rounded, the shares are
+    those of the rounded sums, and posteriors still.
+    """
+    num_frames, width = blank_shares.shape
+    blank = np.zeros(width)
+    blank[width - 1] = 1.0
+    for t in range(num_frames - 1, -1, -1):
+        label = 0.0
+        for u in range(width - 1, -1, -1):
+            gamma = blank[u] + label
+            # Subnormal numbers are slow.
+            gamma = gamma if gamma > LEAST_POSTERIOR else 0.0
+            blank_share, label_share = blank_shares[t, u], label_shares[t, u]
+            blank_shares[t, u], label_shares[t, u] = blank[u], label
+            blank[u], label = gamma * blank_share, gamma * label_share
 
 
 @kernel
