@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pathsum.kernels.numba import grid_arcs
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt import pose_rnnt
@@ -278,6 +279,35 @@ def test_backward_twice_is_the_same(variant):
         assert_same_bits(a, b)
 
 
+# Both sides of 2**53, beyond which not every whole number is a float64; the ends of float32 and nearly of float64.
+@pytest.mark.parametrize("scale", [1e10, 1e15, 1e16, 1e17, 1e30, 3e38, 1e290])
+@variants
+def test_huge_scores(variant, scale):
+    heads, integers = inputs_of(variant, 4, 9, 3, seed=21, std=scale / 4, ragged=False)
+    losses, gradients = solve(variant, heads, integers, impl="numba")
+    expected, expected_gradients = solve(variant, heads, integers, impl="reference")
+    assert expected.isfinite().all()
+    assert_close(losses, expected, relative=1e-14)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        assert_close(gradient, wanted, absolute=1e-12)
+
+
+def test_posteriors_stay_posteriors_where_scores_are_rounded_away():
+    # Small scores beside huge ones: paths that differ by the former alone are told apart by no float64.
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, 30, 9, 5, generator=generator, dtype=torch.float64)
+    scores *= torch.tensor([1.0, 1e8, 1e17])[torch.randint(3, scores.shape, generator=generator)]
+    for rnnt_type in ("regular", "modified"):
+        probe = scores.clone().requires_grad_()
+        options = {"fused_log_softmax": False, "rnnt_type": rnnt_type, "impl": "numba", "blank": 4}
+        rnnt_loss(probe, torch.arange(8)[None] % 4, [30], [8], **options).backward()
+        posteriors = -probe.grad[0]
+        assert posteriors.min() >= 0
+        assert_close(posteriors[..., :4].sum((0, 2))[:8], np.ones(8), absolute=1e-12)  # every label is emitted once
+        blanks = 30 if rnnt_type == "regular" else 22
+        assert_close(posteriors[..., 4].sum(), blanks, absolute=1e-10)
+
+
 def test_long_inputs_keep_their_digits():
     # Extended range: T = 3000 frames of peaky logits in float32 beside the same in float64.
     variant = VARIANTS["tdt"]
@@ -346,6 +376,22 @@ def lengths_of_paths(lattice):
     """How many symbols each path emits."""
     for path in enumerate_paths(lattice):
         yield sum(arc.kind != "skip" for arc in path)
+
+
+@pytest.mark.parametrize("final", ["blank", "any"])
+def test_posteriors_of_skips(final):
+    num_frames, num_labels = 6, 2
+    lattice = pose_wildcard(grid_of(num_frames, num_labels), final)
+    rows = num_frames * (num_labels + 1)
+    planes, skips = -np.random.default_rng(0).exponential(size=(2, rows)), np.zeros((2, rows))
+    planes[1, num_labels :: num_labels + 1] = -np.inf
+    grid_arcs.solve(planes, lattice, -0.5, need_gradient=True, num_threads=1, skips=skips)
+    into, out_of, blank, label = (plane.reshape(num_frames, -1) for plane in (*skips, *planes))
+    # A path leaves (0, 0) by an arc or a skip, and comes to the end by one.
+    assert_close(into.sum() + blank[0, 0] + label[0, 0], 1.0, absolute=1e-12)
+    assert_close(out_of.sum() * (final == "any") + blank[-1, -1], 1.0, absolute=1e-12)
+    assert min(into[1:, 0].min(), out_of[:-1, -1].min()) > 0
+    assert np.count_nonzero(into) == np.count_nonzero(out_of) == num_frames - 1
 
 
 @everywhere

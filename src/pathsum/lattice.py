@@ -88,7 +88,7 @@ class ArcLattice:
         alpha[t, u] = sum over k of alpha[t - frames_k, u - labels_k] * score_k[t - frames_k, u - labels_k]
 
     A path starts in (0, 0) and ends where an arc lands exactly on (T, U). No arc passes T, nor lands on T beside U.
-    Labels are 0 or 1 and frames at least 0, not both 0.
+    Labels are 0 or 1 and frames at least 0, not both 0; one kind at most goes 0 frames.
 
     Attributes:
         logit_lengths, target_lengths, targets, blank, row_offsets: As in ``GridLattice``.

@@ -1,7 +1,8 @@
 """Grids with arcs of several kinds on the CPU: planes of log-scores in, losses and posteriors out.
 
-One sample a task: alpha frame by frame, then beta with the posteriors, in extended range with float64 mantissas as in
-the grid of two kinds. Arcs into later frames are added a whole frame at a time; those within a frame one after another.
+One sample a task: alpha frame by frame in extended range with float64 mantissas, as in the grid of two kinds, then the
+posteriors back along the arcs. Arcs from earlier frames are added a whole frame at a time; those within a frame, which
+one kind at most has, one after another.
 """
 
 from __future__ import annotations
@@ -14,21 +15,29 @@ from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.rows import borrow
 from pathsum.lattice import ArcLattice
-from pathsum.numerics import ZERO_EXPONENT_64
+from pathsum.numerics import LEAST_POSTERIOR, ZERO_EXPONENT_64
 
 
 def solve(
-    planes: np.ndarray, lattice: ArcLattice, skip_score: float = 0.0, *, need_gradient: bool, num_threads: int
+    planes: np.ndarray,
+    lattice: ArcLattice,
+    skip_score: float = 0.0,
+    *,
+    need_gradient: bool,
+    num_threads: int,
+    skips: np.ndarray | None = None,
 ) -> np.ndarray:
     """Losses (N,) of planes (K, rows); with ``need_gradient`` the planes are overwritten by the arcs' posteriors.
 
-    NaN or +inf in the rows of a sample makes its loss NaN. Where there is no path the posteriors are 0.
+    Where given, so are the zeros (2, rows) of ``skips`` by those of leaving frames out, into and out of each node. NaN
+    or +inf in the rows of a sample makes its loss NaN. Where there is no path the posteriors are 0.
     """
     skip_score, skips_to = (-np.inf, 0) if lattice.skips_to is None else (skip_score, lattice.skips_to)
+    skips = np.empty((0, 0)) if skips is None else skips
     losses = np.empty(len(lattice.logit_lengths), np.float64)
     frames_on, labels_on = (np.array(steps) for steps in zip(*lattice.arcs, strict=True))
     num_threads = parallel.worthwhile(num_threads, planes.size * 8)
-    memory = parallel.Memory()
+    num_rows = len(frames_on) + 1 + int(frames_on.max())
 
     def solve_sample(sample: int) -> None:
         first, last = int(lattice.row_offsets[sample]), int(lattice.row_offsets[sample + 1])
@@ -36,14 +45,11 @@ def solve(
             losses[sample] = np.nan
             planes[:, first:last] = np.nan
             return
-        num_frames, width = int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]) + 1
-        shape = (num_frames if need_gradient else int(frames_on.max()) + 1, width)
-        alpha, exponents = memory.take(shape, np.float64), memory.take(shape, np.float64)
+        width = int(lattice.target_lengths[sample]) + 1
         losses[sample] = _solve_sample(
-            planes, first, num_frames, width, frames_on, labels_on, lattice.label_ends, skip_score, skips_to,
-            need_gradient, alpha, exponents,
+            planes, first, int(lattice.logit_lengths[sample]), width, frames_on, labels_on, lattice.label_ends,
+            skip_score, skips_to, skips, need_gradient, np.zeros((num_rows, width)), np.zeros((num_rows, width)),
         )  # fmt: skip
-        memory.give(alpha, exponents)
 
     order = np.argsort(-np.diff(lattice.row_offsets), kind="stable")
     parallel.run(solve_sample, [(int(n),) for n in order], num_threads)
@@ -52,60 +58,75 @@ def solve(
 
 @kernel
 def _solve_sample(
-    planes, offset, num_frames, width, frames_on, labels_on, label_ends, skip_score, skips_to, need_gradient, alpha,
-    exponents,
+    planes, offset, num_frames, width, frames_on, labels_on, label_ends, skip_score, skips_to, skips, need_gradient,
+    mantissas, exponents,
 ):  # fmt: skip
-    """The loss of one sample. ``alpha`` has one row a frame with ``need_gradient``, else as many as an arc spans."""
+    """The loss of one sample. Of mantissas and exponents there is a row a kind, and one a frame that an arc spans."""
     if num_frames == 0:
         return np.inf
-    planes, alpha, exponents = borrow(planes), borrow(alpha), borrow(exponents)
-    num_rows = alpha.shape[0]
-    arriving, arriving_exponents = np.zeros(width), np.full(width, ZERO_EXPONENT_64)
-    weights, weight_exponents = np.empty(width), np.empty(width)
-    arriving[0], arriving_exponents[0] = 1.0, 0.0
+    planes, skips, mantissas, exponents = borrow(planes), borrow(skips), borrow(mantissas), borrow(exponents)
+    num_kinds, end = frames_on.size, width - 1
+    brought, brought_exponents = mantissas[:num_kinds], exponents[:num_kinds]
+    alpha, alpha_exponents = mantissas[num_kinds:], exponents[num_kinds:]
+    depth = len(alpha)
+    totals, largest = np.empty(width), np.empty(width)
     skip, skip_exponent = split(skip_score)
     skipped, skipped_exponent = 0.0, ZERO_EXPONENT_64
-    for t in range(num_frames):
-        if t > 0:
-            arriving[0], arriving_exponents[0] = _add(arriving[0], arriving_exponents[0], skip, skip_exponent)
-        if skips_to == 1 and t == num_frames - 1:
-            arriving[-1], arriving_exponents[-1] = _add(arriving[-1], arriving_exponents[-1], skipped, skipped_exponent)
-        _sum_within_frame(planes, offset + t * width, frames_on, weights, weight_exponents)
-        row = t % num_rows
-        mass, exponent = 0.0, ZERO_EXPONENT_64
-        for u in range(width):
-            total, largest = _add(mass, exponent, arriving[u], arriving_exponents[u])
-            total, largest = normalise(total, largest)
-            alpha[row, u], exponents[row, u] = total, largest
-            mass, exponent = total * weights[u], largest + weight_exponents[u]
+    # Of what comes to (t, 0) and to (t, U), and of all that has skipped to the end, what skips there or in frame t.
+    skip_shares = np.zeros((3, num_frames + 1))
+    for t in range(num_frames + 1):
+        totals[:] = 0.0
+        largest[:] = ZERO_EXPONENT_64
+        if t == 0:
+            totals[0], largest[0] = 1.0, 0.0
+        elif t < num_frames:
+            totals[0], largest[0] = skip, skip_exponent
+        if t == num_frames - skips_to:
+            totals[end], largest[end] = _add(totals[end], largest[end], skipped, skipped_exponent)
+        for k in range(num_kinds):
+            if frames_on[k] > 0 and _exists(t - frames_on[k], t, labels_on[k], num_frames, label_ends):
+                row, first = (t - frames_on[k]) % depth, offset + (t - frames_on[k]) * width
+                _split_row(planes[k, first : first + width], labels_on[k], brought[k], brought_exponents[k])
+                _bring(labels_on[k], alpha[row], alpha_exponents[row], brought[k], brought_exponents[k])
+                _add_row(labels_on[k], brought[k], brought_exponents[k], totals, largest)
+        row, first = t % depth, offset + t * width
+        _normalise_row(totals, largest, alpha[row], alpha_exponents[row])
+        for k in range(num_kinds):
+            if frames_on[k] == 0 and t < num_frames:
+                _split_row(planes[k, first : first + width], 1, brought[k], brought_exponents[k])
+                _pass_on(alpha[row], alpha_exponents[row], brought[k], brought_exponents[k], totals, largest)
+        if need_gradient:
+            for k in range(num_kinds):
+                if _exists(t - frames_on[k], t, labels_on[k], num_frames, label_ends):
+                    first = offset + (t - frames_on[k]) * width
+                    _write_shares(
+                        planes[k, first : first + width], labels_on[k], brought[k], brought_exponents[k], totals,
+                        largest,
+                    )  # fmt: skip
+            if 0 < t < num_frames:
+                skip_shares[0, t] = _share(skip, skip_exponent, totals[0], largest[0])
+            if t == num_frames - skips_to:
+                skip_shares[1, t] = _share(skipped, skipped_exponent, totals[end], largest[end])
         if t < num_frames - 1:
-            skipped, skipped_exponent = _add(
-                skipped, skipped_exponent, alpha[row, width - 1] * skip, exponents[row, width - 1] + skip_exponent
-            )
-            skipped, skipped_exponent = normalise(skipped, skipped_exponent)
-        arriving[:] = 0.0
-        arriving_exponents[:] = ZERO_EXPONENT_64
-        for k in range(frames_on.size):
-            source = t + 1 - frames_on[k]
-            if 0 <= source <= t and _exists(t + 1, labels_on[k], num_frames, label_ends):
-                first = offset + source * width
-                _arrive(
-                    planes[k, first : first + width], labels_on[k], alpha[source % num_rows],
-                    exponents[source % num_rows], arriving, arriving_exponents,
-                )  # fmt: skip
-    if skips_to == 0:
-        arriving[-1], arriving_exponents[-1] = _add(arriving[-1], arriving_exponents[-1], skipped, skipped_exponent)
-    total, exponent = normalise(arriving[width - 1], arriving_exponents[width - 1])
-    log_z = log(total, exponent)
+            leaving, exponent = alpha[row, end] * skip, alpha_exponents[row, end] + skip_exponent
+            total, most = _add(skipped, skipped_exponent, leaving, exponent)
+            skip_shares[2, t] = _share(leaving, exponent, total, most)
+            skipped, skipped_exponent = normalise(total, most)
+    log_z = log(totals[end], largest[end])
     if need_gradient:
         if log_z > -np.inf:
             _write_posteriors(
-                planes, offset, num_frames, width, frames_on, labels_on, label_ends, skip, skip_exponent, skips_to,
-                alpha, exponents, total, exponent,
-            )  # fmt: skip
+                planes, offset, num_frames, width, frames_on, labels_on, label_ends, skips_to, skips, skip_shares, alpha
+            )
         else:
             planes[:, offset : offset + num_frames * width] = 0.0
     return -log_z
+
+
+@njit(**COMPILE)
+def _normalise_row(totals, largest, alpha, exponents):
+    for u in range(totals.size):
+        alpha[u], exponents[u] = normalise(totals[u], largest[u])
 
 
 @njit(**COMPILE)
@@ -115,96 +136,108 @@ def _add(mantissa, exponent, other, other_exponent):
 
 
 @njit(**COMPILE)
-def _exists(reach, labels_on, num_frames, label_ends):
-    """Whether arcs that go ``labels_on`` labels may enter frame ``reach``."""
-    return reach < num_frames or (reach == num_frames and (label_ends or labels_on == 0))
+def _share(part, exponent, total, largest):
+    """Which share of a total a part of it is."""
+    return shift(part, exponent - largest) / total if total > 0.0 else 0.0
 
 
 @njit(**COMPILE)
-def _sum_within_frame(planes, first, frames_on, weights, exponents):
-    """The weight of going from each label to the next within the frame; there is no next one after the last."""
-    weights[:] = 0.0
-    exponents[:] = ZERO_EXPONENT_64
-    for k in range(frames_on.size):
-        if frames_on[k] == 0:
-            scores = planes[k, first : first + weights.size]
-            for u in range(weights.size - 1):
-                weight, exponent = split(scores[u])
-                weights[u], exponents[u] = _add(weights[u], exponents[u], weight, exponent)
+def _exists(source, target, labels_on, num_frames, label_ends):
+    """Whether arcs that go ``labels_on`` labels lead from one frame to another."""
+    inside = 0 <= source < num_frames and target <= num_frames
+    return inside and (target < num_frames or label_ends or labels_on == 0)
 
 
 @njit(**COMPILE)
-def _arrive(scores, labels_on, alpha, exponents, arriving, arriving_exponents):
-    """Add the mass that the arcs of one kind carry from one frame to another."""
-    into, into_exponents = arriving[labels_on:], arriving_exponents[labels_on:]
-    for u in range(into.size):
-        weight, exponent = split(scores[u])
-        weight, exponent = weight * alpha[u], exponent + exponents[u]
-        into[u], into_exponents[u] = _add(into[u], into_exponents[u], weight, exponent)
+def _split_row(scores, labels_on, mantissas, exponents):
+    """The scores of one kind's arcs, each where it leads to."""
+    for u in range(scores.size - labels_on):
+        mantissas[u + labels_on], exponents[u + labels_on] = split(scores[u])
+
+
+@njit(**COMPILE)
+def _bring(labels_on, alpha, alpha_exponents, brought, exponents):
+    """What the arcs of one kind, whose scores ``brought`` holds, carry from one frame to another."""
+    for u in range(alpha.size - labels_on):
+        brought[u + labels_on] *= alpha[u]
+        exponents[u + labels_on] += alpha_exponents[u]
+
+
+@njit(**COMPILE)
+def _add_row(labels_on, brought, exponents, totals, largest):
+    for u in range(labels_on, totals.size):
+        totals[u], largest[u] = _add(totals[u], largest[u], brought[u], exponents[u])
+
+
+@njit(**COMPILE)
+def _pass_on(alpha, alpha_exponents, brought, exponents, totals, largest):
+    """Add what the arcs within a frame, whose scores ``brought`` holds, carry from each label to the next."""
+    for u in range(1, alpha.size):
+        brought[u], exponents[u] = brought[u] * alpha[u - 1], exponents[u] + alpha_exponents[u - 1]
+        totals[u], largest[u] = _add(totals[u], largest[u], brought[u], exponents[u])
+        alpha[u], alpha_exponents[u] = normalise(totals[u], largest[u])
+
+
+@njit(**COMPILE)
+def _write_shares(scores, labels_on, brought, exponents, totals, largest):
+    """Replace the scores of one kind's arcs by their share of the mass that comes to the node they lead to."""
+    for u in range(scores.size - labels_on):
+        to = u + labels_on
+        scores[u] = _share(brought[to], exponents[to], totals[to], largest[to])
 
 
 @njit(**COMPILE)
 def _write_posteriors(
-    planes, offset, num_frames, width, frames_on, labels_on, label_ends, skip, skip_exponent, skips_to, alpha,
-    exponents, total, total_exponent,
+    planes, offset, num_frames, width, frames_on, labels_on, label_ends, skips_to, skips, skip_shares, leaving
 ):  # fmt: skip
-    """Beta from the last frame back, each frame's scores replaced by alpha * score * beta / total of their arcs."""
-    depth = 1 + frames_on.max()
-    beta, beta_exponents = np.zeros((depth, width)), np.full((depth, width), ZERO_EXPONENT_64)
-    beta[num_frames % depth, width - 1], beta_exponents[num_frames % depth, width - 1] = 1.0, 0.0
-    leaving, leaving_exponents = np.empty(width), np.empty(width)
-    weights, weight_exponents = np.empty(width), np.empty(width)
-    scale = 1.0 / total
-    # What skipping the rest leads to.
-    rest, rest_exponent = 1.0, 0.0
-    for t in range(num_frames - 1, -1, -1):
-        first, row = offset + t * width, t % depth
-        leaving[:] = 0.0
-        leaving_exponents[:] = ZERO_EXPONENT_64
-        if t < num_frames - 1:
-            leaving[width - 1], leaving_exponents[width - 1] = rest * skip, rest_exponent + skip_exponent
-        for k in range(frames_on.size):
-            if frames_on[k] > 0:
-                scores = planes[k, first : first + width]
-                if _exists(t + frames_on[k], labels_on[k], num_frames, label_ends):
-                    reached = (t + frames_on[k]) % depth
-                    _leave(
-                        scores, labels_on[k], beta[reached], beta_exponents[reached], alpha[t], exponents[t], scale,
-                        total_exponent, leaving, leaving_exponents,
-                    )  # fmt: skip
-                else:
-                    scores[:] = 0.0
-        _sum_within_frame(planes, first, frames_on, weights, weight_exponents)
-        mass, exponent = 0.0, ZERO_EXPONENT_64
-        for u in range(width - 1, -1, -1):
-            mass, exponent = mass * weights[u], exponent + weight_exponents[u]
-            mass, exponent = _add(mass, exponent, leaving[u], leaving_exponents[u])
-            mass, exponent = normalise(mass, exponent)
-            beta[row, u], beta_exponents[row, u] = mass, exponent
-        if skips_to == 1 and t == num_frames - 1:
-            rest, rest_exponent = beta[row, width - 1], beta_exponents[row, width - 1]
-        for k in range(frames_on.size):
-            if frames_on[k] == 0:
-                _leave(
-                    planes[k, first : first + width], 1, beta[row], beta_exponents[row], alpha[t], exponents[t], scale,
-                    total_exponent, leaving, leaving_exponents,
-                )  # fmt: skip
+    """From the end back: a node's posterior goes to the arcs into it by their shares, which they overwrite.
+
+    ``leaving`` is for the posteriors of the arcs out of each node that arcs may come from.
+    """
+    num_kinds, depth, end = frames_on.size, len(leaving), width - 1
+    leaving[:] = 0.0
+    leaving[num_frames % depth, end] = 1.0
+    # The posterior of having skipped to the end from this frame or before.
+    rest = 0.0
+    for t in range(num_frames, -1, -1):
+        gamma, first = leaving[t % depth], offset + t * width
+        skipping = rest * skip_shares[2, t]
+        rest -= skipping
+        gamma[end] += skipping
+        for u in range(width):
+            # Subnormal numbers are slow.
+            gamma[u] = gamma[u] if gamma[u] > LEAST_POSTERIOR else 0.0
+        for k in range(num_kinds):
+            if frames_on[k] == 0 and t < num_frames:
+                _send_back_within(planes[k, first : first + width], gamma)
+        rest += gamma[end] * skip_shares[1, t]
+        if skips.size > 0 and t < num_frames:
+            skips[0, first], skips[1, first + end] = gamma[0] * skip_shares[0, t], skipping
+        for k in range(num_kinds):
+            if frames_on[k] > 0 and _exists(t - frames_on[k], t, labels_on[k], num_frames, label_ends):
+                source = offset + (t - frames_on[k]) * width
+                _send_back(planes[k, source : source + width], labels_on[k], gamma, leaving[(t - frames_on[k]) % depth])
+            if t < num_frames and not _exists(t, t + frames_on[k], labels_on[k], num_frames, label_ends):
+                planes[k, first : first + width] = 0.0
+        gamma[:] = 0.0
 
 
 @njit(**COMPILE)
-def _leave(
-    scores, labels_on, beta, beta_exponents, alpha, exponents, scale, total_exponent, leaving, leaving_exponents
-):  # fmt: skip
-    """Replace the scores of one kind's arcs out of a frame by posteriors and add what they lead to."""
-    after, after_exponents = beta[labels_on:], beta_exponents[labels_on:]
-    for u in range(after.size):
-        weight, exponent = split(scores[u])
-        weight, exponent = weight * after[u], exponent + after_exponents[u]
-        # A posterior's exponent is at most 1 but for rounding.
-        bounded = min(exponents[u] + exponent - total_exponent - 1.0, 0.0)
-        scores[u] = 2.0 * shift(alpha[u] * weight * scale, bounded)
-        leaving[u], leaving_exponents[u] = _add(leaving[u], leaving_exponents[u], weight, exponent)
-    scores[after.size :] = 0.0
+def _send_back_within(shares, gamma):
+    shares[-1] = 0.0
+    for u in range(shares.size - 2, -1, -1):
+        posterior = shares[u] * gamma[u + 1]
+        shares[u] = posterior if posterior > LEAST_POSTERIOR else 0.0
+        gamma[u] += shares[u]
+
+
+@njit(**COMPILE)
+def _send_back(shares, labels_on, gamma, leaving):
+    """Replace the shares of one kind's arcs by posteriors and add these to the nodes they come from."""
+    for u in range(shares.size - labels_on):
+        shares[u] *= gamma[u + labels_on]
+        leaving[u] += shares[u]
+    shares[shares.size - labels_on :] = 0.0
 
 
 def solve_two(
