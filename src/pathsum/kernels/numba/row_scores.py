@@ -47,7 +47,7 @@ def forward(
     """Planes (K, rows) in float64, NaN in a row with an undefined score; softmax maxima and sums."""
     work = work_dtype(rows.flat)
     num_nodes = int(lattice.row_offsets[-1])
-    num_threads = parallel.worthwhile(num_threads, num_nodes * (8 + num_classes // 8))
+    num_threads = parallel.worthwhile(num_threads, num_nodes * (24 + num_classes // 8))
     planes = np.empty((len(wanted.classes), num_nodes))
     maxima, sums = np.empty(num_nodes if wanted.logits else 0, work), np.empty(num_nodes if wanted.logits else 0, work)
 
@@ -79,7 +79,7 @@ def backward(
 ) -> None:
     """Write upstream[n] * clamp(gradient with respect to the scores), padding included, into ``out``."""
     work = work_dtype(rows.flat)
-    num_threads = parallel.worthwhile(num_threads, int((out.frames * out.labels).sum()) * num_classes // 4)
+    num_threads = parallel.worthwhile(num_threads, int((out.frames * out.labels).sum()) * (16 + num_classes // 4))
 
     def write(sample: int, first: int, last: int) -> None:
         _write_gradient(
