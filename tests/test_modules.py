@@ -7,53 +7,76 @@ import torch
 
 from pathsum.testing import assert_same_bits, chain_inputs, grid_inputs, pack_rows
 from pathsum.torch import (
+    ARRNNTLoss,
     CTCLoss,
+    MultiBlankRNNTLoss,
+    RNNTJointLoss,
     RNNTLoss,
     RNNTPackedLoss,
     SimpleCTCLoss,
+    TDTLoss,
+    WildcardRNNTLoss,
+    ar_rnnt_loss,
     ctc_loss,
+    multi_blank_rnnt_loss,
+    rnnt_joint_loss,
     rnnt_loss,
     rnnt_packed_loss,
     simple_ctc_loss,
+    tdt_loss,
+    wildcard_rnnt_loss,
 )
 from support import CHAIN
 
-PAIRS = {CTCLoss: ctc_loss, SimpleCTCLoss: simple_ctc_loss, RNNTLoss: rnnt_loss, RNNTPackedLoss: rnnt_packed_loss}
+PAIRS = {
+    CTCLoss: ctc_loss, SimpleCTCLoss: simple_ctc_loss, RNNTLoss: rnnt_loss, RNNTPackedLoss: rnnt_packed_loss,
+    RNNTJointLoss: rnnt_joint_loss, TDTLoss: tdt_loss, MultiBlankRNNTLoss: multi_blank_rnnt_loss,
+    ARRNNTLoss: ar_rnnt_loss, WildcardRNNTLoss: wildcard_rnnt_loss,
+}  # fmt: skip
+modules = pytest.mark.parametrize("module", PAIRS, ids=lambda module: module.__name__)
 
 
-@pytest.mark.parametrize("module", PAIRS, ids=lambda module: module.__name__)
+def inputs_of(module):
+    """What the module is called with, by name."""
+    return list(inspect.signature(module.forward).parameters)[1:]
+
+
+@modules
 def test_options_have_the_names_defaults_and_kinds_of_the_function(module):
-    inputs = 4
-    options = list(inspect.signature(PAIRS[module]).parameters.values())[inputs:]
+    parameters = list(inspect.signature(PAIRS[module]).parameters.values())
+    inputs = inputs_of(module)
+    assert [p.name for p in parameters[: len(inputs)]] == inputs
+    assert inputs[-1] in ("target_lengths", "alignment")
     stored = list(inspect.signature(module).parameters.values())
+    options = parameters[len(inputs) :]
     assert [(p.name, p.default, p.kind) for p in stored] == [(p.name, p.default, p.kind) for p in options]
-    names = list(inspect.signature(PAIRS[module]).parameters)[:inputs]
-    assert list(inspect.signature(module.forward).parameters)[1:] == names
 
 
 OTHERS = {
     "blank": 1, "reduction": "sum", "zero_infinity": True, "fused_log_softmax": True, "batch_first": True,
     "impl": "reference", "clamp": 0.1, "fastemit_lambda": 0.5, "overwrite_logits": True, "rnnt_type": "modified",
-    "delay_penalty": 0.1, "hat": True,
+    "delay_penalty": 0.1, "hat": True, "activation": "relu", "gate": 0.5, "tile_memory": 2**20, "durations": [2, 1],
+    "sigma": 0.1, "final": "any", "big_blank_durations": [3], "big_blanks": [4], "left": 2, "right": 3,
+    "skip_score": -0.5,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", PAIRS, ids=lambda module: module.__name__)
+@modules
 def test_every_option_reaches_the_function(module, monkeypatch):
     calls = []
     monkeypatch.setattr(f"pathsum.torch.modules.{PAIRS[module].__name__}", lambda *a, **k: calls.append((a, k)))
     names = list(inspect.signature(module).parameters)
     options = {name: OTHERS[name] for name in names}
     criterion = module(**options)
-    criterion("scores", "targets", "lengths", "target lengths")
-    assert calls == [(("scores", "targets", "lengths", "target lengths"), options)]
+    criterion(*inputs_of(module))
+    assert calls == [(tuple(inputs_of(module)), options)]
     for name, value in options.items():
         assert f"{name}={value!r}" in repr(criterion)
     assert not list(criterion.parameters())
     assert not criterion.state_dict()
 
 
-@pytest.mark.parametrize("module", PAIRS, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [CTCLoss, SimpleCTCLoss, RNNTLoss, RNNTPackedLoss])
 def test_a_module_gives_the_loss_of_its_function(module):
     if PAIRS[module] in CHAIN.values():
         inputs = chain_inputs(9, 2, 5, 3, blank=-1)

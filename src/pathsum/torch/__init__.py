@@ -18,12 +18,16 @@ from pathsum.torch.greedy import ctc_greedy_decode as ctc_greedy_decode
 from pathsum.torch.greedy import rnnt_greedy_decode as rnnt_greedy_decode
 from pathsum.torch.joint import rnnt_joint_loss as rnnt_joint_loss
 from pathsum.torch.joint import rnnt_loss_from_joint as rnnt_loss_from_joint
+from pathsum.torch.modules import ARRNNTLoss as ARRNNTLoss
 from pathsum.torch.modules import ASGLoss as ASGLoss
 from pathsum.torch.modules import CTCLoss as CTCLoss
+from pathsum.torch.modules import MultiBlankRNNTLoss as MultiBlankRNNTLoss
 from pathsum.torch.modules import RNNTJointLoss as RNNTJointLoss
 from pathsum.torch.modules import RNNTLoss as RNNTLoss
 from pathsum.torch.modules import RNNTPackedLoss as RNNTPackedLoss
 from pathsum.torch.modules import SimpleCTCLoss as SimpleCTCLoss
+from pathsum.torch.modules import TDTLoss as TDTLoss
+from pathsum.torch.modules import WildcardRNNTLoss as WildcardRNNTLoss
 from pathsum.torch.posteriors import ASGPosteriors as ASGPosteriors
 from pathsum.torch.posteriors import ChainPosteriors as ChainPosteriors
 from pathsum.torch.posteriors import GridPosteriors as GridPosteriors

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,14 +13,20 @@ from pathsum.torch.asg import asg_loss
 from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
 from pathsum.torch.joint import rnnt_joint_loss
 from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
+from pathsum.torch.variants import ar_rnnt_loss, multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
 
 
 class _Loss(nn.Module):
-    """Options by name, shown by ``repr`` and passed to the function as they are."""
+    """Options by name, shown by ``repr`` and passed to the function as they are.
 
-    def __init__(self, **options: object):
+    Args:
+        options: The ``locals()`` of a module's ``__init__``, of which ``self`` and what is not passed on are left out.
+    """
+
+    def __init__(self, options: dict[str, Any], *, without: tuple[str, ...] = ()):
         super().__init__()
-        self.options = options
+        left_out = ("self", "__class__", *without)
+        self.options = {name: value for name, value in options.items() if name not in left_out}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -44,19 +53,12 @@ class CTCLoss(_Loss):
         batch_first: bool = False,
         impl: str = "auto",
     ):
-        super().__init__(
-            blank=blank,
-            reduction=reduction,
-            zero_infinity=zero_infinity,
-            fused_log_softmax=fused_log_softmax,
-            batch_first=batch_first,
-            impl=impl,
-        )
+        super().__init__(locals())
 
     def forward(
         self, log_probs: Tensor, targets: Integers, input_lengths: Integers, target_lengths: Integers
     ) -> Tensor:
-        return ctc_loss(log_probs, targets, input_lengths, target_lengths, **self.options)  # pyright: ignore[reportArgumentType]
+        return ctc_loss(log_probs, targets, input_lengths, target_lengths, **self.options)
 
 
 class SimpleCTCLoss(_Loss):
@@ -80,19 +82,12 @@ class SimpleCTCLoss(_Loss):
         batch_first: bool = False,
         impl: str = "auto",
     ):
-        super().__init__(
-            blank=blank,
-            reduction=reduction,
-            zero_infinity=zero_infinity,
-            fused_log_softmax=fused_log_softmax,
-            batch_first=batch_first,
-            impl=impl,
-        )
+        super().__init__(locals())
 
     def forward(
         self, log_probs: Tensor, targets: Integers, input_lengths: Integers, target_lengths: Integers
     ) -> Tensor:
-        return simple_ctc_loss(log_probs, targets, input_lengths, target_lengths, **self.options)  # pyright: ignore[reportArgumentType]
+        return simple_ctc_loss(log_probs, targets, input_lengths, target_lengths, **self.options)
 
 
 class RNNTLoss(_Loss):
@@ -121,22 +116,10 @@ class RNNTLoss(_Loss):
         hat: bool = False,
         impl: str = "auto",
     ):
-        super().__init__(
-            blank=blank,
-            clamp=clamp,
-            reduction=reduction,
-            fused_log_softmax=fused_log_softmax,
-            fastemit_lambda=fastemit_lambda,
-            zero_infinity=zero_infinity,
-            overwrite_logits=overwrite_logits,
-            rnnt_type=rnnt_type,
-            delay_penalty=delay_penalty,
-            hat=hat,
-            impl=impl,
-        )
+        super().__init__(locals())
 
     def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
-        return rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)  # pyright: ignore[reportArgumentType]
+        return rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)
 
 
 class RNNTPackedLoss(RNNTLoss):
@@ -151,7 +134,143 @@ class RNNTPackedLoss(RNNTLoss):
     """
 
     def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
-        return rnnt_packed_loss(logits, targets, logit_lengths, target_lengths, **self.options)  # pyright: ignore[reportArgumentType]
+        return rnnt_packed_loss(logits, targets, logit_lengths, target_lengths, **self.options)
+
+
+class TDTLoss(_Loss):
+    """``tdt_loss`` with its durations and options stored.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import TDTLoss
+        >>> criterion = TDTLoss([0, 1, 2])
+        >>> token_logits, duration_logits = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 3)
+        >>> round(float(criterion(token_logits, duration_logits, [[0]], [2], [1])), 4)
+        2.7362
+    """
+
+    def __init__(
+        self,
+        durations: Sequence[int],
+        blank: int = -1,
+        *,
+        sigma: float = 0.0,
+        final: str = "blank",
+        fastemit_lambda: float = 0.0,
+        clamp: float = -1,
+        reduction: str = "mean",
+        zero_infinity: bool = False,
+        impl: str = "auto",
+    ):
+        super().__init__(locals())
+
+    def forward(
+        self,
+        token_logits: Tensor,
+        duration_logits: Tensor,
+        targets: Integers,
+        logit_lengths: Integers,
+        target_lengths: Integers,
+    ) -> Tensor:
+        return tdt_loss(token_logits, duration_logits, targets, logit_lengths, target_lengths, **self.options)
+
+
+class MultiBlankRNNTLoss(_Loss):
+    """``multi_blank_rnnt_loss`` with its big blanks and options stored.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import MultiBlankRNNTLoss
+        >>> criterion = MultiBlankRNNTLoss([2], [-2])
+        >>> round(float(criterion(torch.zeros(1, 2, 1, 4), [[]], [2], [0])), 4)
+        1.1632
+    """
+
+    def __init__(
+        self,
+        big_blank_durations: Sequence[int],
+        big_blanks: Sequence[int],
+        blank: int = -1,
+        *,
+        sigma: float = 0.0,
+        fastemit_lambda: float = 0.0,
+        clamp: float = -1,
+        reduction: str = "mean",
+        zero_infinity: bool = False,
+        impl: str = "auto",
+    ):
+        super().__init__(locals())
+
+    def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
+        return multi_blank_rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)
+
+
+class ARRNNTLoss(_Loss):
+    """``ar_rnnt_loss`` with its buffers and options stored; the alignment comes with each batch.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import ARRNNTLoss
+        >>> criterion = ARRNNTLoss(left=1, right=0)
+        >>> round(float(criterion(torch.zeros(1, 4, 2, 2), [[0]], [4], [1], [[1]])), 4)
+        2.7726
+    """
+
+    def __init__(
+        self,
+        left: int,
+        right: int,
+        blank: int = -1,
+        *,
+        rnnt_type: str = "regular",
+        delay_penalty: float = 0.0,
+        hat: bool = False,
+        fastemit_lambda: float = 0.0,
+        clamp: float = -1,
+        reduction: str = "mean",
+        zero_infinity: bool = False,
+        impl: str = "auto",
+    ):
+        super().__init__(locals())
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Integers,
+        logit_lengths: Integers,
+        target_lengths: Integers,
+        alignment: Integers,
+    ) -> Tensor:
+        return ar_rnnt_loss(logits, targets, logit_lengths, target_lengths, alignment, **self.options)
+
+
+class WildcardRNNTLoss(_Loss):
+    """``wildcard_rnnt_loss`` with its options stored.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import WildcardRNNTLoss
+        >>> criterion = WildcardRNNTLoss(skip_score=-1.0)
+        >>> round(float(criterion(torch.zeros(1, 2, 2, 2), [[0]], [2], [1])), 4)
+        0.8348
+    """
+
+    def __init__(
+        self,
+        blank: int = -1,
+        *,
+        skip_score: float = 0.0,
+        final: str = "blank",
+        fastemit_lambda: float = 0.0,
+        clamp: float = -1,
+        reduction: str = "mean",
+        zero_infinity: bool = False,
+        impl: str = "auto",
+    ):
+        super().__init__(locals())
+
+    def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
+        return wildcard_rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)
 
 
 class ASGLoss(_Loss):
@@ -171,7 +290,7 @@ class ASGLoss(_Loss):
         >>> import torch
         >>> from pathsum.torch import ASGLoss
         >>> criterion = ASGLoss(2, reduction="sum")
-        >>> round(float(criterion(torch.zeros(3, 1, 2), [[0, 1]])), 4)
+        >>> round(criterion(torch.zeros(3, 1, 2), [[0, 1]]).item(), 4)
         1.3863
     """
 
@@ -187,13 +306,7 @@ class ASGLoss(_Loss):
         zero_infinity: bool = False,
         impl: str = "auto",
     ):
-        super().__init__(
-            reduction=reduction,
-            scale_mode=scale_mode,
-            batch_first=batch_first,
-            zero_infinity=zero_infinity,
-            impl=impl,
-        )
+        super().__init__(locals(), without=("num_labels", "learn_start", "learn_final"))
         self.num_labels = num_labels
         self.transition = nn.Parameter(torch.zeros(num_labels, num_labels))
         self.start_scores = nn.Parameter(torch.zeros(num_labels)) if learn_start else None
@@ -217,7 +330,7 @@ class ASGLoss(_Loss):
             target_lengths,
             start_scores=self.start_scores,
             final_scores=self.final_scores,
-            **self.options,  # pyright: ignore[reportArgumentType]
+            **self.options,
         )
 
 
@@ -249,19 +362,7 @@ class RNNTJointLoss(_Loss):
         tile_memory: int = 2**25,
         impl: str = "auto",
     ):
-        super().__init__(
-            blank=blank,
-            activation=activation,
-            reduction=reduction,
-            fastemit_lambda=fastemit_lambda,
-            clamp=clamp,
-            zero_infinity=zero_infinity,
-            rnnt_type=rnnt_type,
-            delay_penalty=delay_penalty,
-            gate=gate,
-            tile_memory=tile_memory,
-            impl=impl,
-        )
+        super().__init__(locals())
 
     def forward(
         self,
@@ -274,4 +375,4 @@ class RNNTJointLoss(_Loss):
         target_lengths: Integers,
     ) -> Tensor:
         given = (encoder_out, predictor_out, weight, bias, targets, logit_lengths, target_lengths)
-        return rnnt_joint_loss(*given, **self.options)  # pyright: ignore[reportArgumentType]
+        return rnnt_joint_loss(*given, **self.options)
