@@ -1,15 +1,15 @@
 """Losses for PyTorch."""
 
-from pathsum.torch.align import Alignment as Alignment
-from pathsum.torch.align import ASGAlignment as ASGAlignment
-from pathsum.torch.align import RNNTAlignment as RNNTAlignment
-from pathsum.torch.align import TokenSpan as TokenSpan
-from pathsum.torch.align import asg_align as asg_align
-from pathsum.torch.align import asg_viterbi as asg_viterbi
-from pathsum.torch.align import forced_align as forced_align
-from pathsum.torch.align import rnnt_align as rnnt_align
-from pathsum.torch.align import simple_ctc_align as simple_ctc_align
-from pathsum.torch.align import token_spans as token_spans
+from pathsum.torch.align.asg import ASGAlignment as ASGAlignment
+from pathsum.torch.align.asg import asg_align as asg_align
+from pathsum.torch.align.asg import asg_viterbi as asg_viterbi
+from pathsum.torch.align.ctc import Alignment as Alignment
+from pathsum.torch.align.ctc import forced_align as forced_align
+from pathsum.torch.align.ctc import simple_ctc_align as simple_ctc_align
+from pathsum.torch.align.rnnt import RNNTAlignment as RNNTAlignment
+from pathsum.torch.align.rnnt import rnnt_align as rnnt_align
+from pathsum.torch.align.spans import TokenSpan as TokenSpan
+from pathsum.torch.align.spans import token_spans as token_spans
 from pathsum.torch.asg import asg_loss as asg_loss
 from pathsum.torch.ctc import ctc_loss as ctc_loss
 from pathsum.torch.ctc import simple_ctc_loss as simple_ctc_loss

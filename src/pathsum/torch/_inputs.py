@@ -16,6 +16,9 @@ from pathsum.problems.rnnt import pose_rnnt
 
 Integers = Tensor | Sequence[int]
 
+# The layouts of a transducer's logits.
+PADDED, PACKED = "(N, T, U+1, V)", "(rows, V)"
+
 
 def dtype_of(scores: Any) -> str:
     return str(scores.dtype).removeprefix("torch.") if isinstance(scores, Tensor) else type(scores).__name__
@@ -69,6 +72,38 @@ def pose_grid(
         blank=blank,
     )
     return pose_rnnt(*batch, blank)
+
+
+def pose_logits(
+    function: str,
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    *,
+    argument: str = "logits",
+    layouts: tuple[str, ...] = (PADDED, PACKED),
+) -> GridLattice:
+    """The grid of logits in one of the layouts, all checked."""
+    _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
+    padded = logits.ndim == 4
+    if padded and logits.shape[2] < 1:
+        raise InvalidValueError(function, argument, f"have shape {PADDED}", f"shape {tuple(logits.shape)}")
+    lattice = pose_grid(
+        function,
+        targets,
+        logit_lengths,
+        target_lengths,
+        blank,
+        num_samples=logits.shape[0] if padded else None,
+        num_frames=logits.shape[1] if padded else None,
+        max_labels=logits.shape[2] - 1 if padded else None,
+        num_classes=logits.shape[-1],
+    )
+    if not padded:
+        _checks.check_packed_rows(function, logits.shape[0], int(lattice.row_offsets[-1]), argument)
+    return lattice
 
 
 def on_device(lattice: Any, device: torch.device) -> Any:

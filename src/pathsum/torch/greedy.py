@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
+from pathsum.torch._batch_first import check_lengths
 from pathsum.torch._inputs import Integers, dtype_of, shape_of
-from pathsum.torch.align import _lengths
 
 
 class Decoded(NamedTuple):
@@ -60,7 +60,7 @@ def ctc_greedy_decode(log_probs: Tensor, input_lengths: Integers | None = None, 
     _checks.check_scores(function, "log_probs", dtype_of(log_probs), shape_of(log_probs), ("(N, T, C)",))
     num_samples, num_frames, num_classes = log_probs.shape
     blank = _checks.check_blank(function, blank, num_classes)
-    lengths = _lengths(function, "input_lengths", input_lengths, num_samples, num_frames).to(log_probs.device)
+    lengths = check_lengths(function, "input_lengths", input_lengths, num_samples, num_frames).to(log_probs.device)
     scores, classes = log_probs.detach().max(2)
     before = torch.cat([torch.full_like(classes[:, :1], blank), classes[:, :-1]], 1)
     real = torch.arange(num_frames, device=log_probs.device) < lengths[:, None]
@@ -119,7 +119,9 @@ def rnnt_greedy_decode(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidValueError(function, name, f"be an int, at least {least}", value)
     num_samples, num_frames, _ = encoder_out.shape
-    lengths = _lengths(function, "encoder_lengths", encoder_lengths, num_samples, num_frames).to(encoder_out.device)
+    lengths = check_lengths(function, "encoder_lengths", encoder_lengths, num_samples, num_frames).to(
+        encoder_out.device
+    )
     batch = torch.arange(num_samples, device=encoder_out.device)
     frame, in_frame = torch.zeros_like(lengths), torch.zeros_like(lengths)
     emitted = [(batch[:0], batch[:0], batch[:0], encoder_out.new_empty(0))]

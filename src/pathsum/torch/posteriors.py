@@ -19,9 +19,9 @@ from pathsum.lattice import ChainLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._inputs import Integers, on_device
+from pathsum.torch._batch_first import check_asg, pose_chain, real_frames
+from pathsum.torch._inputs import PADDED, Integers, on_device, pose_logits
 from pathsum.torch._ops.arrays import as_array, as_rows, as_table, work_dtype
-from pathsum.torch.align import _check_asg, _pose_chain, _pose_padded_grid, _real
 
 
 class ChainPosteriors(NamedTuple):
@@ -195,7 +195,7 @@ def rnnt_posteriors(
         >>> (labels[0, :, 0] * 3).round().int().tolist()
         [1, 1, 1]
     """
-    lattice = _pose_padded_grid("rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank)
+    lattice = pose_logits("rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
     if chosen == "numba":
         losses, blanks, labels = map(
@@ -262,7 +262,7 @@ def asg_posteriors(
         >>> found.nodes[0].tolist(), found.classes[0].tolist()
         ([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
     """
-    scores, batch, chosen = _check_asg(
+    scores, batch, chosen = check_asg(
         "asg_posteriors", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores, impl
     )
     dense, chain = pose_asg(*batch, scores.shape[2])
@@ -281,7 +281,7 @@ def asg_posteriors(
         else:
             own = on_device(dense, scores.device)
             losses, classes, counts = reference_posteriors.dense_posteriors(scores.detach(), own, transitions.detach())
-    classes = _defined(classes, losses, _real(batch.input_lengths, scores)[:, :, None], scores)
+    classes = _defined(classes, losses, real_frames(batch.input_lengths, scores)[:, :, None], scores)
     return ASGPosteriors(*target, classes, counts.to(work_dtype(scores)))
 
 
@@ -296,7 +296,7 @@ def _chain_posteriors(
     fused_log_softmax: bool,
     impl: str,
 ) -> ChainPosteriors:
-    lattice = _pose_chain(function, pose, log_probs, targets, input_lengths, target_lengths, blank)
+    lattice = pose_chain(function, pose, log_probs, targets, input_lengths, target_lengths, blank)
     return _posteriors_of_chain(
         log_probs, lattice, None, fused_log_softmax, dispatch.select(function, log_probs.device.type, impl)
     )
@@ -320,7 +320,7 @@ def _posteriors_of_chain(
         own = on_device(lattice, scores.device)
         losses, stays, entries = reference_posteriors.chain_posteriors(scores.detach(), own, transitions, logits=logits)
     used = torch.arange(stays.shape[2]) < torch.from_numpy(lattice.num_states)[:, None]
-    real = _real(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
+    real = real_frames(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
     stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))
     return ChainPosteriors(stays + entries, stays, entries)
 

@@ -12,7 +12,7 @@ from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.grid import grid_losses
-from pathsum.torch._inputs import Integers, dtype_of, finish, on_device, pose_grid, shape_of
+from pathsum.torch._inputs import PACKED, PADDED, Integers, finish, on_device, pose_logits
 
 
 def rnnt_loss(
@@ -95,21 +95,7 @@ def rnnt_loss(
         >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
         4.0
     """
-    _checks.check_scores("rnnt_loss", "logits", dtype_of(logits), shape_of(logits), ("(N, T, U+1, V)",))
-    num_samples, num_frames, width, _ = logits.shape
-    if width < 1:
-        raise InvalidValueError("rnnt_loss", "logits", "have shape (N, T, U+1, V)", f"shape {tuple(logits.shape)}")
-    lattice = pose_grid(
-        "rnnt_loss",
-        targets,
-        logit_lengths,
-        target_lengths,
-        blank,
-        num_samples=num_samples,
-        num_frames=num_frames,
-        max_labels=width - 1,
-        num_classes=logits.shape[-1],
-    )
+    lattice = pose_logits("rnnt_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     scoring = Scoring(
         logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
@@ -180,19 +166,7 @@ def rnnt_packed_loss(
         >>> [round(loss, 4) for loss in losses.exp().tolist()]
         [4.0, 2.0]
     """
-    _checks.check_scores("rnnt_packed_loss", "logits", dtype_of(logits), shape_of(logits), ("(rows, V)",))
-    lattice = pose_grid(
-        "rnnt_packed_loss",
-        targets,
-        logit_lengths,
-        target_lengths,
-        blank,
-        num_samples=None,
-        num_frames=None,
-        max_labels=None,
-        num_classes=logits.shape[-1],
-    )
-    _checks.check_packed_rows("rnnt_packed_loss", logits.shape[0], int(lattice.row_offsets[-1]))
+    lattice = pose_logits("rnnt_packed_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PACKED,))
     scoring = Scoring(
         logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )

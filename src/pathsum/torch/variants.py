@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
-from pathsum.lattice import ArcLattice, GridLattice
+from pathsum.lattice import ArcLattice
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
@@ -17,7 +17,7 @@ from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
-from pathsum.torch._inputs import Integers, as_integers, dtype_of, finish, pose_grid, shape_of
+from pathsum.torch._inputs import Integers, as_integers, dtype_of, finish, pose_logits
 
 FINALS = ("blank", "any")
 
@@ -92,7 +92,7 @@ def tdt_loss(
         0.0648
     """
     function = "tdt_loss"
-    grid = _posed(function, "token_logits", token_logits, targets, logit_lengths, target_lengths, blank)
+    grid = pose_logits(function, token_logits, targets, logit_lengths, target_lengths, blank, argument="token_logits")
     wanted = (*token_logits.shape[:-1], len(durations))
     if not isinstance(duration_logits, Tensor) or duration_logits.dtype != token_logits.dtype:
         rule = f"have token_logits' dtype, {dtype_of(token_logits)}"
@@ -172,7 +172,7 @@ def multi_blank_rnnt_loss(
         0.3125
     """
     function = "multi_blank_rnnt_loss"
-    grid = _posed(function, "logits", logits, targets, logit_lengths, target_lengths, blank)
+    grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
     durations = _checks.check_durations(function, "big_blank_durations", big_blank_durations, minimum=1, distinct=False)
     classes = _checks.check_classes(function, "big_blanks", big_blanks, logits.shape[-1], grid.blank)
     if len(classes) != len(durations):
@@ -258,7 +258,7 @@ def ar_rnnt_loss(
         2.0
     """
     function = "ar_rnnt_loss"
-    grid = _posed(function, "logits", logits, targets, logit_lengths, target_lengths, blank)
+    grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     frames = _checks.check_alignment(
         function,
@@ -332,42 +332,11 @@ def wildcard_rnnt_loss(
         0.75
     """
     function = "wildcard_rnnt_loss"
-    grid = _posed(function, "logits", logits, targets, logit_lengths, target_lengths, blank)
+    grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "final", final, FINALS)
     lattice = pose_wildcard(grid, final)
     scoring = Scoring(skip_score=skip_score, fastemit_lambda=fastemit_lambda, clamp=clamp)
     return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
-
-
-def _posed(
-    function: str,
-    argument: str,
-    logits: Tensor,
-    targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
-    blank: int,
-) -> GridLattice:
-    """The grid of padded or packed logits, checked."""
-    axes = ("(N, T, U+1, V)", "(rows, V)")
-    _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), axes)
-    packed = logits.ndim == 2
-    if not packed and logits.shape[2] < 1:
-        raise InvalidValueError(function, argument, f"have shape {axes[0]}", f"shape {tuple(logits.shape)}")
-    grid = pose_grid(
-        function,
-        targets,
-        logit_lengths,
-        target_lengths,
-        blank,
-        num_samples=None if packed else logits.shape[0],
-        num_frames=None if packed else logits.shape[1],
-        max_labels=None if packed else logits.shape[2] - 1,
-        num_classes=logits.shape[-1],
-    )
-    if packed:
-        _checks.check_packed_rows(function, logits.shape[0], int(grid.row_offsets[-1]), argument)
-    return grid
 
 
 def _reduced(

@@ -1,0 +1,160 @@
+"""ASG's best paths, along a target and among all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import dense_best_path
+from pathsum.kernels.numba.rows import strided
+from pathsum.kernels.reference import dense_best_path as reference
+from pathsum.lattice import DenseLattice
+from pathsum.problems.asg import pose_asg
+from pathsum.torch._batch_first import check_asg, check_dense, real_frames
+from pathsum.torch._inputs import Integers, on_device
+from pathsum.torch._ops.arrays import as_array, as_table, work_dtype
+from pathsum.torch.align._chain import best_path, labels_of
+from pathsum.torch.align.ctc import Alignment
+
+
+class ASGAlignment(NamedTuple):
+    """The best path of each sample that stretches its target.
+
+    Attributes:
+        paths: (N, T) class of each frame; -1 in padding, and in all frames of a sample that has no path.
+        scores: (N, T) score of that class in that frame and of the transition to it, start and final scores
+            included; 0 in padding, -inf or NaN where there is no path. The sum over frames is the path's score.
+        positions: (N, T) which of the target's labels the frame belongs to, from 0; -1 as in ``paths``.
+    """
+
+    paths: Tensor
+    scores: Tensor
+    positions: Tensor
+
+
+def asg_align(
+    inputs: Tensor,
+    targets: Integers,
+    transitions: Tensor,
+    input_lengths: Integers | None = None,
+    target_lengths: Integers | None = None,
+    *,
+    start_scores: Tensor | None = None,
+    final_scores: Tensor | None = None,
+    impl: str = "auto",
+) -> ASGAlignment:
+    """The best path of ASG that stretches the target: the label of every frame.
+
+    Args:
+        inputs: Unnormalised scores (N, T, C).
+        targets: Labels (N, S) or (sum of target_lengths,).
+        transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        start_scores: Scores (C,) of the first label.
+        final_scores: Scores (C,) of the last label.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``paths``, ``scores`` and ``positions`` (N, T).
+
+    Raises:
+        InvalidValueError: As in ``asg_loss``.
+        InvalidTypeError: As in ``asg_loss``.
+
+    Notes:
+        Note that the samples come first, as everywhere here, and not the frames as in ``asg_loss``. Ties: every label
+        begins as early as the best score allows. A target longer than its input has no path, as has an empty one with
+        an input that is not. Cost: as of ``forced_align``.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import asg_align
+        >>> inputs = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [0.0, 2.0]]])
+        >>> asg_align(inputs, [[0, 1]], torch.zeros(2, 2)).paths.tolist()
+        [[0, 0, 1]]
+    """
+    scores, batch, chosen = check_asg(
+        "asg_align", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores, impl
+    )
+    lattice = pose_asg(*batch, scores.shape[2])[1]
+    found = best_path(scores, lattice, transitions, chosen)
+    paths = labels_of(found.states, lattice)
+    dtype = targets.dtype if isinstance(targets, Tensor) else torch.int64
+    frame_scores = _with_transitions(scores, transitions, paths, found.log_probs, lattice.input_lengths)
+    return ASGAlignment(paths.to(dtype), frame_scores, found.states)
+
+
+def asg_viterbi(
+    inputs: Tensor,
+    transitions: Tensor,
+    input_lengths: Integers | None = None,
+    *,
+    start_scores: Tensor | None = None,
+    final_scores: Tensor | None = None,
+    impl: str = "auto",
+) -> Alignment:
+    """The best path of ASG among all: decoding without a target, lexicon or language model.
+
+    Args:
+        inputs: Unnormalised scores (N, T, C).
+        transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        start_scores: Scores (C,) of the first label.
+        final_scores: Scores (C,) of the last label.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``paths`` (N, T), and ``scores`` (N, T) of each class in its frame and of the transition to it.
+
+    Raises:
+        InvalidValueError: (a ValueError) a length out of range, a wrong shape.
+        InvalidTypeError: (a TypeError) a dtype or a device that is not accepted.
+
+    Notes:
+        Note that the samples come first, and not the frames as in ``asg_loss``. ``token_spans(path, scores,
+        blank=None)`` merges the runs. Of several best paths the one whose last class is the lowest, then the one
+        before it, and so on. Cost: O(T*C*C) time and O(T*C) memory a sample.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import asg_viterbi
+        >>> inputs = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [2.0, 0.0]]])
+        >>> asg_viterbi(inputs, torch.tensor([[0.0, -1.0], [-1.0, 0.0]])).paths.tolist()
+        [[0, 0, 0]]
+    """
+    scores, lengths, chosen = check_dense(
+        "asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, impl
+    )
+    lattice = DenseLattice(input_lengths=lengths, num_states=scores.shape[2])
+    if chosen == "numba":
+        found = dense_best_path.best_path(
+            strided(*as_array(scores)),
+            scores.shape[2],
+            lattice,
+            as_table(transitions, scores),
+            num_frames=scores.shape[1],
+            num_threads=torch.get_num_threads(),
+        )
+        log_probs, paths = map(torch.from_numpy, found)
+    else:
+        with torch.no_grad():
+            log_probs, paths = reference.best_path(
+                scores.detach(), on_device(lattice, scores.device), transitions.detach()
+            )
+    return Alignment(paths, _with_transitions(scores, transitions, paths, log_probs, lengths))
+
+
+def _with_transitions(
+    scores: Tensor, transitions: Tensor, paths: Tensor, log_probs: Tensor, input_lengths: np.ndarray
+) -> Tensor:
+    """(N, T) score of each frame's class and of the transition to it, differentiable by both."""
+    labels = paths.clamp(min=0)
+    own = scores.to(work_dtype(scores)).gather(2, labels[:, :, None])[:, :, 0]
+    moves = transitions.to(own.dtype)[labels[:, 1:], labels[:, :-1]]
+    moves = torch.cat([torch.zeros_like(own[:, :1]), moves], 1)
+    instead = torch.where(real_frames(input_lengths, scores), log_probs[:, None].to(own.dtype), 0)
+    return torch.where(paths >= 0, own + moves, instead)

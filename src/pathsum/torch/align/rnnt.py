@@ -1,0 +1,93 @@
+"""The transducer's best walk."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pathsum import dispatch
+from pathsum.kernels.numba import grid_best_path
+from pathsum.kernels.reference import grid_best_path as reference
+from pathsum.torch._inputs import PADDED, Integers, on_device, pose_logits
+from pathsum.torch._ops.arrays import as_rows, work_dtype
+
+
+class RNNTAlignment(NamedTuple):
+    """The best walk of each sample.
+
+    Attributes:
+        frames: (N, U) frame in which each label is emitted; -1 in padding, and throughout where there is no walk.
+        scores: (N, U) log-probability of each label where it is emitted; 0 in padding, -inf where there is no walk.
+        log_probs: (N,) log-probability of the whole walk, its blanks included.
+    """
+
+    frames: Tensor
+    scores: Tensor
+    log_probs: Tensor
+
+
+def rnnt_align(
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int = -1,
+    fused_log_softmax: bool = True,
+    *,
+    impl: str = "auto",
+) -> RNNTAlignment:
+    """The most probable walk of a transducer that spells the target: the frame of every label.
+
+    Args:
+        logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities.
+        targets: Labels (N, U), or (sum of target_lengths,) one target after another.
+        logit_lengths: Frames of each sample (N,), at most T.
+        target_lengths: Labels of each sample (N,), at most U.
+        blank: Index of the blank class; negative counts from the end.
+        fused_log_softmax: Take the log-softmax inside.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+
+    Returns:
+        ``frames`` (N, U), ``scores`` (N, U) and ``log_probs`` (N,), the scores float64 for float64 logits and float32
+        for all others.
+
+    Raises:
+        InvalidValueError: As in ``rnnt_loss``.
+        InvalidTypeError: As in ``rnnt_loss``.
+
+    Notes:
+        Ties: every label is emitted in the earliest frame that the best score allows. A sample without frames, or
+        whose every walk is impossible, has frames -1 and scores -inf.
+
+        Where the joiner's blank and label log-probabilities are at hand as two planes (N, T, U+1), give
+        ``torch.stack([blanks, labels], 3)`` with targets of ones, ``blank=0`` and ``fused_log_softmax=False``.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import rnnt_align
+        >>> probs = torch.tensor([[[[0.9, 0.1], [0.5, 0.5]], [[0.2, 0.8], [0.7, 0.3]]]])  # 2 frames, 1 label
+        >>> frames, scores, log_probs = rnnt_align(probs.log(), [[1]], [2], [1], blank=0)
+        >>> frames.tolist(), [round(p, 3) for p in log_probs.exp().tolist()]
+        ([[1]], [0.504])
+    """
+    lattice = pose_logits("rnnt_align", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
+    chosen = dispatch.select("rnnt_align", logits.device.type, impl)
+    num_labels = logits.shape[2] - 1
+    if chosen == "numba":
+        found = grid_best_path.best_path(
+            as_rows(logits, lattice),
+            logits.shape[3],
+            lattice,
+            num_labels=num_labels,
+            logits=fused_log_softmax,
+            num_threads=torch.get_num_threads(),
+        )
+        log_probs, frames, scores = map(torch.from_numpy, found)
+    else:
+        own = on_device(lattice, logits.device)
+        with torch.no_grad():
+            found = reference.best_path(logits.detach(), own, num_labels=num_labels, logits=fused_log_softmax)
+        log_probs, frames, scores = found
+    return RNNTAlignment(frames, scores.to(work_dtype(logits)), log_probs.to(work_dtype(logits)))
