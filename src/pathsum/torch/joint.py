@@ -46,7 +46,7 @@ def rnnt_joint_loss(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     gate: float | None = None,
-    tile_memory: int = 2**25,
+    tile_memory: int = 2**23,
     impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss of a joiner whose logits are never held.
@@ -70,9 +70,9 @@ def rnnt_joint_loss(
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         rnnt_type: As in ``rnnt_loss``.
         delay_penalty: As in ``rnnt_loss``.
-        gate: Backward skips the nodes (t, u) whose posterior is not above this. None: eps / 2 / max(T, U+1) with the
-            eps of the arithmetic, so that what is dropped from any frame and any label position is at most half an
-            eps of the unit mass through it. 0 computes every node that has a gradient.
+        gate: Backward skips nodes (t, u) of next to no posterior: of any frame, and of any label position, at most
+            this share of the unit mass that goes through it. None: half an eps of the arithmetic, so that rounding
+            costs more. 0 computes every node that has a gradient.
         tile_memory: Bytes for the tile that is held; a tile of some megabytes is as fast as any.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``, which holds all logits.
 

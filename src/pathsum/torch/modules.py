@@ -359,7 +359,7 @@ class RNNTJointLoss(_Loss):
         rnnt_type: str = "regular",
         delay_penalty: float = 0.0,
         gate: float | None = None,
-        tile_memory: int = 2**25,
+        tile_memory: int = 2**23,
         impl: str = "auto",
     ):
         super().__init__(locals())

@@ -20,8 +20,7 @@ from numba import njit
 from pathsum.kernels.numba import grid, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import exp
-from pathsum.kernels.numba.rows import borrow
-from pathsum.kernels.protocol import Saved
+from pathsum.kernels.numba.rows import borrow, softmax_statistics
 from pathsum.lattice import GridLattice
 
 TANH, RELU, SIGMOID, GELU = range(4)
@@ -56,15 +55,14 @@ def forward(
     need_gradient: bool,
     num_threads: int,
     solve: Solve | None = None,
-) -> Saved:
-    """Losses of a batch and, where asked, the posteriors of the blank and of the label arcs.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Losses of a batch and, where asked, the posteriors of the blank and of the label arcs of each node.
 
     ``solve`` is ``grid.solve`` or one that is called like it, for another lattice.
     """
     solve = solve or grid.solve
     num_nodes = int(lattice.row_offsets[-1])
-    dtype = joiner.weight.dtype
-    maxima, sums = np.empty(num_nodes, dtype), np.empty(num_nodes, dtype)
+    maxima = np.empty(num_nodes, joiner.weight.dtype)
     blank_scores, label_scores = np.empty(num_nodes), np.empty(num_nodes)
     tiles = _Tiles(joiner, lattice, matmul, min(rows_per_tile, num_nodes), num_threads)
 
@@ -75,22 +73,23 @@ def forward(
         def score(first_row: int, last_row: int, rows: np.ndarray = rows, logits: np.ndarray = logits) -> None:
             _score_rows(
                 logits, rows, first_row, last_row, lattice.row_offsets, lattice.targets, lattice.target_lengths,
-                lattice.blank, maxima, sums, blank_scores, label_scores,
+                lattice.blank, maxima, blank_scores, label_scores,
             )  # fmt: skip
 
         parallel.run(score, parallel.split_evenly(len(rows), num_threads), num_threads)
 
     losses = solve(blank_scores, label_scores, maxima, lattice, need_gradient=need_gradient, num_threads=num_threads)
     none = np.empty(0)
-    posteriors = (blank_scores, label_scores) if need_gradient else (none, none)
-    return Saved(losses, maxima, sums, posteriors)
+    return (losses, blank_scores, label_scores) if need_gradient else (losses, none, none)
 
 
 def backward(
     grad_losses: np.ndarray,
     joiner: Joiner,
     lattice: GridLattice,
-    saved: Saved,
+    losses: np.ndarray,
+    blank_posteriors: np.ndarray,
+    label_posteriors: np.ndarray,
     matmul: Matmul,
     *,
     rows_per_tile: int,
@@ -105,11 +104,12 @@ def backward(
     With ``blank_follows`` each label arc has also emitted the blank of the next row.
     """
     if blank_follows:
-        blank, label = saved.posteriors[0].copy(), np.nan_to_num(saved.posteriors[1])
-        blank[1:] += (1.0 + fastemit_lambda) * label[:-1]
-        saved = saved._replace(posteriors=(blank, saved.posteriors[1]))
+        blank_posteriors = blank_posteriors.copy()
+        blank_posteriors[1:] += (1.0 + fastemit_lambda) * np.nan_to_num(label_posteriors[:-1])
     gradients = Joiner(*(np.zeros_like(operand) for operand in joiner[:4]), joiner.activation)
-    alive = _alive_rows(grad_losses, lattice, saved, fastemit_lambda, gate, joiner.weight.dtype)
+    gate = np.finfo(joiner.weight.dtype).eps / 2 if gate is None else gate
+    mass = blank_posteriors + (1.0 + fastemit_lambda) * label_posteriors
+    alive = _alive_rows(grad_losses, losses, mass, lattice, gate)
     tiles = _Tiles(joiner, lattice, matmul, min(rows_per_tile, len(alive)), num_threads)
     grad_hidden = np.empty_like(tiles.hidden)
     product = np.empty_like(joiner.weight)
@@ -122,8 +122,7 @@ def backward(
         def differentiate(first_row: int, last_row: int, rows: np.ndarray = rows, logits: np.ndarray = logits) -> None:
             _differentiate_rows(
                 logits, rows, first_row, last_row, lattice.row_offsets, lattice.targets, lattice.target_lengths,
-                lattice.blank, grad_losses, saved.losses, saved.maxima, saved.sums, *saved.posteriors, fastemit_lambda,
-                clamp,
+                lattice.blank, grad_losses, losses, blank_posteriors, label_posteriors, fastemit_lambda, clamp,
             )  # fmt: skip
 
         parallel.run(differentiate, parallel.split_evenly(len(rows), num_threads), num_threads)
@@ -148,29 +147,25 @@ def backward(
 
 
 def _alive_rows(
-    grad_losses: np.ndarray,
-    lattice: GridLattice,
-    saved: Saved,
-    fastemit_lambda: float,
-    gate: float | None,
-    dtype: np.dtype,
+    grad_losses: np.ndarray, losses: np.ndarray, mass: np.ndarray, lattice: GridLattice, gate: float
 ) -> np.ndarray:
-    """The nodes whose gradient is computed.
-
-    A node is dropped where its posterior is at most eps / 2 / max(T, U+1), eps being the dtype's: what is dropped from
-    any frame, or from any label position, is then at most half an eps of the unit mass that goes through it.
-    """
-    blank, label = saved.posteriors
-    alive = np.zeros(len(blank), np.bool_)
-    for n in np.flatnonzero((grad_losses != 0) & (saved.losses != np.inf)):
+    """The nodes whose gradient is computed."""
+    alive = np.zeros(len(mass), np.bool_)
+    for n in np.flatnonzero((grad_losses != 0) & (losses != np.inf)):
         nodes = slice(lattice.row_offsets[n], lattice.row_offsets[n + 1])
-        if np.isnan(saved.losses[n]):
-            alive[nodes] = True
-            continue
-        longest = max(int(lattice.logit_lengths[n]), int(lattice.target_lengths[n]) + 1)
-        threshold = np.finfo(dtype).eps / 2 / longest if gate is None else gate
-        alive[nodes] = blank[nodes] + (1.0 + fastemit_lambda) * label[nodes] > threshold
+        shape = (int(lattice.logit_lengths[n]), int(lattice.target_lengths[n]) + 1)
+        alive[nodes] = True if np.isnan(losses[n]) else heavy_nodes(mass[nodes].reshape(shape), gate).ravel()
     return np.flatnonzero(alive)
+
+
+def heavy_nodes(mass: np.ndarray, gate: float) -> np.ndarray:
+    """All nodes (T, U+1) with mass but those that leave, out of any frame and any label position, at most ``gate``."""
+    return (mass > 0) & ~(_light_ends(mass, 0, gate / 2) & _light_ends(mass, 1, gate / 2))
+
+
+def _light_ends(mass: np.ndarray, axis: int, most: float) -> np.ndarray:
+    """The two ends of each line along an axis that hold at most so much each."""
+    return (mass.cumsum(axis) <= most) | (np.flip(np.flip(mass, axis).cumsum(axis), axis) <= most)
 
 
 class _Tiles:
@@ -248,38 +243,43 @@ def _activate(left, right, activation, out):
 
 @kernel
 def _score_rows(
-    logits, rows, first, last, row_offsets, targets, target_lengths, blank, maxima, sums, blank_scores, label_scores
+    logits, rows, first, last, row_offsets, targets, target_lengths, blank, maxima, blank_scores, label_scores
 ):  # fmt: skip
-    """Softmax statistics of each row, and the log-probabilities of the two arcs out of its node."""
+    """The greatest logit of each row, and the log-probabilities of the two arcs out of its node."""
     logits = borrow(logits)
     n = 0
     for r in range(first, last):
         n, _, u = _node(rows[r], n, row_offsets, target_lengths)
         label = targets[n, u] if u < target_lengths[n] else -1
         node = rows[r]
-        maxima[node], sums[node], blank_scores[node], label_scores[node] = grid.score_row(logits[r], blank, label, True)
+        maxima[node], _, blank_scores[node], label_scores[node] = grid.score_row(logits[r], blank, label, True)
 
 
 @kernel
 def _differentiate_rows(
-    logits, rows, first, last, row_offsets, targets, target_lengths, blank, grad_losses, losses, maxima, sums,
-    blank_posteriors, label_posteriors, fastemit_lambda, clamp,
+    logits, rows, first, last, row_offsets, targets, target_lengths, blank, grad_losses, losses, blank_posteriors,
+    label_posteriors, fastemit_lambda, clamp,
 ):  # fmt: skip
     """Each row of logits replaced by its gradient."""
     logits = borrow(logits)
+    # A row of its own: written over what it is read from, a loop is not vectorised.
+    gradient = np.empty(logits.shape[1], logits.dtype)
     n = 0
     for r in range(first, last):
         n, _, u = _node(rows[r], n, row_offsets, target_lengths)
         label = targets[n, u] if u < target_lengths[n] else -1
         node = rows[r]
-        row = logits[r]
         if losses[n] != losses[n]:
-            row[:] = np.nan
+            gradient[:] = np.nan
         else:
+            # Not forward's: a product of other rows rounds its logits otherwise, and a softmax by the statistics of
+            # other logits does not sum to 1.
+            maximum, total = softmax_statistics(logits[r])
             grid.differentiate_row(
-                row, row, blank, label, grad_losses[n], maxima[node], sums[node], blank_posteriors[node],
+                logits[r], gradient, blank, label, grad_losses[n], maximum, total, blank_posteriors[node],
                 label_posteriors[node] * (1.0 + fastemit_lambda), clamp,
             )  # fmt: skip
+        logits[r] = gradient
 
 
 @kernel

@@ -11,7 +11,7 @@ from torch import Tensor
 from pathsum.kernels.numba import grid, grid_arcs, joint
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import earliness, pose_rnnt_type
-from pathsum.torch._ops.arrays import as_grid, as_saved, as_tensors, fake_results, work_dtype
+from pathsum.torch._ops.arrays import as_grid, work_dtype
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -31,11 +31,11 @@ def joint_forward(
     rnnt_type: str,
     delay_penalty: float,
     need_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Losses, softmax maxima and sums, blank and label posteriors, of logits made a tile at a time."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, blank and label posteriors, of logits made a tile at a time."""
     lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
     joiner = _joiner(encoder, predictor, weight, bias, activation)
-    saved = joint.forward(
+    losses, *posteriors = joint.forward(
         joiner,
         lattice,
         _matmul(weight.dtype),
@@ -44,12 +44,16 @@ def joint_forward(
         num_threads=torch.get_num_threads(),
         solve=_solve_of(lattice, rnnt_type, delay_penalty),
     )
-    return as_tensors(saved)
+    return torch.from_numpy(losses), torch.from_numpy(posteriors[0]), torch.from_numpy(posteriors[1])
 
 
 @fake(joint_forward)
 def _(encoder, predictor, weight, bias, logit_lengths, *_):
-    return fake_results(weight, logit_lengths.shape[0])
+    losses = weight.new_empty(logit_lengths.shape[0], dtype=torch.float64)
+    # Only backward reads what follows; its size depends on the lengths' values.
+    rows = torch.library.get_ctx().new_dynamic_size()
+    blank, label = (weight.new_empty(rows, dtype=torch.float64) for _ in range(2))
+    return losses, blank, label
 
 
 @operator
@@ -71,8 +75,6 @@ def joint_backward(
     clamp: float,
     gate: float | None,
     losses: Tensor,
-    maxima: Tensor,
-    sums: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -82,7 +84,9 @@ def joint_backward(
         grad_losses.detach().numpy(),
         joiner,
         as_grid(logit_lengths, target_lengths, targets, row_offsets, blank),
-        as_saved(losses, maxima, sums, blank_posteriors, label_posteriors),
+        losses.numpy(),
+        blank_posteriors.numpy(),
+        label_posteriors.numpy(),
         _matmul(weight.dtype),
         rows_per_tile=joint.tile_rows(joiner, tile_memory),
         fastemit_lambda=fastemit_lambda,
