@@ -13,9 +13,11 @@ for extra in ("matplotlib", "rich"):
     pytest.importorskip(extra)
 
 from pathsum import cli  # noqa: E402
-from pathsum.bench import cases, contenders, gate, measure, peers, report  # noqa: E402
+from pathsum.bench import cases, contenders, gate, librispeech, measure, peers, report  # noqa: E402
+from pathsum.bench import run as run_module  # noqa: E402
 from pathsum.bench.cases import GROUPS, TIMED, Case, make_problem  # noqa: E402
 from pathsum.bench.rows import Row, Run, read_latest  # noqa: E402
+from pathsum.torch import rnnt_joint_loss  # noqa: E402
 
 FIELDS = [field.name for field in dataclasses.fields(Row)]
 TINY_CTC = Case("ctc", "ctc_loss", "logits", (2, 20, 5, 8), "ragged")
@@ -83,6 +85,41 @@ def test_accuracy_rows_hold_errors(recorded):
         assert 0 < row["max_abs_error"] < (2e-6 if row["impl"] == "pathsum" else 1e-2)
         assert 0 < row["relative_error"]
         assert row["median_ms"] is None
+
+
+@pytest.fixture(scope="module")
+def recorded_steps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    call = ["bench", "rnnt-librispeech", "--quick", "--peers", "torch", "--repeats", "1", "--threads", "1"]
+    assert cli.main([*call, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_steps_of_a_joiner_have_times_and_peaks(recorded_steps):
+    rows = rows_in(recorded_steps, "rnnt-librispeech")
+    forms = {"initial": ["pathsum", "pathsum-packed", "pathsum-padded"], "peaky": ["pathsum", "pathsum-packed"]}
+    for kind, names in forms.items():
+        mine = [row for row in rows if row["kind"] == kind]
+        expected = [(name, way) for name in names for way in ("forward", "backward", "both")]
+        assert [(row["impl"], row["direction"]) for row in mine] == expected
+        for row in mine:
+            assert list(row) == FIELDS
+            assert row["median_ms"] > 0
+            assert (row["peak_mib"] is not None) == (row["direction"] == "both")
+
+
+def test_steps_of_a_joiner_are_shown(recorded_steps, capsys):
+    assert cli.main(["bench", "--show", str(recorded_steps)]) == 0
+    text = capsys.readouterr().out
+    assert "| rnnt_joint_loss (2, 10, 4, 6), ragged, initial posteriors | pathsum |" in text
+    assert (recorded_steps / "rnnt-librispeech.png").exists()
+
+
+def test_what_takes_long_is_measured_on_request_alone(monkeypatch, tmp_path):
+    measured = []
+    monkeypatch.setattr(run_module, "_measure", lambda todo, *_: measured.extend(todo) or 0)
+    assert cli.main(["bench", "--quick", "--peers", "torch", "--out", str(tmp_path)]) == 0
+    assert measured == [group for group in GROUPS if group not in cases.ON_REQUEST]
 
 
 @pytest.mark.parametrize("group", [*TIMED, "accuracy"])
@@ -163,6 +200,58 @@ def test_truth_is_within_rounding_of_ours_in_float64(op, ours):
     errors = truth.errors("pathsum", exact)
     assert errors.gradient < 1e-12
     assert errors.loss < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["initial", "peaky"])
+def test_truth_of_a_joiner_is_within_rounding_of_the_reference(kind):
+    problem = make_problem(Case("rnnt-librispeech", "rnnt_joint_loss", kind, (3, 12, 4, 6), "ragged"))
+    truth = gate.Truth(problem)
+    leaves = [torch.from_numpy(operand).double().requires_grad_() for operand in problem.operands]
+    loss = rnnt_joint_loss(*leaves, *problem.integers, blank=problem.blank, reduction="sum", impl="reference")
+    gradient = torch.autograd.grad(loss, leaves)[0]
+    assert truth.loss == pytest.approx(loss.item(), rel=1e-12)
+    np.testing.assert_allclose(truth.gradient("pathsum"), gradient.numpy(), atol=1e-12)
+
+
+def test_the_public_comparison_has_its_lengths():
+    batches = [librispeech.batch_lengths(k, librispeech.BATCH_SIZE) for k in range(librispeech.NUM_BATCHES)]
+    assert {batch.shape for batch in batches} == {(30, 2)}
+    assert batches[0][0].tolist() == [369, 96]
+    nodes = [(batch[:, 0] * (batch[:, 1] + 1)).sum() for batch in batches]
+    # What others have counted: 0.681 million on average, 0.768 at most.
+    assert np.round([np.mean(nodes), max(nodes)], -3).tolist() == [681_000, 768_000]
+
+
+def test_peaky_operands_follow_their_alignment():
+    case = Case("rnnt-librispeech", "rnnt_joint_loss", "peaky", (2, 40, 6, 50), "ragged")
+    problem = make_problem(case)
+    leaves = [torch.from_numpy(operand) for operand in problem.operands]
+    losses = rnnt_joint_loss(*leaves, *problem.integers, blank=problem.blank, reduction="none")
+    assert losses.max() < 1.0
+    problem = make_problem(dataclasses.replace(case, kind="initial"))
+    leaves = [torch.from_numpy(operand) for operand in problem.operands]
+    assert rnnt_joint_loss(*leaves, *problem.integers, blank=problem.blank, reduction="none").min() > 20.0
+
+
+@pytest.mark.parametrize("batches, utterances", [(20, 30), (2, 3)])
+def test_batches_can_be_reduced(batches, utterances):
+    listed = cases.cases("rnnt-librispeech", batches=batches, utterances=utterances)
+    assert [case.lengths for case in listed] == [f"batch {k}" for k in range(batches)] * 2
+    assert {(case.shape[0], case.shape[3]) for case in listed} == {(utterances, 500)}
+
+
+def test_batches_are_reported_as_one():
+    run = Run.begin(1)
+    listed = cases.cases("rnnt-librispeech", batches=2, utterances=3)[:2]
+    rows = [
+        run.row(case, impl, {}, "shared", median_ms=time * (k + 1), p20_ms=1.0, p80_ms=9.0, peak_mib=peak + k)
+        for impl, time, peak in (("pathsum", 100.0, 20.0), ("pathsum-packed", 250.0, 3000.0))
+        for k, case in enumerate(listed)
+    ]
+    (table,) = report.tables(rows)
+    text = report.as_markdown(table)
+    assert "2 batches, initial posteriors | pathsum |  |  | 150 (120-180) | 21 | 1 |" in text
+    assert "|  | pathsum-packed |  |  | 375 (300-450) | 3001 | 2.5 |" in text
 
 
 def test_problems_are_the_same_for_the_same_seed():

@@ -125,7 +125,10 @@ def test_a_missing_package_is_one_line_that_names_the_extra(command, absent):
     "arguments, complaint",
     [
         (["train"], "invalid choice: 'train'"),
-        (["bench", "ctcc"], "group: must be some of ctc, simple_ctc, rnnt, accuracy, memory, first_call; got ctcc"),
+        (
+            ["bench", "ctcc"],
+            "group: must be some of ctc, simple_ctc, rnnt, rnnt-librispeech, accuracy, memory, first_call; got ctcc",
+        ),
         (["bench", "--repeats", "0"], "--repeats: must be positive; got 0"),
         (["bench", "--repeats", "many"], "--repeats: invalid int value: 'many'"),
         (["bench", "--threads", "-1"], "--threads: must be positive; got -1"),

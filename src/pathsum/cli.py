@@ -67,7 +67,12 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure the losses beside their peers and a copy of the input")
     # Without choices: argparse would say that no group at all is not one of them.
-    bench.add_argument("groups", nargs="*", metavar="group", help="ctc simple_ctc rnnt accuracy memory first_call; all")
+    bench.add_argument(
+        "groups",
+        nargs="*",
+        metavar="group",
+        help="ctc simple_ctc rnnt accuracy memory first_call (these by default) rnnt-librispeech",
+    )
     bench.add_argument("--quick", action="store_true", help="tiny shapes and few repeats: to see that everything runs")
     bench.add_argument("--repeats", type=_positive(int), metavar="N", help="turns of each implementation (15)")
     bench.add_argument("--threads", type=_positive(int), metavar="N", help="CPU threads (torch's setting)")
@@ -79,6 +84,22 @@ def _parser() -> argparse.ArgumentParser:
         type=_interpreter,
         metavar="PATH",
         help="another interpreter: its peers run in a process of their own, taking turns with ours; repeatable",
+    )
+    bench.add_argument(
+        "--batches",
+        type=int,
+        choices=range(1, 21),
+        default=20,
+        metavar="N",
+        help="of rnnt-librispeech, the first N batches (20)",
+    )
+    bench.add_argument(
+        "--utterances",
+        type=int,
+        choices=range(1, 31),
+        default=30,
+        metavar="N",
+        help="of rnnt-librispeech, the first N utterances of each batch (30)",
     )
     bench.add_argument("--out", default="bench-out", metavar="DIR", help="where rows and plots go (bench-out)")
     bench.add_argument(
@@ -172,6 +193,8 @@ def _bench(options: argparse.Namespace) -> int:
             threads=options.threads,
             only=options.peers,
             peer_pythons=options.peer_python,
+            batches=options.batches,
+            utterances=options.utterances,
             out=options.out,
         )
     except WorkerError as error:

@@ -6,17 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pathsum.bench import librispeech
 from pathsum.bench.peers import Problem
 
 GROUPS = {
     "ctc": "time of ctc_loss, from logits and from log-probabilities",
     "simple_ctc": "time of simple_ctc_loss",
     "rnnt": "time of rnnt_loss",
+    "rnnt-librispeech": "the joiner's and the RNN-T loss's training step on the public comparison's batches",
     "accuracy": "float32 gradients against float64, on long input and peaky scores",
     "memory": "peak memory of forward and backward, in fresh processes",
     "first_call": "the first call after imports, kernel cache cold and warm, in fresh processes",
 }
 TIMED = ("ctc", "simple_ctc", "rnnt")
+# Too long and too large to be measured unasked.
+ON_REQUEST = ("rnnt-librispeech",)
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,10 @@ class Case:
     Attributes:
         group: The group that it belongs to.
         op: Name of pathsum's function.
-        kind: ``"logits"`` or ``"log_probs"``.
+        kind: ``"logits"`` or ``"log_probs"``; of a joiner, ``"initial"`` or ``"peaky"``.
         shape: (N, T, L, C): samples, frames, labels, classes.
-        lengths: ``"full"``, or ``"ragged"``: from half of the padded size to all of it, one sample at the full size.
+        lengths: ``"full"``, or ``"ragged"``: from half of the padded size to all of it, one sample at the full size; or
+            ``"batch K"``: those of a batch of the public comparison.
         std: Standard deviation of the logits.
     """
 
@@ -52,8 +57,16 @@ _CTC_SHAPES = [
 _RNNT_SHAPES = [(8, 300, 60, 500)]
 
 
-def cases(group: str, quick: bool = False) -> list[Case]:
-    """The cases of a group; with ``quick`` the same kinds on tiny shapes."""
+def cases(
+    group: str,
+    quick: bool = False,
+    batches: int = librispeech.NUM_BATCHES,
+    utterances: int = librispeech.BATCH_SIZE,
+) -> list[Case]:
+    """The cases of a group; with ``quick`` the same kinds on tiny shapes.
+
+    Of the public comparison the first ``batches`` are taken, and of each the first ``utterances``.
+    """
     ctc_shapes = [(2, 20, 5, 8)] if quick else _CTC_SHAPES
     rnnt_shapes = [(2, 10, 4, 6)] if quick else _RNNT_SHAPES
     if group == "ctc":
@@ -76,6 +89,8 @@ def cases(group: str, quick: bool = False) -> list[Case]:
             for shape in rnnt_shapes
             for lengths in ("full", "ragged")
         ]
+    if group == "rnnt-librispeech":
+        return _librispeech_cases(group, quick, batches, utterances)
     if group == "accuracy":
         long = [(1, 50, 10, 8)] if quick else [(1, 1000, 200, 100), (1, 2000, 200, 1000), (1, 10000, 1000, 100)]
         grid = (1, 20, 6, 8) if quick else (1, 1500, 300, 8)
@@ -92,6 +107,21 @@ def cases(group: str, quick: bool = False) -> list[Case]:
     return [Case(group, op, "logits", small) for op in functions]
 
 
+def _librispeech_cases(group: str, quick: bool, batches: int, utterances: int) -> list[Case]:
+    sizes = [("ragged", (2, 10, 4, 6))]
+    if not quick:
+        padded = [librispeech.batch_lengths(k, utterances).max(0) for k in range(batches)]
+        sizes = [
+            (f"batch {k}", (utterances, int(frames), int(labels), librispeech.NUM_CLASSES))
+            for k, (frames, labels) in enumerate(padded)
+        ]
+    return [
+        Case(group, "rnnt_joint_loss", kind, shape, lengths)
+        for kind in ("initial", "peaky")
+        for lengths, shape in sizes
+    ]
+
+
 def make_problem(case: Case, seed: int = 0) -> Problem:
     """The inputs of a case: the same for the same seed."""
     rng = np.random.default_rng(seed)
@@ -99,7 +129,18 @@ def make_problem(case: Case, seed: int = 0) -> Problem:
     grid = case.op.startswith("rnnt")
     blank = classes - 1 if grid else 0
     targets = rng.integers(0 if grid else 1, blank if grid else classes, (num_samples, labels))
-    input_lengths, target_lengths = (_lengths(rng, case.lengths, num_samples, size) for size in (frames, labels))
+    if case.lengths.startswith("batch"):
+        batch = int(case.lengths.removeprefix("batch"))
+        input_lengths, target_lengths = librispeech.batch_lengths(batch, num_samples).T
+    else:
+        input_lengths, target_lengths = (_lengths(rng, case.lengths, num_samples, size) for size in (frames, labels))
+    if case.op == "rnnt_joint_loss":
+        scores, *joiner = librispeech.make_operands(
+            rng, input_lengths, targets, target_lengths, classes, case.kind == "peaky"
+        )
+        return Problem(
+            case.op, case.kind, scores, targets, input_lengths, target_lengths, blank, (joiner[0], joiner[1], joiner[2])
+        )
     shape = (num_samples, frames, labels + 1, classes) if grid else (frames, num_samples, classes)
     if case.op == "rnnt_packed_loss":
         shape = (int(np.sum(input_lengths * (target_lengths + 1))), classes)

@@ -118,7 +118,7 @@ def gather(workers: Mapping[str, Worker], only: frozenset[str] | None = None) ->
         found += [
             Contender(name, description["versions"], python, worker)
             for name in description["peers"]
-            if name not in known and name not in ("pathsum", "copy")
+            if name not in known and name not in (*peers.OURS, "copy")
         ]
-    kept = [c for c in found if only is None or c.name in only or c.name in ("pathsum", "copy")]
+    kept = [c for c in found if only is None or c.name in only or c.name in (*peers.OURS, "copy")]
     return sorted(kept, key=lambda contender: list(peers.PEERS).index(contender.name))

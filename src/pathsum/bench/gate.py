@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathsum.bench.peers import Problem, Step
+from pathsum.bench.peers import OURS, Problem, Step
 
 # What pathsum promises of float32 input, for chains and grids.
 GRADIENT_BARS = {"ctc_loss": 2e-6, "simple_ctc_loss": 2e-6, "rnnt_loss": 5e-6, "rnnt_packed_loss": 5e-6}
@@ -14,6 +14,9 @@ GRADIENT_BARS = {"ctc_loss": 2e-6, "simple_ctc_loss": 2e-6, "rnnt_loss": 5e-6, "
 # A peer only has to solve the same problem: recursions on float32 logarithms lose digits with the number of frames.
 PEER_GRADIENT_BAR = 2e-2
 PEER_LOSS_BAR = 1e-4
+
+# An encoder's gradient adds up those of a frame's nodes, times the weights: its bars are of the norm.
+JOINT_NORM_BAR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,11 @@ class Truth:
     """Loss and gradient of a problem in float64.
 
     CTC's come from torch's own loss, which shares no code with ours; those of the other losses from pathsum's
-    reference implementation.
+    reference implementation; those of a joiner from ``rnnt_loss`` of its logits, whose gate is the ``rnnt`` group's.
     """
 
     def __init__(self, problem: Problem):
-        solve = _ctc if problem.op == "ctc_loss" else _simple_ctc if problem.op == "simple_ctc_loss" else _rnnt
+        solve = {"ctc_loss": _ctc, "simple_ctc_loss": _simple_ctc, "rnnt_joint_loss": _joint}.get(problem.op, _rnnt)
         self.problem = problem
         self.loss, self._gradient = solve(problem)
 
@@ -66,11 +69,14 @@ class Truth:
 
     def accepts(self, name: str, errors: Errors) -> bool:
         """Whether the errors are within what is asked of the contender; NaN is not."""
-        if name != "pathsum":
-            return errors.loss <= PEER_LOSS_BAR and errors.gradient <= PEER_GRADIENT_BAR
+        joint = bool(self.problem.joiner)
+        if name not in OURS:
+            return errors.loss <= PEER_LOSS_BAR and (errors.norm if joint else errors.gradient) <= PEER_GRADIENT_BAR
         num_samples, frames = len(self.problem.targets), int(self.problem.input_lengths.max())
         # 1e-7 of the loss and 1e-6 * sqrt(T) a sample; 1e-7 more since their sum is rounded to float32.
         loss_bar = 2e-7 + num_samples * 1e-6 * frames**0.5 / max(1.0, abs(self.loss))
+        if joint:
+            return errors.loss <= loss_bar and errors.norm <= JOINT_NORM_BAR
         return errors.loss <= loss_bar and errors.gradient <= GRADIENT_BARS[self.problem.op]
 
 
@@ -121,5 +127,24 @@ def _rnnt(problem: Problem) -> tuple[float, np.ndarray]:
         loss = rnnt_loss(logits, targets, [frames], [labels], blank=problem.blank, reduction="sum", impl="reference")
         (sample_gradient,) = torch.autograd.grad(loss, logits)
         gradient[where] = sample_gradient.numpy().reshape(gradient[where].shape)
+        total += loss.item()
+    return total, gradient
+
+
+def _joint(problem: Problem) -> tuple[float, np.ndarray]:
+    import torch
+
+    from pathsum.torch import rnnt_loss
+
+    # One sample at a time: the logits of one are some hundred MB.
+    gradient = np.zeros(problem.scores.shape)
+    predictor, weight, bias = (torch.from_numpy(operand).double() for operand in problem.joiner)
+    total = 0.0
+    for n, (frames, labels) in enumerate(zip(problem.input_lengths, problem.target_lengths, strict=True)):
+        encoder = torch.from_numpy(problem.scores[n, :frames]).double().requires_grad_()
+        logits = torch.tanh(encoder[:, None] + predictor[n, : labels + 1]) @ weight.T + bias
+        targets = torch.from_numpy(problem.targets[n : n + 1, :labels])
+        loss = rnnt_loss(logits[None], targets, [frames], [labels], blank=problem.blank, reduction="sum")
+        gradient[n, :frames] = torch.autograd.grad(loss, encoder)[0].numpy()
         total += loss.item()
     return total, gradient

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,67 @@ def accuracy_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list
 
 def time_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:
     """Forward, backward and both of every contender, taking turns."""
+    turns = _turns(case, contenders, repeats)
+    return [
+        run.row(
+            case,
+            contender.name,
+            contender.versions,
+            _process(contender),
+            direction=direction,
+            **_spread(taken, direction),
+            ratio_to_copy=_median(taken, direction) / _median(turns[-1][1], "both"),
+            ratio_to_ours=_median(taken, direction) / _median(turns[0][1], direction),
+        )
+        for contender, taken in turns
+        for direction in taken[0]
+    ]
+
+
+def memory_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list[Row]:
+    """Peak memory beyond the inputs, each contender in a fresh process that has already run a tiny case."""
+    peaks, size = _peaks(case, contenders, run.threads)
+    ours = peaks["pathsum"] if "pathsum" in peaks else next(iter(peaks.values()))
+    return [
+        run.row(
+            case,
+            contender.name,
+            contender.versions,
+            "fresh",
+            peak_mib=peaks[contender.name] / _MIB,
+            share_beyond_gradient=(peaks[contender.name] - size) / size,
+            ratio_to_ours=peaks[contender.name] / ours if ours else None,
+        )
+        for contender in solvers(case, contenders)
+    ]
+
+
+def step_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:
+    """Times as of ``time_rows``; on the rows of both directions, peak memory as of ``memory_rows``."""
+    turns = _turns(case, contenders, repeats)
+    peaks, size = _peaks(case, contenders, run.threads)
+    rows = []
+    for contender, taken in turns:
+        peak = peaks[contender.name]
+        memory: dict[str, Any] = {"peak_mib": peak / _MIB, "share_beyond_gradient": (peak - size) / size}
+        rows += [
+            run.row(
+                case,
+                contender.name,
+                contender.versions,
+                _process(contender),
+                direction=direction,
+                **_spread(taken, direction),
+                **(memory if direction == "both" else {}),
+                ratio_to_ours=_median(taken, direction) / _median(turns[0][1], direction),
+            )
+            for direction in taken[0]
+        ]
+    return rows
+
+
+def _turns(case: Case, contenders: Sequence[Contender], repeats: int) -> list[tuple[Contender, list[dict[str, float]]]]:
+    """What every contender that can run took in its turns, in milliseconds by direction."""
     problem = make_problem(case)
     taking_part = [contender for contender in contenders if contender.can_run(case.op, case.kind)]
     with handed_over(problem, taking_part) as folder:
@@ -92,62 +154,39 @@ def time_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: in
                 if duration < COOLS_DOWN_MS:
                     step()
                 taken.append(step().milliseconds)
+    return list(zip(taking_part, times, strict=True))
 
-    medians = {
-        contender.name: {name: float(np.median([t[name] for t in taken])) for name in taken[0]}
-        for contender, taken in zip(taking_part, times, strict=True)
+
+def _median(taken: list[dict[str, float]], direction: str) -> float:
+    return float(np.median([milliseconds[direction] for milliseconds in taken]))
+
+
+def _spread(taken: list[dict[str, float]], direction: str) -> dict[str, Any]:
+    low, high = np.percentile([milliseconds[direction] for milliseconds in taken], [20, 80])
+    return {
+        "repeats": len(taken),
+        "median_ms": _median(taken, direction),
+        "p20_ms": float(low),
+        "p80_ms": float(high),
     }
-    rows = []
-    for contender, taken in zip(taking_part, times, strict=True):
-        for direction, median in medians[contender.name].items():
-            low, high = np.percentile([t[direction] for t in taken], [20, 80])
-            ours = medians["pathsum"][direction]
-            rows.append(
-                run.row(
-                    case,
-                    contender.name,
-                    contender.versions,
-                    _process(contender),
-                    direction=direction,
-                    repeats=len(taken),
-                    median_ms=median,
-                    p20_ms=float(low),
-                    p80_ms=float(high),
-                    ratio_to_copy=median / medians["copy"]["both"],
-                    ratio_to_ours=median / ours,
-                )
-            )
-    return rows
 
 
-def memory_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list[Row]:
-    """Peak memory beyond the inputs, each contender in a fresh process that has already run a tiny case."""
-    problem, warm_up = make_problem(case), make_problem(replace(case, shape=_WARM_UP_SHAPE))
-    peaks = []
+def _peaks(case: Case, contenders: Sequence[Contender], threads: int) -> tuple[dict[str, float], int]:
+    """Bytes that each contender held at most beyond its inputs, by name; and those of the gradients among them."""
+    problem, warm_up = make_problem(case), make_problem(replace(case, shape=_WARM_UP_SHAPE, lengths="full"))
+    peaks = {}
     with tempfile.TemporaryDirectory(prefix="pathsum-bench-") as name:
         folders = [Path(name) / "warm-up", Path(name) / "problem"]
         for folder, each in zip(folders, (warm_up, problem), strict=True):
             folder.mkdir()
             peers.save(each, folder)
         for contender in solvers(case, contenders):
-            with Worker(contender.python, run.threads) as worker:
+            with Worker(contender.python, threads) as worker:
                 worker.ask("load", peer=contender.name, folder=str(folders[0]))
                 worker.ask("step", peer=contender.name)
                 worker.ask("load", peer=contender.name, folder=str(folders[1]))
-                peaks.append((contender, 1024 * worker.ask("peak", peer=contender.name)["peak_kib"]))
-    size, ours = problem.scores.nbytes, peaks[0][1]
-    return [
-        run.row(
-            case,
-            contender.name,
-            contender.versions,
-            "fresh",
-            peak_mib=peak / _MIB,
-            share_beyond_gradient=(peak - size) / size,
-            ratio_to_ours=peak / ours if ours else None,
-        )
-        for contender, peak in peaks
-    ]
+                peaks[contender.name] = 1024 * worker.ask("peak", peer=contender.name)["peak_kib"]
+    return peaks, sum(operand.nbytes for operand in problem.operands)
 
 
 def first_call_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:

@@ -25,12 +25,14 @@ class Problem(NamedTuple):
 
     Attributes:
         op: Name of pathsum's function.
-        kind: ``"logits"`` or ``"log_probs"``.
-        scores: float32; (T, N, C) for the CTC losses, (N, T, U+1, V) or packed (rows, V) for RNN-T.
+        kind: ``"logits"`` or ``"log_probs"``; of a joiner, ``"initial"`` or ``"peaky"``.
+        scores: float32; (T, N, C) for the CTC losses, (N, T, U+1, V) or packed (rows, V) for RNN-T; an encoder's output
+            (N, T, H) for RNN-T with its joiner.
         targets: (N, S) labels, int64.
         input_lengths: (N,) frames.
         target_lengths: (N,) labels.
         blank: Index of the blank class.
+        joiner: Predictor's output (N, U+1, H), weight (V, H) and bias (V,) of the joiner, where there is one.
     """
 
     op: str
@@ -40,6 +42,12 @@ class Problem(NamedTuple):
     input_lengths: np.ndarray
     target_lengths: np.ndarray
     blank: int
+    joiner: tuple[np.ndarray, ...] = ()
+
+    @property
+    def operands(self) -> tuple[np.ndarray, ...]:
+        """What gradients are taken of, the scores first."""
+        return self.scores, *self.joiner
 
     @property
     def integers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -48,7 +56,10 @@ class Problem(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One forward and backward: milliseconds by direction, the summed loss, and the gradient laid out as the scores."""
+    """One forward and backward: milliseconds by direction, the summed loss, and the gradient laid out as the scores.
+
+    The gradients of a joiner's own operands are computed with it, and not kept.
+    """
 
     milliseconds: dict[str, float]
     loss: float
@@ -67,18 +78,18 @@ class Peer(NamedTuple):
     runs: frozenset[tuple[str, str]]
 
 
-def _autograd_step(scores: np.ndarray, loss_of: Callable[[Any], Any]) -> Stepper:
+def _autograd_step(problem: Problem, loss_of: Callable[..., Any]) -> Stepper:
     import torch
 
-    leaf = torch.from_numpy(scores).requires_grad_()
+    leaves = [torch.from_numpy(operand).requires_grad_() for operand in problem.operands]
 
     def step() -> Step:
         start = perf_counter()
-        loss = loss_of(leaf)
+        loss = loss_of(*leaves)
         middle = perf_counter()
-        (gradient,) = torch.autograd.grad(loss, leaf)
+        gradients = torch.autograd.grad(loss, leaves)
         end = perf_counter()
-        return Step(_milliseconds(start, middle, end), loss.item(), gradient.numpy())
+        return Step(_milliseconds(start, middle, end), loss.item(), gradients[0].numpy())
 
     return step
 
@@ -86,6 +97,28 @@ def _autograd_step(scores: np.ndarray, loss_of: Callable[[Any], Any]) -> Stepper
 def _milliseconds(start: float, middle: float, end: float) -> dict[str, float]:
     spans = {"forward": middle - start, "backward": end - middle, "both": end - start}
     return {direction: 1e3 * seconds for direction, seconds in spans.items()}
+
+
+def _padded_logits(scores: Any, *joiner: Any) -> Any:
+    """The logits (N, T, U+1, V) that a joiner makes; without one the scores are logits."""
+    import torch
+
+    if not joiner:
+        return scores
+    predictor, weight, bias = joiner
+    return torch.nn.functional.linear(torch.tanh(scores[:, :, None] + predictor[:, None]), weight, bias)
+
+
+def _packed_logits(encoder: Any, predictor: Any, weight: Any, bias: Any, *, problem: Problem) -> Any:
+    """The logits (rows, V) of the real nodes of each sample, one after another."""
+    import torch
+
+    sizes = zip(problem.input_lengths.tolist(), problem.target_lengths.tolist(), strict=True)
+    nodes = [
+        (encoder[n, :frames, None] + predictor[n, : labels + 1]).flatten(0, 1)
+        for n, (frames, labels) in enumerate(sizes)
+    ]
+    return torch.nn.functional.linear(torch.tanh(torch.cat(nodes)), weight, bias)
 
 
 def prepare_pathsum(problem: Problem) -> Stepper:
@@ -96,8 +129,29 @@ def prepare_pathsum(problem: Problem) -> Stepper:
     function = getattr(pathsum.torch, problem.op)
     integers = [torch.from_numpy(array) for array in problem.integers]
     options: dict[str, Any] = {"blank": problem.blank, "reduction": "sum"}
-    options["fused_log_softmax"] = problem.kind == "logits"
-    return _autograd_step(problem.scores, lambda scores: function(scores, *integers, **options))
+    if not problem.joiner:
+        options["fused_log_softmax"] = problem.kind == "logits"
+    return _autograd_step(problem, lambda *operands: function(*operands, *integers, **options))
+
+
+def prepare_pathsum_padded(problem: Problem) -> Stepper:
+    import torch
+
+    from pathsum.torch import RNNTLoss
+
+    integers = [torch.from_numpy(array) for array in problem.integers]
+    loss = RNNTLoss(problem.blank, reduction="sum")
+    return _autograd_step(problem, lambda *operands: loss(_padded_logits(*operands), *integers))
+
+
+def prepare_pathsum_packed(problem: Problem) -> Stepper:
+    import torch
+
+    from pathsum.torch import RNNTPackedLoss
+
+    integers = [torch.from_numpy(array) for array in problem.integers]
+    loss = RNNTPackedLoss(problem.blank, reduction="sum")
+    return _autograd_step(problem, lambda *operands: loss(_packed_logits(*operands, problem=problem), *integers))
 
 
 def prepare_torch(problem: Problem) -> Stepper:
@@ -110,7 +164,7 @@ def prepare_torch(problem: Problem) -> Stepper:
         log_probs = functional.log_softmax(scores, -1) if problem.kind == "logits" else scores
         return functional.ctc_loss(log_probs, *integers, blank=problem.blank, reduction="sum")
 
-    return _autograd_step(problem.scores, loss_of)
+    return _autograd_step(problem, loss_of)
 
 
 def prepare_torchaudio(problem: Problem) -> Stepper:
@@ -118,9 +172,8 @@ def prepare_torchaudio(problem: Problem) -> Stepper:
     from torchaudio.functional import rnnt_loss  # pyright: ignore[reportMissingImports]
 
     integers = [torch.from_numpy(array).int() for array in problem.integers]
-    return _autograd_step(
-        problem.scores, lambda logits: rnnt_loss(logits, *integers, blank=problem.blank, reduction="sum")
-    )
+    options: dict[str, Any] = {"blank": problem.blank, "reduction": "sum"}
+    return _autograd_step(problem, lambda *operands: rnnt_loss(_padded_logits(*operands), *integers, **options))
 
 
 def prepare_warprnnt_numba(problem: Problem) -> Stepper:
@@ -128,9 +181,8 @@ def prepare_warprnnt_numba(problem: Problem) -> Stepper:
     from warprnnt_numba.rnnt_loss.rnnt_pytorch import rnnt_loss  # pyright: ignore[reportMissingImports]
 
     integers = [torch.from_numpy(array).int() for array in problem.integers]
-    return _autograd_step(
-        problem.scores, lambda logits: rnnt_loss(logits, *integers, blank=problem.blank, reduction="sum").sum()
-    )
+    options: dict[str, Any] = {"blank": problem.blank, "reduction": "sum"}
+    return _autograd_step(problem, lambda *operands: rnnt_loss(_padded_logits(*operands), *integers, **options).sum())
 
 
 def prepare_optax(problem: Problem) -> Stepper:
@@ -179,17 +231,24 @@ def prepare_copy(problem: Problem) -> Stepper:
 
 
 _CTC = frozenset({("ctc_loss", "logits"), ("ctc_loss", "log_probs")})
+_JOINT = frozenset({("rnnt_joint_loss", "initial")})
+_EITHER_JOINT = _JOINT | {("rnnt_joint_loss", "peaky")}
 _RNNT = frozenset({("rnnt_loss", "logits")})
-_EVERY = _CTC | _RNNT | {("simple_ctc_loss", "logits"), ("rnnt_packed_loss", "logits")}
+_SCORES = _CTC | _RNNT | {("simple_ctc_loss", "logits"), ("rnnt_packed_loss", "logits")}
 
 PEERS = {
-    "pathsum": Peer(("pathsum", "torch"), "pathsum", prepare_pathsum, _EVERY),
+    "pathsum": Peer(("pathsum", "torch"), "pathsum", prepare_pathsum, _SCORES | _EITHER_JOINT),
+    "pathsum-packed": Peer(("pathsum", "torch"), "pathsum", prepare_pathsum_packed, _EITHER_JOINT),
+    "pathsum-padded": Peer(("pathsum", "torch"), "pathsum", prepare_pathsum_padded, _JOINT),
     "torch": Peer(("torch",), "torch", prepare_torch, _CTC),
-    "torchaudio": Peer(("torch", "torchaudio"), "torchaudio", prepare_torchaudio, _RNNT),
-    "warprnnt-numba": Peer(("torch", "warprnnt_numba"), "warprnnt-numba", prepare_warprnnt_numba, _RNNT),
+    "torchaudio": Peer(("torch", "torchaudio"), "torchaudio", prepare_torchaudio, _RNNT | _JOINT),
+    "warprnnt-numba": Peer(("torch", "warprnnt_numba"), "warprnnt-numba", prepare_warprnnt_numba, _RNNT | _JOINT),
     "optax": Peer(("jax", "optax"), "optax", prepare_optax, _CTC - {("ctc_loss", "log_probs")}),
-    "copy": Peer(("torch",), "torch", prepare_copy, _EVERY),
+    "copy": Peer(("torch",), "torch", prepare_copy, _SCORES),
 }
+
+# Our losses, of a joiner fused and of its logits. They take part whatever peers are asked for.
+OURS = ("pathsum", "pathsum-packed", "pathsum-padded")
 
 RECORDED = ("numpy", "numba", "llvmlite", "torch", "torchaudio", "warprnnt-numba", "jax", "jaxlib", "optax")
 
@@ -222,6 +281,8 @@ def save(problem: Problem, folder: Path) -> None:
     """Write a problem for another process."""
     for name in ("scores", "targets", "input_lengths", "target_lengths"):
         np.save(folder / f"{name}.npy", getattr(problem, name))
+    for index, operand in enumerate(problem.joiner):
+        np.save(folder / f"joiner-{index}.npy", operand)
     (folder / "problem.json").write_text(json.dumps([problem.op, problem.kind, problem.blank]))
 
 
@@ -229,7 +290,8 @@ def load(folder: Path) -> Problem:
     """Read what ``save`` wrote; the arrays are read into memory, not mapped."""
     op, kind, blank = json.loads((folder / "problem.json").read_text())
     arrays = [np.load(folder / f"{name}.npy") for name in ("scores", "targets", "input_lengths", "target_lengths")]
-    return Problem(op, kind, *arrays, blank=blank)
+    joiner = tuple(np.load(path) for path in sorted(folder.glob("joiner-*.npy")))
+    return Problem(op, kind, *arrays, blank=blank, joiner=joiner)
 
 
 def _resident_kib(peak: bool) -> float:

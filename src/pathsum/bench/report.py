@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table as RichTable
 
 from pathsum.bench.cases import GROUPS, TIMED
@@ -15,6 +16,8 @@ from pathsum.bench.rows import Row
 
 COLOURS = {
     "pathsum": "#c1442e",
+    "pathsum-packed": "#d9826b",
+    "pathsum-padded": "#e8b3a3",
     "torch": "#4c6a92",
     "torchaudio": "#6f8fb5",
     "warprnnt-numba": "#9db4cf",
@@ -65,6 +68,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     group = rows[0].group
+    rows = _over_batches(rows)
     bars = [row for row in rows if row.direction == "both" and _value(row)]
     clusters = [(label, list(members)) for label, members in groupby(bars, _case_label)]
     figure = Figure(figsize=(9, 1.1 + 0.24 * (len(bars) + 0.7 * len(clusters))), layout="constrained")
@@ -110,6 +114,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def _table(group: str, rows: list[Row]) -> Table:
     title = f"{group}: {GROUPS[group]}"
+    if group == "rnnt-librispeech":
+        header = ("case", "by", "forward ms", "backward ms", "step ms (20-80 %)", "peak MiB", "x ours")
+        by_contender = groupby(_over_batches(rows), lambda row: (_case_label(row), row.impl))
+        return Table(title, header, [_step_line(list(members)) for _, members in by_contender])
     if group in TIMED:
         header = ("case", "by", "forward ms", "backward ms", "both ms (20-80 %)", "turns", "x copy", "x ours")
         lines = [_timed_line(list(members)) for _, members in groupby(rows, lambda row: (_case_label(row), row.impl))]
@@ -140,18 +148,62 @@ def _table(group: str, rows: list[Row]) -> Table:
 
 
 def _timed_line(directions: list[Row]) -> tuple[str, ...]:
+    case, name, forward, backward, both = _times(directions)
+    copy = "" if both.ratio_to_copy is None else f"{both.ratio_to_copy:.3g}"
+    return (case, name, forward, backward, _spread(both), str(both.repeats), copy, _ratio(both))
+
+
+def _step_line(directions: list[Row]) -> tuple[str, ...]:
+    case, name, forward, backward, both = _times(directions)
+    return (case, name, forward, backward, _spread(both), f"{both.peak_mib:.0f}", _ratio(both))
+
+
+def _times(directions: list[Row]) -> tuple[str, str, str, str, Row]:
+    """The case, who ran it, forward, backward, and the row of both."""
     by_direction = {row.direction: row for row in directions}
     both = by_direction["both"]
     forward, backward = (
         _milliseconds(by_direction[name].median_ms) if name in by_direction else "" for name in ("forward", "backward")
     )
-    copy = "" if both.ratio_to_copy is None else f"{both.ratio_to_copy:.3g}"
     name = both.impl if both.process == "shared" else f"{both.impl} ({both.process} process)"
-    return (_case_label(both), name, forward, backward, _spread(both), str(both.repeats), copy, _ratio(both))
+    return _case_label(both), name, forward, backward, both
+
+
+def _over_batches(rows: Sequence[Row]) -> Sequence[Row]:
+    """The batches of the public comparison as one: mean times, with their quantiles over the batches, and the highest
+    peak. Other rows as they are.
+    """
+    kinds: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if not row.lengths.startswith("batch"):
+            return rows
+        kinds.setdefault((row.kind, row.impl, row.direction), []).append(row)
+    means = {key: float(np.mean([_value(row) for row in members])) for key, members in kinds.items()}
+    merged = []
+    for (kind, impl, direction), members in kinds.items():
+        first, mean = members[0], means[kind, impl, direction]
+        low, high = np.percentile([_value(row) for row in members], [20, 80])
+        merged.append(
+            first
+            if len(members) == 1
+            else replace(
+                first,
+                shape=(first.shape[0], *(max(row.shape[axis] for row in members) for axis in (1, 2)), first.shape[3]),
+                lengths=f"{len(members)} batches",
+                median_ms=mean,
+                p20_ms=float(low),
+                p80_ms=float(high),
+                peak_mib=max((row.peak_mib for row in members if row.peak_mib is not None), default=None),
+                ratio_to_ours=mean / means[kind, "pathsum", direction],
+            )
+        )
+    return merged
 
 
 def _case_label(row: Row) -> str:
-    details = [row.lengths] if row.group in TIMED else []
+    details = [row.lengths] if row.group in (*TIMED, "rnnt-librispeech") else []
+    if row.kind in ("initial", "peaky"):
+        details.append(f"{row.kind} posteriors")
     if row.cache:
         details = [f"{row.cache} cache"]
     if row.std != 1:

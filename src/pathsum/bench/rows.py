@@ -20,12 +20,13 @@ class Row:
 
     Attributes:
         group, op, kind, shape, lengths, std: The case; shape is (N, T, L, C).
-        impl: ``"pathsum"``, a peer's name, or ``"copy"``.
+        impl: ``"pathsum"``, a peer's name, or ``"copy"``; ``"pathsum-packed"`` and ``"pathsum-padded"`` for our losses
+            of a joiner's logits, where ``"pathsum"`` is the fused joiner.
         direction: ``"forward"``, ``"backward"`` or ``"both"``.
         repeats: How often it ran.
         median_ms, p20_ms, p80_ms: Milliseconds, and the quantiles that 20 and 80 % are below.
-        peak_mib: Most memory held beyond the inputs, gradient included.
-        share_beyond_gradient: The same without the gradient, as a share of the scores.
+        peak_mib: Most memory held beyond the inputs, gradients included.
+        share_beyond_gradient: The same without the gradients, as a share of the scores, or of all that have a gradient.
         max_abs_error, relative_error: Of the gradient against float64: largest entry, and norm over norm.
         cache: ``"cold"`` or ``"warm"``: numba's cache on disk before a first call.
         ratio_to_copy: Median over that of copying the scores, same run.

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pathsum.bench import measure, report, rows
-from pathsum.bench.cases import GROUPS, TIMED, Case, cases
+from pathsum.bench import librispeech, measure, report, rows
+from pathsum.bench.cases import GROUPS, ON_REQUEST, TIMED, Case, cases
 from pathsum.bench.contenders import Contender, Worker, gather
 from pathsum.bench.rows import Row, Run
 
@@ -25,17 +25,21 @@ def run(
     threads: int | None = None,
     only: Iterable[str] | None = None,
     peer_pythons: Sequence[str] = (),
+    batches: int = librispeech.NUM_BATCHES,
+    utterances: int = librispeech.BATCH_SIZE,
     out: str | Path = "bench-out",
 ) -> int:
     """Measure groups of cases.
 
     Args:
-        groups: Names in ``GROUPS``; none takes all.
+        groups: Names in ``GROUPS``; none takes all but those ``ON_REQUEST``.
         quick: Tiny shapes and few repeats: to see that everything runs, not to learn times.
         repeats: Turns of each contender; None takes 15, or 3 with ``quick``.
         threads: CPU threads of every contender; None takes torch's setting.
         only: Peers to measure; None takes every one installed.
         peer_pythons: Other interpreters, whose peers run in processes of their own and take turns with ours.
+        batches: How many batches of the public comparison are measured.
+        utterances: How many utterances of each.
         out: Folder that gets ``<group>.jsonl`` (appended) and ``<group>.png``.
 
     Returns:
@@ -43,7 +47,8 @@ def run(
     """
     # A pipe has no width; tables need one.
     console = Console() if Console().is_terminal else Console(width=150)
-    chosen = [name for name in GROUPS if name in groups or not groups]
+    chosen = [name for name in GROUPS if (name in groups if groups else name not in ON_REQUEST)]
+    todo = {group: cases(group, quick, batches, utterances) for group in chosen}
     repeats = repeats or (3 if quick else 15)
     threads_before = torch.get_num_threads()
     threads = threads or threads_before
@@ -56,7 +61,7 @@ def run(
                 f"[bold]pathsum bench[/bold]: {', '.join(chosen)}; {threads} CPU threads; "
                 f"{', '.join(contender.name for contender in contenders)}"
             )
-            return _measure(chosen, quick, repeats, contenders, Run.begin(threads), Path(out), console)
+            return _measure(todo, repeats, contenders, Run.begin(threads), Path(out), console)
     finally:
         torch.set_num_threads(threads_before)
 
@@ -76,15 +81,13 @@ def show(folder: str | Path) -> int:
 
 
 def _measure(
-    groups: Sequence[str],
-    quick: bool,
+    todo: dict[str, list[Case]],
     repeats: int,
     contenders: Sequence[Contender],
     this_run: Run,
     out: Path,
     console: Console,
 ) -> int:
-    todo = {group: cases(group, quick) for group in groups}
     # The accuracy group is a gate by itself: its rows are the errors.
     gated = [case for group, listed in todo.items() if group != "accuracy" for case in listed]
     if not _gate(gated, contenders, console):
@@ -134,6 +137,8 @@ def _gate(listed: Sequence[Case], contenders: Sequence[Contender], console: Cons
 def _rows(case: Case, contenders: Sequence[Contender], this_run: Run, repeats: int) -> list[Row]:
     if case.group in TIMED:
         return measure.time_rows(case, contenders, this_run, repeats)
+    if case.group == "rnnt-librispeech":
+        return measure.step_rows(case, contenders, this_run, min(repeats, 3))
     if case.group == "accuracy":
         return measure.accuracy_rows(case, contenders, this_run)
     if case.group == "memory":

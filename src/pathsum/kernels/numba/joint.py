@@ -62,6 +62,7 @@ def forward(
     """
     solve = solve or grid.solve
     num_nodes = int(lattice.row_offsets[-1])
+    num_threads = parallel.worthwhile(num_threads, num_nodes * sum(joiner.weight.shape) // 8)
     maxima = np.empty(num_nodes, joiner.weight.dtype)
     blank_scores, label_scores = np.empty(num_nodes), np.empty(num_nodes)
     tiles = _Tiles(joiner, lattice, matmul, min(rows_per_tile, num_nodes), num_threads)
@@ -110,6 +111,7 @@ def backward(
     gate = np.finfo(joiner.weight.dtype).eps / 2 if gate is None else gate
     mass = blank_posteriors + (1.0 + fastemit_lambda) * label_posteriors
     alive = _alive_rows(grad_losses, losses, mass, lattice, gate)
+    num_threads = parallel.worthwhile(num_threads, len(alive) * sum(joiner.weight.shape) // 4)
     tiles = _Tiles(joiner, lattice, matmul, min(rows_per_tile, len(alive)), num_threads)
     grad_hidden = np.empty_like(tiles.hidden)
     product = np.empty_like(joiner.weight)
