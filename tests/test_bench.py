@@ -111,7 +111,7 @@ def test_steps_of_a_joiner_have_times_and_peaks(recorded_steps):
 def test_steps_of_a_joiner_are_shown(recorded_steps, capsys):
     assert cli.main(["bench", "--show", str(recorded_steps)]) == 0
     text = capsys.readouterr().out
-    assert "| rnnt_joint_loss (2, 10, 4, 6), ragged, initial posteriors | pathsum |" in text
+    assert "| initial, ragged (2, 10, 4, 6) | pathsum |" in text
     assert (recorded_steps / "rnnt-librispeech.png").exists()
 
 
@@ -250,7 +250,7 @@ def test_batches_are_reported_as_one():
     ]
     (table,) = report.tables(rows)
     text = report.as_markdown(table)
-    assert "2 batches, initial posteriors | pathsum |  |  | 150 (120-180) | 21 | 1 |" in text
+    assert "| initial, 2 batches (3, 434, 96, 500) | pathsum |  |  | 150 (120-180) | 21 | 1 |" in text
     assert "|  | pathsum-packed |  |  | 375 (300-450) | 3001 | 2.5 |" in text
 
 

@@ -13,7 +13,7 @@ GROUPS = {
     "ctc": "time of ctc_loss, from logits and from log-probabilities",
     "simple_ctc": "time of simple_ctc_loss",
     "rnnt": "time of rnnt_loss",
-    "rnnt-librispeech": "the joiner's and the RNN-T loss's training step on the public comparison's batches",
+    "rnnt-librispeech": "a training step of RNN-T, joiner included, on the public comparison's batches",
     "accuracy": "float32 gradients against float64, on long input and peaky scores",
     "memory": "peak memory of forward and backward, in fresh processes",
     "first_call": "the first call after imports, kernel cache cold and warm, in fresh processes",

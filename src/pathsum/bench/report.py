@@ -201,9 +201,9 @@ def _over_batches(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _case_label(row: Row) -> str:
-    details = [row.lengths] if row.group in (*TIMED, "rnnt-librispeech") else []
-    if row.kind in ("initial", "peaky"):
-        details.append(f"{row.kind} posteriors")
+    if row.group == "rnnt-librispeech":
+        return f"{row.kind}, {row.lengths} {row.shape}"
+    details = [row.lengths] if row.group in TIMED else []
     if row.cache:
         details = [f"{row.cache} cache"]
     if row.std != 1:
