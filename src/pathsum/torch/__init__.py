@@ -16,6 +16,7 @@ from pathsum.torch.ctc import simple_ctc_loss as simple_ctc_loss
 from pathsum.torch.greedy import Decoded as Decoded
 from pathsum.torch.greedy import ctc_greedy_decode as ctc_greedy_decode
 from pathsum.torch.greedy import rnnt_greedy_decode as rnnt_greedy_decode
+from pathsum.torch.joiner import Joiner as Joiner
 from pathsum.torch.joint import rnnt_joint_loss as rnnt_joint_loss
 from pathsum.torch.joint import rnnt_loss_from_joint as rnnt_loss_from_joint
 from pathsum.torch.modules import ARRNNTLoss as ARRNNTLoss

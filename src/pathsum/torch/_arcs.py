@@ -15,7 +15,9 @@ from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import exact
 from pathsum.lattice import ArcLattice
 from pathsum.torch._autograd.arcs import arc_losses, arc_scores, row_scores, with_upstream
+from pathsum.torch._autograd.joint_scores import joint_scores
 from pathsum.torch._inputs import on_device
+from pathsum.torch.joiner import Joiner
 
 
 class Scoring(NamedTuple):
@@ -56,8 +58,8 @@ class Scoring(NamedTuple):
         )
 
 
-def solve(tensors: tuple[Tensor, ...], lattice: ArcLattice, chosen: str, scoring: Scoring) -> Tensor:
-    """Losses (N,) of the tensors that the lattice reads, by the implementation chosen."""
+def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, scoring: Scoring) -> Tensor:
+    """Losses (N,) of the scores that the lattice reads, or of joiners that make them, by the implementation chosen."""
     reading = {"lone": lattice.blank if scoring.hat else -1, "logits": scoring.logits}
     adding = {
         "sigma": scoring.sigma,
@@ -67,12 +69,17 @@ def solve(tensors: tuple[Tensor, ...], lattice: ArcLattice, chosen: str, scoring
     clamp = scoring.clamp
     if chosen == "numba":
         read = [
-            row_scores(scores, lattice, classes, clamp=clamp, **reading)
-            for scores, classes in zip(tensors, lattice.reads, strict=True)
+            joint_scores(head, lattice, classes, clamp=clamp, **reading)
+            if isinstance(head, Joiner)
+            else row_scores(head, lattice, classes, clamp=clamp, **reading)
+            for head, classes in zip(heads, lattice.reads, strict=True)
         ]
         scores = arc_scores([planes for planes, _ in read], lattice, **adding)
         losses = arc_losses(scores, lattice, scoring.skip_score)
-        return with_upstream(losses, [samples for _, samples in read]) if clamp > 0 else losses
+        # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes.
+        by_loss = clamp > 0 or any(isinstance(head, Joiner) for head in heads)
+        return with_upstream(losses, [samples for _, samples in read]) if by_loss else losses
+    tensors = tuple(head.logits() if isinstance(head, Joiner) else head for head in heads)
     posed = on_device(lattice, tensors[0].device)
 
     def losses_of(*tensors: Tensor) -> Tensor:

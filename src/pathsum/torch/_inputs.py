@@ -13,6 +13,7 @@ from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt import pose_rnnt
+from pathsum.torch.joiner import ACTIVATIONS, Joiner
 
 Integers = Tensor | Sequence[int]
 
@@ -44,6 +45,31 @@ def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: 
     expected = (scores.shape[2],) * (axes.count("C"))
     _checks.check_table(function, argument, dtype_of(table), shape_of(table), axes, expected, dtype_of(scores))
     _checks.check_device(function, argument, str(table.device), str(scores.device))
+
+
+def check_joiner(function: str, joiner: Joiner) -> None:
+    operands = joiner.operands
+    names = ("encoder_out", "predictor_out", "weight", "bias")
+    for name, operand, axes in zip(names, operands, ("(N, T, H)", "(N, U+1, H)", "(V, H)", "(V)"), strict=True):
+        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
+        if operand.dtype != joiner.dtype or operand.device != joiner.device:
+            rule = f"have encoder_out's dtype and device, {dtype_of(joiner.encoder_out)} on {joiner.device}"
+            raise InvalidTypeError(function, name, rule, f"{dtype_of(operand)} on {operand.device}")
+    num_samples, _, size = joiner.encoder_out.shape
+    check_shape(function, "predictor_out", operands[1], (num_samples, None, size), "(N, U+1, H)")
+    check_shape(function, "weight", operands[2], (None, size), "(V, H)")
+    check_shape(function, "bias", operands[3], (len(operands[2]),), "(V)")
+    _checks.check_option(function, "activation", joiner.activation, tuple(ACTIVATIONS))
+    if joiner.gate is not None:
+        _checks.check_number(function, "gate", joiner.gate, minimum=0.0)
+    _checks.check_number(function, "tile_memory", joiner.tile_memory, minimum=1.0)
+
+
+def check_shape(function: str, argument: str, tensor: Tensor, sizes: tuple[int | None, ...], axes: str) -> None:
+    """The sizes that are given must be the tensor's."""
+    if any(size is not None and size != actual for size, actual in zip(sizes, tensor.shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise InvalidValueError(function, argument, f"have shape {axes} = ({wanted})", f"shape {tuple(tensor.shape)}")
 
 
 def pose_grid(
@@ -115,7 +141,7 @@ def on_device(lattice: Any, device: torch.device) -> Any:
     return type(lattice)(**moved)
 
 
-def finish(losses: Tensor, scores: Tensor, zero_infinity: bool) -> Tensor:
+def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool) -> Tensor:
     """Losses in the dtype of the result, infeasible ones as asked for."""
     losses = losses.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
     return torch.where(losses == torch.inf, 0.0, losses) if zero_infinity else losses

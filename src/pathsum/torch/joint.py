@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pathsum import _checks, dispatch
-from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.errors import InvalidValueError
 from pathsum.kernels.reference import grid as reference_grid
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
@@ -18,14 +18,17 @@ from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.arcs import arc_losses, arc_scores
 from pathsum.torch._autograd.grid import plane_losses
 from pathsum.torch._autograd.joint import joint_losses
-from pathsum.torch._inputs import Integers, dtype_of, finish, on_device, pose_grid, shape_of
-
-ACTIVATIONS = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "gelu": torch.nn.functional.gelu,
-}
+from pathsum.torch._inputs import (
+    Integers,
+    check_joiner,
+    check_shape,
+    dtype_of,
+    finish,
+    on_device,
+    pose_grid,
+    shape_of,
+)
+from pathsum.torch.joiner import Joiner
 
 
 def rnnt_joint_loss(
@@ -45,6 +48,7 @@ def rnnt_joint_loss(
     zero_infinity: bool = False,
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
+    hat: bool = False,
     gate: float | None = None,
     tile_memory: int = 2**23,
     impl: str = "auto",
@@ -70,6 +74,7 @@ def rnnt_joint_loss(
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         rnnt_type: As in ``rnnt_loss``.
         delay_penalty: As in ``rnnt_loss``.
+        hat: As in ``rnnt_loss``.
         gate: Backward skips nodes (t, u) of next to no posterior: of any frame, and of any label position, at most
             this share of the unit mass that goes through it. None: half an eps of the arithmetic, so that rounding
             costs more. 0 computes every node that has a gradient.
@@ -103,36 +108,23 @@ def rnnt_joint_loss(
         4.0
     """
     function = "rnnt_joint_loss"
-    operands = (encoder_out, predictor_out, weight, weight.new_zeros(len(weight)) if bias is None else bias)
-    names = ("encoder_out", "predictor_out", "weight", "bias")
-    for name, operand, axes in zip(names, operands, ("(N, T, H)", "(N, U+1, H)", "(V, H)", "(V)"), strict=True):
-        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
-        if operand.dtype != encoder_out.dtype or operand.device != encoder_out.device:
-            rule = f"have encoder_out's dtype and device, {dtype_of(encoder_out)} on {encoder_out.device}"
-            raise InvalidTypeError(function, name, rule, f"{dtype_of(operand)} on {operand.device}")
-    num_samples, _, size = encoder_out.shape
-    _check_shape(function, "predictor_out", predictor_out, (num_samples, None, size), "(N, U+1, H)")
-    _check_shape(function, "weight", weight, (None, size), "(V, H)")
-    _check_shape(function, "bias", operands[3], (weight.shape[0],), "(V)")
-    if activation not in ACTIVATIONS:
-        raise InvalidValueError(function, "activation", f"be one of {', '.join(ACTIVATIONS)}", repr(activation))
+    joiner = Joiner(encoder_out, predictor_out, weight, bias, activation=activation, gate=gate, tile_memory=tile_memory)
+    check_joiner(function, joiner)
     _checks.check_reduction(function, reduction)
     clamp = _checks.check_number(function, "clamp", clamp)
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    gate = None if gate is None else _checks.check_number(function, "gate", gate, minimum=0.0)
-    tile_memory = int(_checks.check_number(function, "tile_memory", tile_memory, minimum=1.0))
     chosen = dispatch.select(function, encoder_out.device.type, impl)
     lattice = _pose_joint(
         function, encoder_out, predictor_out, len(weight), targets, logit_lengths, target_lengths, blank
     )
-    if chosen == "numba":
+    if chosen == "numba" and not hat:
         losses = joint_losses(
-            operands,
+            joiner.operands,
             lattice,
             activation=activation,
-            tile_memory=tile_memory,
+            tile_memory=int(tile_memory),
             rnnt_type=rnnt_type,
             delay_penalty=delay_penalty,
             fastemit_lambda=fastemit_lambda,
@@ -140,11 +132,8 @@ def rnnt_joint_loss(
             gate=gate,
         )
     else:
-        hidden = ACTIVATIONS[activation](encoder_out[:, :, None] + predictor_out[:, None])
-        logits = hidden @ weight.T + operands[3]
-        posed = pose_rnnt_type(lattice, rnnt_type)
-        scoring = Scoring(delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
-        losses = solve((logits,), posed, chosen, scoring)
+        scoring = Scoring(hat=bool(hat), delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
+        losses = solve((joiner,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
     return reduce(finish(losses, encoder_out, zero_infinity), reduction)
 
 
@@ -222,7 +211,7 @@ def rnnt_loss_from_joint(
         ("predictor_out", predictor_out, "(N, U+1, H)"),
     ):
         _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
-    _check_shape(function, "predictor_out", predictor_out, (len(encoder_out), None, None), "(N, U+1, H)")
+    check_shape(function, "predictor_out", predictor_out, (len(encoder_out), None, None), "(N, U+1, H)")
     if num_classes is None:
         with torch.no_grad(), torch.random.fork_rng():
             num_classes = joint_fn(encoder_out[:1, 0], predictor_out[:1, 0]).shape[-1]
@@ -295,10 +284,3 @@ def _pose_joint(
         max_labels=predictor_out.shape[1] - 1,
         num_classes=num_classes,
     )
-
-
-def _check_shape(function: str, argument: str, tensor: Tensor, sizes: tuple[int | None, ...], axes: str) -> None:
-    """The sizes that are given must be the tensor's."""
-    if any(size is not None and size != actual for size, actual in zip(sizes, tensor.shape, strict=True)):
-        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
-        raise InvalidValueError(function, argument, f"have shape {axes} = ({wanted})", f"shape {tuple(tensor.shape)}")

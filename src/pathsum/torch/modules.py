@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pathsum.torch._inputs import Integers
 from pathsum.torch.asg import asg_loss
 from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
+from pathsum.torch.joiner import Joiner
 from pathsum.torch.joint import rnnt_joint_loss
 from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
 from pathsum.torch.variants import ar_rnnt_loss, multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
@@ -166,8 +167,8 @@ class TDTLoss(_Loss):
 
     def forward(
         self,
-        token_logits: Tensor,
-        duration_logits: Tensor,
+        token_logits: Tensor | Joiner,
+        duration_logits: Tensor | Joiner,
         targets: Integers,
         logit_lengths: Integers,
         target_lengths: Integers,
@@ -201,7 +202,9 @@ class MultiBlankRNNTLoss(_Loss):
     ):
         super().__init__(locals())
 
-    def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
+    def forward(
+        self, logits: Tensor | Joiner, targets: Integers, logit_lengths: Integers, target_lengths: Integers
+    ) -> Tensor:
         return multi_blank_rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)
 
 
@@ -235,7 +238,7 @@ class ARRNNTLoss(_Loss):
 
     def forward(
         self,
-        logits: Tensor,
+        logits: Tensor | Joiner,
         targets: Integers,
         logit_lengths: Integers,
         target_lengths: Integers,
@@ -269,7 +272,9 @@ class WildcardRNNTLoss(_Loss):
     ):
         super().__init__(locals())
 
-    def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
+    def forward(
+        self, logits: Tensor | Joiner, targets: Integers, logit_lengths: Integers, target_lengths: Integers
+    ) -> Tensor:
         return wildcard_rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)
 
 
@@ -358,6 +363,7 @@ class RNNTJointLoss(_Loss):
         zero_infinity: bool = False,
         rnnt_type: str = "regular",
         delay_penalty: float = 0.0,
+        hat: bool = False,
         gate: float | None = None,
         tile_memory: int = 2**23,
         impl: str = "auto",

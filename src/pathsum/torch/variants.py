@@ -1,4 +1,4 @@
-"""Relatives of the transducer's loss with arcs or inputs of their own; for ``rnnt_loss``'s options see losses.py."""
+"""Relatives of the transducer's loss with arcs or inputs of their own; for ``rnnt_loss``'s options see rnnt.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
-from pathsum.lattice import ArcLattice
+from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
@@ -17,14 +17,15 @@ from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
-from pathsum.torch._inputs import Integers, as_integers, dtype_of, finish, pose_logits
+from pathsum.torch._inputs import Integers, as_integers, check_joiner, dtype_of, finish, pose_grid, pose_logits
+from pathsum.torch.joiner import Joiner
 
 FINALS = ("blank", "any")
 
 
 def tdt_loss(
-    token_logits: Tensor,
-    duration_logits: Tensor,
+    token_logits: Tensor | Joiner,
+    duration_logits: Tensor | Joiner,
     targets: Integers,
     logit_lengths: Integers,
     target_lengths: Integers,
@@ -47,9 +48,9 @@ def tdt_loss(
 
     Args:
         token_logits: Joiner output for the labels and the blank (N, T, U+1, V), or packed as in ``rnnt_packed_loss``
-            (rows, V). float32, float64, bfloat16 or float16, any strides.
+            (rows, V). float32, float64, bfloat16 or float16, any strides. Or the ``Joiner`` itself.
         duration_logits: Joiner output for the durations (N, T, U+1, D) or (rows, D); has a softmax of its own. One
-            tensor with both heads may be given as two slices.
+            tensor with both heads may be given as two slices. Or a second ``Joiner``.
         targets: Labels (N, U), or (sum of target_lengths,) one target after another.
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -92,11 +93,13 @@ def tdt_loss(
         0.0648
     """
     function = "tdt_loss"
-    grid = pose_logits(function, token_logits, targets, logit_lengths, target_lengths, blank, argument="token_logits")
+    grid = _posed(function, token_logits, targets, logit_lengths, target_lengths, blank, "token_logits")
     wanted = (*token_logits.shape[:-1], len(durations))
-    if not isinstance(duration_logits, Tensor) or duration_logits.dtype != token_logits.dtype:
-        rule = f"have token_logits' dtype, {dtype_of(token_logits)}"
-        raise InvalidTypeError(function, "duration_logits", rule, dtype_of(duration_logits))
+    if isinstance(duration_logits, Joiner):
+        check_joiner(function, duration_logits)
+    if _dtype_of(duration_logits) != _dtype_of(token_logits):
+        rule = f"have token_logits' dtype, {_dtype_of(token_logits)}"
+        raise InvalidTypeError(function, "duration_logits", rule, _dtype_of(duration_logits))
     _checks.check_device(function, "duration_logits", str(duration_logits.device), str(token_logits.device))
     steps = _checks.check_durations(function, "durations", durations, minimum=0)
     if max(steps) == 0:
@@ -112,7 +115,7 @@ def tdt_loss(
 
 
 def multi_blank_rnnt_loss(
-    logits: Tensor,
+    logits: Tensor | Joiner,
     targets: Integers,
     logit_lengths: Integers,
     target_lengths: Integers,
@@ -134,7 +137,8 @@ def multi_blank_rnnt_loss(
 
     Args:
         logits: Joiner output (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V); one softmax over the
-            labels, the blank and the big blanks. float32, float64, bfloat16 or float16, any strides.
+            labels, the blank and the big blanks. float32, float64, bfloat16 or float16, any strides. Or the ``Joiner``
+            itself.
         targets: Labels (N, U) or (sum of target_lengths,); neither the blank nor a big blank.
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -172,7 +176,7 @@ def multi_blank_rnnt_loss(
         0.3125
     """
     function = "multi_blank_rnnt_loss"
-    grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
+    grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
     durations = _checks.check_durations(function, "big_blank_durations", big_blank_durations, minimum=1, distinct=False)
     classes = _checks.check_classes(function, "big_blanks", big_blanks, logits.shape[-1], grid.blank)
     if len(classes) != len(durations):
@@ -190,7 +194,7 @@ def multi_blank_rnnt_loss(
 
 
 def ar_rnnt_loss(
-    logits: Tensor,
+    logits: Tensor | Joiner,
     targets: Integers,
     logit_lengths: Integers,
     target_lengths: Integers,
@@ -215,7 +219,7 @@ def ar_rnnt_loss(
 
     Args:
         logits: Joiner output (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V). float32, float64,
-            bfloat16 or float16, any strides.
+            bfloat16 or float16, any strides. Or the ``Joiner`` itself.
         targets: Labels (N, U) or (sum of target_lengths,).
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -258,7 +262,7 @@ def ar_rnnt_loss(
         2.0
     """
     function = "ar_rnnt_loss"
-    grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
+    grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     frames = _checks.check_alignment(
         function,
@@ -274,7 +278,7 @@ def ar_rnnt_loss(
 
 
 def wildcard_rnnt_loss(
-    logits: Tensor,
+    logits: Tensor | Joiner,
     targets: Integers,
     logit_lengths: Integers,
     target_lengths: Integers,
@@ -295,7 +299,7 @@ def wildcard_rnnt_loss(
 
     Args:
         logits: Joiner output (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V). float32, float64,
-            bfloat16 or float16, any strides.
+            bfloat16 or float16, any strides. Or the ``Joiner`` itself.
         targets: Labels (N, U) or (sum of target_lengths,).
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -332,16 +336,47 @@ def wildcard_rnnt_loss(
         0.75
     """
     function = "wildcard_rnnt_loss"
-    grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
+    grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "final", final, FINALS)
     lattice = pose_wildcard(grid, final)
     scoring = Scoring(skip_score=skip_score, fastemit_lambda=fastemit_lambda, clamp=clamp)
     return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
 
 
+def _posed(
+    function: str,
+    logits: Tensor | Joiner,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    argument: str = "logits",
+) -> GridLattice:
+    """The grid of logits, padded or packed, or of a joiner's, all checked."""
+    if not isinstance(logits, Joiner):
+        return pose_logits(function, logits, targets, logit_lengths, target_lengths, blank, argument=argument)
+    check_joiner(function, logits)
+    num_samples, num_frames, width, num_classes = logits.shape
+    return pose_grid(
+        function,
+        targets,
+        logit_lengths,
+        target_lengths,
+        blank,
+        num_samples=num_samples,
+        num_frames=num_frames,
+        max_labels=width - 1,
+        num_classes=num_classes,
+    )
+
+
+def _dtype_of(head: Tensor | Joiner) -> str:
+    return dtype_of(head.encoder_out if isinstance(head, Joiner) else head)
+
+
 def _reduced(
     function: str,
-    tensors: tuple[Tensor, ...],
+    heads: tuple[Tensor | Joiner, ...],
     lattice: ArcLattice,
     scoring: Scoring,
     reduction: str,
@@ -350,5 +385,5 @@ def _reduced(
 ) -> Tensor:
     _checks.check_reduction(function, reduction)
     scoring = scoring.checked(function)
-    losses = solve(tensors, lattice, dispatch.select(function, tensors[0].device.type, impl), scoring)
-    return reduce(finish(losses, tensors[0], zero_infinity), reduction)
+    losses = solve(heads, lattice, dispatch.select(function, heads[0].device.type, impl), scoring)
+    return reduce(finish(losses, heads[0], zero_infinity), reduction)

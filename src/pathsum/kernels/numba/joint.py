@@ -21,7 +21,7 @@ from pathsum.kernels.numba import grid, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import exp
 from pathsum.kernels.numba.rows import borrow, softmax_statistics
-from pathsum.lattice import GridLattice
+from pathsum.lattice import ArcLattice, GridLattice
 
 TANH, RELU, SIGMOID, GELU = range(4)
 ACTIVATIONS = {"tanh": TANH, "relu": RELU, "sigmoid": SIGMOID, "gelu": GELU}
@@ -65,7 +65,7 @@ def forward(
     num_threads = parallel.worthwhile(num_threads, num_nodes * sum(joiner.weight.shape) // 8)
     maxima = np.empty(num_nodes, joiner.weight.dtype)
     blank_scores, label_scores = np.empty(num_nodes), np.empty(num_nodes)
-    tiles = _Tiles(joiner, lattice, matmul, min(rows_per_tile, num_nodes), num_threads)
+    tiles = Tiles(joiner, lattice, matmul, min(rows_per_tile, num_nodes), num_threads)
 
     for first in range(0, num_nodes, rows_per_tile):
         rows = np.arange(first, min(first + rows_per_tile, num_nodes))
@@ -107,19 +107,15 @@ def backward(
     if blank_follows:
         blank_posteriors = blank_posteriors.copy()
         blank_posteriors[1:] += (1.0 + fastemit_lambda) * np.nan_to_num(label_posteriors[:-1])
-    gradients = Joiner(*(np.zeros_like(operand) for operand in joiner[:4]), joiner.activation)
     gate = np.finfo(joiner.weight.dtype).eps / 2 if gate is None else gate
     mass = blank_posteriors + (1.0 + fastemit_lambda) * label_posteriors
     alive = _alive_rows(grad_losses, losses, mass, lattice, gate)
     num_threads = parallel.worthwhile(num_threads, len(alive) * sum(joiner.weight.shape) // 4)
-    tiles = _Tiles(joiner, lattice, matmul, min(rows_per_tile, len(alive)), num_threads)
-    grad_hidden = np.empty_like(tiles.hidden)
-    product = np.empty_like(joiner.weight)
+    tiles = GradientTiles(joiner, lattice, matmul, min(rows_per_tile, len(alive)), num_threads)
 
     for first in range(0, len(alive), rows_per_tile):
         rows = alive[first : first + rows_per_tile]
         logits = tiles.logits(rows)
-        hidden, grad_rows = tiles.hidden[: len(rows)], grad_hidden[: len(rows)]
 
         def differentiate(first_row: int, last_row: int, rows: np.ndarray = rows, logits: np.ndarray = logits) -> None:
             _differentiate_rows(
@@ -128,24 +124,8 @@ def backward(
             )  # fmt: skip
 
         parallel.run(differentiate, parallel.split_evenly(len(rows), num_threads), num_threads)
-        matmul(logits.T, hidden, product)
-        np.add(gradients.weight, product, out=gradients.weight)
-        np.add(gradients.bias, logits.sum(0), out=gradients.bias)
-        matmul(logits, joiner.weight, grad_rows)
-
-        def scatter(
-            first_column: int, last_column: int, rows: np.ndarray = rows, hidden: np.ndarray = hidden,
-            grad_rows: np.ndarray = grad_rows,
-        ) -> None:  # fmt: skip
-            _scatter_rows(
-                grad_rows, hidden, joiner.encoder, joiner.predictor, rows, first_column, last_column,
-                lattice.row_offsets, lattice.target_lengths, joiner.activation, gradients.encoder,
-                gradients.predictor,
-            )  # fmt: skip
-
-        # By columns, so that the rows of one frame are added by one thread, in order.
-        parallel.run(scatter, parallel.split_evenly(hidden.shape[1], num_threads), num_threads)
-    return gradients
+        tiles.add(rows, logits)
+    return tiles.gradients
 
 
 def _alive_rows(
@@ -170,10 +150,17 @@ def _light_ends(mass: np.ndarray, axis: int, most: float) -> np.ndarray:
     return (mass.cumsum(axis) <= most) | (np.flip(np.flip(mass, axis).cumsum(axis), axis) <= most)
 
 
-class _Tiles:
+class Tiles:
     """Room for one tile, and how it is filled."""
 
-    def __init__(self, joiner: Joiner, lattice: GridLattice, matmul: Matmul, num_rows: int, num_threads: int):
+    def __init__(
+        self,
+        joiner: Joiner,
+        lattice: GridLattice | ArcLattice,
+        matmul: Matmul,
+        num_rows: int,
+        num_threads: int,
+    ):
         num_classes, hidden_size = joiner.weight.shape
         self.joiner, self.lattice, self.matmul, self.num_threads = joiner, lattice, matmul, num_threads
         self.hidden = np.empty((num_rows, hidden_size), joiner.weight.dtype)
@@ -195,8 +182,43 @@ class _Tiles:
         return logits
 
 
+class GradientTiles(Tiles):
+    """Also the gradients of the operands, to which those of each tile are added, and room for what leads there."""
+
+    def __init__(
+        self,
+        joiner: Joiner,
+        lattice: GridLattice | ArcLattice,
+        matmul: Matmul,
+        num_rows: int,
+        num_threads: int,
+    ):
+        super().__init__(joiner, lattice, matmul, num_rows, num_threads)
+        self.gradients = Joiner(*(np.zeros_like(operand) for operand in joiner[:4]), joiner.activation)
+        self._grad_hidden, self._product = np.empty_like(self.hidden), np.empty_like(joiner.weight)
+
+    def add(self, rows: np.ndarray, grad_logits: np.ndarray) -> None:
+        """Add the share of the rows that were filled last, from the gradient of their logits."""
+        joiner, gradients, hidden = self.joiner, self.gradients, self.hidden[: len(rows)]
+        self.matmul(grad_logits.T, hidden, self._product)
+        np.add(gradients.weight, self._product, out=gradients.weight)
+        np.add(gradients.bias, grad_logits.sum(0), out=gradients.bias)
+        grad_hidden = self._grad_hidden[: len(rows)]
+        self.matmul(grad_logits, joiner.weight, grad_hidden)
+
+        def scatter(first_column: int, last_column: int) -> None:
+            _scatter_rows(
+                grad_hidden, hidden, joiner.encoder, joiner.predictor, rows, first_column, last_column,
+                self.lattice.row_offsets, self.lattice.target_lengths, joiner.activation, gradients.encoder,
+                gradients.predictor,
+            )  # fmt: skip
+
+        # By columns, so that the rows of one frame are added by one thread, in order.
+        parallel.run(scatter, parallel.split_evenly(hidden.shape[1], self.num_threads), self.num_threads)
+
+
 @njit(forceinline=True, **COMPILE)
-def _node(row, n, row_offsets, target_lengths):
+def node_of(row, n, row_offsets, target_lengths):
     """Sample, frame and label position of a row, given the sample of a row before it."""
     while row >= row_offsets[n + 1]:
         n += 1
@@ -210,7 +232,7 @@ def _join_rows(encoder, predictor, rows, first, last, row_offsets, target_length
     encoder, predictor, hidden = borrow(encoder), borrow(predictor), borrow(hidden)
     n = 0
     for r in range(first, last):
-        n, t, u = _node(rows[r], n, row_offsets, target_lengths)
+        n, t, u = node_of(rows[r], n, row_offsets, target_lengths)
         _activate(encoder[n, t], predictor[n, u], activation, hidden[r])
 
 
@@ -251,7 +273,7 @@ def _score_rows(
     logits = borrow(logits)
     n = 0
     for r in range(first, last):
-        n, _, u = _node(rows[r], n, row_offsets, target_lengths)
+        n, _, u = node_of(rows[r], n, row_offsets, target_lengths)
         label = targets[n, u] if u < target_lengths[n] else -1
         node = rows[r]
         maxima[node], _, blank_scores[node], label_scores[node] = grid.score_row(logits[r], blank, label, True)
@@ -268,7 +290,7 @@ def _differentiate_rows(
     gradient = np.empty(logits.shape[1], logits.dtype)
     n = 0
     for r in range(first, last):
-        n, _, u = _node(rows[r], n, row_offsets, target_lengths)
+        n, _, u = node_of(rows[r], n, row_offsets, target_lengths)
         label = targets[n, u] if u < target_lengths[n] else -1
         node = rows[r]
         if losses[n] != losses[n]:
@@ -296,7 +318,7 @@ def _scatter_rows(
     change = np.empty(columns, hidden.dtype)
     n = 0
     for r in range(rows.size):
-        n, t, u = _node(rows[r], n, row_offsets, target_lengths)
+        n, t, u = node_of(rows[r], n, row_offsets, target_lengths)
         _chain_rule(
             grad_hidden[r, first_column:last_column], hidden[r, first_column:last_column],
             encoder[n, t, first_column:last_column], predictor[n, u, first_column:last_column], activation, change,

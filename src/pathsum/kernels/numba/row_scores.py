@@ -94,7 +94,7 @@ def backward(
 
 
 @njit(**COMPILE)
-def _label_of(t, u, num_labels, targets, first_frames, last_frames):
+def label_of(t, u, num_labels, targets, first_frames, last_frames):
     """The label that node (t, u) may emit; -1 for none."""
     return targets[u] if u < num_labels and first_frames[u] <= t <= last_frames[u] else -1
 
@@ -118,6 +118,70 @@ def _sigmoid(x):
     return 1.0 / (1.0 + np.exp(-x))
 
 
+@njit(forceinline=True, **COMPILE)
+def read_row(row, label, classes, lone, logits, scratch, planes, node):
+    """Write the planes of a node, NaN where a score is not defined; the row's softmax maximum and sum."""
+    number = scratch.dtype.type
+    maximum, total = number(0), number(1)
+    defined, reference, log_sum, log_share = True, 0.0, 0.0, 0.0
+    if logits:
+        if lone >= 0:
+            maximum, total = softmax_statistics(_without(row, lone, scratch))
+            defined, log_share = row[lone] < np.inf, _log_sigmoid(-np.float64(row[lone]))
+        else:
+            maximum, total = softmax_statistics(row)
+        defined = defined and maximum == maximum
+        # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
+        reference = np.float64(maximum) if maximum > -np.inf else 0.0
+        log_sum = np.log(np.float64(total)) if total > 0 else 0.0
+    for k in range(classes.size):
+        c = label if classes[k] == LABEL else classes[k]
+        score = np.float64(row[c]) if c >= 0 else -np.inf
+        defined = defined and score < np.inf
+        planes[k, node] = _log_sigmoid(score) if c == lone else score - reference - log_sum + log_share
+    if not defined:
+        for k in range(classes.size):
+            planes[k, node] = np.nan
+    return maximum, total
+
+
+@njit(forceinline=True, **COMPILE)
+def differentiate_row(
+    scores, out, label, grad_planes, node, classes, lone, logits, maximum, total, scratch, upstream, clamp
+):  # fmt: skip
+    """The gradient with respect to a row of scores, upstream * clamp(that of the planes); not written over the row.
+
+    ``scratch`` may be the row's own.
+    """
+    number = out.dtype.type
+    bound, scale = number(clamp), number(1) if clamp > 0 else number(upstream)
+    # The mass that the softmax spreads over its classes.
+    mass, lone_gradient, lone_probability = 0.0, 0.0, 0.0
+    for k in range(classes.size):
+        c = label if classes[k] == LABEL else classes[k]
+        if c >= 0 and c == lone:
+            lone_gradient = grad_planes[k, node]
+        elif c >= 0:
+            mass += grad_planes[k, node]
+    if logits and (mass != 0 or lone_gradient != 0):
+        if lone >= 0:
+            lone_probability = _sigmoid(np.float64(scores[lone]))
+            scores = _without(scores, lone, scratch)
+        factor = -scale * mass / total if total > 0 else 0.0
+        softmax_row(scores, maximum, number(factor), out)
+    else:
+        out[:] = 0
+    for k in range(classes.size):
+        c = label if classes[k] == LABEL else classes[k]
+        if c >= 0 and c == lone:
+            out[c] = scale * number(lone_gradient * (1.0 - lone_probability) - mass * lone_probability)
+        elif c >= 0:
+            out[c] += scale * number(grad_planes[k, node])
+    if clamp > 0:
+        for v in range(out.size):
+            out[v] = number(upstream) * min(max(out[v], -bound), bound)
+
+
 @kernel
 def _score_rows(
     flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_labels, targets,
@@ -129,27 +193,10 @@ def _score_rows(
         for u in range(num_labels + 1):
             node = node_offset + t * (num_labels + 1) + u
             row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-            label = _label_of(t, u, num_labels, targets, first_frames, last_frames)
-            defined, reference, log_sum, log_share = True, 0.0, 0.0, 0.0
+            label = label_of(t, u, num_labels, targets, first_frames, last_frames)
+            maximum, total = read_row(row, label, classes, lone, logits, scratch[1], planes, node)
             if logits:
-                if lone >= 0:
-                    maximum, total = softmax_statistics(_without(row, lone, scratch[1]))
-                    defined, log_share = row[lone] < np.inf, _log_sigmoid(-np.float64(row[lone]))
-                else:
-                    maximum, total = softmax_statistics(row)
                 maxima[node], sums[node] = maximum, total
-                defined = defined and maximum == maximum
-                # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
-                reference = np.float64(maximum) if maximum > -np.inf else 0.0
-                log_sum = np.log(np.float64(total)) if total > 0 else 0.0
-            for k in range(classes.size):
-                c = label if classes[k] == LABEL else classes[k]
-                score = np.float64(row[c]) if c >= 0 else -np.inf
-                defined = defined and score < np.inf
-                planes[k, node] = _log_sigmoid(score) if c == lone else score - reference - log_sum + log_share
-            if not defined:
-                for k in range(classes.size):
-                    planes[k, node] = np.nan
 
 
 @kernel
@@ -161,7 +208,6 @@ def _write_gradient(
     flat, out, scratch, grad_planes = borrow(flat), borrow(out), borrow(scratch), borrow(grad_planes)
     targets, first_frames, last_frames = borrow(targets), borrow(first_frames), borrow(last_frames)
     number = scratch.dtype.type
-    bound, scale = number(clamp), number(1) if clamp > 0 else number(upstream)
     for t in range(first, last):
         for u in range(padded_labels):
             row_start = out_start + t * out_stride_t + u * out_stride_u
@@ -171,31 +217,22 @@ def _write_gradient(
                 store_row(out, row_start, out_stride_v, encoding, row)
                 continue
             node = node_offset + t * (num_labels + 1) + u
-            label = _label_of(t, u, num_labels, targets, first_frames, last_frames)
-            # The mass that the softmax spreads over its classes.
-            mass, lone_gradient, lone_probability = 0.0, 0.0, 0.0
-            for k in range(classes.size):
-                c = label if classes[k] == LABEL else classes[k]
-                if c >= 0 and c == lone:
-                    lone_gradient = grad_planes[k, node]
-                elif c >= 0:
-                    mass += grad_planes[k, node]
-            if logits and (mass != 0 or lone_gradient != 0):
-                scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-                if lone >= 0:
-                    lone_probability = _sigmoid(np.float64(scores[lone]))
-                    scores = _without(scores, lone, scratch[0])
-                factor = -scale * mass / sums[node] if sums[node] > 0 else 0.0
-                softmax_row(scores, maxima[node], number(factor), row)
-            else:
-                row[:] = 0
-            for k in range(classes.size):
-                c = label if classes[k] == LABEL else classes[k]
-                if c >= 0 and c == lone:
-                    row[c] = scale * number(lone_gradient * (1.0 - lone_probability) - mass * lone_probability)
-                elif c >= 0:
-                    row[c] += scale * number(grad_planes[k, node])
-            if clamp > 0:
-                for v in range(row.size):
-                    row[v] = number(upstream) * min(max(row[v], -bound), bound)
+            label = label_of(t, u, num_labels, targets, first_frames, last_frames)
+            scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
+            maximum, total = (maxima[node], sums[node]) if logits else (number(0), number(0))
+            differentiate_row(
+                scores,
+                row,
+                label,
+                grad_planes,
+                node,
+                classes,
+                lone,
+                logits,
+                maximum,
+                total,
+                scratch[0],
+                upstream,
+                clamp,
+            )
             store_row(out, row_start, out_stride_v, encoding, row)

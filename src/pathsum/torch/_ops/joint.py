@@ -34,11 +34,11 @@ def joint_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses, blank and label posteriors, of logits made a tile at a time."""
     lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
-    joiner = _joiner(encoder, predictor, weight, bias, activation)
+    joiner = as_joiner(encoder, predictor, weight, bias, activation)
     losses, *posteriors = joint.forward(
         joiner,
         lattice,
-        _matmul(weight.dtype),
+        matmul_of(weight.dtype),
         rows_per_tile=joint.tile_rows(joiner, tile_memory),
         need_gradient=need_gradient,
         num_threads=torch.get_num_threads(),
@@ -79,7 +79,7 @@ def joint_backward(
     label_posteriors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients with respect to encoder, predictor, weight and bias."""
-    joiner = _joiner(encoder, predictor, weight, bias, activation)
+    joiner = as_joiner(encoder, predictor, weight, bias, activation)
     gradients = joint.backward(
         grad_losses.detach().numpy(),
         joiner,
@@ -87,7 +87,7 @@ def joint_backward(
         losses.numpy(),
         blank_posteriors.numpy(),
         label_posteriors.numpy(),
-        _matmul(weight.dtype),
+        matmul_of(weight.dtype),
         rows_per_tile=joint.tile_rows(joiner, tile_memory),
         fastemit_lambda=fastemit_lambda,
         clamp=clamp,
@@ -95,11 +95,7 @@ def joint_backward(
         num_threads=torch.get_num_threads(),
         blank_follows=rnnt_type == "constrained",
     )
-    first, second, third, fourth = (
-        torch.from_numpy(gradient).to(operand.dtype)
-        for gradient, operand in zip(gradients[:4], (encoder, predictor, weight, bias), strict=True)
-    )
-    return first, second, third, fourth
+    return gradients_as_tensors(gradients, weight.dtype)
 
 
 @fake(joint_backward)
@@ -108,7 +104,13 @@ def _(grad_losses, encoder, predictor, weight, bias, *_):
     return tuple(torch.empty_like(t, memory_format=contiguous) for t in (encoder, predictor, weight, bias))
 
 
-def _joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:
+def gradients_as_tensors(gradients: joint.Joiner, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Those of encoder, predictor, weight and bias in the operands' dtype."""
+    encoder, predictor, weight, bias = (torch.from_numpy(gradient).to(dtype) for gradient in gradients[:4])
+    return encoder, predictor, weight, bias
+
+
+def as_joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:
     """The operands as contiguous arrays of the dtype of arithmetic: themselves where they can be."""
     dtype = work_dtype(weight)
     operands = [operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias)]
@@ -126,7 +128,7 @@ def _solve_of(lattice: GridLattice, rnnt_type: str, delay_penalty: float) -> joi
     )
 
 
-def _matmul(dtype: torch.dtype) -> joint.Matmul:
+def matmul_of(dtype: torch.dtype) -> joint.Matmul:
     """torch's own product; of bfloat16 operands where the input is bfloat16."""
 
     def product(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:

@@ -1,0 +1,82 @@
+"""A joiner's operands, given to a loss in place of the logits that it would make of them."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "gelu": torch.nn.functional.gelu,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Joiner:
+    """The operands of a transducer's joiner, for losses that make its logits a tile at a time and never hold them.
+
+    It stands for ``logits[n, t, u] = activation(encoder_out[n, t] + predictor_out[n, u]) @ weight.T + bias`` wherever a
+    variant of the transducer's loss takes logits.
+
+    Attributes:
+        encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands.
+        predictor_out: Predictor output (N, U+1, H).
+        weight: Output layer of the joiner (V, H).
+        bias: Its bias (V,), or None.
+        activation: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"gelu"``.
+        gate: What backward may skip, as in ``rnnt_joint_loss``; 0 skips nothing.
+        tile_memory: Bytes for the tile that is held.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import Joiner, wildcard_rnnt_loss
+        >>> encoder_out, predictor_out, weight = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(2, 3)
+        >>> loss = wildcard_rnnt_loss(Joiner(encoder_out, predictor_out, weight), [[0]], [2], [1])
+        >>> round(1 / loss.exp().item(), 4)  # 2 walks of 3 arcs, 1 with the first and 1 with the last blank skipped
+        0.75
+    """
+
+    encoder_out: Tensor
+    predictor_out: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    _: KW_ONLY
+    activation: str = "tanh"
+    gate: float | None = None
+    tile_memory: int = 2**23
+
+    @property
+    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Encoder, predictor, weight and bias, of zeros where there is none."""
+        bias = self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias
+        return self.encoder_out, self.predictor_out, self.weight, bias
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, T, U+1, V) of the logits."""
+        num_samples, num_frames, _ = self.encoder_out.shape
+        return num_samples, num_frames, self.predictor_out.shape[1], self.weight.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """4, as of padded logits."""
+        return 4
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The operands'."""
+        return self.encoder_out.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The operands'."""
+        return self.encoder_out.device
+
+    def logits(self) -> Tensor:
+        """The logits (N, T, U+1, V) themselves."""
+        encoder_out, predictor_out, weight, bias = self.operands
+        return ACTIVATIONS[self.activation](encoder_out[:, :, None] + predictor_out[:, None]) @ weight.T + bias
