@@ -233,5 +233,5 @@ def test_a_module_takes_joiners():
 
 def test_the_regular_loss_of_a_joiner_has_a_function_of_its_own():
     joiner = Joiner(torch.zeros(1, 4, 3), torch.zeros(1, 2, 3), torch.zeros(5, 3))
-    with pytest.raises(InvalidTypeError, match="rnnt_loss: logits must .*; got Joiner"):
+    with pytest.raises(InvalidTypeError, match=r"rnnt_loss: logits must .*; got Joiner"):
         rnnt_loss(joiner, [[0]], [4], [1])  # pyright: ignore[reportArgumentType]
