@@ -41,6 +41,11 @@ class Scoring(NamedTuple):
     fastemit_lambda: float = 0.0
     clamp: float = -1.0
 
+    @property
+    def reweights(self) -> bool:
+        """Whether the gradient is another than that of the loss."""
+        return self.fastemit_lambda > 0 or self.clamp > 0
+
     def checked(self, function: str) -> Scoring:
         """The same, its numbers checked."""
 

@@ -11,6 +11,7 @@ from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
+from pathsum.torch._autograd.common import first_derivative_only
 from pathsum.torch._autograd.grid import grid_losses
 from pathsum.torch._inputs import PACKED, PADDED, Integers, finish, on_device, pose_logits
 
@@ -199,6 +200,8 @@ def _grid_loss(
     if overwrite_logits:
         _check_overwrite(function, logits, scoring.logits, chosen)
     options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
+    if scoring.reweights:
+        (logits,) = first_derivative_only(logits)
     if is_variant:
         losses = solve((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
     elif chosen == "numba":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from pathsum.errors import NotDifferentiableError
 from pathsum.lattice import ArcLattice, GridLattice
@@ -31,9 +33,87 @@ def defined(grad_losses: Tensor | None, losses: Tensor) -> Tensor:
     return torch.zeros_like(losses) if grad_losses is None else grad_losses
 
 
+def constants(saved: Sequence[Tensor]) -> list[Tensor]:
+    """What forward has kept, as inputs of a gradient that knows by itself how they depend on the scores.
+
+    The losses' graph, left on, would have the engine run the whole backward once more, on nothing.
+    """
+    return [tensor.detach() for tensor in saved]
+
+
 def time_major(scores: Tensor) -> bool:
     # The gradient is written in the order of the caller's memory, so that what comes before reads it in order.
     return scores.stride(1) > scores.stride(0)
+
+
+def refuse_graph(reason: str) -> None:
+    """Raise where a backward that is running has been asked for a graph of itself (``create_graph=True``).
+
+    Not under ``torch.func``, whose transforms always ask, nor while compiling: there, differentiating again raises.
+    """
+    if torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+        return
+    if torch.is_grad_enabled():
+        raise NotDifferentiableError(reason)
+
+
+def first_derivative_only(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The same tensors, whose gradients refuse to be differentiated: FastEmit and clamp re-weight a gradient, and what
+    comes of it is not the gradient of anything.
+    """
+    return tuple(_FirstDerivativeOnly.apply(tensor) for tensor in tensors)
+
+
+_REWEIGHTED = (
+    "the gradient of a loss with fastemit_lambda or clamp is re-weighted: it is not the gradient of anything, and has "
+    "no second derivative; leave both out where create_graph=True is needed"
+)
+
+
+class _FirstDerivativeOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return gradient
+        refuse_graph(_REWEIGHTED)
+        # Also of the tensor, on which a gradient that was clamped does not depend by its own graph.
+        return _Reweighted.apply(gradient, *ctx.saved_tensors)
+
+
+class _Reweighted(torch.autograd.Function):
+    @staticmethod
+    def forward(gradient: Tensor, tensor: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise NotDifferentiableError(_REWEIGHTED)
+
+
+class SecondDerivative(torch.autograd.Function):
+    """A derivative of a gradient, whose own derivative the numba kernels do not have."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise NotDifferentiableError(
+            "impl='numba' has two derivatives; impl='reference' is differentiable to any order"
+        )
 
 
 class Gradient(torch.autograd.Function):

@@ -9,14 +9,24 @@ from torch import Tensor
 
 from pathsum.errors import GradientConsumedError
 from pathsum.lattice import GridLattice
-from pathsum.torch._autograd.common import Gradient, defined, grid_tensors, keep_losses_only, wants_gradient
+from pathsum.torch._autograd.common import (
+    SecondDerivative,
+    constants,
+    defined,
+    grid_tensors,
+    keep_losses_only,
+    refuse_graph,
+    wants_gradient,
+)
 from pathsum.torch._ops.arrays import as_grid, as_saved
 from pathsum.torch._ops.grid import (
     grid_backward,
     grid_backward_over_scores,
     grid_forward,
+    grid_second_backward,
     planes_backward,
     planes_forward,
+    planes_second_backward,
 )
 
 
@@ -31,12 +41,8 @@ def grid_losses(
 ) -> Tensor:
     """Losses (N,) in float64 of padded or packed scores by the numba kernels."""
     need_gradient = wants_gradient(scores)
-    tensors = [
-        torch.from_numpy(array)
-        for array in (lattice.logit_lengths, lattice.target_lengths, lattice.targets, lattice.row_offsets)
-    ]
     options = (lattice.blank, logits, need_gradient, fastemit_lambda, clamp, overwrite_logits)
-    return _GridLosses.apply(scores, *tensors, *options)[0]
+    return _GridLosses.apply(scores, *grid_tensors(lattice), *options)[0]
 
 
 def plane_losses(blank_scores: Tensor, label_scores: Tensor, lattice: GridLattice) -> Tensor:
@@ -64,11 +70,15 @@ class _GridLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scores, *rest = ctx.saved_tensors
-        lattice, saved = rest[:4], rest[4:]
+        lattice, saved = rest[:4], constants(rest[4:])
         grad_losses = defined(grad_losses, saved[0])
         if not ctx.overwrite_logits:
             gradient = _GridGradient.apply(grad_losses, scores, *lattice, *ctx.options, *saved)
             return gradient, *[None] * 10
+        refuse_graph(
+            "the gradient of a loss with overwrite_logits=True is written over the logits, which a second derivative "
+            "needs; create_graph=True needs overwrite_logits=False"
+        )
         logits, ctx.overwritten = ctx.overwritten, None
         if logits is None:
             raise GradientConsumedError(
@@ -88,10 +98,28 @@ class _GridLosses(torch.autograd.Function):
         return gradient, *[None] * 10
 
 
-class _GridGradient(Gradient):
+class _GridGradient(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         return grid_backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, blank, logits, _, _, losses, maxima, sums, blank_posteriors, label_posteriors = inputs
+        ctx.save_for_backward(*tensors, losses, maxima, sums, blank_posteriors, label_posteriors)
+        ctx.options = (blank, logits)
+
+    @staticmethod
+    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, saved = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        slopes, product = _GridSecondDerivative.apply(tangent, *tensors, *ctx.options, *saved)
+        return slopes, product, *[None] * 13
+
+
+class _GridSecondDerivative(SecondDerivative):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return grid_second_backward(*inputs)
 
 
 class _PlaneLosses(torch.autograd.Function):
@@ -102,17 +130,32 @@ class _PlaneLosses(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         keep_losses_only(ctx, output)
-        ctx.save_for_backward(inputs[5], *output)
-        ctx.dtypes = [plane.dtype for plane in inputs[:2]]
+        ctx.save_for_backward(*inputs[:6], *output)
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        grad_losses = defined(grad_losses, ctx.saved_tensors[1])
-        gradients = _PlaneGradient.apply(grad_losses, *ctx.saved_tensors)
-        return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), *[None] * 6
+        planes, lattice, saved = ctx.saved_tensors[:2], ctx.saved_tensors[2:6], constants(ctx.saved_tensors[6:])
+        gradients = _PlaneGradient.apply(defined(grad_losses, saved[0]), *planes, *lattice, *saved)
+        return *(gradient.to(plane.dtype) for gradient, plane in zip(gradients, planes, strict=True)), *[None] * 6
 
 
-class _PlaneGradient(Gradient):
+class _PlaneGradient(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return planes_backward(*inputs)
+    def forward(grad_losses: Tensor, *planes_lattice_and_saved: Tensor) -> tuple[Tensor, ...]:
+        return planes_backward(grad_losses, *planes_lattice_and_saved[5:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        # The planes are inputs for the sake of their derivative: the gradient itself is made of the posteriors alone.
+        grad_losses, _, _, *lattice_and_saved = inputs
+        ctx.save_for_backward(grad_losses, *lattice_and_saved)
+
+    @staticmethod
+    def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
+        return *_PlaneSecondDerivative.apply(*tangents, *ctx.saved_tensors), *[None] * 7
+
+
+class _PlaneSecondDerivative(SecondDerivative):
+    @staticmethod
+    def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return planes_second_backward(*inputs)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import grid
+from pathsum.kernels.numba import grid, grid_arcs_hvp, grid_hvp
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import GridLattice
 from pathsum.torch._ops.arrays import as_grid, as_rows, as_saved, as_tensors, empty_like, fake_results
@@ -113,6 +113,45 @@ def _write_grid_gradient(
 
 
 @operator
+def grid_second_backward(
+    tangent: Tensor,
+    grad_losses: Tensor,
+    scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    logits: bool,
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The derivative of <tangent, gradient> with respect to the upstream gradient and to the scores."""
+    product = empty_like(scores)
+    lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    slopes = grid_hvp.hvp(
+        as_rows(tangent, lattice),
+        grad_losses.detach().numpy(),
+        as_rows(scores, lattice),
+        scores.shape[-1],
+        lattice,
+        as_saved(losses, maxima, sums, blank_posteriors, label_posteriors),
+        as_rows(product, lattice),
+        logits=logits,
+        num_threads=torch.get_num_threads(),
+    )
+    return torch.from_numpy(slopes), product
+
+
+@fake(grid_second_backward)
+def _(tangent, grad_losses, scores, *_):
+    return torch.empty_like(grad_losses), torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+@operator
 def planes_forward(
     blank_scores: Tensor,
     label_scores: Tensor,
@@ -149,8 +188,7 @@ def planes_backward(
     grad_losses: Tensor, row_offsets: Tensor, losses: Tensor, blank_posteriors: Tensor, label_posteriors: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Minus the posteriors, times the upstream gradient of their sample; 0 where no path exists."""
-    scale = torch.where(losses == torch.inf, 0.0, -grad_losses).where(~losses.isnan(), torch.nan)
-    scale = torch.repeat_interleave(scale, row_offsets.diff())
+    scale = _row_scales(grad_losses, losses, row_offsets)
     alive = scale != 0
     return (
         torch.where(alive, scale * blank_posteriors, 0.0),
@@ -158,6 +196,45 @@ def planes_backward(
     )
 
 
+def _row_scales(grad_losses: Tensor, losses: Tensor, row_offsets: Tensor) -> Tensor:
+    """Minus the upstream gradient of the sample of each row; 0 where no path exists, NaN where the loss is."""
+    scale = torch.where(losses == torch.inf, 0.0, -grad_losses).where(~losses.isnan(), torch.nan)
+    return torch.repeat_interleave(scale, row_offsets.diff())
+
+
 @fake(planes_backward)
 def _(grad_losses, row_offsets, losses, blank_posteriors, label_posteriors):
     return torch.empty_like(blank_posteriors), torch.empty_like(label_posteriors)
+
+
+@operator
+def planes_second_backward(
+    blank_tangent: Tensor,
+    label_tangent: Tensor,
+    grad_losses: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    losses: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The derivative of <tangent, gradient> with respect to the upstream gradient and to the two planes."""
+    tangents = np.stack([blank_tangent.detach().numpy(), label_tangent.detach().numpy()])
+    posteriors = np.stack([blank_posteriors.numpy(), label_posteriors.numpy()])
+    costs = grid_arcs_hvp.hvp(
+        tangents,
+        losses.numpy(),
+        posteriors,
+        as_grid(logit_lengths, target_lengths, targets, row_offsets, -1),
+        num_threads=torch.get_num_threads(),
+    )
+    scale = _row_scales(grad_losses, losses, row_offsets)
+    blank, label = torch.from_numpy(tangents)
+    return torch.from_numpy(-costs), scale * blank, scale * label
+
+
+@fake(planes_second_backward)
+def _(blank_tangent, label_tangent, grad_losses, *_):
+    return torch.empty_like(grad_losses), torch.empty_like(blank_tangent), torch.empty_like(label_tangent)
