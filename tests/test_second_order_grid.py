@@ -10,8 +10,8 @@ import pathsum
 from pathsum.testing import assert_close, assert_rows_sum_to_zero, assert_same_bits, grid_inputs, pack_rows
 from pathsum.torch import rnnt_loss, rnnt_packed_loss
 from support import DTYPES, tensor
+from variants import BLANK, VARIANTS
 
-BLANK = 1
 # Ragged; one frame; no label; no sample reaches both padded sizes.
 FRAMES, LABELS = np.array([4, 1, 3]), np.array([2, 1, 0])
 TARGETS = np.array([[0, 2, -1], [3, -1, -1], [-1, -1, -1]])
@@ -19,6 +19,7 @@ GRIDS = {
     "padded": lambda x, **options: rnnt_loss(x, TARGETS, FRAMES, LABELS, **options),
     "packed": lambda x, **options: rnnt_packed_loss(x, TARGETS, FRAMES, LABELS, **options),
 }
+variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 grids = pytest.mark.parametrize("layout", GRIDS)
 softmax = pytest.mark.parametrize("fused", [True, False], ids=["logits", "log_probs"])
 
@@ -31,6 +32,17 @@ def scores_of(layout, seed=0, std=1.0):
 def random_like(inputs, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in inputs]
+
+
+def inputs_of(variant, num_samples, num_frames, num_labels, seed=0, std=1.0, ragged=True):
+    """Heads and integers of a batch for a variant."""
+    batch = grid_inputs(num_samples, num_frames, num_labels, 6, blank=BLANK, std=std, ragged=ragged, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    heads = [
+        std * torch.randn(*batch.logits.shape[:3], size, generator=generator, dtype=torch.float64)
+        for size in variant.heads
+    ]
+    return heads, batch[1:]
 
 
 def second_derivative(loss, inputs, upstream, tangents):
@@ -125,6 +137,124 @@ def test_undefined_scores_stay_with_their_sample_and_padding_is_not_read(fused):
     assert product[0, :4, :3].isnan().all()
     assert not product[0, 4:].any()
     assert_same_bits(product[1:], expected[1][1:])
+
+
+def test_an_impossible_sample_of_scores_that_are_no_probabilities():
+    # Where there is no path the kernels keep scores in the place of posteriors; these here are positive.
+    scores = scores_of("padded").abs()
+    scores[0, 3, 2, BLANK] = -torch.inf
+
+    def loss(x, impl):
+        return GRIDS["padded"](x, blank=BLANK, reduction="none", fused_log_softmax=False, impl=impl)
+
+    assert loss(scores, "numba")[0] == torch.inf
+    slopes, product = second_derivative(lambda x: loss(x, "numba"), [scores], [1, 1, 1], random_like([scores]))
+    assert (slopes != 0).tolist() == [False, True, True]
+    assert not product[0].any()
+
+
+@variants
+def test_second_derivatives_of_variants_are_finite_differences(variant):
+    heads, integers = inputs_of(variant, 2, 4, 2, seed=5)
+    heads = [head.requires_grad_() for head in heads]
+    options = {"reduction": "none", "zero_infinity": True, "impl": "numba"}
+    assert torch.autograd.gradgradcheck(lambda *heads: variant.loss(heads, *integers, **options), heads)
+
+
+@variants
+def test_variants_equal_the_reference(variant):
+    for seed, (num_frames, num_labels, std) in enumerate(
+        [(1, 0, 1.0), (1, 1, 1.0), (6, 0, 1.0), (7, 3, 1.0), (5, 2, 9.0)]
+    ):
+        heads, integers = inputs_of(variant, 3, num_frames, num_labels, seed=seed, std=std)
+
+        def loss(*heads, impl, integers=integers):
+            return variant.loss(heads, *integers, reduction="none", zero_infinity=True, impl=impl)
+
+        assert_like_reference(loss, heads, [1, -2, 0.3], absolute=1e-11)
+        packed = [torch.from_numpy(pack_rows(head.numpy(), *integers[1:])) for head in heads]
+        assert_like_reference(loss, packed, [1, -2, 0.3], absolute=1e-11)
+
+
+@variants
+def test_variants_with_impossible_classes_and_samples(variant):
+    heads, integers = inputs_of(variant, 4, 5, 2, seed=12, ragged=False)
+    for seed, head in enumerate(heads):
+        head[torch.rand(head.shape, generator=torch.Generator().manual_seed(seed)) < 0.08] = -torch.inf
+    heads[0][3] = -torch.inf  # no arc is possible
+    tangents = random_like(heads)
+
+    def loss(*heads, impl="numba"):
+        return variant.loss(heads, *integers, reduction="none", zero_infinity=True, impl=impl)
+
+    assert loss(*heads)[:3].any()
+    slopes, *products = second_derivative(loss, heads, [1, -2, 0.3, 1], tangents)
+    assert_like_reference(loss, heads, [1, -2, 0.3, 1], absolute=1e-11)
+    assert slopes[3] == 0
+    assert not any(product[3].any() for product in products)
+    heads[0][1, 1, 1] = torch.nan
+    spoiled_slopes, *spoiled = second_derivative(loss, heads, [1, -2, 0.3, 1], tangents)
+    assert spoiled_slopes[1].isnan()
+    others = [0, 2, 3]
+    assert_same_bits(spoiled_slopes[others], slopes[others])
+    for product, expected in zip(spoiled, products, strict=True):
+        assert product[1].isnan().any()
+        assert_same_bits(product[others], expected[others])
+
+
+@variants
+def test_variants_are_symmetric_and_their_rows_sum_to_zero(variant, threads):
+    heads, integers = inputs_of(variant, 3, 30, 5, seed=21)
+
+    def loss(*heads):
+        return variant.loss(heads, *integers, reduction="sum", zero_infinity=True)
+
+    u, v = random_like(heads, 1), random_like(heads, 2)
+    threads(1)
+    _, *by_v = second_derivative(loss, heads, 1.0, v)
+    _, *by_u = second_derivative(loss, heads, 1.0, u)
+    one, other = (sum((a * b).sum() for a, b in zip(*pair, strict=True)) for pair in ((u, by_v), (v, by_u)))
+    assert_close(one, other, absolute=1e-10)
+    if variant not in (VARIANTS["hat"], VARIANTS["hat-constrained"]):
+        for product in by_v:
+            assert_rows_sum_to_zero(product, absolute=1e-11)
+    threads(2)
+    for product, again in zip(by_v, second_derivative(loss, heads, 1.0, v)[1:], strict=True):
+        assert_same_bits(again, product)
+
+
+@variants
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_variants_in_lower_precision(variant, dtype):
+    heads, integers = inputs_of(variant, 3, 9, 3, seed=13, ragged=False)
+    heads = [head.to(DTYPES[dtype]) for head in heads]
+    tangents = random_like(heads)
+
+    def loss(*heads):
+        return variant.loss(heads, *integers, reduction="none")
+
+    slopes, *products = second_derivative(loss, heads, [1, -2, 0.3], tangents)
+    doubles = [head.double() for head in heads], [1, -2, 0.3], [tangent.double() for tangent in tangents]
+    expected_slopes, *expected = second_derivative(loss, *doubles)
+    assert_close(slopes, expected_slopes, absolute=1e-4)
+    # The product is a sum of two, each of which is rounded.
+    rounding = 0.0 if dtype == "float32" else torch.finfo(heads[0].dtype).eps
+    for product, truth in zip(products, expected, strict=True):
+        assert product.dtype == heads[0].dtype
+        largest = float(truth.abs().max())
+        assert_close(product, truth, relative=rounding, absolute=(1e-5 + 2 * rounding) * max(1.0, largest))
+
+
+@variants
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+@pytest.mark.parametrize("option", ["clamp", "fastemit_lambda"])
+def test_variants_with_a_reweighted_gradient_refuse_a_graph(variant, option, impl):
+    heads, integers = inputs_of(variant, 2, 5, 2, seed=15)
+    heads = [head.requires_grad_() for head in heads]
+    loss = variant.loss(heads, *integers, zero_infinity=True, impl=impl, **{option: 0.1})
+    with pytest.raises(pathsum.NotDifferentiableError, match="fastemit_lambda or clamp"):
+        torch.autograd.grad(loss, heads, create_graph=True)
+    assert torch.autograd.grad(loss, heads)[0].any()
 
 
 @given(seed=st.integers(0, 10**6), std=st.sampled_from([0.1, 1.0, 5.0, 30.0]), fused=st.booleans())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import exact
 from pathsum.lattice import ArcLattice
 from pathsum.torch._autograd.arcs import arc_losses, arc_scores, row_scores, with_upstream
+from pathsum.torch._autograd.common import first_derivative_only
 from pathsum.torch._autograd.joint_scores import joint_scores
 from pathsum.torch._inputs import on_device
 from pathsum.torch.joiner import Joiner
@@ -72,6 +74,8 @@ def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, 
         "fastemit_lambda": scoring.fastemit_lambda,
     }
     clamp = scoring.clamp
+    if scoring.reweights:
+        heads = tuple(_first_derivative_only(head) for head in heads)
     if chosen == "numba":
         read = [
             joint_scores(head, lattice, classes, clamp=clamp, **reading)
@@ -95,6 +99,13 @@ def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, 
         return reference.forward(reference.arc_scores(planes, posed, **adding), posed, scoring.skip_score)
 
     return _with_clamped_gradient(losses_of, tensors, posed, clamp) if clamp > 0 else losses_of(*tensors)
+
+
+def _first_derivative_only(head: Tensor | Joiner) -> Tensor | Joiner:
+    if isinstance(head, Joiner):
+        encoder_out, predictor_out, weight, bias = first_derivative_only(*head.operands)
+        return replace(head, encoder_out=encoder_out, predictor_out=predictor_out, weight=weight, bias=bias)
+    return first_derivative_only(head)[0]
 
 
 def _with_clamped_gradient(

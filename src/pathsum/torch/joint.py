@@ -16,6 +16,7 @@ from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.arcs import arc_losses, arc_scores
+from pathsum.torch._autograd.common import first_derivative_only
 from pathsum.torch._autograd.grid import plane_losses
 from pathsum.torch._autograd.joint import joint_losses
 from pathsum.torch._inputs import (
@@ -120,8 +121,11 @@ def rnnt_joint_loss(
         function, encoder_out, predictor_out, len(weight), targets, logit_lengths, target_lengths, blank
     )
     if chosen == "numba" and not hat:
+        operands = joiner.operands
+        if clamp > 0 or fastemit_lambda > 0:
+            operands = first_derivative_only(*operands)
         losses = joint_losses(
-            joiner.operands,
+            operands,
             lattice,
             activation=activation,
             tile_memory=int(tile_memory),
@@ -251,6 +255,8 @@ def rnnt_loss_from_joint(
         rows = encoder_out[sample[tile], t[tile]], predictor_out[sample[tile], u[tile]], labels[tile]
         planes.append(checkpoint(score, *rows, use_reentrant=False))
     blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
+    if fastemit_lambda > 0:
+        blank_scores, label_scores = first_derivative_only(blank_scores, label_scores)
     label_scores = torch.where(has_label, label_scores, -torch.inf)
     arcs = arc_scores(
         [torch.stack([blank_scores, label_scores])],

@@ -200,7 +200,7 @@ def _grid_loss(
     if overwrite_logits:
         _check_overwrite(function, logits, scoring.logits, chosen)
     options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
-    if scoring.reweights:
+    if scoring.reweights and not is_variant:
         (logits,) = first_derivative_only(logits)
     if is_variant:
         losses = solve((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)

@@ -48,9 +48,8 @@ def hvp(
 
     def sweep(sample: int) -> None:
         first, last = int(lattice.row_offsets[sample]), int(lattice.row_offsets[sample + 1])
-        if np.isnan(losses[sample]):
-            costs[sample] = np.nan
-            tangents[:, first:last] = np.nan
+        if not np.isfinite(losses[sample]):
+            costs[sample] = tangents[:, first:last] = np.nan if np.isnan(losses[sample]) else 0.0
             return
         num_frames, width = int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]) + 1
         before = memory.take((num_frames, width), np.float64)

@@ -118,7 +118,7 @@ def _write_product(
             inside = t < num_frames and u <= num_labels
             if inside and loss != loss:
                 row[:] = np.nan
-            elif not inside or posteriors[0, node] + posteriors[1, node] <= 0:
+            elif not inside or loss == np.inf or posteriors[0, node] + posteriors[1, node] <= 0:
                 row[:] = 0
             else:
                 if logits:

@@ -10,14 +10,23 @@ from torch import Tensor
 
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
-from pathsum.torch._autograd.common import Gradient, defined, grid_tensors, keep_losses_only, wants_gradient
+from pathsum.torch._autograd.common import (
+    SecondDerivative,
+    constants,
+    defined,
+    grid_tensors,
+    keep_losses_only,
+    wants_gradient,
+)
 from pathsum.torch._ops.arcs import (
     arc_scores_backward,
     arc_scores_forward,
     arcs_backward,
     arcs_forward,
+    arcs_second_backward,
     row_scores_backward,
     row_scores_forward,
+    row_scores_second_backward,
 )
 
 
@@ -107,13 +116,16 @@ class _ArcLosses(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, frames_on, labels_on, label_ends, skips_to, _, _ = inputs
         keep_losses_only(ctx, output)
-        ctx.save_for_backward(inputs[3], *output)
+        ctx.save_for_backward(*tensors, *output)
+        ctx.options = (frames_on, labels_on, label_ends, skips_to)
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        grad_losses = defined(grad_losses, ctx.saved_tensors[1])
-        return _ArcsGradient.apply(grad_losses, *ctx.saved_tensors), *[None] * 9
+        tensors, saved = ctx.saved_tensors[:4], constants(ctx.saved_tensors[4:])
+        grad_losses = defined(grad_losses, saved[0])
+        return _ArcsGradient.apply(grad_losses, *tensors, *ctx.options, *saved), *[None] * 9
 
 
 class _Upstream(torch.autograd.Function):
@@ -130,10 +142,29 @@ class _Upstream(torch.autograd.Function):
         return torch.ones_like(grad_losses), *[grad_losses] * ctx.num_samples
 
 
-class _RowScoresGradient(Gradient):
+class _RowScoresGradient(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         return row_scores_backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # Without a clamp, which has no second derivative, the upstream gradient is one.
+        grad_planes, _, *tensors, classes, lone, logits, _, maxima, sums = inputs
+        ctx.save_for_backward(grad_planes, *tensors, maxima, sums)
+        ctx.options = (classes, lone, logits)
+
+    @staticmethod
+    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, statistics = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        planes, product = _RowScoresSecondDerivative.apply(tangent, *tensors, *ctx.options, *statistics)
+        return planes, None, product, *[None] * 12
+
+
+class _RowScoresSecondDerivative(SecondDerivative):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return row_scores_second_backward(*inputs)
 
 
 class _ArcScoresGradient(torch.autograd.Function):
@@ -153,7 +184,26 @@ class _ArcScoresGradient(torch.autograd.Function):
         return (1.0 + fastemit_lambda * torch.tensor(labels_on)[:, None]) * scores, *[None] * 4
 
 
-class _ArcsGradient(Gradient):
+class _ArcsGradient(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return arcs_backward(*inputs)
+    def forward(grad_losses: Tensor, *rest: Any) -> Tensor:
+        _, _, _, row_offsets, _, _, _, _, losses, posteriors, _ = rest
+        return arcs_backward(grad_losses, row_offsets, losses, posteriors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # The planes are an input for the sake of their derivative: the gradient is made of the posteriors alone.
+        grad_losses, _, *lattice, frames_on, labels_on, label_ends, skips_to, losses, posteriors, skips = inputs
+        ctx.save_for_backward(grad_losses, *lattice, losses, posteriors, skips)
+        ctx.options = (frames_on, labels_on, label_ends, skips_to)
+
+    @staticmethod
+    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, saved = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        return *_ArcsSecondDerivative.apply(tangent, *tensors, *ctx.options, *saved), *[None] * 10
+
+
+class _ArcsSecondDerivative(SecondDerivative):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return arcs_second_backward(*inputs)

@@ -13,7 +13,7 @@ from pathsum.torch._ops.joint import joint_backward, joint_forward
 
 
 def joint_losses(
-    operands: tuple[Tensor, Tensor, Tensor, Tensor],
+    operands: tuple[Tensor, ...],
     lattice: GridLattice,
     *,
     activation: str,

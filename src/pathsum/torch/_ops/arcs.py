@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import arc_scores, grid_arcs, row_scores
+from pathsum.kernels.numba import arc_scores, grid_arcs, grid_arcs_hvp, row_scores, row_scores_hvp
 from pathsum.lattice import ArcLattice
-from pathsum.torch._ops.arrays import as_rows, empty_like, fake_results
+from pathsum.torch._ops.arrays import as_rows, empty_like, fake_results, row_scales
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -91,6 +91,46 @@ def _(grad_planes, upstream, scores, *_):
 
 
 @operator
+def row_scores_second_backward(
+    tangent: Tensor,
+    grad_planes: Tensor,
+    scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    first_frames: Tensor,
+    last_frames: Tensor,
+    classes: Sequence[int],
+    lone: int,
+    logits: bool,
+    maxima: Tensor,
+    sums: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The derivative of <tangent, gradient> with respect to the gradients of the planes and to the scores."""
+    lattice = as_arcs(logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames)
+    product = empty_like(scores)
+    planes = row_scores_hvp.hvp(
+        as_rows(tangent, lattice),
+        grad_planes.detach().contiguous().numpy(),
+        as_rows(scores, lattice),
+        scores.shape[-1],
+        lattice,
+        row_scores.Wanted(np.array(classes), lone, logits),
+        maxima.numpy(),
+        sums.numpy(),
+        as_rows(product, lattice),
+        num_threads=torch.get_num_threads(),
+    )
+    return torch.from_numpy(planes), product
+
+
+@fake(row_scores_second_backward)
+def _(tangent, grad_planes, scores, *_):
+    return torch.empty_like(grad_planes), torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+@operator
 def arc_scores_forward(
     planes: Sequence[Tensor],
     terms: Sequence[int],
@@ -158,37 +198,76 @@ def arcs_forward(
     skips_to: int | None,
     skip_score: float,
     need_gradient: bool,
-) -> tuple[Tensor, Tensor]:
-    """Losses and the posteriors of the arcs, of planes (K, rows) of log-scores."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, the posteriors of the arcs, and those of leaving frames out where one may, of planes (K, rows)."""
     lattice = as_arcs(
         logit_lengths, target_lengths, None, row_offsets, None, None, tuple(zip(frames_on, labels_on, strict=True)),
         label_ends, skips_to,
     )  # fmt: skip
     # A copy: the kernel writes the posteriors over its planes.
     posteriors = np.array(planes.detach().numpy(), np.float64, order="C")
+    skips = np.zeros((0 if skips_to is None else 2, planes.shape[1]))
     losses = grid_arcs.solve(
-        posteriors, lattice, skip_score, need_gradient=need_gradient, num_threads=torch.get_num_threads()
+        posteriors, lattice, skip_score, need_gradient=need_gradient, num_threads=torch.get_num_threads(), skips=skips
     )
-    return torch.from_numpy(losses), torch.from_numpy(posteriors)
+    return torch.from_numpy(losses), torch.from_numpy(posteriors), torch.from_numpy(skips)
 
 
 @fake(arcs_forward)
-def _(planes, logit_lengths, *_):
+def _(planes, logit_lengths, target_lengths, row_offsets, frames_on, labels_on, label_ends, skips_to, *_):
     losses = planes.new_empty(logit_lengths.shape[0], dtype=torch.float64)
-    return losses, planes.new_empty(planes.shape, dtype=torch.float64)
+    skips = planes.new_empty((0 if skips_to is None else 2, planes.shape[1]), dtype=torch.float64)
+    return losses, planes.new_empty(planes.shape, dtype=torch.float64), skips
 
 
 @operator
 def arcs_backward(grad_losses: Tensor, row_offsets: Tensor, losses: Tensor, posteriors: Tensor) -> Tensor:
     """Minus the posteriors, times the upstream gradient of their sample; 0 where no path exists."""
-    scale = torch.where(losses == torch.inf, 0.0, -grad_losses).where(~losses.isnan(), torch.nan)
-    # By NumPy: for planes this small waking the threads that torch would is most of the time.
-    return torch.from_numpy(np.repeat(scale.numpy(), np.diff(row_offsets.numpy())) * posteriors.numpy())
+    return torch.from_numpy(row_scales(grad_losses, losses, row_offsets) * posteriors.numpy())
 
 
 @fake(arcs_backward)
 def _(grad_losses, row_offsets, losses, posteriors):
     return torch.empty_like(posteriors)
+
+
+@operator
+def arcs_second_backward(
+    tangent: Tensor,
+    grad_losses: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    row_offsets: Tensor,
+    frames_on: Sequence[int],
+    labels_on: Sequence[int],
+    label_ends: bool,
+    skips_to: int | None,
+    losses: Tensor,
+    posteriors: Tensor,
+    skips: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The derivative of <tangent, gradient> with respect to the upstream gradient and to the planes."""
+    lattice = as_arcs(
+        logit_lengths, target_lengths, None, row_offsets, None, None, tuple(zip(frames_on, labels_on, strict=True)),
+        label_ends, skips_to,
+    )  # fmt: skip
+    # A copy: the kernel writes over it.
+    tangents = np.array(tangent.detach().numpy(), np.float64, order="C")
+    costs = grid_arcs_hvp.hvp(
+        tangents,
+        losses.numpy(),
+        posteriors.numpy(),
+        lattice,
+        skips=skips.numpy(),
+        num_threads=torch.get_num_threads(),
+    )
+    tangents *= row_scales(grad_losses, losses, row_offsets)
+    return torch.from_numpy(-costs), torch.from_numpy(tangents)
+
+
+@fake(arcs_second_backward)
+def _(tangent, grad_losses, *_):
+    return torch.empty_like(grad_losses), torch.empty_like(tangent)
 
 
 def as_arcs(

@@ -9,7 +9,7 @@ from torch import Tensor
 from pathsum.kernels.numba import grid, grid_arcs_hvp, grid_hvp
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import GridLattice
-from pathsum.torch._ops.arrays import as_grid, as_rows, as_saved, as_tensors, empty_like, fake_results
+from pathsum.torch._ops.arrays import as_grid, as_rows, as_saved, as_tensors, empty_like, fake_results, row_scales
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -188,18 +188,13 @@ def planes_backward(
     grad_losses: Tensor, row_offsets: Tensor, losses: Tensor, blank_posteriors: Tensor, label_posteriors: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Minus the posteriors, times the upstream gradient of their sample; 0 where no path exists."""
-    scale = _row_scales(grad_losses, losses, row_offsets)
-    alive = scale != 0
-    return (
-        torch.where(alive, scale * blank_posteriors, 0.0),
-        torch.where(alive, scale * label_posteriors, 0.0),
+    scale = row_scales(grad_losses, losses, row_offsets)
+    # Where there is no path the planes still hold the scores.
+    blank, label = (
+        torch.from_numpy(np.where(scale == 0, 0.0, scale * posteriors.numpy()))
+        for posteriors in (blank_posteriors, label_posteriors)
     )
-
-
-def _row_scales(grad_losses: Tensor, losses: Tensor, row_offsets: Tensor) -> Tensor:
-    """Minus the upstream gradient of the sample of each row; 0 where no path exists, NaN where the loss is."""
-    scale = torch.where(losses == torch.inf, 0.0, -grad_losses).where(~losses.isnan(), torch.nan)
-    return torch.repeat_interleave(scale, row_offsets.diff())
+    return blank, label
 
 
 @fake(planes_backward)
@@ -230,9 +225,8 @@ def planes_second_backward(
         as_grid(logit_lengths, target_lengths, targets, row_offsets, -1),
         num_threads=torch.get_num_threads(),
     )
-    scale = _row_scales(grad_losses, losses, row_offsets)
-    blank, label = torch.from_numpy(tangents)
-    return torch.from_numpy(-costs), scale * blank, scale * label
+    blank, label = torch.from_numpy(row_scales(grad_losses, losses, row_offsets) * tangents)
+    return torch.from_numpy(-costs), blank, label
 
 
 @fake(planes_second_backward)
