@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import pathsum
 from pathsum.testing import assert_close, assert_rows_sum_to_zero, assert_same_bits, grid_inputs, pack_rows
 from pathsum.torch import rnnt_loss, rnnt_packed_loss
-from support import DTYPES, tensor
+from support import DTYPES, random_like, second_derivative, tensor
 from variants import BLANK, VARIANTS
 
 # Ragged; one frame; no label; no sample reaches both padded sizes.
@@ -29,11 +29,6 @@ def scores_of(layout, seed=0, std=1.0):
     return tensor(logits if layout == "padded" else pack_rows(logits, FRAMES, LABELS))
 
 
-def random_like(inputs, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in inputs]
-
-
 def inputs_of(variant, num_samples, num_frames, num_labels, seed=0, std=1.0, ragged=True):
     """Heads and integers of a batch for a variant."""
     batch = grid_inputs(num_samples, num_frames, num_labels, 6, blank=BLANK, std=std, ragged=ragged, seed=seed)
@@ -43,15 +38,6 @@ def inputs_of(variant, num_samples, num_frames, num_labels, seed=0, std=1.0, rag
         for size in variant.heads
     ]
     return heads, batch[1:]
-
-
-def second_derivative(loss, inputs, upstream, tangents):
-    """The derivatives of <tangents, gradients> with respect to the upstream gradient and to the inputs."""
-    inputs = [x.detach().requires_grad_() for x in inputs]
-    upstream = torch.as_tensor(upstream, dtype=torch.float64).requires_grad_()
-    losses = loss(*inputs)
-    gradients = torch.autograd.grad(losses, inputs, upstream.to(losses.dtype), create_graph=True)
-    return torch.autograd.grad(gradients, [upstream, *inputs], tangents)
 
 
 def assert_like_reference(loss, inputs, upstream, absolute=1e-12):

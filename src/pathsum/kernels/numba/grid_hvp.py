@@ -110,6 +110,7 @@ def _write_product(
 ):  # fmt: skip
     """Frames [first, last) of one sample, padding included."""
     tangent, flat, out, scratch = borrow(tangent), borrow(flat), borrow(out), borrow(scratch)
+    nothing = scratch.dtype.type(0)
     for t in range(first, last):
         for u in range(padded_labels):
             row_start = out_start + t * out_stride_t + u * out_stride_u
@@ -121,27 +122,35 @@ def _write_product(
             elif not inside or loss == np.inf or posteriors[0, node] + posteriors[1, node] <= 0:
                 row[:] = 0
             else:
-                if logits:
-                    moved = load_row(
-                        tangent, tangent_start + t * tangent_stride_t + u * tangent_stride_u, tangent_stride_v,
-                        encoding, scratch[0],
-                    )  # fmt: skip
-                    scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[1])
-                    differentiate_softmax(
-                        scores, row, grad_loss, maxima[node], sums[node], moved, means[node],
-                        posteriors[0, node] + posteriors[1, node], tangents[0, node] + tangents[1, node],
-                    )  # fmt: skip
-                else:
-                    row[:] = 0
-                row[blank] -= row.dtype.type(grad_loss * tangents[0, node])
-                if u < num_labels:
-                    row[targets[u]] -= row.dtype.type(grad_loss * tangents[1, node])
+                moved = load_row(
+                    tangent, tangent_start + t * tangent_stride_t + u * tangent_stride_u, tangent_stride_v, encoding,
+                    scratch[0],
+                )  # fmt: skip
+                scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[1])
+                differentiate_row_again(
+                    scores, row, blank, targets[u] if u < num_labels else -1, grad_loss,
+                    maxima[node] if logits else nothing, sums[node] if logits else nothing, moved, means[node],
+                    posteriors[0, node] + posteriors[1, node], tangents[0, node], tangents[1, node],
+                )  # fmt: skip
             store_row(out, row_start, out_stride_v, encoding, row)
 
 
 @njit(**COMPILE)
-def differentiate_softmax(scores, out, grad_loss, maximum, total, moved, mean, occupancy, occupancy_tangent):
-    """The tangent of grad_loss * occupancy * softmax, where the row's scores move and the occupancy does."""
+def differentiate_row_again(
+    scores, out, blank, label, grad_loss, maximum, total, moved, mean, occupancy, blank_tangent, label_tangent
+):  # fmt: skip
+    """The tangent of grad_loss * (occupancy * softmax - posterior of each class), where the row's scores and its two
+    posteriors move; no softmax where ``total`` is 0.
+    """
     number = out.dtype.type
-    scale = number(grad_loss) / total
-    softmax_tangent_row(scores, maximum, number(occupancy_tangent) * scale, number(occupancy) * scale, moved, mean, out)
+    upstream = number(grad_loss)
+    blank_tangent, label_tangent = number(blank_tangent), number(label_tangent)
+    if total > 0:
+        scale = upstream / total
+        slope = number(occupancy) * scale
+        softmax_tangent_row(scores, maximum, (blank_tangent + label_tangent) * scale, slope, moved, mean, out)
+    else:
+        out[:] = 0
+    out[blank] -= upstream * blank_tangent
+    if label >= 0:
+        out[label] -= upstream * label_tangent

@@ -16,7 +16,7 @@ import numpy as np
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import kernel
 from pathsum.kernels.numba.grid import GridRows, _frame_tasks
-from pathsum.kernels.numba.row_scores import Wanted, label_of, _sigmoid, _without
+from pathsum.kernels.numba.row_scores import Wanted, _sigmoid, _without, label_of
 from pathsum.kernels.numba.rows import (
     borrow,
     load_row,

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from pathsum.lattice import GridLattice
-from pathsum.torch._autograd.common import Gradient, defined, grid_tensors, keep_losses_only, wants_gradient
-from pathsum.torch._ops.joint import joint_backward, joint_forward
+from pathsum.torch._autograd.common import (
+    SecondDerivative,
+    constants,
+    defined,
+    grid_tensors,
+    keep_losses_only,
+    wants_gradient,
+)
+from pathsum.torch._ops.joint import joint_backward, joint_forward, joint_second_backward
 
 
 def joint_losses(
@@ -45,13 +52,30 @@ class _JointLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, saved = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        tensors, saved = ctx.saved_tensors[:8], constants(ctx.saved_tensors[8:])
         grad_losses = defined(grad_losses, saved[0])
         gradients = _JointGradient.apply(grad_losses, *tensors, *ctx.options, *saved)
         return *gradients, *[None] * 13
 
 
-class _JointGradient(Gradient):
+class _JointGradient(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
         return joint_backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        tensors, (blank, activation, tile_memory, rnnt_type, _, _, gate), saved = inputs[:9], inputs[9:16], inputs[16:]
+        ctx.save_for_backward(*tensors, *saved)
+        ctx.options = (blank, activation, tile_memory, rnnt_type, gate)
+
+    @staticmethod
+    def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, saved = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
+        return *_JointSecondDerivative.apply(*tangents, *tensors, *ctx.options, *saved), *[None] * (11 + len(saved))
+
+
+class _JointSecondDerivative(SecondDerivative):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return joint_second_backward(*inputs)

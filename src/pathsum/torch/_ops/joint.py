@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import grid, grid_arcs, joint
+from pathsum.kernels.numba import grid, grid_arcs, joint, joint_hvp
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import earliness, pose_rnnt_type
 from pathsum.torch._ops.arrays import as_grid, work_dtype
@@ -102,6 +102,58 @@ def joint_backward(
 def _(grad_losses, encoder, predictor, weight, bias, *_):
     contiguous = torch.contiguous_format
     return tuple(torch.empty_like(t, memory_format=contiguous) for t in (encoder, predictor, weight, bias))
+
+
+@operator
+def joint_second_backward(
+    encoder_tangent: Tensor,
+    predictor_tangent: Tensor,
+    weight_tangent: Tensor,
+    bias_tangent: Tensor,
+    grad_losses: Tensor,
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    activation: str,
+    tile_memory: int,
+    rnnt_type: str,
+    gate: float | None,
+    losses: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The derivative of <tangent, gradient> with respect to the upstream gradient and to the operands."""
+    joiner = as_joiner(encoder, predictor, weight, bias, activation)
+    lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    slopes, products = joint_hvp.hvp(
+        as_joiner(encoder_tangent, predictor_tangent, weight_tangent, bias_tangent, activation),
+        grad_losses.detach().numpy(),
+        joiner,
+        lattice,
+        losses.numpy(),
+        blank_posteriors.numpy(),
+        label_posteriors.numpy(),
+        matmul_of(weight.dtype),
+        arcs=lattice if rnnt_type == "regular" else pose_rnnt_type(lattice, rnnt_type),
+        rows_per_tile=joint_hvp.tile_rows(joiner, tile_memory),
+        gate=gate,
+        num_threads=torch.get_num_threads(),
+        blank_follows=rnnt_type == "constrained",
+    )
+    return torch.from_numpy(slopes), *gradients_as_tensors(products, weight.dtype)
+
+
+@fake(joint_second_backward)
+def _(encoder_tangent, predictor_tangent, weight_tangent, bias_tangent, grad_losses, *operands_and_rest):
+    contiguous = torch.contiguous_format
+    products = (torch.empty_like(t, memory_format=contiguous) for t in operands_and_rest[:4])
+    return torch.empty_like(grad_losses), *products
 
 
 def gradients_as_tensors(gradients: joint.Joiner, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
