@@ -1,8 +1,9 @@
 """The verbs every implementation has for a lattice, and what passes between them.
 
 A verb is per lattice, never per loss. ``reference`` is differentiated by its framework and has ``forward`` alone; an
-implementation with kernels of its own has ``forward``, which keeps what ``backward`` needs, and ``backward``. ``Saved``
-holds arrays of the implementation's own library, the scores not among them.
+implementation with kernels of its own has ``forward``, which keeps what the others need, ``backward``, and ``hvp``: how
+what backward gives moves along a tangent of the scores. ``Saved`` holds arrays of the implementation's own library, the
+scores not among them.
 """
 
 from __future__ import annotations
@@ -120,6 +121,19 @@ class GridKernels(Protocol):
         logits: bool,
         fastemit_lambda: float,
         clamp: float,
+        num_threads: int,
+        out: Any,
+    ) -> Array: ...
+
+    def hvp(
+        self,
+        tangent: Any,
+        grad_losses: Array,
+        scores: Any,
+        lattice: GridLattice,
+        saved: Saved,
+        *,
+        logits: bool,
         num_threads: int,
         out: Any,
     ) -> Array: ...

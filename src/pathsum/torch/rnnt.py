@@ -83,6 +83,9 @@ def rnnt_loss(
         Cost: one pass over the logits in forward and one in backward, beside 24 bytes a node (t, u). The recursion is
         float64 in extended range. Deterministic for any number of threads.
 
+        Twice differentiable by numba, to any order by the reference; not with ``fastemit_lambda``, ``clamp`` or
+        ``overwrite_logits``, with which ``create_graph=True`` raises NotDifferentiableError.
+
     References:
         Graves (2012), Sequence transduction with recurrent neural networks, arXiv 1211.3711. Yu et al. (2021),
         FastEmit, arXiv 2010.11148. Kang et al. (2022), Delay-penalized transducer, arXiv 2211.00490. Variani et

@@ -225,8 +225,9 @@ def planes_second_backward(
         as_grid(logit_lengths, target_lengths, targets, row_offsets, -1),
         num_threads=torch.get_num_threads(),
     )
-    blank, label = torch.from_numpy(row_scales(grad_losses, losses, row_offsets) * tangents)
-    return torch.from_numpy(-costs), blank, label
+    scale = row_scales(grad_losses, losses, row_offsets)
+    # Arrays of their own: no two results of an operator may share memory.
+    return torch.from_numpy(-costs), torch.from_numpy(scale * tangents[0]), torch.from_numpy(scale * tangents[1])
 
 
 @fake(planes_second_backward)
