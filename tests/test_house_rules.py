@@ -232,7 +232,7 @@ def test_only_the_glue_says_ctx():
 
 
 def test_cached_kernels_are_current_only_while_all_that_they_inline_is():
-    from pathsum.kernels.numba import chain
+    from pathsum.kernels.numba import chain_recursion
     from pathsum.kernels.numba.compilation import source_stamp
 
-    assert chain._solve_samples._cache._cache_file._source_stamp == source_stamp()
+    assert chain_recursion.solve_samples._cache._cache_file._source_stamp == source_stamp()
