@@ -46,6 +46,18 @@ class DenseSaved(NamedTuple):
     entering: Array
 
 
+class Product(NamedTuple):
+    """A Hessian-vector product, but for its part by the scores, which is written where the caller says.
+
+    Attributes:
+        slopes: (N,) derivative of each loss along the tangents.
+        transitions: (C, C) the part of the product by the transitions; of no size where the lattice has none.
+    """
+
+    slopes: Array
+    transitions: Array
+
+
 class ChainPath(NamedTuple):
     """The best path of each sample of a batch of chains.
 

@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 
 from pathsum.lattice import ChainLattice
-from pathsum.torch._autograd.common import Gradient, defined, keep_losses_only, time_major, wants_gradient
-from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_transition_gradient
+from pathsum.torch._autograd.common import (
+    HessianProduct,
+    defined,
+    keep_losses_only,
+    keep_needed,
+    only,
+    time_major,
+    wants_gradient,
+)
+from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_hvp
 
 
 def chain_losses(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool) -> Tensor:
@@ -38,36 +46,44 @@ class _ChainLosses(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        scores, transitions, *lattice, start_state, num_final, shared_labels, logits, _ = inputs
+        *tensors, start_state, num_final, shared_labels, logits, _ = inputs
         keep_losses_only(ctx, output)
-        ctx.save_for_backward(scores, transitions, *lattice, *output)
-        ctx.options = (start_state, num_final, shared_labels)
-        ctx.logits = logits
+        ctx.save_for_backward(*tensors, *output)
+        ctx.options = (start_state, num_final, shared_labels, logits)
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scores, transitions, *rest = ctx.saved_tensors
-        lattice, saved = rest[:7], rest[7:]
+        tensors, saved = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
         grad_losses = defined(grad_losses, saved[0])
-        gradient = transition_gradient = None
-        if ctx.needs_input_grad[0]:
-            gradient = _ChainGradient.apply(
-                grad_losses, scores, *lattice[:5], *ctx.options, ctx.logits, *saved, time_major(scores)
-            )
-        if ctx.needs_input_grad[1]:
-            transition_gradient = _ChainTransitionGradient.apply(
-                grad_losses, transitions, *lattice, *ctx.options, *saved
-            )
-        return gradient, transition_gradient, *[None] * 12
+        needed = ctx.needs_input_grad[:2]
+        # Detached, the losses do not have a second backward come this way once more, for nothing.
+        saved = [tensor.detach() for tensor in saved]
+        gradients = _ChainGradient.apply(grad_losses, *tensors, *ctx.options, *saved, time_major(tensors[0]), *needed)
+        return *only(needed, gradients), *[None] * 12
 
 
-class _ChainGradient(Gradient):
+class _ChainGradient(torch.autograd.Function):
+    """Of the scores and of the transitions, each where needed."""
+
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         return chain_backward(*inputs)
 
-
-class _ChainTransitionGradient(Gradient):
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return chain_transition_gradient(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        tensors, options, saved, (ctx.time_major, *needed) = inputs[:10], inputs[10:14], inputs[14:19], inputs[19:]
+        keep_needed(ctx, needed, output)
+        ctx.save_for_backward(*tensors, *saved)
+        ctx.options = options
+
+    @staticmethod
+    def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors, saved = ctx.saved_tensors[:10], ctx.saved_tensors[10:]
+        products = _ChainProduct.apply(*tangents, *tensors, *ctx.options, *saved, ctx.time_major)
+        return *only(ctx.needs_input_grad[:3], products), *[None] * 19
+
+
+class _ChainProduct(HessianProduct):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return chain_hvp(*inputs)

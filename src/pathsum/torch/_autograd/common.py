@@ -28,6 +28,16 @@ def keep_losses_only(ctx: Any, output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
 
 
+def keep_needed(ctx: Any, needed: Sequence[bool], output: tuple[Tensor, ...]) -> None:
+    """Backward is of the gradients that were needed; where one of them goes nowhere it shall be given ``None``."""
+    ctx.mark_non_differentiable(*[gradient for gradient, need in zip(output, needed, strict=True) if not need])
+    ctx.set_materialize_grads(False)
+
+
+def only(needed: Sequence[bool], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    return [gradient if need else None for gradient, need in zip(gradients, needed, strict=True)]
+
+
 def defined(grad_losses: Tensor | None, losses: Tensor) -> Tensor:
     """Zeros where nothing depends on the losses."""
     return torch.zeros_like(losses) if grad_losses is None else grad_losses
@@ -127,4 +137,18 @@ class Gradient(torch.autograd.Function):
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
         raise NotDifferentiableError(
             "impl='numba' has first derivatives only; impl='reference' is differentiable to any order"
+        )
+
+
+class HessianProduct(torch.autograd.Function):
+    """A Hessian-vector product, whose own derivative the numba kernels do not have."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise NotDifferentiableError(
+            "impl='numba' has two derivatives; impl='reference' is differentiable to any order"
         )

@@ -27,6 +27,16 @@ def empty_like(tensor: Tensor) -> Tensor:
     return _memory.empty(tensor.shape, tensor.dtype)
 
 
+def empty_gradient(scores: Tensor, time_major: bool) -> Tensor:
+    """Memory for a gradient (N, T, C), laid out as (T, N, C) where ``time_major``."""
+    return empty_like(scores.transpose(0, 1)).transpose(0, 1) if time_major else empty_like(scores)
+
+
+def as_tangent(tangent: Tensor | None, scores: Tensor) -> tuple[np.ndarray, int]:
+    """A tangent of the scores as ``as_array`` gives them; zeros where there is none."""
+    return as_array(scores.new_zeros(1).expand(scores.shape) if tangent is None else tangent)
+
+
 def work_dtype(scores: Tensor) -> torch.dtype:
     """The dtype of softmax statistics, and of losses: never below float32."""
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
@@ -86,3 +96,7 @@ def fake_gradient(scores: Tensor, time_major: bool) -> Tensor:
     if time_major:
         return torch.empty_like(scores.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+def fake_table(transitions: Tensor) -> Tensor:
+    return torch.empty_like(transitions, memory_format=torch.contiguous_format)

@@ -6,9 +6,20 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.numba import chain
+from pathsum.kernels.numba import chain_hvp as second
 from pathsum.kernels.numba.rows import strided
 from pathsum.lattice import ChainLattice
-from pathsum.torch._ops.arrays import as_array, as_saved, as_table, as_tensors, empty_like, fake_gradient, fake_results
+from pathsum.torch._ops.arrays import (
+    as_array,
+    as_saved,
+    as_table,
+    as_tangent,
+    as_tensors,
+    empty_gradient,
+    fake_gradient,
+    fake_results,
+    fake_table,
+)
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -57,11 +68,14 @@ def _(scores, transitions, input_lengths, num_states, stay_labels, step_labels, 
 def chain_backward(
     grad_losses: Tensor,
     scores: Tensor,
+    transitions: Tensor | None,
     input_lengths: Tensor,
     num_states: Tensor,
     stay_labels: Tensor,
     step_labels: Tensor,
     skips: Tensor,
+    stay_transitions: Tensor | None,
+    step_transitions: Tensor | None,
     start_state: int,
     num_final: int,
     shared_labels: bool,
@@ -72,64 +86,105 @@ def chain_backward(
     stay: Tensor,
     step: Tensor,
     time_major: bool,
-) -> Tensor:
-    """The gradient (N, T, C), laid out in memory as (T, N, C) where ``time_major``."""
-    lattice = _chain(input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels)
-    array, encoding = as_array(scores)
-    gradient = empty_like(scores.transpose(0, 1)).transpose(0, 1) if time_major else empty_like(scores)
-    chain.backward(
-        grad_losses.detach().numpy(),
-        strided(array, encoding),
-        scores.shape[2],
-        lattice,
-        as_saved(losses, maxima, sums, stay, step),
-        strided(*as_array(gradient)),
-        scores.shape[1],
-        logits=logits,
-        num_threads=torch.get_num_threads(),
-    )
-    return gradient
+    need_scores: bool,
+    need_transitions: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients (N, T, C), laid out in memory as (T, N, C) where ``time_major``, and (C, C); of no size where not
+    needed.
+    """
+    lattice = _chain(
+        input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
+        stay_transitions, step_transitions,
+    )  # fmt: skip
+    upstream = grad_losses.detach().numpy()
+    saved = as_saved(losses, maxima, sums, stay, step)
+    gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
+    if need_scores:
+        array, encoding = as_array(scores)
+        gradient = empty_gradient(scores, time_major)
+        chain.backward(
+            upstream,
+            strided(array, encoding),
+            scores.shape[2],
+            lattice,
+            saved,
+            strided(*as_array(gradient)),
+            scores.shape[1],
+            logits=logits,
+            num_threads=torch.get_num_threads(),
+        )
+    if transitions is not None and need_transitions:
+        counts = chain.transition_gradient(upstream, scores.shape[2], lattice, saved)
+        transition_gradient = torch.from_numpy(counts).to(transitions.dtype)
+    return gradient, transition_gradient
 
 
 @fake(chain_backward)
-def _(grad_losses, scores, input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final,
-      shared_labels, logits, losses, maxima, sums, stay, step, time_major):  # fmt: skip
-    return fake_gradient(scores, time_major)
+def _(grad_losses, scores, transitions, input_lengths, num_states, stay_labels, step_labels, skips, stay_transitions,
+      step_transitions, start_state, num_final, shared_labels, logits, losses, maxima, sums, stay, step, time_major,
+      need_scores, need_transitions):  # fmt: skip
+    return (
+        fake_gradient(scores, time_major) if need_scores else scores.new_empty(0),
+        fake_table(transitions) if transitions is not None and need_transitions else scores.new_empty(0),
+    )
 
 
 @operator
-def chain_transition_gradient(
+def chain_hvp(
+    tangent: Tensor | None,
+    transition_tangent: Tensor | None,
     grad_losses: Tensor,
-    transitions: Tensor,
+    scores: Tensor,
+    transitions: Tensor | None,
     input_lengths: Tensor,
     num_states: Tensor,
     stay_labels: Tensor,
     step_labels: Tensor,
     skips: Tensor,
-    stay_transitions: Tensor,
-    step_transitions: Tensor,
+    stay_transitions: Tensor | None,
+    step_transitions: Tensor | None,
     start_state: int,
     num_final: int,
     shared_labels: bool,
+    logits: bool,
     losses: Tensor,
     maxima: Tensor,
     sums: Tensor,
     stay: Tensor,
     step: Tensor,
-) -> Tensor:
-    """The gradient (C, C)."""
+    time_major: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes of the losses (N,) along the tangents, where ``None`` is zeros; the products (N, T, C) and (C, C)."""
     lattice = _chain(
         input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
         stay_transitions, step_transitions,
     )  # fmt: skip
-    saved = as_saved(losses, maxima, sums, stay, step)
-    gradient = chain.transition_gradient(grad_losses.detach().numpy(), transitions.shape[0], lattice, saved)
-    return torch.from_numpy(gradient).to(transitions.dtype)
+    array, encoding = as_array(scores)
+    product = empty_gradient(scores, time_major)
+    slopes, transition_product = second.hvp(
+        grad_losses.detach().numpy(),
+        strided(*as_tangent(tangent, scores)),
+        None if transition_tangent is None else as_table(transition_tangent, scores),
+        strided(array, encoding),
+        scores.shape[2],
+        lattice,
+        None if transitions is None else as_table(transitions, scores),
+        as_saved(losses, maxima, sums, stay, step),
+        strided(*as_array(product)),
+        scores.shape[1],
+        logits=logits,
+        num_threads=torch.get_num_threads(),
+    )
+    table = scores if transitions is None else transitions
+    return torch.from_numpy(slopes), product, torch.from_numpy(transition_product).to(table.dtype)
 
 
-@fake(chain_transition_gradient)
-def _(grad_losses, transitions, *_):
-    return torch.empty_like(transitions, memory_format=torch.contiguous_format)
+@fake(chain_hvp)
+def _(tangent, transition_tangent, grad_losses, scores, transitions, input_lengths, num_states, stay_labels,
+      step_labels, skips, stay_transitions, step_transitions, start_state, num_final, shared_labels, logits, losses,
+      maxima, sums, stay, step, time_major):  # fmt: skip
+    table = scores.new_empty((0, 0)) if transitions is None else fake_table(transitions)
+    return torch.empty_like(losses), fake_gradient(scores, time_major), table
 
 
 def _chain(

@@ -9,7 +9,7 @@ from pathsum.kernels.numba import dense
 from pathsum.kernels.numba.rows import strided
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.lattice import DenseLattice
-from pathsum.torch._ops.arrays import as_array, as_table, empty_like, fake_gradient, fake_results
+from pathsum.torch._ops.arrays import as_array, as_table, empty_gradient, fake_gradient, fake_results, fake_table
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -50,7 +50,7 @@ def dense_backward(
     time_major: bool,
 ) -> Tensor:
     """The gradient (N, T, C), laid out in memory as (T, N, C) where ``time_major``."""
-    gradient = empty_like(scores.transpose(0, 1)).transpose(0, 1) if time_major else empty_like(scores)
+    gradient = empty_gradient(scores, time_major)
     dense.backward(
         grad_losses.detach().numpy(),
         scores.shape[2],
@@ -96,7 +96,7 @@ def dense_transition_gradient(
 
 @fake(dense_transition_gradient)
 def _(grad_losses, scores, transitions, *_):
-    return torch.empty_like(transitions, memory_format=torch.contiguous_format)
+    return fake_table(transitions)
 
 
 def _dense_saved(losses: Tensor, extended: Tensor, gamma: Tensor, alpha: Tensor, entering: Tensor) -> DenseSaved:
