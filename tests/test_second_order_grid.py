@@ -163,6 +163,20 @@ def test_variants_equal_the_reference(variant):
 
 
 @variants
+def test_a_loss_and_a_penalty_of_its_gradient_at_once(variant):
+    heads, integers = inputs_of(variant, 3, 6, 2, seed=22)
+    found, expected = [], []
+    for impl, results in (("numba", found), ("reference", expected)):
+        leaves = [head.clone().requires_grad_() for head in heads]
+        loss = 3.0 * variant.loss(leaves, *integers, reduction="sum", zero_infinity=True, impl=impl)
+        gradients = torch.autograd.grad(loss, leaves, create_graph=True)
+        (loss + sum(gradient.square().sum() for gradient in gradients)).backward()
+        results += [leaf.grad for leaf in leaves]
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, absolute=1e-11)
+
+
+@variants
 def test_variants_with_impossible_classes_and_samples(variant):
     heads, integers = inputs_of(variant, 4, 5, 2, seed=12, ragged=False)
     for seed, head in enumerate(heads):

@@ -138,13 +138,13 @@ def test_dtypes(dtype):
         assert_close(product, truth, absolute=budget * max(1.0, float(truth.abs().max())))
 
 
-@pytest.mark.parametrize("rnnt_type", ["regular", "constrained"])
-def test_an_undefined_sample_spoils_its_own_rows_alone(rnnt_type):
+@pytest.mark.parametrize("options", [TYPES["regular"], TYPES["constrained"]], ids=str)
+def test_an_undefined_sample_spoils_its_own_rows_alone(options):
     given = plain()
     tangents = random_like(given)
 
     def loss(*given):
-        return fused(*given, rnnt_type=rnnt_type, zero_infinity=True)
+        return fused(*given, zero_infinity=True, **options)
 
     expected = second_derivative(loss, given, [0.0, 1.0, 0.5], tangents)
     # Also of a loss without an upstream gradient.
@@ -187,11 +187,31 @@ def test_a_reweighted_gradient_refuses_a_graph(option, impl):
         assert torch.autograd.grad(loss, given[wanted])[0].any()
 
 
+def test_hat_refuses_a_graph_by_the_kernels():
+    given = operands()
+    with pytest.raises(pathsum.NotDifferentiableError, match="impl='reference'"):
+        torch.autograd.grad(fused(*given, hat=True).sum(), given, create_graph=True)
+    gradients = torch.autograd.grad(fused(*given, hat=True, impl="reference").sum(), given, create_graph=True)
+    gradients[0].square().sum().backward()
+    assert given[2].grad.any()
+
+
 def test_any_joiner_with_fastemit_refuses_a_graph():
     given = operands()
     loss = by_callable(*given, fastemit_lambda=0.1).sum()
     with pytest.raises(pathsum.NotDifferentiableError, match="fastemit_lambda or clamp"):
         torch.autograd.grad(loss, given, create_graph=True)
+
+
+def test_a_loss_and_a_penalty_of_its_gradient_at_once():
+    found, expected = [], []
+    for impl, results in (("numba", found), ("reference", expected)):
+        given = operands()
+        loss = fused(*given, impl=impl, **({"gate": 0.0} if impl == "numba" else {})).mul(torch.arange(1.0, 4.0)).sum()
+        gradients = torch.autograd.grad(loss, given, create_graph=True)
+        (loss + sum(gradient.square().sum() for gradient in gradients)).backward()
+        results += [operand.grad for operand in given]
+    assert_all_close(found, expected, absolute=1e-11)
 
 
 def test_a_third_derivative_raises():

@@ -16,7 +16,7 @@ from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import exact
 from pathsum.lattice import ArcLattice
 from pathsum.torch._autograd.arcs import arc_losses, arc_scores, row_scores, with_upstream
-from pathsum.torch._autograd.common import first_derivative_only
+from pathsum.torch._autograd.common import REWEIGHTED, first_derivative_only
 from pathsum.torch._autograd.joint_scores import joint_scores
 from pathsum.torch._inputs import on_device
 from pathsum.torch.joiner import Joiner
@@ -74,8 +74,10 @@ def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, 
         "fastemit_lambda": scoring.fastemit_lambda,
     }
     clamp = scoring.clamp
-    if scoring.reweights:
-        heads = tuple(_first_derivative_only(head) for head in heads)
+    by_joiner = chosen == "numba" and any(isinstance(head, Joiner) for head in heads)
+    if scoring.reweights or by_joiner:
+        reason = REWEIGHTED if scoring.reweights else _JOINER
+        heads = tuple(_first_derivative_only(head, reason) for head in heads)
     if chosen == "numba":
         read = [
             joint_scores(head, lattice, classes, clamp=clamp, **reading)
@@ -86,7 +88,7 @@ def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, 
         scores = arc_scores([planes for planes, _ in read], lattice, **adding)
         losses = arc_losses(scores, lattice, scoring.skip_score)
         # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes.
-        by_loss = clamp > 0 or any(isinstance(head, Joiner) for head in heads)
+        by_loss = clamp > 0 or by_joiner
         return with_upstream(losses, [samples for _, samples in read]) if by_loss else losses
     tensors = tuple(head.logits() if isinstance(head, Joiner) else head for head in heads)
     posed = on_device(lattice, tensors[0].device)
@@ -101,11 +103,18 @@ def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, 
     return _with_clamped_gradient(losses_of, tensors, posed, clamp) if clamp > 0 else losses_of(*tensors)
 
 
-def _first_derivative_only(head: Tensor | Joiner) -> Tensor | Joiner:
+# A gate is of posteriors, and with_upstream of first gradients: neither may meet the gradients of a gradient.
+_JOINER = (
+    "impl='numba' has first derivatives only of a loss of a Joiner; for create_graph=True give its logits, "
+    "Joiner.logits(), or impl='reference'"
+)
+
+
+def _first_derivative_only(head: Tensor | Joiner, reason: str) -> Tensor | Joiner:
     if isinstance(head, Joiner):
-        encoder_out, predictor_out, weight, bias = first_derivative_only(*head.operands)
+        encoder_out, predictor_out, weight, bias = first_derivative_only(*head.operands, reason=reason)
         return replace(head, encoder_out=encoder_out, predictor_out=predictor_out, weight=weight, bias=bias)
-    return first_derivative_only(head)[0]
+    return first_derivative_only(head, reason=reason)[0]
 
 
 def _with_clamped_gradient(

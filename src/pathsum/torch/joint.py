@@ -97,8 +97,8 @@ def rnnt_joint_loss(
         Deterministic for any number of threads up to the matrix products, whose order is the BLAS library's.
 
         Twice differentiable by numba, a tile at a time as well, in eleven products beside the four of forward and
-        backward; to any order by the reference; not with ``fastemit_lambda`` or ``clamp``, with which
-        ``create_graph=True`` raises NotDifferentiableError.
+        backward; with ``hat`` once; to any order by the reference. Not with ``fastemit_lambda`` or ``clamp``:
+        ``create_graph=True`` raises NotDifferentiableError then.
 
     References:
         Graves (2012), arXiv 1211.3711. The tiles: Li et al. (2019), arXiv 1909.12415, without padding.

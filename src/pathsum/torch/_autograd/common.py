@@ -67,49 +67,48 @@ def refuse_graph(reason: str) -> None:
         raise NotDifferentiableError(reason)
 
 
-def first_derivative_only(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The same tensors, whose gradients refuse to be differentiated: FastEmit and clamp re-weight a gradient, and what
-    comes of it is not the gradient of anything.
-    """
-    return tuple(_FirstDerivativeOnly.apply(tensor) for tensor in tensors)
-
-
-_REWEIGHTED = (
+REWEIGHTED = (
     "the gradient of a loss with fastemit_lambda or clamp is re-weighted: it is not the gradient of anything, and has "
     "no second derivative; leave both out where create_graph=True is needed"
 )
 
 
+def first_derivative_only(*tensors: Tensor, reason: str = REWEIGHTED) -> tuple[Tensor, ...]:
+    """The same tensors, whose gradients refuse to be differentiated."""
+    return tuple(_FirstDerivativeOnly.apply(tensor, reason) for tensor in tensors)
+
+
 class _FirstDerivativeOnly(torch.autograd.Function):
     @staticmethod
-    def forward(tensor: Tensor) -> Tensor:
+    def forward(tensor: Tensor, reason: str) -> Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        tensor, ctx.reason = inputs
+        ctx.save_for_backward(tensor)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if not torch.is_grad_enabled():
-            return gradient
-        refuse_graph(_REWEIGHTED)
+            return gradient, None
+        refuse_graph(ctx.reason)
         # Also of the tensor, on which a gradient that was clamped does not depend by its own graph.
-        return _Reweighted.apply(gradient, *ctx.saved_tensors)
+        return _LastDerivative.apply(gradient, *ctx.saved_tensors, ctx.reason), None
 
 
-class _Reweighted(torch.autograd.Function):
+class _LastDerivative(torch.autograd.Function):
     @staticmethod
-    def forward(gradient: Tensor, tensor: Tensor) -> Tensor:
+    def forward(gradient: Tensor, tensor: Tensor, reason: str) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
+        _, _, ctx.reason = inputs
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
-        raise NotDifferentiableError(_REWEIGHTED)
+        raise NotDifferentiableError(ctx.reason)
 
 
 class SecondDerivative(torch.autograd.Function):
