@@ -11,7 +11,7 @@ from torch import Tensor
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
 from pathsum.torch._autograd.common import (
-    SecondDerivative,
+    HessianProduct,
     constants,
     defined,
     grid_tensors,
@@ -23,10 +23,10 @@ from pathsum.torch._ops.arcs import (
     arc_scores_forward,
     arcs_backward,
     arcs_forward,
-    arcs_second_backward,
+    arcs_hvp,
     row_scores_backward,
     row_scores_forward,
-    row_scores_second_backward,
+    row_scores_hvp,
 )
 
 
@@ -157,14 +157,14 @@ class _RowScoresGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
         tensors, statistics = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        planes, product = _RowScoresSecondDerivative.apply(tangent, *tensors, *ctx.options, *statistics)
+        planes, product = _RowScoresProduct.apply(tangent, *tensors, *ctx.options, *statistics)
         return planes, None, product, *[None] * 12
 
 
-class _RowScoresSecondDerivative(SecondDerivative):
+class _RowScoresProduct(HessianProduct):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return row_scores_second_backward(*inputs)
+        return row_scores_hvp(*inputs)
 
 
 class _ArcScoresGradient(torch.autograd.Function):
@@ -200,10 +200,10 @@ class _ArcsGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        return *_ArcsSecondDerivative.apply(tangent, *tensors, *ctx.options, *saved), *[None] * 10
+        return *_ArcsProduct.apply(tangent, *tensors, *ctx.options, *saved), *[None] * 10
 
 
-class _ArcsSecondDerivative(SecondDerivative):
+class _ArcsProduct(HessianProduct):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return arcs_second_backward(*inputs)
+        return arcs_hvp(*inputs)

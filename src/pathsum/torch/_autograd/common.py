@@ -111,20 +111,6 @@ class _LastDerivative(torch.autograd.Function):
         raise NotDifferentiableError(ctx.reason)
 
 
-class SecondDerivative(torch.autograd.Function):
-    """A derivative of a gradient, whose own derivative the numba kernels do not have."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
-        raise NotDifferentiableError(
-            "impl='numba' has two derivatives; impl='reference' is differentiable to any order"
-        )
-
-
 class Gradient(torch.autograd.Function):
     """A gradient, whose own derivative the numba kernels do not have."""
 

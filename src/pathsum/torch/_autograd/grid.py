@@ -10,7 +10,7 @@ from torch import Tensor
 from pathsum.errors import GradientConsumedError
 from pathsum.lattice import GridLattice
 from pathsum.torch._autograd.common import (
-    SecondDerivative,
+    HessianProduct,
     constants,
     defined,
     grid_tensors,
@@ -23,10 +23,10 @@ from pathsum.torch._ops.grid import (
     grid_backward,
     grid_backward_over_scores,
     grid_forward,
-    grid_second_backward,
+    grid_hvp,
     planes_backward,
     planes_forward,
-    planes_second_backward,
+    planes_hvp,
 )
 
 
@@ -112,14 +112,14 @@ class _GridGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        slopes, product = _GridSecondDerivative.apply(tangent, *tensors, *ctx.options, *saved)
+        slopes, product = _GridProduct.apply(tangent, *tensors, *ctx.options, *saved)
         return slopes, product, *[None] * 13
 
 
-class _GridSecondDerivative(SecondDerivative):
+class _GridProduct(HessianProduct):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return grid_second_backward(*inputs)
+        return grid_hvp(*inputs)
 
 
 class _PlaneLosses(torch.autograd.Function):
@@ -152,10 +152,10 @@ class _PlaneGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
-        return *_PlaneSecondDerivative.apply(*tangents, *ctx.saved_tensors), *[None] * 7
+        return *_PlaneProduct.apply(*tangents, *ctx.saved_tensors), *[None] * 7
 
 
-class _PlaneSecondDerivative(SecondDerivative):
+class _PlaneProduct(HessianProduct):
     @staticmethod
     def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return planes_second_backward(*inputs)
+        return planes_hvp(*inputs)

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pathsum.lattice import GridLattice
 from pathsum.torch._autograd.common import (
-    SecondDerivative,
+    HessianProduct,
     constants,
     defined,
     grid_tensors,
     keep_losses_only,
     wants_gradient,
 )
-from pathsum.torch._ops.joint import joint_backward, joint_forward, joint_second_backward
+from pathsum.torch._ops.joint import joint_backward, joint_forward, joint_hvp
 
 
 def joint_losses(
@@ -72,10 +72,10 @@ class _JointGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
-        return *_JointSecondDerivative.apply(*tangents, *tensors, *ctx.options, *saved), *[None] * (11 + len(saved))
+        return *_JointProduct.apply(*tangents, *tensors, *ctx.options, *saved), *[None] * (11 + len(saved))
 
 
-class _JointSecondDerivative(SecondDerivative):
+class _JointProduct(HessianProduct):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return joint_second_backward(*inputs)
+        return joint_hvp(*inputs)

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import arc_scores, grid_arcs, grid_arcs_hvp, row_scores, row_scores_hvp
+from pathsum.kernels.numba import arc_scores, grid_arcs, row_scores
+from pathsum.kernels.numba import grid_arcs_hvp as of_arcs
+from pathsum.kernels.numba import row_scores_hvp as of_rows
 from pathsum.lattice import ArcLattice
 from pathsum.torch._ops.arrays import as_rows, empty_like, fake_results, row_scales
 from pathsum.torch._ops.registration import fake, operator
@@ -91,7 +93,7 @@ def _(grad_planes, upstream, scores, *_):
 
 
 @operator
-def row_scores_second_backward(
+def row_scores_hvp(
     tangent: Tensor,
     grad_planes: Tensor,
     scores: Tensor,
@@ -110,7 +112,7 @@ def row_scores_second_backward(
     """The derivative of <tangent, gradient> with respect to the gradients of the planes and to the scores."""
     lattice = as_arcs(logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames)
     product = empty_like(scores)
-    planes = row_scores_hvp.hvp(
+    planes = of_rows.hvp(
         as_rows(tangent, lattice),
         grad_planes.detach().contiguous().numpy(),
         as_rows(scores, lattice),
@@ -125,7 +127,7 @@ def row_scores_second_backward(
     return torch.from_numpy(planes), product
 
 
-@fake(row_scores_second_backward)
+@fake(row_scores_hvp)
 def _(tangent, grad_planes, scores, *_):
     return torch.empty_like(grad_planes), torch.empty_like(scores, memory_format=torch.contiguous_format)
 
@@ -232,7 +234,7 @@ def _(grad_losses, row_offsets, losses, posteriors):
 
 
 @operator
-def arcs_second_backward(
+def arcs_hvp(
     tangent: Tensor,
     grad_losses: Tensor,
     logit_lengths: Tensor,
@@ -253,7 +255,7 @@ def arcs_second_backward(
     )  # fmt: skip
     # A copy: the kernel writes over it.
     tangents = np.array(tangent.detach().numpy(), np.float64, order="C")
-    costs = grid_arcs_hvp.hvp(
+    costs = of_arcs.hvp(
         tangents,
         losses.numpy(),
         posteriors.numpy(),
@@ -265,7 +267,7 @@ def arcs_second_backward(
     return torch.from_numpy(-costs), torch.from_numpy(tangents)
 
 
-@fake(arcs_second_backward)
+@fake(arcs_hvp)
 def _(tangent, grad_losses, *_):
     return torch.empty_like(grad_losses), torch.empty_like(tangent)
 

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import grid, grid_arcs_hvp, grid_hvp
+from pathsum.kernels.numba import grid
+from pathsum.kernels.numba import grid_arcs_hvp as of_arcs
+from pathsum.kernels.numba import grid_hvp as of_rows
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import GridLattice
 from pathsum.torch._ops.arrays import as_grid, as_rows, as_saved, as_tensors, empty_like, fake_results, row_scales
@@ -113,7 +115,7 @@ def _write_grid_gradient(
 
 
 @operator
-def grid_second_backward(
+def grid_hvp(
     tangent: Tensor,
     grad_losses: Tensor,
     scores: Tensor,
@@ -132,7 +134,7 @@ def grid_second_backward(
     """The derivative of <tangent, gradient> with respect to the upstream gradient and to the scores."""
     product = empty_like(scores)
     lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
-    slopes = grid_hvp.hvp(
+    slopes = of_rows.hvp(
         as_rows(tangent, lattice),
         grad_losses.detach().numpy(),
         as_rows(scores, lattice),
@@ -146,7 +148,7 @@ def grid_second_backward(
     return torch.from_numpy(slopes), product
 
 
-@fake(grid_second_backward)
+@fake(grid_hvp)
 def _(tangent, grad_losses, scores, *_):
     return torch.empty_like(grad_losses), torch.empty_like(scores, memory_format=torch.contiguous_format)
 
@@ -203,7 +205,7 @@ def _(grad_losses, row_offsets, losses, blank_posteriors, label_posteriors):
 
 
 @operator
-def planes_second_backward(
+def planes_hvp(
     blank_tangent: Tensor,
     label_tangent: Tensor,
     grad_losses: Tensor,
@@ -218,7 +220,7 @@ def planes_second_backward(
     """The derivative of <tangent, gradient> with respect to the upstream gradient and to the two planes."""
     tangents = np.stack([blank_tangent.detach().numpy(), label_tangent.detach().numpy()])
     posteriors = np.stack([blank_posteriors.numpy(), label_posteriors.numpy()])
-    costs = grid_arcs_hvp.hvp(
+    costs = of_arcs.hvp(
         tangents,
         losses.numpy(),
         posteriors,
@@ -230,6 +232,6 @@ def planes_second_backward(
     return torch.from_numpy(-costs), torch.from_numpy(scale * tangents[0]), torch.from_numpy(scale * tangents[1])
 
 
-@fake(planes_second_backward)
+@fake(planes_hvp)
 def _(blank_tangent, label_tangent, grad_losses, *_):
     return torch.empty_like(grad_losses), torch.empty_like(blank_tangent), torch.empty_like(label_tangent)

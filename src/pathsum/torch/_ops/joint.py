@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import grid, grid_arcs, joint, joint_hvp
+from pathsum.kernels.numba import grid, grid_arcs, joint
+from pathsum.kernels.numba import joint_hvp as of_tiles
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import earliness, pose_rnnt_type
 from pathsum.torch._ops.arrays import as_grid, work_dtype
@@ -105,7 +106,7 @@ def _(grad_losses, encoder, predictor, weight, bias, *_):
 
 
 @operator
-def joint_second_backward(
+def joint_hvp(
     encoder_tangent: Tensor,
     predictor_tangent: Tensor,
     weight_tangent: Tensor,
@@ -131,7 +132,7 @@ def joint_second_backward(
     """The derivative of <tangent, gradient> with respect to the upstream gradient and to the operands."""
     joiner = as_joiner(encoder, predictor, weight, bias, activation)
     lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
-    slopes, products = joint_hvp.hvp(
+    slopes, products = of_tiles.hvp(
         as_joiner(encoder_tangent, predictor_tangent, weight_tangent, bias_tangent, activation),
         grad_losses.detach().numpy(),
         joiner,
@@ -141,7 +142,7 @@ def joint_second_backward(
         label_posteriors.numpy(),
         matmul_of(weight.dtype),
         arcs=lattice if rnnt_type == "regular" else pose_rnnt_type(lattice, rnnt_type),
-        rows_per_tile=joint_hvp.tile_rows(joiner, tile_memory),
+        rows_per_tile=of_tiles.tile_rows(joiner, tile_memory),
         gate=gate,
         num_threads=torch.get_num_threads(),
         blank_follows=rnnt_type == "constrained",
@@ -149,7 +150,7 @@ def joint_second_backward(
     return torch.from_numpy(slopes), *gradients_as_tensors(products, weight.dtype)
 
 
-@fake(joint_second_backward)
+@fake(joint_hvp)
 def _(encoder_tangent, predictor_tangent, weight_tangent, bias_tangent, grad_losses, *operands_and_rest):
     contiguous = torch.contiguous_format
     products = (torch.empty_like(t, memory_format=contiguous) for t in operands_and_rest[:4])
