@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +20,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pathsum
+from pathsum.kernels.numba import dense_extended
 from pathsum.testing import assert_close, assert_rows_sum_to_zero, assert_same_bits, chain_inputs
 from pathsum.torch import asg_loss
 from support import CHAIN, IMPLEMENTATIONS, tensor
 
-LOSSES = [*CHAIN]
+LOSSES = [*CHAIN, "asg"]
+MOVE = dense_extended.move
 pytestmark = pytest.mark.filterwarnings("ignore:asg_loss. the target")
 
 
@@ -102,7 +105,7 @@ def inner(xs, ys):
 
 
 FUSED = pytest.mark.parametrize("loss, options", [
-    *((loss, {"fused_log_softmax": fused}) for loss in CHAIN for fused in (True, False))
+    *((loss, {"fused_log_softmax": fused}) for loss in CHAIN for fused in (True, False)), ("asg", {})
 ], ids=str)  # fmt: skip
 
 
@@ -138,6 +141,25 @@ def test_it_is_the_difference_of_two_gradients(loss, options):
     for product, after, before in zip(ours.products, *ends, strict=True):
         assert_close(product, (after - before) / (2 * step), absolute=1e-8)
     assert_close(ours.slopes.sum(), inner(ours.gradients, tangents), absolute=1e-12)
+
+
+# Transitions beyond what plain floats hold of either dtype; and those of 1e4 that compete, which differ by nothing.
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("impossible", [False, True])
+@pytest.mark.parametrize("scale", [150.0, 1e4])
+def test_asg_in_extended_range(dtype, impossible, scale, monkeypatch):
+    made = tiny("asg", dtype, impossible=impossible)
+    rounded = (made.leaves[1] * 2).round().clamp(-1, 1)
+    made.leaves[1].copy_(scale * rounded + (made.leaves[1] - rounded).nan_to_num(neginf=-torch.inf))
+    solved = []
+    monkeypatch.setattr(dense_extended, "move", lambda *given: solved.append(len(given[0])) or MOVE(*given))
+    tangents = tangents_of(made)
+    ours = second(made, tangents)
+    assert sorted(solved) == [2, 3, 4, 5]
+    exact = made._replace(leaves=[leaf.double() for leaf in made.leaves])
+    theirs = second(exact, [tangent.double() for tangent in tangents], impl="reference")
+    assert_seconds_close(ours, theirs, absolute=1e-10 if dtype == torch.float64 else 1e-5)
+    assert all(product.abs().max() > 0.01 for product in ours.products)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -353,6 +375,26 @@ def test_hessians_of_tf_seq2seq_losses(loss, impl):
         for n in range(len(scores)):
             # Theirs is float32, from exponentials of float32 logarithms.
             assert_close(hessian[n, :, :, n], expected[n], absolute=3e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_memory_grows_as_the_frames_do(loss):
+    def peak(num_frames):
+        inputs = chain_inputs(num_frames, 4, 12, 20, ragged=False, repeats=0.0)
+        made = case(loss, *inputs, dtype=torch.float32)
+        leaves = [leaf.requires_grad_() for leaf in made.leaves]
+        gradients = torch.autograd.grad(made.function(*leaves), leaves, create_graph=True)
+        tracemalloc.start()
+        torch.autograd.grad(gradients, leaves, tangents_of(made))
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(100)  # what is kept from call to call
+    once, twice = peak(1000), peak(2000)
+    assert 1.5 * once < twice < 2.1 * once
+    # A few planes of 64 floats a frame; the Hessian of a sample would be 500 MB.
+    assert once < 16 * 4 * 4 * 1000 * 64
 
 
 UNCOMPILED = """

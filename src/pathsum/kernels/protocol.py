@@ -117,6 +117,21 @@ class ChainKernels(Protocol):
         num_threads: int,
     ) -> Array: ...
 
+    def hvp(
+        self,
+        grad_losses: Array,
+        tangent: Any,
+        transition_tangent: Array | None,
+        scores: Any,
+        lattice: ChainLattice,
+        transitions: Array | None,
+        saved: Saved,
+        *,
+        logits: bool,
+        num_threads: int,
+        out: Any,
+    ) -> Product: ...
+
 
 class GridKernels(Protocol):
     def forward(

@@ -77,6 +77,10 @@ def asg_loss(
         infinity and gradient exactly 0. A NaN or +inf score makes the loss of its own sample NaN. -inf is fine, among
         ``inputs`` and among ``transitions``. Padding is never read.
 
+        Twice differentiable (``create_graph=True``), by the transitions too, at the cost of 2*T*C*C multiplications a
+        Hessian-vector product, of 6*T*C*C with the transitions. A third derivative is had with ``impl="reference"``
+        alone.
+
         Cost: 2*T*C*C multiplications a sample in forward, half of that where no gradient is needed, and T*C*C in
         backward for ``transitions``; O(N*T*C + C*C) memory. Transitions that spread over more than 29 (float32) or
         235 (float64), or scores that far apart beside transitions of -inf, run in extended range, some ten times

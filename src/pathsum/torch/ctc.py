@@ -67,6 +67,9 @@ def ctc_loss(
         posterior of each class; torch returns the gradient with respect to logits in its place. After a
         ``log_softmax`` the two agree.
 
+        Twice differentiable (``create_graph=True``) at linear cost: a Hessian-vector product takes about as long as the
+        loss and its gradient. A third derivative is had with ``impl="reference"`` alone.
+
         Cost: O(N*T*L) time and memory beside one pass over the scores in forward and one in backward. The recursion
         is in extended range: a float32 gradient stays within 2e-6 of the exact one for ten thousand frames.
         Deterministic for any number of threads.

@@ -146,8 +146,8 @@ def _move_posteriors(
     frame_offsets, width, work = offsets_of(lattice), step_costs.shape[1], step_costs.dtype.type
     stay, step = saved.posteriors
     skips = np.ascontiguousarray(lattice.skips)
-    # What passes through a node of less would be lost in any sum; nor are there subnormal numbers to work on then.
-    least = np.finfo(work).tiny / np.finfo(work).eps
+    # What passes through a node of less is lost in any sum; nor are there subnormal numbers to work on then.
+    least = np.finfo(work).eps ** 2
     memory = parallel.Memory()
 
     def move(samples: np.ndarray) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pathsum.lattice import ChainLattice
 from pathsum.torch._autograd.common import (
-    HessianProduct,
+    SecondDerivative,
+    constants,
     defined,
     keep_losses_only,
     keep_needed,
@@ -17,7 +18,7 @@ from pathsum.torch._autograd.common import (
     time_major,
     wants_gradient,
 )
-from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_hvp
+from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_second_backward
 
 
 def chain_losses(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool) -> Tensor:
@@ -53,11 +54,9 @@ class _ChainLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, saved = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
+        tensors, saved = ctx.saved_tensors[:9], constants(ctx.saved_tensors[9:])
         grad_losses = defined(grad_losses, saved[0])
         needed = ctx.needs_input_grad[:2]
-        # Detached, the losses do not have a second backward come this way once more, for nothing.
-        saved = [tensor.detach() for tensor in saved]
         gradients = _ChainGradient.apply(grad_losses, *tensors, *ctx.options, *saved, time_major(tensors[0]), *needed)
         return *only(needed, gradients), *[None] * 12
 
@@ -79,11 +78,11 @@ class _ChainGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:10], ctx.saved_tensors[10:]
-        products = _ChainProduct.apply(*tangents, *tensors, *ctx.options, *saved, ctx.time_major)
+        products = _ChainSecondDerivative.apply(*tangents, *tensors, *ctx.options, *saved, ctx.time_major)
         return *only(ctx.needs_input_grad[:3], products), *[None] * 19
 
 
-class _ChainProduct(HessianProduct):
+class _ChainSecondDerivative(SecondDerivative):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return chain_hvp(*inputs)
+        return chain_second_backward(*inputs)

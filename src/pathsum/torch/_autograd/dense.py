@@ -8,8 +8,17 @@ import torch
 from torch import Tensor
 
 from pathsum.lattice import DenseLattice
-from pathsum.torch._autograd.common import Gradient, defined, keep_losses_only, time_major, wants_gradient
-from pathsum.torch._ops.dense import dense_backward, dense_forward, dense_transition_gradient
+from pathsum.torch._autograd.common import (
+    SecondDerivative,
+    constants,
+    defined,
+    keep_losses_only,
+    keep_needed,
+    only,
+    time_major,
+    wants_gradient,
+)
+from pathsum.torch._ops.dense import dense_backward, dense_forward, dense_second_backward
 
 
 def dense_losses(scores: Tensor, lattice: DenseLattice, transitions: Tensor) -> Tensor:
@@ -30,25 +39,37 @@ class _DenseLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scores, transitions, input_lengths, *saved = ctx.saved_tensors
+        tensors, saved = ctx.saved_tensors[:3], constants(ctx.saved_tensors[3:])
         grad_losses = defined(grad_losses, saved[0])
-        gradient = transition_gradient = None
-        if ctx.needs_input_grad[0]:
-            gradient = _DenseGradient.apply(grad_losses, scores, input_lengths, *saved, time_major(scores))
-        if ctx.needs_input_grad[1]:
-            transition_gradient = _DenseTransitionGradient.apply(
-                grad_losses, scores, transitions, input_lengths, *saved
-            )
-        return gradient, transition_gradient, None, None
+        needed = ctx.needs_input_grad[:2]
+        gradients = _DenseGradient.apply(grad_losses, *tensors, *saved, time_major(tensors[0]), *needed)
+        return *only(needed, gradients), None, None
 
 
-class _DenseGradient(Gradient):
+class _DenseGradient(torch.autograd.Function):
+    """Of the scores and of the transitions, each where needed."""
+
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         return dense_backward(*inputs)
 
-
-class _DenseTransitionGradient(Gradient):
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return dense_transition_gradient(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *tensors, ctx.time_major, need_scores, need_transitions = inputs
+        keep_needed(ctx, (need_scores, need_transitions), output)
+        ctx.save_for_backward(*tensors, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, transition_gradient = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        products = _DenseSecondDerivative.apply(
+            *tangents, *tensors, *constants([transition_gradient]), ctx.time_major, needed[2]
+        )
+        return *only(needed, products), *[None] * 9
+
+
+class _DenseSecondDerivative(SecondDerivative):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return dense_second_backward(*inputs)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import chain
-from pathsum.kernels.numba import chain_hvp as second
+from pathsum.kernels.numba import chain, chain_hvp
 from pathsum.kernels.numba.rows import strided
 from pathsum.lattice import ChainLattice
 from pathsum.torch._ops.arrays import (
@@ -130,7 +129,7 @@ def _(grad_losses, scores, transitions, input_lengths, num_states, stay_labels, 
 
 
 @operator
-def chain_hvp(
+def chain_second_backward(
     tangent: Tensor | None,
     transition_tangent: Tensor | None,
     grad_losses: Tensor,
@@ -161,7 +160,7 @@ def chain_hvp(
     )  # fmt: skip
     array, encoding = as_array(scores)
     product = empty_gradient(scores, time_major)
-    slopes, transition_product = second.hvp(
+    slopes, transition_product = chain_hvp.hvp(
         grad_losses.detach().numpy(),
         strided(*as_tangent(tangent, scores)),
         None if transition_tangent is None else as_table(transition_tangent, scores),
@@ -179,7 +178,7 @@ def chain_hvp(
     return torch.from_numpy(slopes), product, torch.from_numpy(transition_product).to(table.dtype)
 
 
-@fake(chain_hvp)
+@fake(chain_second_backward)
 def _(tangent, transition_tangent, grad_losses, scores, transitions, input_lengths, num_states, stay_labels,
       step_labels, skips, stay_transitions, step_transitions, start_state, num_final, shared_labels, logits, losses,
       maxima, sums, stay, step, time_major):  # fmt: skip
