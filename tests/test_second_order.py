@@ -378,7 +378,9 @@ def test_hessians_of_tf_seq2seq_losses(loss, impl):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_memory_grows_as_the_frames_do(loss):
+def test_memory_grows_as_the_frames_do(loss, threads):
+    threads(1)  # each thread has room for a sample of its own
+
     def peak(num_frames):
         inputs = chain_inputs(num_frames, 4, 12, 20, ragged=False, repeats=0.0)
         made = case(loss, *inputs, dtype=torch.float32)

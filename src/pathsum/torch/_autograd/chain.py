@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pathsum.lattice import ChainLattice
 from pathsum.torch._autograd.common import (
-    SecondDerivative,
+    HessianProduct,
     constants,
     defined,
     keep_losses_only,
@@ -18,7 +18,7 @@ from pathsum.torch._autograd.common import (
     time_major,
     wants_gradient,
 )
-from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_second_backward
+from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_hvp
 
 
 def chain_losses(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool) -> Tensor:
@@ -78,11 +78,11 @@ class _ChainGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:10], ctx.saved_tensors[10:]
-        products = _ChainSecondDerivative.apply(*tangents, *tensors, *ctx.options, *saved, ctx.time_major)
+        products = _ChainProduct.apply(*tangents, *tensors, *ctx.options, *saved, ctx.time_major)
         return *only(ctx.needs_input_grad[:3], products), *[None] * 19
 
 
-class _ChainSecondDerivative(SecondDerivative):
+class _ChainProduct(HessianProduct):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return chain_second_backward(*inputs)
+        return chain_hvp(*inputs)

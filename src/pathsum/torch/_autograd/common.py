@@ -123,3 +123,17 @@ class Gradient(torch.autograd.Function):
         raise NotDifferentiableError(
             "impl='numba' has first derivatives only; impl='reference' is differentiable to any order"
         )
+
+
+class HessianProduct(torch.autograd.Function):
+    """A Hessian-vector product, whose own derivative the numba kernels do not have."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise NotDifferentiableError(
+            "impl='numba' has two derivatives; impl='reference' is differentiable to any order"
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pathsum.lattice import DenseLattice
 from pathsum.torch._autograd.common import (
-    SecondDerivative,
+    HessianProduct,
     constants,
     defined,
     keep_losses_only,
@@ -18,7 +18,7 @@ from pathsum.torch._autograd.common import (
     time_major,
     wants_gradient,
 )
-from pathsum.torch._ops.dense import dense_backward, dense_forward, dense_second_backward
+from pathsum.torch._ops.dense import dense_backward, dense_forward, dense_hvp
 
 
 def dense_losses(scores: Tensor, lattice: DenseLattice, transitions: Tensor) -> Tensor:
@@ -63,13 +63,13 @@ class _DenseGradient(torch.autograd.Function):
     def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, transition_gradient = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
-        products = _DenseSecondDerivative.apply(
+        products = _DenseProduct.apply(
             *tangents, *tensors, *constants([transition_gradient]), ctx.time_major, needed[2]
         )
         return *only(needed, products), *[None] * 9
 
 
-class _DenseSecondDerivative(SecondDerivative):
+class _DenseProduct(HessianProduct):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return dense_second_backward(*inputs)
+        return dense_hvp(*inputs)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import chain, chain_hvp
+from pathsum.kernels.numba import chain
+from pathsum.kernels.numba import chain_hvp as kernels_hvp
 from pathsum.kernels.numba.rows import strided
 from pathsum.lattice import ChainLattice
 from pathsum.torch._ops.arrays import (
@@ -129,7 +130,7 @@ def _(grad_losses, scores, transitions, input_lengths, num_states, stay_labels, 
 
 
 @operator
-def chain_second_backward(
+def chain_hvp(
     tangent: Tensor | None,
     transition_tangent: Tensor | None,
     grad_losses: Tensor,
@@ -160,7 +161,7 @@ def chain_second_backward(
     )  # fmt: skip
     array, encoding = as_array(scores)
     product = empty_gradient(scores, time_major)
-    slopes, transition_product = chain_hvp.hvp(
+    slopes, transition_product = kernels_hvp.hvp(
         grad_losses.detach().numpy(),
         strided(*as_tangent(tangent, scores)),
         None if transition_tangent is None else as_table(transition_tangent, scores),
@@ -178,7 +179,7 @@ def chain_second_backward(
     return torch.from_numpy(slopes), product, torch.from_numpy(transition_product).to(table.dtype)
 
 
-@fake(chain_second_backward)
+@fake(chain_hvp)
 def _(tangent, transition_tangent, grad_losses, scores, transitions, input_lengths, num_states, stay_labels,
       step_labels, skips, stay_transitions, step_transitions, start_state, num_final, shared_labels, logits, losses,
       maxima, sums, stay, step, time_major):  # fmt: skip

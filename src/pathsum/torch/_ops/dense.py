@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import dense, dense_hvp
+from pathsum.kernels.numba import dense
+from pathsum.kernels.numba import dense_hvp as kernels_hvp
 from pathsum.kernels.numba.rows import strided
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.lattice import DenseLattice
@@ -102,7 +103,7 @@ def _(grad_losses, scores, transitions, input_lengths, losses, extended, gamma, 
 
 
 @operator
-def dense_second_backward(
+def dense_hvp(
     tangent: Tensor | None,
     transition_tangent: Tensor | None,
     grad_losses: Tensor,
@@ -123,7 +124,7 @@ def dense_second_backward(
     The latter is zeros where not needed. Beside a tangent of the transitions goes their gradient.
     """
     product = empty_gradient(scores, time_major)
-    slopes, transition_product = dense_hvp.hvp(
+    slopes, transition_product = kernels_hvp.hvp(
         grad_losses.detach().numpy(),
         strided(*as_tangent(tangent, scores)),
         None if transition_tangent is None else as_table(transition_tangent, scores),
@@ -141,7 +142,7 @@ def dense_second_backward(
     return torch.from_numpy(slopes), product, torch.from_numpy(transition_product).to(transitions.dtype)
 
 
-@fake(dense_second_backward)
+@fake(dense_hvp)
 def _(tangent, transition_tangent, grad_losses, scores, transitions, input_lengths, losses, extended, gamma, alpha,
       entering, transition_gradient, time_major, need_transitions):  # fmt: skip
     return torch.empty_like(losses), fake_gradient(scores, time_major), fake_table(transitions)
