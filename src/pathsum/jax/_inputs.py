@@ -119,9 +119,7 @@ def _lengths(function: str, argument: str, value: Any, num_samples: int, size: i
     return np.full(num_samples, size) if value is None else _as_integers(function, argument, value)
 
 
-def _in_range(
-    integers: Integers, num_frames: int, max_labels: int, num_classes: int, blank: int | None
-) -> Batch:
+def _in_range(integers: Integers, num_frames: int, max_labels: int, num_classes: int, blank: int | None) -> Batch:
     """The integers of samples whose own are in range; harmless ones in place of the others'."""
     targets, input_lengths, target_lengths = integers
     used = jnp.arange(targets.shape[1]) < target_lengths[:, None]
@@ -131,6 +129,8 @@ def _in_range(
     valid = (input_lengths >= 0) & (input_lengths <= num_frames)
     valid &= (target_lengths >= 0) & (target_lengths <= max_labels) & ~(used & wrong).any(1)
     kept = Integers(
-        jnp.where(valid[:, None] & used, targets, 0), jnp.where(valid, input_lengths, 0), jnp.where(valid, target_lengths, 0)
+        jnp.where(valid[:, None] & used, targets, 0),
+        jnp.where(valid, input_lengths, 0),
+        jnp.where(valid, target_lengths, 0),
     )
     return Batch(kept, valid)

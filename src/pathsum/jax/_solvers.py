@@ -57,9 +57,7 @@ class ChainSolver:
 
     def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
         lattice = self.pose(*integers, self.blank)
-        losses, *gradients = chain_function.forward(
-            scores[0], lattice, logits=self.logits, need_gradient=need_gradient
-        )
+        losses, *gradients = chain_function.forward(scores[0], lattice, logits=self.logits, need_gradient=need_gradient)
         return losses, tuple(gradients)
 
 

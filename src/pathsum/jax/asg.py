@@ -67,9 +67,7 @@ def asg_loss(
     scores = check_scores("asg_loss", "inputs", inputs, "(N, T, C)")
     table = jnp.asarray(transitions)
     expected = (scores.shape[2],) * 2
-    _checks.check_table(
-        "asg_loss", "transitions", table.dtype.name, table.shape, "(C, C)", expected, scores.dtype.name
-    )
+    _checks.check_table("asg_loss", "transitions", table.dtype.name, table.shape, "(C, C)", expected, scores.dtype.name)
     _checks.check_reduction("asg_loss", reduction)
     impl = check_impl("asg_loss", impl, scores)
     batch = check_batch(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pathsum.jax._ops import ffi
-from pathsum.jax._ops.arrays import in_one_batch, integers, num_threads
+from pathsum.jax._ops.arrays import integers, num_threads
 from pathsum.kernels.numba import chain, dense
 from pathsum.kernels.numba.rows import Strided, strided
 from pathsum.kernels.protocol import DenseSaved, Saved
@@ -33,8 +32,15 @@ def forward(
         results.append(jax.ShapeDtypeStruct(scores.shape, scores.dtype))
         results.append(jax.ShapeDtypeStruct((num_samples, num_classes, num_classes), scores.dtype))
     # One table of transitions a call: samples that vmap batches may each have their own.
-    return jax.ffi.ffi_call(_TARGET, results, vmap_method="sequential")(
-        scores, transitions, targets, input_lengths, target_lengths
+    return ffi.call(
+        _TARGET,
+        results,
+        "sequential",
+        scores,
+        transitions,
+        targets,
+        input_lengths,
+        target_lengths,
     )
 
 

@@ -15,14 +15,15 @@ from pathsum.lattice import Array, ChainLattice
 _TARGET = "pathsum_chain"
 
 
-def forward(
-    scores: Array, lattice: ChainLattice, *, logits: bool, need_gradient: bool
-) -> list[Array]:
+def forward(scores: Array, lattice: ChainLattice, *, logits: bool, need_gradient: bool) -> list[Array]:
     """Losses (N,) of scores (N, T, C), and the gradient of each with respect to the scores."""
     dtype = jnp.float64 if scores.dtype == jnp.float64 else jnp.float32
     losses = jax.ShapeDtypeStruct(scores.shape[:1], dtype)
     results = [losses, jax.ShapeDtypeStruct(scores.shape, scores.dtype)] if need_gradient else [losses]
-    return jax.ffi.ffi_call(_TARGET, results, vmap_method="broadcast_all")(
+    return ffi.call(
+        _TARGET,
+        results,
+        "broadcast_all",
         scores,
         lattice.input_lengths,
         lattice.num_states,

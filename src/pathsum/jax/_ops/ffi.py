@@ -19,7 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from pathsum.kernels.jax.extended import varying_as
+from pathsum.lattice import Array
 
 # What a function is given: arrays to read, arrays to write, and its attributes by name.
 Function = Callable[[list[Any], list[Any], dict[str, int]], None]
@@ -35,7 +39,7 @@ _DTYPES = {
     10: np.dtype(np.float16),
     11: np.dtype(np.float32),
     12: np.dtype(np.float64),
-    16: np.dtype(jax.numpy.bfloat16),
+    16: np.dtype(jnp.bfloat16),
 }
 
 
@@ -157,6 +161,26 @@ def register(name: str, function: Function) -> None:
 
     _alive.append(_Handler(handle))
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(_alive[-1]), platform="cpu")
+
+
+def call(
+    target: str, results: list[jax.ShapeDtypeStruct], vmap_method: str, *arguments: Array, **attributes: Any
+) -> Any:
+    """The results of a target, for arguments that shard_map may have divided among devices."""
+    if len({_division(argument) for argument in arguments}) > 1:
+        arguments = varying_as(arguments, arguments)
+    # JAX is to be told that the results are divided as the arguments are.
+    results = jax.eval_shape(
+        lambda *sources: varying_as([jnp.zeros(result.shape, result.dtype) for result in results], sources),
+        *arguments,
+    )
+    return jax.ffi.ffi_call(target, results, vmap_method=vmap_method)(*arguments, **attributes)
+
+
+def _division(argument: Array) -> Any:
+    """The axes of devices along which shard_map has divided an array; newer versions of JAX say it in another word."""
+    kind = jax.typeof(argument)
+    return getattr(kind, "manual_axis_type", None) or getattr(kind, "vma", None)
 
 
 def _tell_version(extension: Any) -> None:

@@ -28,15 +28,18 @@ def forward(
     dtype = jnp.float64 if scores.dtype == jnp.float64 else jnp.float32
     losses = jax.ShapeDtypeStruct(scores.shape[:1], dtype)
     results = [losses, jax.ShapeDtypeStruct(scores.shape, scores.dtype)] if need_gradient else [losses]
-    return jax.ffi.ffi_call(_TARGET, results, vmap_method="broadcast_all")(
+    return ffi.call(
+        _TARGET,
+        results,
+        "broadcast_all",
         scores,
         lattice.targets,
         lattice.logit_lengths,
         lattice.target_lengths,
         blank=np.int32(lattice.blank),
         logits=np.int32(logits),
-        fastemit_lambda=np.float32(fastemit_lambda),
-        clamp=np.float32(clamp),
+        fastemit_lambda=np.float64(fastemit_lambda),
+        clamp=np.float64(clamp),
     )
 
 

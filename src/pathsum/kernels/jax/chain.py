@@ -18,6 +18,7 @@ from pathsum.lattice import Array, ChainLattice
 # Columns in front of the first state: the virtual state, and one more so that a skip into state 0 reads a zero.
 FRONT = 2
 
+
 class Solved(NamedTuple):
     """Of each sample the sum over all paths (N,), whether all its scores are defined (N,), and the posteriors of the
     arcs by what they emit (N, T, S'); where all arcs into a state emit the same, ``step`` has them all.
@@ -28,14 +29,16 @@ class Solved(NamedTuple):
     step: Array
     stay: Array | None
 
+
 class _Frame(NamedTuple):
-    """One frame's scores of the arcs that enter and that stay in each state, (N, S') each with what a float cannot
-    hold of it, and whether the frame is the sample's own (N, 1).
+    """One frame's weights of the arcs that enter and that stay in each state (N, S'), and whether the frame is the
+    sample's own (N, 1).
     """
 
-    step: tuple[Array, Array]
-    stay: tuple[Array, Array] | None
+    step: Number
+    stay: Number | None
     real: Array
+
 
 def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Array, Array]:
     """Losses (N,) of scores (N, T, C), and the gradient of each with respect to the scores."""
@@ -56,29 +59,26 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Arra
     gradient = jnp.where((real & ~defined[:, None])[:, :, None], jnp.nan, gradient)
     return jnp.where(defined, losses, jnp.nan), gradient
 
+
 def solve(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None = None) -> Solved:
     """Solve scores (N, T, C) less the maxima (N, T) of their rows; transitions (C, C) where the lattice has any."""
-    num_frames, num_states = scores.shape[1], lattice.step_labels.shape[1]
-    own_states = jnp.arange(num_states) < lattice.num_states[:, None]
-    frames = _frames(scores, maxima, lattice, transitions)
-    defined = _all_defined(frames.step, own_states)
-    if frames.stay is not None:
-        defined &= _all_defined(frames.stay, own_states)
+    num_states = lattice.step_labels.shape[1]
+    frames, defined = _frames(scores, maxima, lattice, transitions)
 
     def advance(alpha: Number, frame: _Frame) -> tuple[Number, Number]:
-        entered = _weighted(_arriving(alpha, lattice), frame.step)
+        entered = extended.multiply(_arriving(alpha, lattice), frame.step)
         if frame.stay is not None:
-            entered = extended.add(entered, _weighted(extended.at(alpha, (..., slice(FRONT, None))), frame.stay))
+            entered = extended.add(entered, extended.multiply(_inner(alpha), frame.stay))
         front = extended.zeros((len(scores), FRONT), scores.dtype)
         return extended.select(frame.real, extended.concatenate([front, entered], 1), alpha), alpha
 
     def retreat(beta: Number, step: tuple[_Frame, Number]) -> tuple[Number, tuple[Array, Array | None]]:
         frame, alpha = step
-        stepped = _weighted(beta, frame.step)
-        stayed = stepped if frame.stay is None else _weighted(beta, frame.stay)
+        stepped = extended.multiply(beta, frame.step)
+        stayed = stepped if frame.stay is None else extended.multiply(beta, frame.stay)
         masses = [extended.multiply(_arriving(alpha, lattice), stepped)]
         if frame.stay is not None:
-            masses.append(extended.multiply(extended.at(alpha, (..., slice(FRONT, None))), stayed))
+            masses.append(extended.multiply(_inner(alpha), stayed))
         # The posteriors of a frame sum to 1: divided by their own sum they are free of what alpha and beta have in
         # common, and of its rounding.
         shares = extended.shares(extended.concatenate(masses, 1), 1)
@@ -90,16 +90,21 @@ def solve(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Arra
     start = jnp.broadcast_to(state == lattice.start_state, (len(scores), len(state)))
     last = lattice.num_states[:, None]
     final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
-    alpha, before = lax.scan(advance, extended.one_where(start, scores.dtype), frames, length=num_frames)
+    first_alpha, last_beta = extended.varying_as(
+        (extended.one_where(start, scores.dtype), extended.one_where(final[:, FRONT:], scores.dtype)),
+        (frames, lattice.skips, lattice.num_states),
+    )
+    alpha, before = lax.scan(advance, first_alpha, frames)
     total = extended.total(extended.keep(final, alpha), 1)
-    last_beta = extended.one_where(final[:, FRONT:], scores.dtype)
-    _, (step, stay) = lax.scan(retreat, last_beta, (frames, before), length=num_frames, reverse=True)
+    _, (step, stay) = lax.scan(retreat, last_beta, (frames, before), reverse=True)
     return Solved(total, defined, step.swapaxes(0, 1), None if stay is None else stay.swapaxes(0, 1))
+
 
 def expected_counts(solved: Solved, lattice: ChainLattice, num_classes: int) -> Array:
     """(N, T, C): the posterior of each class in each frame."""
     counts = _by_index(solved.step, lattice.step_labels, num_classes)
     return counts if solved.stay is None else counts + _by_index(solved.stay, lattice.stay_labels, num_classes)
+
 
 def expected_transitions(solved: Solved, lattice: ChainLattice, real: Array, num_classes: int) -> Array:
     """(N, C, C): how often each transition is expected on a path."""
@@ -109,53 +114,59 @@ def expected_transitions(solved: Solved, lattice: ChainLattice, real: Array, num
         counts += _by_index(expected, index, num_classes * num_classes)
     return counts.reshape(-1, num_classes, num_classes)
 
+
 def product_over_frames(factors: Array) -> Number:
     """(N,) product of positive floats (N, T)."""
     numbers = extended.number_of(factors.T)
-    start = extended.ones(factors.shape[:1], factors.dtype)
+    start = extended.varying_as(extended.ones(factors.shape[:1], factors.dtype), factors)
     return lax.scan(lambda product, factor: (extended.multiply(product, factor), None), start, numbers)[0]
 
-def _frames(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None) -> _Frame:
-    """The frames of a batch, time first."""
+
+def _frames(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None) -> tuple[_Frame, Array]:
+    """The frames of a batch, time first, and whether all scores of a sample's arcs are below +inf (N,)."""
     relative = extended.exact_sum(scores, -maxima[:, :, None])
     real = jnp.arange(scores.shape[1])[:, None, None] < lattice.input_lengths[:, None]
-    step = _emitted(relative, lattice.step_labels, transitions, lattice.step_transitions)
+    own_states = jnp.arange(lattice.step_labels.shape[1]) < lattice.num_states[:, None]
+    step, defined = _emitted(relative, lattice.step_labels, transitions, lattice.step_transitions, own_states)
     if lattice.shared_labels:
-        return _Frame(step, None, real)
-    return _Frame(step, _emitted(relative, lattice.stay_labels, transitions, lattice.stay_transitions), real)
+        return _Frame(step, None, real), defined
+    stay, also_defined = _emitted(relative, lattice.stay_labels, transitions, lattice.stay_transitions, own_states)
+    return _Frame(step, stay, real), defined & also_defined
+
 
 def _emitted(
-    relative: tuple[Array, Array], labels: Array, transitions: Array | None, indices: Array | None
-) -> tuple[Array, Array]:
-    """(T, N, S') scores of the arcs that emit a label, with what they have the same in all frames."""
+    relative: tuple[Array, Array], labels: Array, transitions: Array | None, indices: Array | None, own_states: Array
+) -> tuple[Number, Array]:
+    """(T, N, S') weights of the arcs that emit a label, with what they have the same in all frames."""
     score, rest = (jnp.take_along_axis(part, labels[:, None], 2).swapaxes(0, 1) for part in relative)
     if transitions is not None and indices is not None:
         constant = jnp.where(indices >= 0, transitions.ravel()[jnp.maximum(indices, 0)], 0)
         # Kept whole: the same rounding in every frame would add up over the frames.
         score, more = extended.exact_sum(score, constant)
         rest += more
-    return score, rest
+    return extended.exp(score, rest), ((score < jnp.inf) | ~own_states).all((0, 2))
 
-def _all_defined(scores: tuple[Array, Array], own_states: Array) -> Array:
-    """(N,) whether no score is NaN or +inf."""
-    return ((scores[0] < jnp.inf) | ~own_states).all((0, 2))
 
-def _weighted(number: Number, log_weight: tuple[Array, Array]) -> Number:
-    return extended.multiply(number, extended.exp(*log_weight))
+def _inner(alpha: Number) -> Number:
+    """The states without those in front."""
+    return extended.at(alpha, (..., slice(FRONT, None)))
+
 
 def _arriving(alpha: Number, lattice: ChainLattice) -> Number:
     """The mass about to enter each state, in front of the weight that all arcs into it share."""
     before = extended.at(alpha, (..., slice(1, -1)))
     two_before = extended.keep(lattice.skips, extended.at(alpha, (..., slice(None, -2))))
     if lattice.shared_labels:
-        return extended.add(extended.at(alpha, (..., slice(FRONT, None))), before, two_before)
+        return extended.add(_inner(alpha), before, two_before)
     return extended.add(before, two_before)
+
 
 def _following(number: Number, distance: int) -> Number:
     """The numbers of the states so many further on."""
     width = number.high.shape[1]
     beyond = extended.zeros((number.high.shape[0], min(distance, width)), number.high.dtype)
     return extended.concatenate([extended.at(number, (..., slice(distance, None))), beyond], 1)
+
 
 def _by_index(values: Array, indices: Array, size: int) -> Array:
     """(N, T, size) sums of values (N, T, S') that have the same index (N, S'); those of a negative one are dropped.
@@ -174,5 +185,3 @@ def _by_index(values: Array, indices: Array, size: int) -> Array:
     sums = jnp.zeros((num_samples, size, num_frames), values.dtype)
     sample = jnp.arange(num_samples)[:, None]
     return sums.at[sample, target].set(merged, mode="drop", unique_indices=True).swapaxes(1, 2)
-
-__all__: list[Any] = []

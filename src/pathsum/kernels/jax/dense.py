@@ -56,11 +56,13 @@ def solve(scores: Array, maxima: Array, lattice: DenseLattice, transitions: Arra
         carried = extended.select(is_real, leaving, beta), (count, counts[1] + rest)
         return carried, jnp.where(is_real, gamma, 0)
 
-    start = extended.ones((num_samples, num_classes), scores.dtype)
+    nothing = jnp.zeros((num_samples, num_classes, num_classes), scores.dtype)
+    start, nothing = extended.varying_as(
+        (extended.ones((num_samples, num_classes), scores.dtype), nothing), (weights, arcs, real)
+    )
     alpha, before = lax.scan(advance, start, (weights, real, inner))
     empty = extended.ones((num_samples,), scores.dtype)
     total = extended.select(lattice.input_lengths > 0, extended.total(alpha, 1), empty)
-    nothing = jnp.zeros((num_samples, num_classes, num_classes), scores.dtype)
     last = (start, (nothing, nothing))
     (_, (counts, rest)), gamma = lax.scan(retreat, last, (weights, real, inner, before), reverse=True)
     return Solved(total, gamma.swapaxes(0, 1), counts + rest)
@@ -74,4 +76,3 @@ def _from(number: Number) -> Number:
 def _to(number: Number) -> Number:
     """(N, C, 1): states that arcs enter."""
     return extended.at(number, (..., None))
-

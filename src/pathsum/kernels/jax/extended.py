@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -70,6 +71,15 @@ def keep(mask: Array, number: Number) -> Number:
     return Number(
         jnp.where(mask, number.mantissa, 0), jnp.where(mask, number.high, _format(number).zero), number.low * mask
     )
+
+
+def varying_as(start: Any, *sources: Any) -> Any:
+    """What a scan starts from, as an array that differs from device to device where a source does.
+
+    Under shard_map JAX asks that a scan ends with the kind of arrays it has begun with. Sums of nothing are added.
+    """
+    nothing = sum(jnp.ravel(leaf)[:0].sum() for leaf in jax.tree.leaves(sources))
+    return jax.tree.map(lambda part: part + jnp.asarray(nothing).astype(part.dtype), start)
 
 
 def at(number: Number, index: Any) -> Number:
@@ -229,4 +239,3 @@ def _largest(number: Number, axis: int | tuple[int, ...]) -> tuple[Array, Array]
     high = number.high.max(axis, keepdims=True)
     low = jnp.where(number.high == high, number.low, -jnp.inf).max(axis, keepdims=True)
     return high, low
-

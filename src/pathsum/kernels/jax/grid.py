@@ -96,9 +96,9 @@ def _solve(blanks: Number, labels: Number, lattice: GridLattice) -> tuple[Number
         return extended.add(by_blank, by_label), (shares[:, :width], shares[:, width:])
 
     numbers = jnp.arange(num_frames + width - 1)
-    nothing = extended.zeros((num_samples,), dtype)
+    none = extended.zeros((num_samples,), dtype), extended.zeros((num_samples, width), dtype)
+    start, nothing, last = extended.varying_as((start, *none), (diagonals, end, lattice.target_lengths))
     (_, total), alphas = lax.scan(advance, (start, nothing), (numbers, diagonals))
-    last = extended.zeros((num_samples, width), dtype)
     _, (blank_posteriors, label_posteriors) = lax.scan(retreat, last, (numbers, diagonals, alphas), reverse=True)
     return total, _by_frame(blank_posteriors, num_frames), _by_frame(label_posteriors, num_frames)
 
