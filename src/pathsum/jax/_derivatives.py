@@ -30,8 +30,8 @@ def losses(solver: Solver, scores: Scores, integers: Integers) -> Array:
 @losses.defjvp
 def _(solver: Solver, primals: Any, tangents: Any) -> tuple[Array, Array]:
     values, gradients = _with_gradients(solver, *primals)
-    changes = [_inner(*pair) for pair in zip(gradients, tangents[0], strict=True)]
-    return values, sum(changes[1:], changes[0]).astype(values.dtype)
+    changes = jnp.stack([_inner(*pair) for pair in zip(gradients, tangents[0], strict=True)])
+    return values, changes.sum(0).astype(values.dtype)
 
 
 def _with_gradients(solver: Solver, scores: Scores, integers: Integers) -> tuple[Array, Scores]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
@@ -42,7 +43,7 @@ def check_scores(function: str, argument: str, scores: Any, axes: str) -> Array:
 
 
 def check_impl(function: str, impl: str, scores: Array) -> str:
-    device = None if isinstance(scores, jax.core.Tracer) else next(iter(scores.devices())).platform
+    device = None if isinstance(scores, Tracer) else next(iter(scores.devices())).platform
     return dispatch.select_program(function, "jax", device, impl, numba=ffi.supported())
 
 
@@ -105,7 +106,7 @@ def _as_integers(function: str, argument: str, value: Any) -> Any:
     if isinstance(value, jax.Array):
         if value.dtype not in (jnp.int32, jnp.int64):
             raise InvalidTypeError(function, argument, "have dtype int32 or int64", value.dtype.name)
-        traced = isinstance(value, jax.core.Tracer)
+        traced = isinstance(value, Tracer)
         at_hand = not traced and all(device.platform == "cpu" for device in value.devices())
         return np.asarray(value) if at_hand and value.is_fully_addressable else value
     try:

@@ -126,5 +126,6 @@ class ASGSolver:
         return jnp.where(defined, losses, jnp.nan), (gradient, counts)
 
     def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
-        losses, *gradients = asg_function.forward(*scores, *integers, need_gradient=need_gradient)
+        inputs, transitions = scores
+        losses, *gradients = asg_function.forward(inputs, transitions, *integers, need_gradient=need_gradient)
         return losses, tuple(gradients)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -44,7 +46,7 @@ def forward(
     )
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], _: dict[str, float]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], _: dict[str, Any]) -> None:
     scores, transitions = arguments[:2]
     batch = integers(arguments[2], 2), integers(arguments[3], 1), integers(arguments[4], 1)
     every, target = pose_asg(*batch, scores.shape[2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool, need_gradient
     )
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dict[str, int]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dict[str, Any]) -> None:
     scores, encoding = encoded(in_one_batch(arguments[0], 3))
     step_labels = integers(arguments[4], 2)
     lattice = ChainLattice(

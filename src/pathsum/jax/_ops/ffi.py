@@ -26,7 +26,7 @@ from pathsum.kernels.jax.extended import varying_as
 from pathsum.lattice import Array
 
 # What a function is given: arrays to read, arrays to write, and its attributes by name.
-Function = Callable[[list[Any], list[Any], dict[str, int]], None]
+Function = Callable[[list[Any], list[Any], dict[str, Any]], None]
 
 _MAJOR = 0
 _INTERNAL = 13  # the error code for what is nobody's argument's fault
@@ -153,7 +153,7 @@ def register(name: str, function: Function) -> None:
             return None
         try:
             attributes = frame[0].attributes
-            function(_arrays(frame[0].arguments), _arrays(frame[0].results), _integers(attributes))
+            function(_arrays(frame[0].arguments), _arrays(frame[0].results), _numbers(attributes))
         # Nothing may pass through C as an exception: XLA raises the message as an error of its own.
         except Exception:
             return _error(frame[0].api, traceback.format_exc())
@@ -200,7 +200,7 @@ def _array(buffer: _Buffer) -> np.ndarray:
     return np.frombuffer((ctypes.c_byte * size).from_address(buffer.data), dtype).reshape(shape)
 
 
-def _integers(attributes: _Attributes) -> dict[str, int]:
+def _numbers(attributes: _Attributes) -> dict[str, Any]:
     values = {}
     for i in range(attributes.size):
         name, scalar = attributes.names[i][0], attributes.values[i][0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def forward(
     )
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dict[str, float]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dict[str, Any]) -> None:
     rows = grid.padded_rows(*encoded(in_one_batch(arguments[0], 4)))
     num_classes = arguments[0].shape[-1]
     # Posed again: the first rows of the samples count from the first sample of the batch that has come here.

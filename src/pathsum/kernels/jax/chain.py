@@ -110,8 +110,9 @@ def expected_transitions(solved: Solved, lattice: ChainLattice, real: Array, num
     """(N, C, C): how often each transition is expected on a path."""
     counts = jnp.zeros((len(real), 1, num_classes * num_classes), solved.step.dtype)
     for posteriors, index in ((solved.step, lattice.step_transitions), (solved.stay, lattice.stay_transitions)):
-        expected = jnp.where(real[:, :, None], posteriors, 0).sum(1, keepdims=True)
-        counts += _by_index(expected, index, num_classes * num_classes)
+        if posteriors is not None:
+            expected = jnp.where(real[:, :, None], posteriors, 0).sum(1, keepdims=True)
+            counts += _by_index(expected, index, num_classes * num_classes)
     return counts.reshape(-1, num_classes, num_classes)
 
 
