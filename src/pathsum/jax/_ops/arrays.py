@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -20,7 +21,8 @@ def encoded(array: np.ndarray) -> tuple[np.ndarray, int]:
 
 def in_one_batch(array: np.ndarray, rank: int) -> np.ndarray:
     """The array with as many axes as a batch has, those that vmap has put in front merged into the first."""
-    return array.reshape(-1, *array.shape[array.ndim - rank + 1 :])
+    own = array.ndim - rank + 1
+    return array.reshape(math.prod(array.shape[:own]), *array.shape[own:])
 
 
 def integers(array: np.ndarray, rank: int) -> Any:

@@ -123,13 +123,18 @@ def product_over_frames(factors: Array) -> Number:
     return lax.scan(lambda product, factor: (extended.multiply(product, factor), None), start, numbers)[0]
 
 
+def _shares_scores(lattice: ChainLattice) -> bool:
+    """Whether all arcs into a state have the same score."""
+    return lattice.shared_labels and lattice.stay_transitions is None
+
+
 def _frames(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None) -> tuple[_Frame, Array]:
     """The frames of a batch, time first, and whether all scores of a sample's arcs are below +inf (N,)."""
     relative = extended.exact_sum(scores, -maxima[:, :, None])
     real = jnp.arange(scores.shape[1])[:, None, None] < lattice.input_lengths[:, None]
     own_states = jnp.arange(lattice.step_labels.shape[1]) < lattice.num_states[:, None]
     step, defined = _emitted(relative, lattice.step_labels, transitions, lattice.step_transitions, own_states)
-    if lattice.shared_labels:
+    if _shares_scores(lattice):
         return _Frame(step, None, real), defined
     stay, also_defined = _emitted(relative, lattice.stay_labels, transitions, lattice.stay_transitions, own_states)
     return _Frame(step, stay, real), defined & also_defined
@@ -157,7 +162,7 @@ def _arriving(alpha: Number, lattice: ChainLattice) -> Number:
     """The mass about to enter each state, in front of the weight that all arcs into it share."""
     before = extended.at(alpha, (..., slice(1, -1)))
     two_before = extended.keep(lattice.skips, extended.at(alpha, (..., slice(None, -2))))
-    if lattice.shared_labels:
+    if _shares_scores(lattice):
         return extended.add(_inner(alpha), before, two_before)
     return extended.add(before, two_before)
 
