@@ -28,7 +28,17 @@ from pathsum.kernels.numba.chain import (
 from pathsum.kernels.numba.chain_recursion import FRONT, fill_alpha, in_range, of_sample, stay_in
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import shift
-from pathsum.kernels.numba.rows import BLOCK, Strided, borrow, load_row, softmax_row, store_row, target_row, work_dtype
+from pathsum.kernels.numba.rows import (
+    BLOCK,
+    Strided,
+    borrow,
+    load_row,
+    softmax_mean,
+    softmax_tangent_row,
+    store_row,
+    target_row,
+    work_dtype,
+)
 from pathsum.kernels.protocol import Product, Saved
 from pathsum.lattice import ChainLattice
 
@@ -175,7 +185,7 @@ def _move_posteriors(
 def _gather_by_state(
     flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, frame_offsets, num_states, labels, gathered
 ):  # fmt: skip
-    """Positions [first, last) of the padded batch; the sum of their rows.
+    """Positions [first, last) of the padded batch; the sum of their rows' whole blocks.
 
     The sum has no use but that rows are read in order, which memory is twice as fast at as at one label here and there.
     """
@@ -187,7 +197,7 @@ def _gather_by_state(
         frame = frame_offsets[n] + t
         if frame < frame_offsets[n + 1]:
             row = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch)
-            for c in range(scratch.size):
+            for c in range(scratch.size // BLOCK * BLOCK):
                 total += row[c]
             own, out = labels[n], gathered[frame]
             for s in range(num_states[n]):
@@ -358,7 +368,7 @@ def _write_product(
     The slope of the softmax's logarithm is added to each frame's.
     """
     flat, tangent, out, scratch = borrow(flat), borrow(tangent), borrow(out), borrow(scratch)
-    one = step.dtype.type(1)
+    nothing, one = step.dtype.type(0), step.dtype.type(1)
     for position in range(first, last):
         n, t = in_memory_order(position, losses.size, padded_frames, out_stride_n, out_stride_t)
         start = n * out_stride_n + t * out_stride_t
@@ -370,25 +380,17 @@ def _write_product(
             row[:] = np.nan
         else:
             upstream = step.dtype.type(grad_losses[n])
-            row[:] = 0
             if logits:
                 scores = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch[0])
                 own = n * tangent_stride_n + t * tangent_stride_t
                 costs = load_row(tangent, own, tangent_stride_c, encoding, scratch[1])
-                softmax_row(scores, maxima[frame], one / sums[frame], row)
-                frame_slopes[frame] += _move_softmax(costs, upstream, row)
+                share = one / sums[frame]
+                mean = share * softmax_mean(scores, maxima[frame], costs)
+                softmax_tangent_row(scores, maxima[frame], nothing, upstream * share, costs, mean, row)
+                frame_slopes[frame] += mean
+            else:
+                row[:] = 0
             subtract_by_class(upstream, step[frame], step_labels[n], num_states[n], row)
             if not shared_labels:
                 subtract_by_class(upstream, stay[frame], stay_labels[n], num_states[n], row)
         store_row(out, start, out_stride_c, encoding, row)
-
-
-@njit(**COMPILE)
-def _move_softmax(costs, upstream, row):
-    """Overwrite a softmax by upstream times its tangent; the mean cost under it."""
-    mean = row.dtype.type(0)
-    for c in range(row.size):
-        mean += row[c] * costs[c]
-    for c in range(row.size):
-        row[c] *= upstream * (costs[c] - mean)
-    return mean
