@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt import pose_rnnt
+from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
 
 Integers = Tensor | Sequence[int]
@@ -32,13 +35,77 @@ def shape_of(scores: Any) -> tuple[int, ...]:
 def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
     """A tensor, array or list of integers as an array, its memory shared where it can be."""
     if isinstance(value, Tensor):
-        if value.dtype not in (torch.int32, torch.int64):
-            raise InvalidTypeError(function, argument, "have dtype int32 or int64", dtype_of(value))
-        return value.detach().cpu().numpy()
+        _check_integer_dtype(function, argument, value)
+        return value.cpu().numpy()
     try:
         return np.asarray(value)
     except ValueError as error:
         raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+
+
+def as_integer_tensor(function: str, argument: str, value: Any) -> Tensor:
+    """A tensor or list of integers as a tensor."""
+    if not isinstance(value, Tensor):
+        return torch.as_tensor(value)
+    _check_integer_dtype(function, argument, value)
+    return value
+
+
+def _check_integer_dtype(function: str, argument: str, value: Tensor) -> None:
+    if value.dtype not in (torch.int32, torch.int64):
+        raise InvalidTypeError(function, argument, "have dtype int32 or int64", dtype_of(value))
+
+
+def values_unknown() -> bool:
+    """Whether a graph is traced or a transform of ``torch.func`` runs: then integers may have no values to look at, and
+    are checked by an operator.
+    """
+    return torch.compiler.is_compiling() or peek_interpreter_stack() is not None
+
+
+def as_values(function: str, argument: str, value: Any) -> Any:
+    """Integers as an array, or as a tensor where their values are unknown."""
+    return (as_integer_tensor if values_unknown() else as_integers)(function, argument, value)
+
+
+def as_batch(
+    function: str,
+    targets: Integers,
+    input_lengths: Integers,
+    target_lengths: Integers,
+    *,
+    lengths_name: str = "input_lengths",
+    batched: bool = True,
+    num_samples: int | None,
+    num_frames: int | None,
+    max_labels: int | None,
+    num_classes: int,
+    blank: int | None,
+    big_blanks: Sequence[int] = (),
+    num_rows: int | None = None,
+    scores: str = "logits",
+) -> _checks.Batch:
+    """The integers of a call, checked: NumPy arrays, or tensors where their values are unknown."""
+    given = {"targets": targets, lengths_name: input_lengths, "target_lengths": target_lengths}
+    if values_unknown():
+        tensors = [as_integer_tensor(function, name, value) for name, value in given.items()]
+        tensors = tensors if batched else [tensors[0], *(tensor.reshape(-1) for tensor in tensors[1:])]
+        sizes = (num_samples, num_frames, max_labels, num_classes, blank, list(big_blanks), num_rows, scores)
+        return _checks.Batch(*check_batch(*tensors, function, lengths_name, *sizes))
+    arrays = [as_integers(function, name, value) for name, value in given.items()]
+    return _checks.check_batch(
+        function,
+        *(arrays if batched else [arrays[0], *map(np.atleast_1d, arrays[1:])]),
+        lengths_name=lengths_name,
+        num_samples=num_samples,
+        num_frames=num_frames,
+        max_labels=max_labels,
+        num_classes=num_classes,
+        blank=blank,
+        big_blanks=big_blanks,
+        num_rows=num_rows,
+        scores=scores,
+    )
 
 
 def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: str) -> None:
@@ -83,21 +150,36 @@ def pose_grid(
     num_frames: int | None,
     max_labels: int | None,
     num_classes: int,
+    big_blanks: Sequence[int] = (),
+    num_rows: int | None = None,
+    scores: str = "logits",
 ) -> GridLattice:
     blank = _checks.check_blank(function, blank, num_classes)
-    batch = _checks.check_batch(
+    batch = as_batch(
         function,
-        as_integers(function, "targets", targets),
-        as_integers(function, "logit_lengths", logit_lengths),
-        as_integers(function, "target_lengths", target_lengths),
+        targets,
+        logit_lengths,
+        target_lengths,
         lengths_name="logit_lengths",
         num_samples=num_samples,
         num_frames=num_frames,
         max_labels=max_labels,
         num_classes=num_classes,
         blank=blank,
+        big_blanks=big_blanks,
+        num_rows=num_rows,
+        scores=scores,
     )
     return pose_rnnt(*batch, blank)
+
+
+def check_logits(
+    function: str, logits: Tensor, argument: str = "logits", layouts: tuple[str, ...] = (PADDED, PACKED)
+) -> None:
+    """Logits must be in one of the layouts."""
+    _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
+    if logits.ndim == 4 and logits.shape[2] < 1:
+        raise InvalidValueError(function, argument, f"have shape {PADDED}", f"shape {tuple(logits.shape)}")
 
 
 def pose_logits(
@@ -110,13 +192,12 @@ def pose_logits(
     *,
     argument: str = "logits",
     layouts: tuple[str, ...] = (PADDED, PACKED),
+    big_blanks: tuple[int, ...] = (),
 ) -> GridLattice:
     """The grid of logits in one of the layouts, all checked."""
-    _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
+    check_logits(function, logits, argument, layouts)
     padded = logits.ndim == 4
-    if padded and logits.shape[2] < 1:
-        raise InvalidValueError(function, argument, f"have shape {PADDED}", f"shape {tuple(logits.shape)}")
-    lattice = pose_grid(
+    return pose_grid(
         function,
         targets,
         logit_lengths,
@@ -126,18 +207,24 @@ def pose_logits(
         num_frames=logits.shape[1] if padded else None,
         max_labels=logits.shape[2] - 1 if padded else None,
         num_classes=logits.shape[-1],
+        big_blanks=big_blanks,
+        num_rows=None if padded else logits.shape[0],
+        scores=argument,
     )
-    if not padded:
-        _checks.check_packed_rows(function, logits.shape[0], int(lattice.row_offsets[-1]), argument)
-    return lattice
+
+
+def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
+    """A frame for each label, checked, in the shape of the padded targets: an array, or a tensor as in ``as_batch``."""
+    integers = (grid.targets, grid.logit_lengths, grid.target_lengths)
+    if values_unknown():
+        return check_alignment(as_integer_tensor(function, "alignment", alignment), *integers, function)
+    return _checks.check_alignment(function, as_integers(function, "alignment", alignment), *integers)
 
 
 def on_device(lattice: Any, device: torch.device) -> Any:
     """The lattice with its arrays as tensors of a device."""
-    moved = {
-        name: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
-        for name, value in vars(lattice).items()
-    }
+    tensors = {name: as_tensor(value) for name, value in vars(lattice).items()}
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in tensors.items()}
     return type(lattice)(**moved)
 
 

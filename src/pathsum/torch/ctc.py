@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from pathsum import _checks, dispatch
@@ -15,7 +14,8 @@ from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import reduce
 from pathsum.torch._autograd.chain import chain_losses
-from pathsum.torch._inputs import Integers, as_integers, dtype_of, finish, on_device, shape_of
+from pathsum.torch._inputs import Integers, as_batch, dtype_of, finish, on_device, shape_of
+from pathsum.torch._ops.arrays import as_tensor
 
 
 def ctc_loss(
@@ -183,6 +183,53 @@ def _chain_loss(
     batch_first: bool,
     impl: str,
 ) -> Tensor:
+    posed = pose_chain(
+        function, pose, log_probs, targets, input_lengths, target_lengths, blank, reduction, batch_first, impl
+    )
+    losses = posed.solve(posed.scores, logits=fused_log_softmax)
+    return posed.reduce(finish(losses, posed.scores, zero_infinity), reduction)
+
+
+class PosedChain(NamedTuple):
+    """The arguments of a function on CTC's chain or its like, checked.
+
+    Attributes:
+        scores: (N, T, C)
+        lattice: of NumPy arrays, or of tensors where values are unknown.
+        weights: (N,) what ``reduction="mean"`` divides by.
+        batched: whether the caller's scores had a batch axis.
+        impl: the implementation chosen.
+    """
+
+    scores: Tensor
+    lattice: ChainLattice
+    weights: Tensor
+    batched: bool
+    impl: str
+
+    def solve(self, scores: Tensor, *, logits: bool) -> Tensor:
+        """Losses (N,) in float64."""
+        if self.impl == "numba":
+            return chain_losses(scores, self.lattice, logits=logits)
+        return reference.forward(scores, on_device(self.lattice, scores.device), logits=logits)
+
+    def reduce(self, values: Tensor, reduction: str) -> Tensor:
+        reduced = reduce(values, reduction, self.weights)
+        return reduced if self.batched or reduction != "none" else reduced[0]
+
+
+def pose_chain(
+    function: str,
+    pose: Callable[..., ChainLattice],
+    log_probs: Tensor,
+    targets: Integers,
+    input_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    reduction: str,
+    batch_first: bool,
+    impl: str,
+) -> PosedChain:
     axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
     _checks.check_scores(function, "log_probs", dtype_of(log_probs), shape_of(log_probs), axes)
     batched = log_probs.ndim == 3
@@ -195,27 +242,17 @@ def _chain_loss(
     _checks.check_reduction(function, reduction)
     chosen = dispatch.select(function, scores.device.type, impl)
 
-    lengths = [
-        as_integers(function, "input_lengths", input_lengths),
-        as_integers(function, "target_lengths", target_lengths),
-    ]
-    batch = _checks.check_batch(
+    batch = as_batch(
         function,
-        as_integers(function, "targets", targets),
-        *(lengths if batched else [np.atleast_1d(length) for length in lengths]),
-        lengths_name="input_lengths",
+        targets,
+        input_lengths,
+        target_lengths,
+        batched=batched,
         num_samples=scores.shape[0],
         num_frames=scores.shape[1],
         max_labels=None,
         num_classes=num_classes,
         blank=blank,
     )
-    lattice = pose(*batch, blank)
-    if chosen == "numba":
-        losses = chain_losses(scores, lattice, logits=fused_log_softmax)
-    else:
-        losses = reference.forward(scores, on_device(lattice, scores.device), logits=fused_log_softmax)
-    weights = torch.from_numpy(np.maximum(batch.target_lengths, 1)).to(scores.device)
-    losses = finish(losses, scores, zero_infinity)
-    reduced = reduce(losses, reduction, weights)
-    return reduced if batched or reduction != "none" else reduced[0]
+    weights = as_tensor(batch.target_lengths).clamp(min=1).to(scores.device)
+    return PosedChain(scores, pose(*batch, blank), weights, batched, chosen)

@@ -16,9 +16,9 @@ from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.arcs import arc_losses, arc_scores
-from pathsum.torch._autograd.common import first_derivative_only
 from pathsum.torch._autograd.grid import plane_losses
 from pathsum.torch._autograd.joint import joint_losses
+from pathsum.torch._autograd.operators import transformed
 from pathsum.torch._inputs import (
     Integers,
     check_joiner,
@@ -125,11 +125,8 @@ def rnnt_joint_loss(
         function, encoder_out, predictor_out, len(weight), targets, logit_lengths, target_lengths, blank
     )
     if chosen == "numba" and not hat:
-        operands = joiner.operands
-        if clamp > 0 or fastemit_lambda > 0:
-            operands = first_derivative_only(*operands)
         losses = joint_losses(
-            operands,
+            joiner.operands,
             lattice,
             activation=activation,
             tile_memory=int(tile_memory),
@@ -196,7 +193,8 @@ def rnnt_loss_from_joint(
 
     Notes:
         Only the real nodes of each sample are computed. Memory: what the joiner holds for one tile, and 48 bytes a
-        node. A joiner that mixes rows, as batch normalisation does, sees the rows of a tile.
+        node. A joiner that mixes rows, as batch normalisation does, sees the rows of a tile. Under the transforms of
+        ``torch.func``, which have no checkpoints, all that the joiner holds is kept.
 
     References:
         Graves (2012), arXiv 1211.3711.
@@ -255,12 +253,13 @@ def rnnt_loss_from_joint(
         return blank_logit - normaliser, label_logit - normaliser
 
     planes = []
+    keep_all = transformed()
     for tile in torch.arange(len(sample)).split(rows_per_tile):
         rows = encoder_out[sample[tile], t[tile]], predictor_out[sample[tile], u[tile]], labels[tile]
-        planes.append(checkpoint(score, *rows, use_reentrant=False))
+        # A checkpoint knows of backward alone.
+        made = score(*rows) if keep_all else checkpoint(score, *rows, use_reentrant=False)
+        planes.append(made)
     blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
-    if fastemit_lambda > 0:
-        blank_scores, label_scores = first_derivative_only(blank_scores, label_scores)
     label_scores = torch.where(has_label, label_scores, -torch.inf)
     arcs = arc_scores(
         [torch.stack([blank_scores, label_scores])],

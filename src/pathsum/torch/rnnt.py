@@ -11,9 +11,9 @@ from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
-from pathsum.torch._autograd.common import first_derivative_only
 from pathsum.torch._autograd.grid import grid_losses
-from pathsum.torch._inputs import PACKED, PADDED, Integers, finish, on_device, pose_logits
+from pathsum.torch._autograd.reweighted import first_derivative_only
+from pathsum.torch._inputs import PACKED, PADDED, Integers, finish, on_device, pose_logits, values_unknown
 
 
 def rnnt_loss(
@@ -203,18 +203,19 @@ def _grid_loss(
     if overwrite_logits:
         _check_overwrite(function, logits, scoring.logits, chosen)
     options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
-    if scoring.reweights and not is_variant:
-        (logits,) = first_derivative_only(logits)
     if is_variant:
         losses = solve((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
     elif chosen == "numba":
         losses = grid_losses(logits, lattice, overwrite_logits=overwrite_logits, **options)
     else:
-        losses = reference.forward(logits, on_device(lattice, logits.device), **options)
+        scores = first_derivative_only(logits) if scoring.reweights else logits
+        losses = reference.forward(scores, on_device(lattice, logits.device), **options)
     return reduce(finish(losses, logits, zero_infinity), reduction)
 
 
 def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:
+    if values_unknown():
+        raise InvalidValueError(function, "overwrite_logits", "be False under torch.compile and torch.func", True)
     if chosen != "numba":
         raise InvalidValueError(function, "overwrite_logits", f"be False with impl={chosen!r}", True)
     if not fused_log_softmax:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,8 @@ from pathsum.torch._ops.arrays import (
     as_tensors,
     empty_gradient,
     fake_gradient,
+    fake_like,
     fake_results,
-    fake_table,
 )
 from pathsum.torch._ops.registration import fake, operator
 
@@ -61,7 +63,7 @@ def chain_forward(
 @fake(chain_forward)
 def _(scores, transitions, input_lengths, num_states, stay_labels, step_labels, skips, stay_transitions,
       step_transitions, start_state, num_final, shared_labels, logits, need_gradient):  # fmt: skip
-    return fake_results(scores, input_lengths.shape[0])
+    return fake_results(scores, input_lengths.shape[0], axes=2)
 
 
 @operator
@@ -85,11 +87,9 @@ def chain_backward(
     sums: Tensor,
     stay: Tensor,
     step: Tensor,
-    time_major: bool,
-    need_scores: bool,
-    need_transitions: bool,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """The gradients (N, T, C), laid out in memory as (T, N, C) where ``time_major``, and (C, C); of no size where not
+    """The gradients (N, T, C), in the order of the scores' memory, and (C, C); of no size where not
     needed.
     """
     lattice = _chain(
@@ -99,9 +99,9 @@ def chain_backward(
     upstream = grad_losses.detach().numpy()
     saved = as_saved(losses, maxima, sums, stay, step)
     gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
-    if need_scores:
+    if needed[0]:
         array, encoding = as_array(scores)
-        gradient = empty_gradient(scores, time_major)
+        gradient = empty_gradient(scores)
         chain.backward(
             upstream,
             strided(array, encoding),
@@ -113,7 +113,7 @@ def chain_backward(
             logits=logits,
             num_threads=torch.get_num_threads(),
         )
-    if transitions is not None and need_transitions:
+    if transitions is not None and needed[1]:
         counts = chain.transition_gradient(upstream, scores.shape[2], lattice, saved)
         transition_gradient = torch.from_numpy(counts).to(transitions.dtype)
     return gradient, transition_gradient
@@ -121,11 +121,11 @@ def chain_backward(
 
 @fake(chain_backward)
 def _(grad_losses, scores, transitions, input_lengths, num_states, stay_labels, step_labels, skips, stay_transitions,
-      step_transitions, start_state, num_final, shared_labels, logits, losses, maxima, sums, stay, step, time_major,
-      need_scores, need_transitions):  # fmt: skip
+      step_transitions, start_state, num_final, shared_labels, logits, losses, maxima, sums, stay, step,
+      needed):  # fmt: skip
     return (
-        fake_gradient(scores, time_major) if need_scores else scores.new_empty(0),
-        fake_table(transitions) if transitions is not None and need_transitions else scores.new_empty(0),
+        fake_gradient(scores) if needed[0] else scores.new_empty(0),
+        fake_like(transitions) if transitions is not None and needed[1] else scores.new_empty(0),
     )
 
 
@@ -152,7 +152,7 @@ def chain_hvp(
     sums: Tensor,
     stay: Tensor,
     step: Tensor,
-    time_major: bool,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Slopes of the losses (N,) along the tangents, where ``None`` is zeros; the products (N, T, C) and (C, C)."""
     lattice = _chain(
@@ -160,7 +160,7 @@ def chain_hvp(
         stay_transitions, step_transitions,
     )  # fmt: skip
     array, encoding = as_array(scores)
-    product = empty_gradient(scores, time_major)
+    product = empty_gradient(scores)
     slopes, transition_product = kernels_hvp.hvp(
         grad_losses.detach().numpy(),
         strided(*as_tangent(tangent, scores)),
@@ -182,9 +182,9 @@ def chain_hvp(
 @fake(chain_hvp)
 def _(tangent, transition_tangent, grad_losses, scores, transitions, input_lengths, num_states, stay_labels,
       step_labels, skips, stay_transitions, step_transitions, start_state, num_final, shared_labels, logits, losses,
-      maxima, sums, stay, step, time_major):  # fmt: skip
-    table = scores.new_empty((0, 0)) if transitions is None else fake_table(transitions)
-    return torch.empty_like(losses), fake_gradient(scores, time_major), table
+      maxima, sums, stay, step, needed):  # fmt: skip
+    table = scores.new_empty((0, 0)) if transitions is None else fake_like(transitions)
+    return torch.empty_like(losses), fake_gradient(scores), table
 
 
 def _chain(

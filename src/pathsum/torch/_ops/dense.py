@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +19,8 @@ from pathsum.torch._ops.arrays import (
     as_tangent,
     empty_gradient,
     fake_gradient,
-    fake_results,
-    fake_table,
+    fake_like,
+    work_dtype,
 )
 from pathsum.torch._ops.registration import fake, operator
 
@@ -42,8 +45,10 @@ def dense_forward(
 
 @fake(dense_forward)
 def _(scores, transitions, input_lengths, need_gradient):
-    losses, gamma, alpha, entering, _ = fake_results(scores, input_lengths.shape[0])
-    return losses, losses.new_empty(losses.shape, dtype=torch.bool), gamma, alpha, entering
+    context, work = torch.library.get_ctx(), work_dtype(scores)
+    losses = scores.new_empty(input_lengths.shape[0], dtype=torch.float64)
+    planes = (scores.new_empty([context.new_dynamic_size() for _ in range(2)], dtype=work) for _ in range(3))
+    return losses, torch.empty_like(losses, dtype=torch.bool), *planes
 
 
 @operator
@@ -57,19 +62,17 @@ def dense_backward(
     gamma: Tensor,
     alpha: Tensor,
     entering: Tensor,
-    time_major: bool,
-    need_scores: bool,
-    need_transitions: bool,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """The gradients (N, T, C), laid out in memory as (T, N, C) where ``time_major``, and (C, C); of no size where not
+    """The gradients (N, T, C), in the order of the scores' memory, and (C, C); of no size where not
     needed.
     """
     upstream, num_classes = grad_losses.detach().numpy(), scores.shape[2]
     lattice = DenseLattice(input_lengths.numpy(), num_classes)
     saved = _dense_saved(losses, extended, gamma, alpha, entering)
     gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
-    if need_scores:
-        gradient = empty_gradient(scores, time_major)
+    if needed[0]:
+        gradient = empty_gradient(scores)
         dense.backward(
             upstream,
             num_classes,
@@ -79,26 +82,17 @@ def dense_backward(
             scores.shape[1],
             num_threads=torch.get_num_threads(),
         )
-    if need_transitions:
-        counts = dense.transition_gradient(
-            upstream,
-            strided(*as_array(scores)),
-            num_classes,
-            lattice,
-            as_table(transitions, scores),
-            saved,
-            num_threads=torch.get_num_threads(),
-        )
+    if needed[1]:
+        counts = _transition_gradient(grad_losses, scores, transitions, lattice, saved)
         transition_gradient = torch.from_numpy(counts).to(transitions.dtype)
     return gradient, transition_gradient
 
 
 @fake(dense_backward)
-def _(grad_losses, scores, transitions, input_lengths, losses, extended, gamma, alpha, entering, time_major,
-      need_scores, need_transitions):  # fmt: skip
+def _(grad_losses, scores, transitions, input_lengths, losses, extended, gamma, alpha, entering, needed):
     return (
-        fake_gradient(scores, time_major) if need_scores else scores.new_empty(0),
-        fake_table(transitions) if need_transitions else scores.new_empty(0),
+        fake_gradient(scores) if needed[0] else scores.new_empty(0),
+        fake_like(transitions) if needed[1] else scores.new_empty(0),
     )
 
 
@@ -115,37 +109,51 @@ def dense_hvp(
     gamma: Tensor,
     alpha: Tensor,
     entering: Tensor,
-    transition_gradient: Tensor,
-    time_major: bool,
-    need_transitions: bool,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Slopes of the losses (N,) along the tangents, where ``None`` is zeros; the products (N, T, C) and (C, C).
 
-    The latter is zeros where not needed. Beside a tangent of the transitions goes their gradient.
+    The latter is zeros where not needed.
     """
-    product = empty_gradient(scores, time_major)
+    product = empty_gradient(scores)
+    lattice = DenseLattice(input_lengths.numpy(), scores.shape[2])
+    saved = _dense_saved(losses, extended, gamma, alpha, entering)
+    both = transition_tangent is not None and needed[1]
     slopes, transition_product = kernels_hvp.hvp(
         grad_losses.detach().numpy(),
         strided(*as_tangent(tangent, scores)),
         None if transition_tangent is None else as_table(transition_tangent, scores),
         strided(*as_array(scores)),
         scores.shape[2],
-        DenseLattice(input_lengths.numpy(), scores.shape[2]),
+        lattice,
         as_table(transitions, scores),
-        _dense_saved(losses, extended, gamma, alpha, entering),
-        None if transition_tangent is None else as_table(transition_gradient, scores),
+        saved,
+        _transition_gradient(grad_losses, scores, transitions, lattice, saved) if both else None,
         strided(*as_array(product)),
         scores.shape[1],
-        need_transitions=need_transitions,
+        need_transitions=needed[1],
         num_threads=torch.get_num_threads(),
     )
     return torch.from_numpy(slopes), product, torch.from_numpy(transition_product).to(transitions.dtype)
 
 
 @fake(dense_hvp)
-def _(tangent, transition_tangent, grad_losses, scores, transitions, input_lengths, losses, extended, gamma, alpha,
-      entering, transition_gradient, time_major, need_transitions):  # fmt: skip
-    return torch.empty_like(losses), fake_gradient(scores, time_major), fake_table(transitions)
+def _(tangent, transition_tangent, grad_losses, scores, transitions, *_):
+    return fake_like(grad_losses), fake_gradient(scores), fake_like(transitions)
+
+
+def _transition_gradient(
+    grad_losses: Tensor, scores: Tensor, transitions: Tensor, lattice: DenseLattice, saved: DenseSaved
+) -> np.ndarray:
+    return dense.transition_gradient(
+        grad_losses.detach().numpy(),
+        strided(*as_array(scores)),
+        scores.shape[2],
+        lattice,
+        as_table(transitions, scores),
+        saved,
+        num_threads=torch.get_num_threads(),
+    )
 
 
 def _dense_saved(losses: Tensor, extended: Tensor, gamma: Tensor, alpha: Tensor, entering: Tensor) -> DenseSaved:

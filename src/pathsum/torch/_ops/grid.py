@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,16 @@ from pathsum.kernels.numba import grid_arcs_hvp as of_arcs
 from pathsum.kernels.numba import grid_hvp as of_rows
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import GridLattice
-from pathsum.torch._ops.arrays import as_grid, as_rows, as_saved, as_tensors, empty_like, fake_results, row_scales
+from pathsum.torch._ops.arrays import (
+    as_grid,
+    as_rows,
+    as_saved,
+    as_tensors,
+    empty_like,
+    fake_like,
+    fake_results,
+    row_scales,
+)
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -24,6 +35,8 @@ def grid_forward(
     row_offsets: Tensor,
     blank: int,
     logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses, softmax maxima and sums, blank and label posteriors, of padded (4-D) or packed (2-D) scores."""
@@ -40,8 +53,8 @@ def grid_forward(
 
 
 @fake(grid_forward)
-def _(scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, need_gradient):
-    return fake_results(scores, logit_lengths.shape[0])
+def _(scores, logit_lengths, *_):
+    return fake_results(scores, logit_lengths.shape[0], axes=1)
 
 
 @operator
@@ -61,6 +74,7 @@ def grid_backward(
     sums: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
+    needed: Sequence[bool],
 ) -> Tensor:
     """The gradient with respect to the scores, in a fresh contiguous tensor."""
     gradient = empty_like(scores)
@@ -71,9 +85,8 @@ def grid_backward(
 
 
 @fake(grid_backward)
-def _(grad_losses, scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, fastemit_lambda, clamp,
-      losses, maxima, sums, blank_posteriors, label_posteriors):  # fmt: skip
-    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+def _(grad_losses, scores, *_):
+    return fake_like(scores)
 
 
 def grid_backward_over_scores(
@@ -125,11 +138,14 @@ def grid_hvp(
     row_offsets: Tensor,
     blank: int,
     logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
     losses: Tensor,
     maxima: Tensor,
     sums: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
     """The derivative of <tangent, gradient> with respect to the upstream gradient and to the scores."""
     product = empty_like(scores)
@@ -150,7 +166,7 @@ def grid_hvp(
 
 @fake(grid_hvp)
 def _(tangent, grad_losses, scores, *_):
-    return torch.empty_like(grad_losses), torch.empty_like(scores, memory_format=torch.contiguous_format)
+    return fake_like(grad_losses), fake_like(scores)
 
 
 @operator
@@ -187,51 +203,71 @@ def _(blank_scores, label_scores, logit_lengths, *_):
 
 @operator
 def planes_backward(
-    grad_losses: Tensor, row_offsets: Tensor, losses: Tensor, blank_posteriors: Tensor, label_posteriors: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Minus the posteriors, times the upstream gradient of their sample; 0 where no path exists."""
-    scale = row_scales(grad_losses, losses, row_offsets)
-    # Where there is no path the planes still hold the scores.
-    blank, label = (
-        torch.from_numpy(np.where(scale == 0, 0.0, scale * posteriors.numpy()))
-        for posteriors in (blank_posteriors, label_posteriors)
-    )
-    return blank, label
-
-
-@fake(planes_backward)
-def _(grad_losses, row_offsets, losses, blank_posteriors, label_posteriors):
-    return torch.empty_like(blank_posteriors), torch.empty_like(label_posteriors)
-
-
-@operator
-def planes_hvp(
-    blank_tangent: Tensor,
-    label_tangent: Tensor,
     grad_losses: Tensor,
+    blank_scores: Tensor,
+    label_scores: Tensor,
     logit_lengths: Tensor,
     target_lengths: Tensor,
     targets: Tensor,
     row_offsets: Tensor,
+    blank: int,
     losses: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """Minus the posteriors, times the upstream gradient of their sample; 0 where no path exists."""
+    # The planes are inputs for the sake of their derivative: the gradient is made of the posteriors alone.
+    scale = row_scales(grad_losses, losses, row_offsets, len(blank_posteriors))
+    # Where there is no path the posteriors' memory still holds the scores.
+    first, second = (
+        torch.from_numpy(np.where(scale == 0, 0.0, scale * posteriors.numpy())).to(plane.dtype)
+        for plane, posteriors in ((blank_scores, blank_posteriors), (label_scores, label_posteriors))
+    )
+    return first, second
+
+
+@fake(planes_backward)
+def _(grad_losses, blank_scores, label_scores, *_):
+    return fake_like(blank_scores), fake_like(label_scores)
+
+
+@operator
+def planes_hvp(
+    blank_tangent: Tensor | None,
+    label_tangent: Tensor | None,
+    grad_losses: Tensor,
+    blank_scores: Tensor,
+    label_scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    losses: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The derivative of <tangent, gradient> with respect to the upstream gradient and to the two planes."""
-    tangents = np.stack([blank_tangent.detach().numpy(), label_tangent.detach().numpy()])
+    planes = ((blank_tangent, blank_scores), (label_tangent, label_scores))
+    tangents = np.stack([
+        np.zeros(len(plane)) if tangent is None else tangent.detach().double().numpy() for tangent, plane in planes
+    ])  # fmt: skip
     posteriors = np.stack([blank_posteriors.numpy(), label_posteriors.numpy()])
     costs = of_arcs.hvp(
         tangents,
         losses.numpy(),
         posteriors,
-        as_grid(logit_lengths, target_lengths, targets, row_offsets, -1),
+        as_grid(logit_lengths, target_lengths, targets, row_offsets, blank),
         num_threads=torch.get_num_threads(),
     )
-    scale = row_scales(grad_losses, losses, row_offsets)
+    scale = row_scales(grad_losses, losses, row_offsets, tangents.shape[1])
     # Arrays of their own: no two results of an operator may share memory.
-    return torch.from_numpy(-costs), torch.from_numpy(scale * tangents[0]), torch.from_numpy(scale * tangents[1])
+    first, second = (torch.from_numpy(scale * plane) for plane in tangents)
+    return torch.from_numpy(-costs), first.to(blank_scores.dtype), second.to(label_scores.dtype)
 
 
 @fake(planes_hvp)
-def _(blank_tangent, label_tangent, grad_losses, *_):
-    return torch.empty_like(grad_losses), torch.empty_like(blank_tangent), torch.empty_like(label_tangent)
+def _(blank_tangent, label_tangent, grad_losses, blank_scores, label_scores, *_):
+    return fake_like(grad_losses), fake_like(blank_scores), fake_like(label_scores)
