@@ -10,14 +10,14 @@ import re
 import pytest
 
 FRONT_ENDS = ["pathsum.torch", *(["pathsum.jax"] if importlib.util.find_spec("jax") else [])]
-MODULES = ["pathsum", *FRONT_ENDS, "pathsum.testing"]
+MODULES = ["pathsum", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.testing"]
 
 
 def public(module):
     module = importlib.import_module(module)
     return {
         f"{module.__name__}.{name}": value
-        for name, value in vars(module).items()
+        for name, value in ((name, vars(module)[name]) for name in getattr(module, "__all__", vars(module)))
         if not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value))
     }
 
