@@ -69,16 +69,18 @@ def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, 
     reading = {"lone": lattice.blank if scoring.hat else -1, "logits": scoring.logits}
     clamp = scoring.clamp
     if chosen == "numba":
+        # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes. The upstream gradient
+        # comes by the samples then, for logits beside a joiner too, as with a clamp: at infinity one clamps nothing.
+        by_loss = clamp > 0 or any(isinstance(head, Joiner) for head in heads)
+        logits_clamp = math.inf if by_loss and clamp <= 0 else clamp
         read = [
             joint_scores(head, lattice, classes, clamp=clamp, **reading)
             if isinstance(head, Joiner)
-            else row_scores(head, lattice, classes, clamp=clamp, **reading)
+            else row_scores(head, lattice, classes, clamp=logits_clamp, **reading)
             for head, classes in zip(heads, lattice.reads, strict=True)
         ]
         scores = add_planes([planes for planes, _ in read], lattice, scoring, chosen)
         losses = arc_losses(scores, lattice, scoring.skip_score)
-        # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes.
-        by_loss = clamp > 0 or any(isinstance(head, Joiner) for head in heads)
         return upstream_to_samples(losses, torch.stack([samples for _, samples in read])) if by_loss else losses
     tensors = tuple(head.logits() if isinstance(head, Joiner) else head for head in heads)
     posed = on_device(lattice, tensors[0].device)
