@@ -45,18 +45,18 @@ def test_the_numbers_of_wav2letter():
     inputs, criterion = vector(), ASGLoss(6, reduction="none")
     loss = criterion(inputs, TARGETS, *LENGTHS)
     loss.sum().backward()
-    # Held to 1e-3 and 1e-4 by the peer; the gradients are printed with four decimals.
-    assert_close(loss, LOSSES, absolute=2e-6)
+    # The inputs are printed with four decimals, two of them in each frame's share of the loss; so are the gradients.
+    assert_close(loss, LOSSES, absolute=5 * 2 * 5e-5)
     assert_close(inputs.grad[:, 0], FIRST_INPUT_GRADIENT, absolute=6e-5)
     assert_close(criterion.transition.grad, TRANSITION_GRADIENT, absolute=6e-5)
 
 
 @pytest.mark.filterwarnings("ignore:asg_loss. the target")
-@pytest.mark.parametrize("reduction, expected", [
-    ("mean", sum(LOSSES) / 3), ("sum", sum(LOSSES)), ("none", LOSSES), (None, LOSSES),
-])  # fmt: skip
-def test_reductions(reduction, expected):
-    assert_close(ASGLoss(6, reduction=reduction)(vector(), TARGETS, *LENGTHS), expected, relative=1e-6)
+def test_reductions():
+    losses = ASGLoss(6, reduction="none")(vector(), TARGETS, *LENGTHS)
+    expected = {"mean": losses.mean(), "sum": losses.sum(), None: losses}
+    for reduction, value in expected.items():
+        assert_close(ASGLoss(6, reduction=reduction)(vector(), TARGETS, *LENGTHS), value, relative=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:asg_loss. the target")
@@ -105,7 +105,13 @@ def test_the_two_pathsums():
     assert_close(FCC.apply(*arguments), [0.0], absolute=1e-12)
     assert_close(FAC.apply(*arguments), [-math.log(32)], absolute=1e-12)
     certain = torch.eye(2, dtype=torch.float64)[[0, 1, 0]].log()[:, None]
-    arguments = torch.zeros(2, 2, dtype=torch.float64), certain, torch.tensor([[0]]), torch.tensor([3]), torch.tensor([1])
+    arguments = (
+        torch.zeros(2, 2, dtype=torch.float64),
+        certain,
+        torch.tensor([[0]]),
+        torch.tensor([3]),
+        torch.tensor([1]),
+    )
     assert_close(FCC.apply(*arguments), [0.0], absolute=1e-12)
     assert FAC.apply(*arguments).tolist() == [-math.inf]
 

@@ -75,28 +75,33 @@ def test_warprnnt_numba_reports_what_the_peer_does(vector):
     assert_close(acts.grad, vector["gradient"], absolute=3e-6)
 
 
-# The example of the README, with its numbers as the peer 0.4.1 prints them on the CPU: the blank, 4, is the first label.
-README = json.loads((VECTORS / "warprnnt_numba_readme.json").read_text())
+# The example of the README, its scores rounded, with the numbers of the peer 0.4.1 on the CPU.
+README = json.loads((VECTORS / "warprnnt_numba_readme.json").read_text())["vectors"][0]
 
 
 def test_warprnnt_numba_readme():
-    acts = torch.tensor(README["acts"], requires_grad=True)
-    integers = [torch.tensor(README[name], dtype=torch.int32) for name in ("labels", "act_lens", "label_lens")]
-    loss = wn.RNNTLossNumba(blank=4, reduction="none", fastemit_lambda=0.0, clamp=0.0)(acts, *integers)
+    # The blank, 4, is each sample's first label. And the labels are wider than U: on the CPU the peer goes U entries to
+    # the next sample, and so reads the second's from the end of the first's. Given what it reads, its numbers are ours.
+    acts, (labels, *lengths) = torch.tensor(README["logits"], requires_grad=True), integers_of(README)
+    read = labels.flatten()[:8].view(2, 4)
+    criterion = wn.RNNTLossNumba(blank=4, reduction="none", fastemit_lambda=0.0, clamp=0.0)
+    loss = criterion(acts, read, *lengths)
     loss.sum().backward()
     assert_close(loss, README["losses"], relative=1e-6)
     assert_close(acts.grad, README["gradient"], absolute=2e-6)
     # As the README says: nothing in the padding of T and of U.
     assert not acts.grad[0, 5:].any()
     assert not acts.grad[0, :, 4:].any()
-    first = wn.RNNTLossNumba(blank=4, reduction="sum", fastemit_lambda=0.001)(acts, *integers)
+    as_given = criterion(acts, labels, *lengths)
+    assert torch.equal(as_given, criterion(acts, labels[:, :4].contiguous(), *lengths))
+    assert torch.equal(as_given[0], loss[0])
+    first = wn.RNNTLossNumba(blank=4, reduction="sum", fastemit_lambda=0.001)(acts, labels, *lengths)
     assert first.shape == (1,)
-    assert_close(first[0], 1.001 * loss.sum(), relative=1e-6)
+    assert_close(first[0], 1.001 * as_given.sum().detach(), relative=1e-6)
 
 
 def test_a_label_that_is_the_blank_loses_an_arc_s_gradient_unless_corrected():
-    acts = torch.tensor(README["acts"], dtype=torch.float64)
-    integers = [torch.tensor(README[name]) for name in ("labels", "act_lens", "label_lens")]
+    acts, integers = torch.tensor(README["logits"], dtype=torch.float64), integers_of(README)
 
     def corrected(scores):
         return wn.rnnt_loss(scores, *integers, blank=4, corrected=True)
@@ -225,9 +230,7 @@ def test_optimized_transducer_readme():
     normalised = optimized_transducer.transducer_loss(
         packed.log_softmax(-1), *integers, from_log_softmax=True, **options
     )
-    gradients = [
-        torch.autograd.grad(loss, linear.weight, retain_graph=True)[0] for loss in (before, after, normalised)
-    ]
+    gradients = [torch.autograd.grad(loss, linear.weight, retain_graph=True)[0] for loss in (before, after, normalised)]
     for loss, gradient in ((after, gradients[1]), (normalised, gradients[2])):
         assert_close(loss, before, relative=1e-6)
         assert_close(gradient, gradients[0], absolute=1e-6)
@@ -374,7 +377,11 @@ def test_an_infeasible_sample_costs_only_itself():
 def nemo_batch():
     inputs = grid_inputs(3, 6, 3, 5, seed=3)
     logits = torch.from_numpy(inputs.logits).requires_grad_()
-    return logits, *(torch.from_numpy(array) for array in (inputs.targets, inputs.logit_lengths)), torch.tensor([3, 1, 2])
+    return (
+        logits,
+        *(torch.from_numpy(array) for array in (inputs.targets, inputs.logit_lengths)),
+        torch.tensor([3, 1, 2]),
+    )
 
 
 @pytest.mark.parametrize("reduction, expected", [
@@ -450,7 +457,7 @@ def test_nemo_multi_blank():
     assert_close(nemo.MultiblankRNNTLossPytorch(6, **options)(acts, *integers), numba[0], relative=1e-12)
     closed = acts.clone()
     closed[..., 4:6] = -torch.inf  # without big blanks it is RNN-T, an arc costing sigma more
-    arcs = integers[1] + integers[2]
+    arcs = (integers[1] + integers[2]).double()
     expected = rnnt_loss(closed, *integers, reduction="none") + 0.1 * arcs
     actual = nemo.MultiblankRNNTLossNumba(6, reduction="none", **options)(closed, *integers)
     assert_close(actual, expected, relative=1e-12)

@@ -1,8 +1,9 @@
 """``torch.nn.functional.ctc_loss`` and ``torch.nn.CTCLoss``.
 
 The peer's quirks that are kept: the gradient by ``log_probs`` is that by the logits behind them; the blank may be among
-the labels. Not kept: where no labelling fits, the peer's gradient is NaN and here 0; labels out of range read foreign
-memory there and raise here; the peer knows no half precision and no second derivative.
+the labels. Not kept: where no labelling fits, the peer's gradient is NaN and here 0; where the last label is the blank,
+the peer's gradient in the last frame lacks a share; labels out of range read foreign memory there and raise here; the
+peer knows no half precision and no second derivative.
 """
 
 from __future__ import annotations

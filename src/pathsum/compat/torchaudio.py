@@ -9,6 +9,7 @@ integers may be int64, scores float64 and strided; ``forced_align`` takes any nu
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pathsum import torch as pathsum_torch
@@ -133,7 +134,8 @@ def forced_align(
     """
     paths, scores = pathsum_torch.forced_align(log_probs, targets, input_lengths, target_lengths, blank, impl=impl)
     if not corrected:
-        without = (scores == -float("inf")).all(1) & (paths == -1).all(1) if paths.shape[1] else paths.new_zeros(0)
+        # A path of NaN scores is -1 too, but there is one.
+        without = (paths == -1).all(1) & (scores == -torch.inf).any(1)
         if without.any():
             raise RuntimeError(f"targets length is too long for CTC, at sample {int(without.nonzero()[0])}")
     return paths, scores

@@ -4,8 +4,9 @@ The peer's quirks that are kept: the sum and the mean over N have shape (1,); wi
 negative log-likelihood times ``1 + fastemit_lambda``; on the CPU ``clamp`` bounds the gradient behind the upstream one,
 the division by N included, elsewhere before it; the blank may be among the labels, and its column then gets the
 gradient of both arcs, on the CPU the label's alone. ``corrected=True`` reports the likelihood, clamps before the
-upstream gradient and keeps both arcs, on every device. Not kept: T and U need not be reached, integers may be int64,
-scores strided, U above 1023; the loss of an infeasible sample is infinity with gradient 0.
+upstream gradient and keeps both arcs, on every device. Not kept: of labels wider than U the peer reads, on the CPU,
+every sample's but the first's from the wrong place; T and U need not be reached, integers may be int64, scores strided,
+U above 1023; the loss of an infeasible sample is infinity with gradient 0.
 """
 
 from __future__ import annotations
