@@ -85,7 +85,7 @@ def test_an_exception_undoes_it():
 
 
 def test_a_name_that_is_no_peers_is_refused():
-    with pytest.raises(ValueError, match="install: peers must be among k2, nemo.*; got torchaudo"):
+    with pytest.raises(ValueError, match=r"install: peers must be among .* got torchaudo"):
         install("torch_functional", "torchaudo")
     assert torch.nn.functional.ctc_loss is not torch_functional.ctc_loss
 

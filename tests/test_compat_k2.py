@@ -1,4 +1,4 @@
-"""The drop-in for k2: the sums over its planes against the logits', each variant's own definition, its test's example."""
+"""The drop-in for k2: sums over its planes against those over logits, each variant's definition, its test's example."""
 
 import itertools
 

@@ -14,7 +14,7 @@ print(f"pathsum.compat: {INSTALLATION}")
 
 
 def answer_for_missing_extensions():
-    """torchaudio's tests look, before any runs, for extensions that its last releases have lost: there are none."""
+    """torchaudio's tests look, before any runs, for media extensions that its releases have lost: there are none."""
     import torchaudio
 
     absent = types.SimpleNamespace(is_available=lambda: False)
@@ -22,7 +22,10 @@ def answer_for_missing_extensions():
     torchaudio._extension._IS_RIR_AVAILABLE = False
     torio = types.ModuleType("torio")
     torio._extension = types.SimpleNamespace(lazy_import_ffmpeg_ext=lambda: absent)
-    sys.modules.setdefault("torio", torio)
+    ffmpeg_utils = types.ModuleType("torchaudio.utils.ffmpeg_utils")
+    ffmpeg_utils.get_video_decoders = ffmpeg_utils.get_video_encoders = list
+    for module in (torio, ffmpeg_utils):
+        sys.modules.setdefault(module.__name__, module)
 
 
 if PEER == "torchaudio":
