@@ -70,17 +70,28 @@ SUITES = [
     ),
     *scripts("warp_transducer", "warp-transducer", "pytorch_binding/test", ("test.py",), ("transducer_np.py",)),
     Suite("nemo", "NeMo", ("tests/collections/asr/numba/rnnt_loss/test_rnnt_pytorch.py",), ("test_rnnt_pytorch.py",)),
-    *(
-        Suite(
-            "k2",
-            checkout,
-            (f"{folder}/tests/rnnt_loss_test.py", f"{folder}/tests/mutual_information_test.py"),
-            ("rnnt_loss_test.py", "mutual_information_test.py"),
-            without=(("prune", "get_rnnt_prune_ranges and what follows it stay the peer's"),),
-        )
-        for checkout, folder in (("k2", "k2/python"), ("fast_rnnt", "fast_rnnt/python"))
+    Suite(
+        "k2",
+        "k2",
+        ("k2/python/tests/rnnt_loss_test.py", "k2/python/tests/mutual_information_test.py"),
+        ("rnnt_loss_test.py", "mutual_information_test.py"),
+        without=(
+            ("prune", "starts from get_rnnt_prune_ranges, which stays the peer's"),
+            ("test_mutual_information_basic", "calls joint_mutual_information_recursion, which stays the peer's"),
+        ),
     ),
-    Suite("speechbrain", "speechbrain", ("tests/unittests/test_losses.py",), ("test_losses.py", "-k", "transducer")),
+    Suite(
+        "speechbrain",
+        "speechbrain",
+        ("conftest.py", "tests/unittests/test_losses.py"),
+        ("test_losses.py", "-k", "transducer"),
+    ),
+    Suite(
+        "speechbrain",
+        "speechbrain",
+        ("conftest.py", "tests/integration", "tests/samples"),
+        ("integration/ASR_Transducer/example_asr_transducer_experiment.py",),
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""k2's and fast_rnnt's transducer losses: ``rnnt_loss``, ``_simple``, ``_smoothed``, ``_pruned``, and what makes them.
+"""k2's transducer losses: ``rnnt_loss``, ``rnnt_loss_simple``, ``_smoothed``, ``_pruned``, and what makes them.
 
 The peer's quirks that are kept: symbols come with S of them and int64 boundaries ``[0, 0, S_n, T_n]``; a
 ``delay_penalty`` that is not above 0 is none; the smoothed loss takes its unigram from the whole batch, padding
@@ -347,14 +347,15 @@ def _reduced(
     return (loss, mutual_information_recursion(px, py, boundary, True)[1]) if return_grad else loss
 
 
-_NAMES = {
-    "rnnt_loss": rnnt_loss,
-    "rnnt_loss_simple": rnnt_loss_simple,
-    "rnnt_loss_smoothed": rnnt_loss_smoothed,
-    "rnnt_loss_pruned": rnnt_loss_pruned,
-    "get_rnnt_logprobs": get_rnnt_logprobs,
-    "get_rnnt_logprobs_joint": get_rnnt_logprobs_joint,
-    "get_rnnt_logprobs_smoothed": get_rnnt_logprobs_smoothed,
-    "mutual_information_recursion": mutual_information_recursion,
+PLACES = {
+    "k2": {
+        "rnnt_loss": rnnt_loss,
+        "rnnt_loss_simple": rnnt_loss_simple,
+        "rnnt_loss_smoothed": rnnt_loss_smoothed,
+        "rnnt_loss_pruned": rnnt_loss_pruned,
+        "get_rnnt_logprobs": get_rnnt_logprobs,
+        "get_rnnt_logprobs_joint": get_rnnt_logprobs_joint,
+        "get_rnnt_logprobs_smoothed": get_rnnt_logprobs_smoothed,
+        "mutual_information_recursion": mutual_information_recursion,
+    }
 }
-PLACES = {"k2": _NAMES, "fast_rnnt": _NAMES}
