@@ -155,3 +155,50 @@ def test_an_unknown_reduction_is_refused():
     lm, am, symbols, _ = batch(6)
     with pytest.raises(ValueError, match="reduction must be one of none, mean, sum"):
         k2.rnnt_loss_simple(lm, am, symbols, BLANK, reduction="batch")
+
+
+def segments(*rows):
+    return torch.tensor(rows, dtype=torch.int32)
+
+
+def test_ctc_is_torch_s_on_the_standard_topology():
+    log_probs = torch.randn(3, 9, 6, generator=torch.Generator().manual_seed(7)).log_softmax(2).requires_grad_()
+    transcripts, lengths = [[1, 1, 2], [5], [3, 4]], torch.tensor([3, 1, 2])
+    topology = k2.compose(k2.ctc_topo(5), k2.linear_fsa(transcripts))
+    for graph in (topology, k2.ctc_graph(transcripts).to("cpu")):
+        scores = k2.DenseFsaVec(log_probs, segments([0, 0, 9], [1, 2, 5], [2, 0, 4])).to("cpu")
+        for reduction in ("none", "sum", "mean"):
+            actual = k2.ctc_loss(graph, scores, reduction=reduction, target_lengths=lengths)
+            # The second segment begins at its frame 2.
+            moved = torch.stack([log_probs[0], log_probs[1].roll(-2, 0), log_probs[2]], 1)
+            flat = torch.tensor([1, 1, 2, 5, 3, 4])
+            expected = torch.nn.functional.ctc_loss(moved, flat, torch.tensor([9, 5, 4]), lengths, reduction=reduction)
+            assert_close(actual, expected.detach(), relative=1e-6)
+    k2.ctc_loss(topology, scores).backward()
+    assert not log_probs.grad[1, :2].any()
+    assert not log_probs.grad[1, 7:].any()
+    assert_close(log_probs.grad[1].sum(), torch.tensor(-5.0), relative=1e-5)
+
+
+def test_the_modified_topology_needs_no_blank_between_equal_labels():
+    log_probs = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(8)).log_softmax(2)
+    actual = k2.ctc_loss(k2.ctc_graph([[1, 1, 2]], modified=True), k2.DenseFsaVec(log_probs, segments([0, 0, 5])))
+    # Each run of frames in order: blanks or not, the first 1, blanks or not, and so on.
+    order = (0, 1, 0, 1, 0, 2, 0)
+    total = []
+    for lengths in itertools.product(range(6), repeat=7):
+        if sum(lengths) == 5 and min(lengths[1::2]) > 0:
+            path = [label for label, length in zip(order, lengths, strict=True) for _ in range(length)]
+            total.append(log_probs[0, torch.arange(5), path].sum())
+    assert_close(actual, -torch.stack(total).logsumexp(0), relative=1e-6)
+
+
+def test_ctc_refuses_what_it_has_not():
+    scores = k2.DenseFsaVec(torch.zeros(1, 3, 2), segments([0, 0, 4]), allow_truncate=1)
+    assert scores.durations == [3]
+    with pytest.raises(ValueError, match="supervision_segments must reach at most 0 frames beyond the 3 there are"):
+        k2.DenseFsaVec(torch.zeros(1, 3, 2), segments([0, 0, 4]))
+    with pytest.raises(ValueError, match="delay_penalty must not be above 0"):
+        k2.ctc_loss(k2.ctc_graph([[1]]), scores, delay_penalty=0.1)
+    with pytest.raises(TypeError, match="decoding_graph must come from ctc_graph or compose"):
+        k2.ctc_loss(k2.linear_fsa([1]), scores)

@@ -73,8 +73,8 @@ SUITES = [
     Suite(
         "k2",
         "k2",
-        ("k2/python/tests/rnnt_loss_test.py", "k2/python/tests/mutual_information_test.py"),
-        ("rnnt_loss_test.py", "mutual_information_test.py"),
+        tuple(f"k2/python/tests/{name}_test.py" for name in ("rnnt_loss", "mutual_information", "ctc_loss")),
+        ("rnnt_loss_test.py", "mutual_information_test.py", "ctc_loss_test.py"),
         without=(
             ("prune", "starts from get_rnnt_prune_ranges, which stays the peer's"),
             ("test_mutual_information_basic", "calls joint_mutual_information_recursion, which stays the peer's"),

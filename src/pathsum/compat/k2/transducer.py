@@ -345,17 +345,3 @@ def _reduced(
     scores = mutual_information_recursion(px, py, boundary)
     loss = reduced("rnnt_loss", -scores, reduction)
     return (loss, mutual_information_recursion(px, py, boundary, True)[1]) if return_grad else loss
-
-
-PLACES = {
-    "k2": {
-        "rnnt_loss": rnnt_loss,
-        "rnnt_loss_simple": rnnt_loss_simple,
-        "rnnt_loss_smoothed": rnnt_loss_smoothed,
-        "rnnt_loss_pruned": rnnt_loss_pruned,
-        "get_rnnt_logprobs": get_rnnt_logprobs,
-        "get_rnnt_logprobs_joint": get_rnnt_logprobs_joint,
-        "get_rnnt_logprobs_smoothed": get_rnnt_logprobs_smoothed,
-        "mutual_information_recursion": mutual_information_recursion,
-    }
-}
