@@ -195,21 +195,22 @@ def _grid_loss(
     if overwrite_logits and is_variant:
         rule = "be False with another rnnt_type than regular, with delay_penalty and with hat"
         raise InvalidValueError(function, "overwrite_logits", rule, True)
-    chosen = dispatch.select(function, logits.device.type, impl)
+    chosen = dispatch.select(function, logits.device.type, impl, triton=not is_variant)
     if overwrite_logits:
         _check_overwrite(function, logits, scoring.logits, chosen)
     options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
     if is_variant:
         losses = solve((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
-    elif chosen == "numba":
-        losses = grid_losses(logits, lattice, overwrite_logits=overwrite_logits, **options)
+    elif chosen != "reference":
+        posed = lattice if chosen == "numba" else on_device(lattice, logits.device)
+        losses = grid_losses(logits, posed, overwrite_logits=overwrite_logits, impl=chosen, **options)
     else:
         losses = reference.forward(logits, on_device(lattice, logits.device), **options)
     return reduce(finish(losses, logits, zero_infinity), reduction)
 
 
 def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:
-    if chosen != "numba":
+    if chosen == "reference":
         raise InvalidValueError(function, "overwrite_logits", f"be False with impl={chosen!r}", True)
     if not fused_log_softmax:
         raise InvalidValueError(function, "overwrite_logits", "be False with fused_log_softmax=False", True)

@@ -13,7 +13,11 @@ from pathsum.lattice import ArcLattice, GridLattice
 
 def grid_tensors(lattice: GridLattice | ArcLattice) -> list[Tensor]:
     arrays = (lattice.logit_lengths, lattice.target_lengths, lattice.targets, lattice.row_offsets)
-    return [torch.from_numpy(array) for array in arrays]
+    return [as_tensor(array) for array in arrays]
+
+
+def as_tensor(array: Any) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
@@ -37,7 +41,7 @@ def time_major(scores: Tensor) -> bool:
 
 
 class Gradient(torch.autograd.Function):
-    """A gradient, whose own derivative the numba kernels do not have."""
+    """A gradient, whose own derivative the kernels do not have."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -46,5 +50,5 @@ class Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
         raise NotDifferentiableError(
-            "impl='numba' has first derivatives only; impl='reference' is differentiable to any order"
+            "the kernels have first derivatives only; impl='reference' is differentiable to any order"
         )

@@ -10,7 +10,6 @@ from torch import Tensor
 from pathsum.errors import GradientConsumedError
 from pathsum.lattice import GridLattice
 from pathsum.torch._autograd.common import Gradient, defined, grid_tensors, keep_losses_only, wants_gradient
-from pathsum.torch._ops.arrays import as_grid, as_saved
 from pathsum.torch._ops.grid import (
     grid_backward,
     grid_backward_over_scores,
@@ -18,6 +17,7 @@ from pathsum.torch._ops.grid import (
     planes_backward,
     planes_forward,
 )
+from pathsum.torch._ops.registration import implementation
 
 
 def grid_losses(
@@ -28,15 +28,11 @@ def grid_losses(
     fastemit_lambda: float,
     clamp: float,
     overwrite_logits: bool,
+    impl: str,
 ) -> Tensor:
-    """Losses (N,) in float64 of padded or packed scores by the numba kernels."""
-    need_gradient = wants_gradient(scores)
-    tensors = [
-        torch.from_numpy(array)
-        for array in (lattice.logit_lengths, lattice.target_lengths, lattice.targets, lattice.row_offsets)
-    ]
-    options = (lattice.blank, logits, need_gradient, fastemit_lambda, clamp, overwrite_logits)
-    return _GridLosses.apply(scores, *tensors, *options)[0]
+    """Losses (N,) in float64 of padded or packed scores."""
+    options = (lattice.blank, logits, wants_gradient(scores), fastemit_lambda, clamp, overwrite_logits, impl)
+    return _GridLosses.apply(scores, *grid_tensors(lattice), *options)[0]
 
 
 def plane_losses(blank_scores: Tensor, label_scores: Tensor, lattice: GridLattice) -> Tensor:
@@ -48,18 +44,19 @@ def plane_losses(blank_scores: Tensor, label_scores: Tensor, lattice: GridLattic
 class _GridLosses(torch.autograd.Function):
     @staticmethod
     def forward(scores: Tensor, *lattice_and_options: Any) -> tuple[Tensor, ...]:
-        *lattice, blank, logits, need_gradient, _, _, _ = lattice_and_options
-        return grid_forward(scores, *lattice, blank, logits, need_gradient)
+        *lattice, blank, logits, need_gradient, _, _, _, impl = lattice_and_options
+        return grid_forward(scores, *lattice, blank, logits, need_gradient, impl)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        scores, *lattice, blank, logits, _, fastemit_lambda, clamp, overwrite_logits = inputs
+        scores, *lattice, blank, logits, _, fastemit_lambda, clamp, overwrite_logits, impl = inputs
         keep_losses_only(ctx, output)
         ctx.save_for_backward(None if overwrite_logits else scores, *lattice, *output)
         ctx.options = (blank, logits, fastemit_lambda, clamp)
         # A saved tensor that backward changes would fail its version check; this one is given up at first use.
         ctx.overwritten = scores.detach() if overwrite_logits else None
         ctx.overwrite_logits = overwrite_logits
+        ctx.impl = impl
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -67,25 +64,18 @@ class _GridLosses(torch.autograd.Function):
         lattice, saved = rest[:4], rest[4:]
         grad_losses = defined(grad_losses, saved[0])
         if not ctx.overwrite_logits:
-            gradient = _GridGradient.apply(grad_losses, scores, *lattice, *ctx.options, *saved)
-            return gradient, *[None] * 10
+            gradient = _GridGradient.apply(grad_losses, scores, *lattice, *ctx.options, *saved, ctx.impl)
+            return gradient, *[None] * 11
         logits, ctx.overwritten = ctx.overwritten, None
         if logits is None:
             raise GradientConsumedError(
                 "the gradient of this loss was written over its logits (overwrite_logits=True) by an earlier "
                 "backward; a second one needs overwrite_logits=False"
             )
-        blank, _, fastemit_lambda, clamp = ctx.options
-        losses, maxima, sums, *posteriors = saved
-        gradient = grid_backward_over_scores(
-            grad_losses,
-            logits,
-            as_grid(lattice[0], lattice[1], lattice[2], lattice[3], blank),
-            as_saved(losses, maxima, sums, posteriors[0], posteriors[1]),
-            fastemit_lambda,
-            clamp,
-        )
-        return gradient, *[None] * 10
+        write = implementation(grid_backward_over_scores, ctx.impl)
+        write(grad_losses, logits, *lattice, *ctx.options, *saved)
+        torch.autograd.graph.increment_version(logits)
+        return logits.detach(), *[None] * 11
 
 
 class _GridGradient(Gradient):

@@ -77,15 +77,24 @@ def _(grad_losses, scores, logit_lengths, target_lengths, targets, row_offsets, 
 def grid_backward_over_scores(
     grad_losses: Tensor,
     scores: Tensor,
-    lattice: GridLattice,
-    saved: Saved,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    logits: bool,
     fastemit_lambda: float,
     clamp: float,
-) -> Tensor:
-    """The gradient written over the logits themselves."""
-    _write_grid_gradient(grad_losses, scores, lattice, saved, scores, True, fastemit_lambda, clamp)
-    torch.autograd.graph.increment_version(scores)
-    return scores.detach()
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+) -> None:
+    """The gradient written over the scores themselves; no operator, these change none of their arguments."""
+    saved = as_saved(losses, maxima, sums, blank_posteriors, label_posteriors)
+    lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    _write_grid_gradient(grad_losses, scores, lattice, saved, scores, logits, fastemit_lambda, clamp)
 
 
 def _write_grid_gradient(
