@@ -5,7 +5,10 @@ from unittest import mock
 
 import torch
 
-from pathsum.testing import grid_inputs
+from pathsum.problems.asg import pose_asg
+from pathsum.problems.ctc import pose_ctc
+from pathsum.problems.simple_ctc import pose_simple_ctc
+from pathsum.testing import chain_inputs, grid_inputs
 
 
 def of(lattice):
@@ -40,3 +43,27 @@ def _grid(module):
         lattice = (scores, lengths, target_lengths, targets, offsets, 0)
         saved = module.grid_forward(*lattice, True, True)
         module.grid_backward(saved[0], *lattice, True, 0.0, -1.0, *saved)
+
+
+def _chain(module):
+    # CTC in bfloat16 that is aligned; simplified CTC, whose arcs differ, in float32; long, in float64; ASG's.
+    for size, pose, dtype in (
+        ((9, 2, 64, 3), pose_ctc, torch.bfloat16),
+        ((9, 2, 33, 90), pose_simple_ctc, torch.float32),
+        ((9, 2, 9, 1500), pose_ctc, torch.float64),
+        ((9, 2, 9, 3), None, torch.float32),
+    ):
+        inputs = chain_inputs(*size, ragged=False)
+        targets, lengths, target_lengths = integers(*inputs[1:])
+        if pose is None:
+            chain, transitions = pose_asg(targets, lengths, target_lengths, size[2])[1], torch.empty(size[2], size[2])
+        else:
+            chain, transitions = pose(targets, lengths, target_lengths, 0), None
+        scores = torch.empty(size[1], size[0], size[2], dtype=dtype)
+        labels = (chain.input_lengths, chain.num_states, chain.stay_labels, chain.step_labels, chain.skips)
+        arcs = (chain.stay_transitions, chain.step_transitions)
+        options = (chain.start_state, chain.num_final, chain.shared_labels)
+        saved = module.chain_forward(scores, transitions, *labels, *arcs, *options, pose is not None, True)
+        module.chain_backward(saved[0], scores, *labels, *options, pose is not None, *saved, False)
+        if pose is None:
+            module.chain_transition_gradient(saved[0], transitions, *labels, *arcs, *options, *saved)

@@ -8,12 +8,13 @@ from pathsum.testing import (
     assert_close,
     assert_rows_sum_to_zero,
     assert_same_bits,
+    chain_inputs,
     grid_inputs,
     pack_rows,
     unpack_rows,
 )
 from pathsum.torch import rnnt_loss, rnnt_packed_loss
-from support import Solved, assert_same, solve, tensor, truth
+from support import CHAIN, Solved, assert_same, chain_scores, solve, tensor, truth
 from support import assert_within_bounds as assert_within_rounded_bounds
 from triton_targets import interpreted  # noqa: F401
 
@@ -157,3 +158,88 @@ def test_triton_runs_where_it_can_or_says_why_not(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ImplementationError, match="TRITON_INTERPRET"):
         rnnt_loss(scores, *inputs[1:], impl="triton")
+
+
+# (T, N, C, S): all of them one; odd and ragged; few classes, so that labels repeat, more labels than fit; one class
+# beyond a block.
+CHAIN_SIZES = [(1, 1, 2, 1), (5, 3, 5, 3), (4, 3, 3, 5), (9, 2, 17, 3)]
+
+
+@pytest.mark.parametrize("loss", CHAIN)
+@pytest.mark.parametrize(
+    "size, dtype, fused",
+    [
+        *((size, torch.float32, True) for size in CHAIN_SIZES),
+        *((CHAIN_SIZES[1], dtype, True) for dtype in (torch.float64, torch.bfloat16, torch.float16)),
+        *((CHAIN_SIZES[1], dtype, False) for dtype in (torch.float32, torch.bfloat16)),
+    ],
+    ids=str,
+)
+def test_chain_losses(loss, size, dtype, fused):
+    inputs = chain_inputs(*size, seed=sum(size))
+    scores = chain_scores(inputs, dtype, fused)
+    options = {"fused_log_softmax": fused}
+    solved = solve(CHAIN[loss], scores, *inputs[1:], **options, impl="triton")
+    assert solved.gradient.dtype == dtype
+    assert_within_bounds(solved, truth(CHAIN[loss], scores, *inputs[1:], **options), size[0])
+
+
+@pytest.mark.parametrize("loss", CHAIN)
+def test_a_long_chain_is_done_in_strips(loss, monkeypatch):
+    from pathsum.torch._launch import chain
+
+    inputs = chain_inputs(9, 2, 4, 7, seed=2)
+    scores = chain_scores(inputs, torch.float32)
+    options = {"fused_log_softmax": True}
+    whole = solve(CHAIN[loss], scores, *inputs[1:], **options, impl="triton")
+    monkeypatch.setattr(chain, "STRIP", 4)
+    assert_same(solve(CHAIN[loss], scores, *inputs[1:], **options, impl="triton"), whole)
+
+
+def test_chains_beyond_the_narrow_pair_and_beside_it():
+    inputs = chain_inputs(6, 3, 4, 2, seed=3, ragged=False)
+    scores = chain_scores(inputs, torch.float32)
+    scores[:, 1] *= 1e10
+    scores[:, 2] -= 1e5
+    options = {"fused_log_softmax": True}
+    solved = solve(CHAIN["ctc"], scores, *inputs[1:], **options, impl="triton")
+    assert_within_bounds(solved, truth(CHAIN["ctc"], scores, *inputs[1:], **options), 6)
+
+
+def test_a_class_of_many_states_is_added_up_over_blocks():
+    # All labels alike, so that with their blanks they are two classes, each of more states than a block.
+    inputs = chain_inputs(40, 1, 2, 18, seed=4, ragged=False)
+    scores = chain_scores(inputs, torch.float32)
+    options = {"fused_log_softmax": True}
+    solved = solve(CHAIN["ctc"], scores, *inputs[1:], **options, impl="triton")
+    assert_within_bounds(solved, truth(CHAIN["ctc"], scores, *inputs[1:], **options), 40)
+
+
+@pytest.mark.parametrize("loss", CHAIN)
+def test_chains_of_undefined_infeasible_and_empty_samples(loss):
+    inputs = chain_inputs(5, 6, 4, 2, seed=5, ragged=False)
+    inputs.input_lengths[:] = [5, 1, 5, 0, 0, 3]
+    inputs.target_lengths[:] = [2, 2, 2, 0, 1, 0]
+    scores = chain_scores(inputs, torch.float32)
+    options = {"fused_log_softmax": True}
+    scores[3, 2, 1] = torch.nan
+    scores[3:, 5] = torch.nan  # padding
+    scores[1, 0, 3] = -torch.inf
+    solved = solve(CHAIN[loss], scores, *inputs[1:], **options, impl="triton")
+    assert solved.loss[1] == torch.inf
+    assert solved.loss[2].isnan()
+    assert solved.loss[3] == 0
+    assert solved.loss[4] == torch.inf
+    assert solved.gradient[:, 2].isnan().all()
+    for n in (0, 1, 3, 4, 5):
+        alone = (scores[:, n : n + 1], *(array[n : n + 1] for array in inputs[1:]))
+        expected = truth(CHAIN[loss], *alone, **options)
+        assert_within_bounds(Solved(solved.loss[n : n + 1], solved.gradient[:, n : n + 1]), expected, 5)
+
+
+def test_a_chain_without_a_gradient_has_the_same_loss():
+    inputs = chain_inputs(5, 2, 4, 2, seed=6)
+    scores = chain_scores(inputs, torch.float32)
+    options = {"fused_log_softmax": True, "impl": "triton"}
+    expected = solve(CHAIN["ctc"], scores, *inputs[1:], **options).loss
+    assert_same_bits(CHAIN["ctc"](scores, *inputs[1:], **options, reduction="none"), expected)

@@ -133,12 +133,18 @@ def pose_logits(
 
 
 def on_device(lattice: Any, device: torch.device) -> Any:
-    """The lattice with its arrays as tensors of a device."""
-    moved = {
-        name: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
-        for name, value in vars(lattice).items()
-    }
-    return type(lattice)(**moved)
+    """The lattice with its arrays as tensors of a device, those that are one array still one."""
+    moved: dict[int, Any] = {}
+    for value in vars(lattice).values():
+        if id(value) not in moved:
+            moved[id(value)] = _sent(value, device) if isinstance(value, np.ndarray) else value
+    return type(lattice)(**{name: moved[id(value)] for name, value in vars(lattice).items()})
+
+
+def _sent(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    # From pinned memory the copy waits in the device's queue, and nobody here waits for it.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool) -> Tensor:

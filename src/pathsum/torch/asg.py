@@ -116,7 +116,7 @@ def asg_loss(
     if chosen == "numba":
         for_all_paths, for_target_paths = fork(scores)
         all_paths = dense_losses(for_all_paths, dense, transitions)
-        target_paths = chain_losses(for_target_paths, chain, transitions, logits=False)
+        target_paths = chain_losses(for_target_paths, chain, transitions, logits=False, impl=chosen)
     else:
         all_paths = reference_dense.forward(scores, on_device(dense, scores.device), transitions)
         target_paths = reference_chain.forward(scores, on_device(chain, scores.device), transitions, logits=False)

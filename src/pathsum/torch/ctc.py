@@ -190,7 +190,7 @@ def _chain_loss(
     num_classes = scores.shape[2]
     blank = _checks.check_blank(function, blank, num_classes)
     _checks.check_reduction(function, reduction)
-    chosen = dispatch.select(function, scores.device.type, impl)
+    chosen = dispatch.select(function, scores.device.type, impl, triton=True)
 
     lengths = [
         as_integers(function, "input_lengths", input_lengths),
@@ -208,10 +208,12 @@ def _chain_loss(
         blank=blank,
     )
     lattice = pose(*batch, blank)
-    if chosen == "numba":
-        losses = chain_losses(scores, lattice, logits=fused_log_softmax)
+    if chosen != "numba":
+        lattice = on_device(lattice, scores.device)
+    if chosen == "reference":
+        losses = reference.forward(scores, lattice, logits=fused_log_softmax)
     else:
-        losses = reference.forward(scores, on_device(lattice, scores.device), logits=fused_log_softmax)
+        losses = chain_losses(scores, lattice, logits=fused_log_softmax, impl=chosen)
     weights = torch.from_numpy(np.maximum(batch.target_lengths, 1)).to(scores.device)
     losses = finish(losses, scores, zero_infinity)
     reduced = reduce(losses, reduction, weights)

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from pathsum.lattice import ChainLattice
-from pathsum.torch._autograd.common import Gradient, defined, keep_losses_only, time_major, wants_gradient
+from pathsum.torch._autograd.common import Gradient, as_tensor, defined, keep_losses_only, time_major, wants_gradient
 from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_transition_gradient
 
 
-def chain_losses(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool) -> Tensor:
-    """Losses (N,) in float64 of scores (N, T, C) by the numba kernels."""
+def chain_losses(
+    scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool, impl: str
+) -> Tensor:
+    """Losses (N,) in float64 of scores (N, T, C)."""
     tensors = [
-        None if array is None else torch.from_numpy(array)
+        None if array is None else as_tensor(array)
         for array in (
             lattice.input_lengths,
             lattice.num_states,
@@ -27,7 +29,7 @@ def chain_losses(scores: Tensor, lattice: ChainLattice, transitions: Tensor | No
         )
     ]
     need_gradient = wants_gradient(scores, transitions)
-    options = (lattice.start_state, lattice.num_final, lattice.shared_labels, logits, need_gradient)
+    options = (lattice.start_state, lattice.num_final, lattice.shared_labels, logits, need_gradient, impl)
     return _ChainLosses.apply(scores, transitions, *tensors, *options)[0]
 
 
@@ -38,11 +40,12 @@ class _ChainLosses(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        scores, transitions, *lattice, start_state, num_final, shared_labels, logits, _ = inputs
+        scores, transitions, *lattice, start_state, num_final, shared_labels, logits, _, impl = inputs
         keep_losses_only(ctx, output)
         ctx.save_for_backward(scores, transitions, *lattice, *output)
         ctx.options = (start_state, num_final, shared_labels)
         ctx.logits = logits
+        ctx.impl = impl
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -52,13 +55,13 @@ class _ChainLosses(torch.autograd.Function):
         gradient = transition_gradient = None
         if ctx.needs_input_grad[0]:
             gradient = _ChainGradient.apply(
-                grad_losses, scores, *lattice[:5], *ctx.options, ctx.logits, *saved, time_major(scores)
+                grad_losses, scores, *lattice[:5], *ctx.options, ctx.logits, *saved, time_major(scores), ctx.impl
             )
         if ctx.needs_input_grad[1]:
             transition_gradient = _ChainTransitionGradient.apply(
-                grad_losses, transitions, *lattice, *ctx.options, *saved
+                grad_losses, transitions, *lattice, *ctx.options, *saved, ctx.impl
             )
-        return gradient, transition_gradient, *[None] * 12
+        return gradient, transition_gradient, *[None] * 13
 
 
 class _ChainGradient(Gradient):

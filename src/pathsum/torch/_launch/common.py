@@ -65,6 +65,11 @@ def tiles(num_classes: int, work: torch.dtype) -> Tiles:
     return Tiles(size // classes, classes)
 
 
+def in_rows(*tensors: Tensor | None) -> list[Any]:
+    """Integers as kernels read them, contiguous; posing may leave them strided."""
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
 Empty = Callable[..., Tensor]
 
 

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.triton import grid
-from pathsum.torch._launch.common import aligned, bucket, empties, in_triton, launch, programs, tiles, warps, work_dtype
+from pathsum.torch._launch.common import (
+    aligned,
+    bucket,
+    empties,
+    in_rows,
+    in_triton,
+    launch,
+    programs,
+    tiles,
+    warps,
+    work_dtype,
+)
 
 # Label positions that a program of the recursion holds; wider grids are done in strips.
 STRIP = 2048
@@ -22,16 +33,19 @@ _NODES = 256
 class Layout:
     """Where the rows of scores, padded (N, T, U+1, V) or packed (rows, V), are."""
 
-    def __init__(self, scores: Tensor, logit_lengths: Tensor, target_lengths: Tensor, row_offsets: Tensor):
+    def __init__(
+        self, scores: Tensor, logit_lengths: Tensor, target_lengths: Tensor, targets: Tensor, row_offsets: Tensor
+    ):
         self.packed = scores.ndim == 2
         self.num_rows = scores.shape[:-1].numel()
         self.num_classes = scores.shape[-1]
         self.strides = (0, 0, *scores.stride()) if self.packed else scores.stride()
         frames, labels = (1, 0) if self.packed else (scores.shape[1], scores.shape[2] - 1)
-        self.lengths = (logit_lengths, target_lengths, row_offsets)
+        self.integers = in_rows(logit_lengths, target_lengths, targets, row_offsets)
+        self.lengths = (*self.integers[:2], self.integers[3])
         self.sizes = (len(logit_lengths), frames, labels)
         # Of packed rows only the number is known: a grid cannot be wider than that.
-        self.width = self.num_rows if self.packed else labels + 1
+        self.width = min(self.num_rows if self.packed else labels + 1, targets.shape[1] + 1)
 
 
 def grid_forward(
@@ -44,32 +58,30 @@ def grid_forward(
     logits: bool,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    layout = Layout(scores, logit_lengths, target_lengths, row_offsets)
+    layout = Layout(scores, logit_lengths, target_lengths, targets, row_offsets)
     empty, work = empties(scores), work_dtype(scores)
     maxima, sums = (empty(layout.num_rows if logits else 0, dtype=work) for _ in range(2))
     planes = empty(layout.num_rows), empty(layout.num_rows)
     undefined = torch.zeros(len(logit_lengths), dtype=torch.int32, device=scores.device)
     rows, classes = tiles(layout.num_classes, work)
-    num_samples, num_frames, num_labels = layout.sizes
     launch(
         grid.score_rows, (programs(layout.num_rows, rows),), scores,
-        scores, *layout.strides, layout.num_rows, logit_lengths, target_lengths, targets, row_offsets, num_samples,
-        num_frames, num_labels, targets.shape[1], layout.num_classes, blank, maxima, sums, *planes, undefined,
+        scores, *layout.strides, layout.num_rows, *layout.integers, *layout.sizes, targets.shape[1],
+        layout.num_classes, blank, maxima, sums, *planes, undefined,
         LOGITS=logits, PACKED=layout.packed, WORK=in_triton(work), ROWS=rows, BLOCK=classes, ALIGNED=aligned(scores),
     )  # fmt: skip
-    width = min(layout.width, targets.shape[1] + 1)
-    losses = solve(planes, undefined, layout, width, need_gradient)
+    losses = solve(planes, undefined, layout, need_gradient)
     blank_posteriors, label_posteriors = planes if need_gradient else (empty(0), empty(0))
     return losses, maxima, sums, blank_posteriors, label_posteriors
 
 
-def solve(planes: tuple[Tensor, Tensor], undefined: Tensor, layout: Layout, width: int, need_gradient: bool) -> Tensor:
+def solve(planes: tuple[Tensor, Tensor], undefined: Tensor, layout: Layout, need_gradient: bool) -> Tensor:
     """Losses of the two score planes, which are overwritten by the posteriors where asked."""
     empty = empties(undefined)
     num_samples, num_frames, num_labels = layout.sizes
     losses, totals, alpha = empty(num_samples), empty(num_samples), empty(layout.num_rows)
     beta = empty(layout.num_rows if need_gradient else 0)
-    block = bucket(width, 32, STRIP)
+    block = bucket(layout.width, 32, STRIP)
     launch(
         grid.solve, (num_samples, 2 if need_gradient else 1), undefined,
         *planes, *layout.lengths, num_frames, num_labels, undefined, alpha, beta, losses, totals,
@@ -142,14 +154,14 @@ def _write_gradient(
     saved: tuple[Tensor, ...],
     out: Tensor,
 ) -> None:
-    layout = Layout(scores, logit_lengths, target_lengths, row_offsets)
-    target = Layout(out, logit_lengths, target_lengths, row_offsets)
+    layout = Layout(scores, logit_lengths, target_lengths, targets, row_offsets)
+    target = Layout(out, logit_lengths, target_lengths, targets, row_offsets)
     work = work_dtype(scores)
     rows, classes = tiles(layout.num_classes, work)
     options: dict[str, Any] = {"LOGITS": logits, "PACKED": layout.packed, "WORK": in_triton(work)}
     launch(
         grid.write_gradient, (programs(layout.num_rows, rows),), scores,
-        grad_losses.contiguous(), scores, *layout.strides, layout.num_rows, logit_lengths, target_lengths, targets,
-        row_offsets, *layout.sizes, targets.shape[1], layout.num_classes, blank, *saved, fastemit_lambda, clamp, out,
+        grad_losses.contiguous(), scores, *layout.strides, layout.num_rows, *layout.integers, *layout.sizes,
+        targets.shape[1], layout.num_classes, blank, *saved, fastemit_lambda, clamp, out,
         *target.strides, **options, ROWS=rows, BLOCK=classes, ALIGNED=aligned(scores, out),
     )  # fmt: skip
