@@ -67,3 +67,12 @@ def _chain(module):
         module.chain_backward(saved[0], scores, *labels, *options, pose is not None, *saved, False)
         if pose is None:
             module.chain_transition_gradient(saved[0], transitions, *labels, *arcs, *options, *saved)
+
+
+def _dense(module):
+    for size, dtype in (((2, 5, 30), torch.float32), ((1, 3, 300), torch.bfloat16)):
+        scores, transitions = torch.empty(size, dtype=dtype), torch.empty(size[2], size[2])
+        (lengths,) = integers([size[1]] * size[0])
+        saved = module.dense_forward(scores, transitions, lengths, True)
+        module.dense_backward(saved[0], scores, lengths, *saved, True)
+        module.dense_transition_gradient(saved[0], scores, transitions, lengths, *saved)

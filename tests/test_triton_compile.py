@@ -23,6 +23,7 @@ def cache(tmp_path_factory):
 @pytest.mark.parametrize("lattice, kernels", [
     ("grid", {"score_rows", "solve", "find_posteriors", "write_gradient"}),
     ("chain", {"score_rows", "solve", "find_posteriors", "write_gradient", "count_arcs", "add_counts"}),
+    ("dense", {"solve", "combine", "write_gradient", "add_transition_gradient"}),
 ])  # fmt: skip
 def test_kernels_compile_for_every_target(lattice, kernels, cache):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

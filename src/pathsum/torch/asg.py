@@ -102,7 +102,7 @@ def asg_loss(
     for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
         if ends is not None:
             check_table("asg_loss", name, ends, scores, "(C,)")
-    chosen = dispatch.select("asg_loss", scores.device.type, impl)
+    chosen = dispatch.select("asg_loss", scores.device.type, impl, triton=True)
 
     batch = _asg_batch(targets, input_lengths, target_lengths, scores, batched)
     if scores.device.type == "cpu":
@@ -113,13 +113,15 @@ def asg_loss(
     if start_scores is not None or final_scores is not None:
         scores = with_ends(scores, batch.input_lengths, start_scores, final_scores)
     dense, chain = pose_asg(*batch, scores.shape[2])
-    if chosen == "numba":
-        for_all_paths, for_target_paths = fork(scores)
-        all_paths = dense_losses(for_all_paths, dense, transitions)
-        target_paths = chain_losses(for_target_paths, chain, transitions, logits=False, impl=chosen)
+    if chosen != "numba":
+        dense, chain = on_device(dense, scores.device), on_device(chain, scores.device)
+    if chosen == "reference":
+        all_paths = reference_dense.forward(scores, dense, transitions)
+        target_paths = reference_chain.forward(scores, chain, transitions, logits=False)
     else:
-        all_paths = reference_dense.forward(scores, on_device(dense, scores.device), transitions)
-        target_paths = reference_chain.forward(scores, on_device(chain, scores.device), transitions, logits=False)
+        for_all_paths, for_target_paths = fork(scores) if chosen == "numba" else (scores, scores)
+        all_paths = dense_losses(for_all_paths, dense, transitions, impl=chosen)
+        target_paths = chain_losses(for_target_paths, chain, transitions, logits=False, impl=chosen)
     # Where no path spells the target there may be none at all, and infinities must not meet.
     losses = torch.where(target_paths == torch.inf, torch.inf, target_paths - all_paths)
     losses = finish(losses, scores, zero_infinity)

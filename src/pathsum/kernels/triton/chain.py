@@ -119,13 +119,12 @@ def _constants(transitions, indices, n, width, s, used, TRANSITIONS: tl.constexp
 
 
 @triton.jit
-def _score(plane, frame, num_columns, s, used, constants, WIDE: tl.constexpr):
-    """Scores of the states of a frame, in the dtype of the pair's mantissa; frames count through the batch."""
+def _weight(plane, frame, num_columns, s, used, constants, WIDE: tl.constexpr):
+    """The scores of the states' arcs in a frame as extended numbers; frames count through the batch."""
     x = tl.load(plane + frame * num_columns + s, mask=used, other=float("-inf"))
     if WIDE:
-        return x.to(tl.float64) + constants
-    else:
-        return x
+        x = x.to(tl.float64) + constants
+    return split(x)
 
 
 @triton.jit
@@ -159,7 +158,7 @@ def _beside(word, plane, places, lanes, distance, inside, BLOCK: tl.constexpr):
 @triton.jit
 def _alpha(
     stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width, num_columns,
-    start_state, alpha, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    start_state, alpha, ARCS_DIFFER: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """The mass that arrives in each state of each frame; ``frame`` is the sample's first in the batch."""
     lanes = tl.arange(0, BLOCK)
@@ -173,18 +172,23 @@ def _alpha(
         step = _constants(transitions, steps, n, width, s, used, TRANSITIONS)
         word = _ones(s == start_state, WIDE)
         one_before, two_before = _ones(s - 1 == start_state, WIDE), _ones(s - 2 == start_state, WIDE)
-        step_ahead = _score(step_scores, frame, num_columns, s, used, step, WIDE)
-        stay_ahead = step_ahead if SHARED else _score(stay_scores, frame, num_columns, s, used, stay, WIDE)
+        step_ahead, step_exponent_ahead = _weight(step_scores, frame, num_columns, s, used, step, WIDE)
+        stay_ahead, stay_exponent_ahead = step_ahead, step_exponent_ahead
+        if ARCS_DIFFER:
+            stay_ahead, stay_exponent_ahead = _weight(stay_scores, frame, num_columns, s, used, stay, WIDE)
         for t in range(frames):
-            weight, weight_exponent = split(step_ahead)
-            stay_weight, stay_exponent = split(stay_ahead)
+            weight, weight_exponent = step_ahead, step_exponent_ahead
+            stay_weight, stay_exponent = stay_ahead, stay_exponent_ahead
             # A frame ahead, so that no step waits for memory.
             is_next = used & (t + 1 < frames)
-            step_ahead = _score(step_scores, frame + t + 1, num_columns, s, is_next, step, WIDE)
-            if SHARED:
-                stay_ahead = step_ahead
-            else:
-                stay_ahead = _score(stay_scores, frame + t + 1, num_columns, s, is_next, stay, WIDE)
+            step_ahead, step_exponent_ahead = _weight(
+                step_scores, frame + t + 1, num_columns, s, is_next, step, WIDE
+            )
+            stay_ahead, stay_exponent_ahead = step_ahead, step_exponent_ahead
+            if ARCS_DIFFER:
+                stay_ahead, stay_exponent_ahead = _weight(
+                    stay_scores, frame + t + 1, num_columns, s, is_next, stay, WIDE
+                )
             if t > 0:
                 places = (frame + t - 1) * num_columns + s
                 one_before = _beside(word, alpha, places - 1, lanes, 1, used & (s > 0), BLOCK)
@@ -202,7 +206,7 @@ def _alpha(
 @triton.jit
 def _beta(
     stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width, num_columns,
-    num_final, beta, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    num_final, beta, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """The mass that leaves each state of each frame."""
     lanes = tl.arange(0, BLOCK)
@@ -219,17 +223,16 @@ def _beta(
         tl.store(beta + (frame + frames - 1) * num_columns + s, word, mask=used)
         for behind in range(1, frames):
             t = frames - behind
-            one_score = _score(step_scores, frame + t, num_columns, s + 1, has_one, step, WIDE)
-            two_score = _score(step_scores, frame + t, num_columns, s + 2, has_two & skip, step_two, WIDE)
-            plane = step_scores if SHARED else stay_scores
-            weight, weight_exponent = split(_score(plane, frame + t, num_columns, s, used, stay, WIDE))
             places = (frame + t) * num_columns + s
             one_after = _beside(word, beta, places + 1, lanes, -1, has_one, BLOCK)
             two_after = _beside(word, beta, places + 2, lanes, -2, has_two, BLOCK)
+            weight, weight_exponent = _weight(stay_scores, frame + t, num_columns, s, used, stay, WIDE)
             leaving, exponent = _times(word, weight, weight_exponent)
-            weight, weight_exponent = split(one_score)
+            weight, weight_exponent = _weight(step_scores, frame + t, num_columns, s + 1, has_one, step, WIDE)
             stepping, step_exponent = _times(one_after, weight, weight_exponent)
-            weight, weight_exponent = split(two_score)
+            weight, weight_exponent = _weight(
+                step_scores, frame + t, num_columns, s + 2, has_two & skip, step_two, WIDE
+            )
             skipping, skip_exponent = _times(two_after, weight, weight_exponent)
             leaving, exponent = add(leaving, exponent, stepping, step_exponent)
             leaving, exponent = add(leaving, exponent, skipping, skip_exponent)
@@ -284,7 +287,7 @@ def solve(
             if is_defined & (frames > 0):
                 _beta(
                     stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width,
-                    num_columns, num_final, beta, SHARED, TRANSITIONS, BLOCK, WIDE,
+                    num_columns, num_final, beta, TRANSITIONS, BLOCK, WIDE,
                 )  # fmt: skip
         else:
             # Without frames there is the empty path, where its one state is final.
@@ -293,7 +296,7 @@ def solve(
             if is_defined & (frames > 0):
                 _alpha(
                     stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width,
-                    num_columns, start_state, alpha, SHARED, TRANSITIONS, BLOCK, WIDE,
+                    num_columns, start_state, alpha, not SHARED or TRANSITIONS, TRANSITIONS, BLOCK, WIDE,
                 )  # fmt: skip
                 tl.debug_barrier()
                 loss = -_final_mass(alpha, frame, frames, states, num_columns, num_final)
@@ -329,9 +332,9 @@ def _masses(
         skipping = _entering(alpha, rows, num_columns, s, t, used & skip, 2, start_state, WIDE)
         two, two_exponent = unpack(tl.where(skip, skipping, zeros_like(skipping)))
         mantissa, exponent = add(one, one_exponent, two, two_exponent)
-        weight, weight_exponent = split(_score(step_scores, rows, num_columns, s, used, step, WIDE))
+        weight, weight_exponent = _weight(step_scores, rows, num_columns, s, used, step, WIDE)
         own = _entering(alpha, rows, num_columns, s, t, used, 0, start_state, WIDE)
-        stay_weight, stay_exponent = split(_score(stay_scores, rows, num_columns, s, used, stay, WIDE))
+        stay_weight, stay_exponent = _weight(stay_scores, rows, num_columns, s, used, stay, WIDE)
         staying, staying_exponent = _times(own, stay_weight * after, stay_exponent + after_exponent)
         return mantissa * weight * after, exponent + weight_exponent + after_exponent, staying, staying_exponent
 

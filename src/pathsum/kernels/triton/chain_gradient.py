@@ -84,18 +84,22 @@ def write_gradient(
 
 @kernel
 def count_arcs(
-    grad_losses, losses, input_lengths, num_states, stay, step, num_frames: tl.int32, num_columns: tl.int32, counts,
+    grad_losses, losses, input_lengths, num_states, posteriors, num_frames: tl.int32, num_columns: tl.int32, counts,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Expected number of times, times minus the upstream gradient, that a sample takes each arc: (N, 2, S')."""
+    """Expected number of times, times minus the upstream gradient, that a sample takes each arc: (N, 2, S').
+
+    Every path enters a state once, and stays in it for the rest of the frames that it spends there.
+    """
     n, s = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     loss, upstream = tl.load(losses + n), tl.load(grad_losses + n).to(tl.float64)
-    used = (s < tl.load(num_states + n)) & (loss < float("inf"))
-    entering, staying = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
-    for t in range(tl.load(input_lengths + n).to(tl.int32)):
+    used = s < tl.where(loss < float("inf"), tl.load(num_states + n), 0)
+    frames = tl.load(input_lengths + n).to(tl.int32)
+    entering = tl.where(used & (frames > 0), 1.0, 0.0).to(tl.float64)
+    staying = -entering
+    for t in range(frames):
         places = (n * num_frames + t) * num_columns + s
-        entering += tl.load(step + places, mask=used, other=0.0).to(tl.float64)
-        staying += tl.load(stay + places, mask=used, other=0.0).to(tl.float64)
+        staying += tl.load(posteriors + places, mask=used, other=0.0).to(tl.float64)
     undefined = (loss != loss) & (upstream != 0)
     places = counts + n * 2 * num_columns + s
     tl.store(places, tl.where(undefined, float("nan"), -upstream * entering), mask=s < num_columns)

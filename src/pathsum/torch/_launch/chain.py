@@ -151,7 +151,7 @@ def chain_transition_gradient(
     block = bucket(width, 32, 256)
     launch(
         chain_gradient.count_arcs, (num_samples, programs(width, block)), transitions,
-        grad_losses.contiguous(), losses, input_lengths, num_states, stay, step, num_frames, width, counts, BLOCK=block,
+        grad_losses.contiguous(), losses, input_lengths, num_states, step, num_frames, width, counts, BLOCK=block,
     )  # fmt: skip
     used = torch.arange(width, device=transitions.device) < num_states[:, None]
     arcs = torch.stack([step_transitions, stay_transitions], 1)
