@@ -13,6 +13,7 @@ from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt import pose_rnnt
+from pathsum.torch._bounded import CHECKS, bounded_batch, stay_unread
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
 
 Integers = Tensor | Sequence[int]
@@ -39,6 +40,13 @@ def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError as error:
         raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+
+
+def listed(length: Any) -> Any:
+    """The length of one sample as lengths (1,); lengths (N,) as they are."""
+    if isinstance(length, Tensor):
+        return length.reshape(1) if length.ndim == 0 else length
+    return np.atleast_1d(length)
 
 
 def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: str) -> None:
@@ -70,6 +78,39 @@ def check_shape(function: str, argument: str, tensor: Tensor, sizes: tuple[int |
     if any(size is not None and size != actual for size, actual in zip(sizes, tensor.shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in sizes)
         raise InvalidValueError(function, argument, f"have shape {axes} = ({wanted})", f"shape {tuple(tensor.shape)}")
+
+
+def batch_of(
+    function: str,
+    targets: Any,
+    input_lengths: Any,
+    target_lengths: Any,
+    scores: Tensor,
+    check: str,
+    *,
+    rows_of: str = "logits",
+    num_rows: int | None = None,
+    **sizes: Any,
+) -> tuple[_checks.Batch, Tensor | None]:
+    """The integers of a call, their values checked; or, where those are on the scores' device and ``check`` is
+    ``"async"``, bounded there, and whether each sample broke a rule.
+    """
+    _checks.check_option(function, "check", check, CHECKS)
+    if stay_unread((targets, input_lengths, target_lengths), scores, check):
+        return bounded_batch(
+            function, targets, input_lengths, target_lengths, device=scores.device, num_rows=num_rows, **sizes
+        )
+    batch = _checks.check_batch(
+        function,
+        as_integers(function, "targets", targets),
+        as_integers(function, sizes["lengths_name"], input_lengths),
+        as_integers(function, "target_lengths", target_lengths),
+        **sizes,
+    )
+    if num_rows is not None:
+        rows = int((batch.input_lengths * (batch.target_lengths + 1)).sum())
+        _checks.check_packed_rows(function, num_rows, rows, rows_of)
+    return batch, None
 
 
 def pose_grid(
@@ -112,24 +153,46 @@ def pose_logits(
     layouts: tuple[str, ...] = (PADDED, PACKED),
 ) -> GridLattice:
     """The grid of logits in one of the layouts, all checked."""
+    return pose_unread_logits(
+        function, logits, targets, logit_lengths, target_lengths, blank, "sync", argument=argument, layouts=layouts
+    )[0]
+
+
+def pose_unread_logits(
+    function: str,
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    check: str,
+    *,
+    argument: str = "logits",
+    layouts: tuple[str, ...],
+) -> tuple[GridLattice, Tensor | None]:
+    """The grid of logits; where ``batch_of`` does not look at the integers, also which samples broke a rule."""
     _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
     padded = logits.ndim == 4
     if padded and logits.shape[2] < 1:
         raise InvalidValueError(function, argument, f"have shape {PADDED}", f"shape {tuple(logits.shape)}")
-    lattice = pose_grid(
+    blank = _checks.check_blank(function, blank, logits.shape[-1])
+    batch, undefined = batch_of(
         function,
         targets,
         logit_lengths,
         target_lengths,
-        blank,
+        logits,
+        check,
+        rows_of=argument,
+        lengths_name="logit_lengths",
         num_samples=logits.shape[0] if padded else None,
         num_frames=logits.shape[1] if padded else None,
         max_labels=logits.shape[2] - 1 if padded else None,
         num_classes=logits.shape[-1],
+        blank=blank,
+        num_rows=None if padded else logits.shape[0],
     )
-    if not padded:
-        _checks.check_packed_rows(function, logits.shape[0], int(lattice.row_offsets[-1]), argument)
-    return lattice
+    return pose_rnnt(*batch, blank), undefined
 
 
 def on_device(lattice: Any, device: torch.device) -> Any:
@@ -147,7 +210,10 @@ def _sent(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool) -> Tensor:
-    """Losses in the dtype of the result, infeasible ones as asked for."""
+def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool, undefined: Tensor | None = None) -> Tensor:
+    """Losses in the dtype of the result, infeasible ones as asked for, NaN where a sample is not defined."""
+    if undefined is not None:
+        # A product, so that the gradient of these samples is NaN too.
+        losses = losses * torch.where(undefined, torch.nan, 1.0)
     losses = losses.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
     return torch.where(losses == torch.inf, 0.0, losses) if zero_infinity else losses

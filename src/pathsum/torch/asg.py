@@ -12,12 +12,23 @@ from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.reference import chain as reference_chain
 from pathsum.kernels.reference import dense as reference_dense
+from pathsum.lattice import Array
 from pathsum.problems.asg import pose_asg
 from pathsum.reductions import SCALE_MODES, reduce, scales
 from pathsum.torch._autograd.addition import fork
 from pathsum.torch._autograd.chain import chain_losses
 from pathsum.torch._autograd.dense import dense_losses
-from pathsum.torch._inputs import Integers, as_integers, check_table, dtype_of, finish, on_device, shape_of
+from pathsum.torch._inputs import (
+    Integers,
+    as_integers,
+    batch_of,
+    check_table,
+    dtype_of,
+    finish,
+    listed,
+    on_device,
+    shape_of,
+)
 
 
 def asg_loss(
@@ -33,6 +44,7 @@ def asg_loss(
     final_scores: Tensor | None = None,
     batch_first: bool = False,
     zero_infinity: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Auto segmentation criterion: the target's share among all label sequences, with learned transitions.
@@ -57,7 +69,9 @@ def asg_loss(
         final_scores: Scores (C,) of the last label, added in the last frame.
         batch_first: ``inputs`` are (N, T, C).
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 inputs and float32 for all others.
@@ -104,7 +118,7 @@ def asg_loss(
             check_table("asg_loss", name, ends, scores, "(C,)")
     chosen = dispatch.select("asg_loss", scores.device.type, impl, triton=True)
 
-    batch = _asg_batch(targets, input_lengths, target_lengths, scores, batched)
+    batch, undefined = _asg_batch(targets, input_lengths, target_lengths, scores, batched, check)
     if scores.device.type == "cpu":
         _warn_of_repeats(batch)
     if scores.dtype in (torch.bfloat16, torch.float16):
@@ -124,32 +138,37 @@ def asg_loss(
         target_paths = chain_losses(for_target_paths, chain, transitions, logits=False, impl=chosen)
     # Where no path spells the target there may be none at all, and infinities must not meet.
     losses = torch.where(target_paths == torch.inf, torch.inf, target_paths - all_paths)
-    losses = finish(losses, scores, zero_infinity)
+    losses = finish(losses, scores, zero_infinity, undefined)
     sizes = scales(scale_mode, batch.input_lengths, batch.target_lengths)
     if sizes is not None:
-        losses = losses / torch.from_numpy(sizes).to(losses)
+        losses = losses / torch.as_tensor(sizes).to(losses)
     reduced = reduce(losses, reduction)
     return reduced if batched or reduction != "none" else reduced[0]
 
 
 def _asg_batch(
-    targets: Integers, input_lengths: Integers | None, target_lengths: Integers | None, scores: Tensor, batched: bool
-) -> _checks.Batch:
-    """The integers of a call, checked; where no lengths are given every sample is as long as the padded size."""
+    targets: Integers,
+    input_lengths: Integers | None,
+    target_lengths: Integers | None,
+    scores: Tensor,
+    batched: bool,
+    check: str,
+) -> tuple[_checks.Batch, Tensor | None]:
+    """The integers of a call; where no lengths are given every sample is as long as the padded size."""
     num_samples, num_frames, num_classes = scores.shape
-    labels = as_integers("asg_loss", "targets", targets)
-    labels = labels if batched else np.atleast_2d(labels)
+    labels = targets if isinstance(targets, Tensor) else as_integers("asg_loss", "targets", targets)
+    labels = labels if batched or labels.ndim > 1 else labels[None]
     if target_lengths is None and labels.ndim < 2:
         raise InvalidValueError("asg_loss", "target_lengths", "be given where targets are concatenated", None)
-    given = {"input_lengths": (input_lengths, num_frames), "target_lengths": (target_lengths, labels.shape[-1])}
-    lengths = [
-        np.full(num_samples, size) if lengths is None else np.atleast_1d(as_integers("asg_loss", name, lengths))
-        for name, (lengths, size) in given.items()
-    ]
-    return _checks.check_batch(
+    given = ((input_lengths, num_frames), (target_lengths, labels.shape[-1]))
+    lengths = [np.full(num_samples, size) if lengths is None else listed(lengths) for lengths, size in given]
+    return batch_of(
         "asg_loss",
         labels,
-        *lengths,
+        lengths[0],
+        lengths[1],
+        scores,
+        check,
         lengths_name="input_lengths",
         num_samples=num_samples,
         num_frames=num_frames,
@@ -174,14 +193,14 @@ def _warn_of_repeats(batch: _checks.Batch) -> None:
         )
 
 
-def with_ends(
-    scores: Tensor, input_lengths: np.ndarray, start_scores: Tensor | None, final_scores: Tensor | None
-) -> Tensor:
+def with_ends(scores: Tensor, input_lengths: Array, start_scores: Tensor | None, final_scores: Tensor | None) -> Tensor:
     """A copy of scores (N, T, C), the start's added to each first frame and the final ones to each last frame."""
-    lengths = torch.from_numpy(input_lengths).to(scores.device)
-    sample = (lengths > 0).nonzero()[:, 0]
-    for ends, frame in ((start_scores, torch.zeros_like(sample)), (final_scores, lengths[sample] - 1)):
+    if scores.shape[1] == 0:
+        return scores
+    lengths = torch.as_tensor(input_lengths).to(scores.device)
+    sample = torch.arange(len(lengths), device=scores.device)
+    for ends, frame in ((start_scores, torch.zeros_like(sample)), (final_scores, (lengths - 1).clamp(min=0))):
         if ends is not None:
-            values = ends.to(scores.dtype).expand(len(sample), -1)
+            values = torch.where(lengths[:, None] > 0, ends.to(scores.dtype), 0.0)
             scores = scores.index_put((sample, frame), values, accumulate=True)
     return scores

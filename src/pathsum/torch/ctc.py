@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import reduce
 from pathsum.torch._autograd.chain import chain_losses
-from pathsum.torch._inputs import Integers, as_integers, dtype_of, finish, on_device, shape_of
+from pathsum.torch._inputs import Integers, batch_of, dtype_of, finish, listed, on_device, shape_of
 
 
 def ctc_loss(
@@ -29,6 +28,7 @@ def ctc_loss(
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Connectionist temporal classification loss.
@@ -49,7 +49,9 @@ def ctc_loss(
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others.
@@ -94,6 +96,7 @@ def ctc_loss(
         zero_infinity,
         fused_log_softmax,
         batch_first,
+        check,
         impl,
     )
 
@@ -109,6 +112,7 @@ def simple_ctc_loss(
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Simplified CTC loss: repeats are not merged, each label is emitted on exactly one frame.
@@ -127,7 +131,9 @@ def simple_ctc_loss(
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others.
@@ -162,6 +168,7 @@ def simple_ctc_loss(
         zero_infinity,
         fused_log_softmax,
         batch_first,
+        check,
         impl,
     )
 
@@ -178,6 +185,7 @@ def _chain_loss(
     zero_infinity: bool,
     fused_log_softmax: bool,
     batch_first: bool,
+    check: str,
     impl: str,
 ) -> Tensor:
     axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
@@ -192,14 +200,13 @@ def _chain_loss(
     _checks.check_reduction(function, reduction)
     chosen = dispatch.select(function, scores.device.type, impl, triton=True)
 
-    lengths = [
-        as_integers(function, "input_lengths", input_lengths),
-        as_integers(function, "target_lengths", target_lengths),
-    ]
-    batch = _checks.check_batch(
+    batch, undefined = batch_of(
         function,
-        as_integers(function, "targets", targets),
-        *(lengths if batched else [np.atleast_1d(length) for length in lengths]),
+        targets,
+        input_lengths if batched else listed(input_lengths),
+        target_lengths if batched else listed(target_lengths),
+        scores,
+        check,
         lengths_name="input_lengths",
         num_samples=scores.shape[0],
         num_frames=scores.shape[1],
@@ -214,7 +221,7 @@ def _chain_loss(
         losses = reference.forward(scores, lattice, logits=fused_log_softmax)
     else:
         losses = chain_losses(scores, lattice, logits=fused_log_softmax, impl=chosen)
-    weights = torch.from_numpy(np.maximum(batch.target_lengths, 1)).to(scores.device)
-    losses = finish(losses, scores, zero_infinity)
+    weights = torch.as_tensor(batch.target_lengths.clip(1)).to(scores.device)
+    losses = finish(losses, scores, zero_infinity, undefined)
     reduced = reduce(losses, reduction, weights)
     return reduced if batched or reduction != "none" else reduced[0]

@@ -12,7 +12,7 @@ from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.grid import grid_losses
-from pathsum.torch._inputs import PACKED, PADDED, Integers, finish, on_device, pose_logits
+from pathsum.torch._inputs import PACKED, PADDED, Integers, finish, on_device, pose_unread_logits
 
 
 def rnnt_loss(
@@ -31,6 +31,7 @@ def rnnt_loss(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss.
@@ -63,7 +64,9 @@ def rnnt_loss(
             labels are favoured. Changes the loss.
         hat: Hybrid autoregressive transducer: the blank has the probability ``sigmoid(logit)``, and the other classes
             share the rest by a softmax of their own.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 logits and float32 for all others.
@@ -95,12 +98,14 @@ def rnnt_loss(
         >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
         4.0
     """
-    lattice = pose_logits("rnnt_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
+    lattice, undefined = pose_unread_logits(
+        "rnnt_loss", logits, targets, logit_lengths, target_lengths, blank, check, layouts=(PADDED,)
+    )
     scoring = Scoring(
         logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
     return _grid_loss(
-        "rnnt_loss", logits, lattice, scoring, rnnt_type, overwrite_logits, reduction, zero_infinity, impl
+        "rnnt_loss", logits, lattice, undefined, scoring, rnnt_type, overwrite_logits, reduction, zero_infinity, impl
     )
 
 
@@ -120,6 +125,7 @@ def rnnt_packed_loss(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss over logits without padding.
@@ -142,7 +148,9 @@ def rnnt_packed_loss(
         rnnt_type: As in ``rnnt_loss``.
         delay_penalty: As in ``rnnt_loss``.
         hat: As in ``rnnt_loss``.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 logits and float32 for all others.
@@ -166,12 +174,23 @@ def rnnt_packed_loss(
         >>> [round(loss, 4) for loss in losses.exp().tolist()]
         [4.0, 2.0]
     """
-    lattice = pose_logits("rnnt_packed_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PACKED,))
+    lattice, undefined = pose_unread_logits(
+        "rnnt_packed_loss", logits, targets, logit_lengths, target_lengths, blank, check, layouts=(PACKED,)
+    )
     scoring = Scoring(
         logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
     return _grid_loss(
-        "rnnt_packed_loss", logits, lattice, scoring, rnnt_type, overwrite_logits, reduction, zero_infinity, impl
+        "rnnt_packed_loss",
+        logits,
+        lattice,
+        undefined,
+        scoring,
+        rnnt_type,
+        overwrite_logits,
+        reduction,
+        zero_infinity,
+        impl,
     )
 
 
@@ -179,6 +198,7 @@ def _grid_loss(
     function: str,
     logits: Tensor,
     lattice: GridLattice,
+    undefined: Tensor | None,
     scoring: Scoring,
     rnnt_type: str,
     overwrite_logits: bool,
@@ -206,7 +226,7 @@ def _grid_loss(
         losses = grid_losses(logits, posed, overwrite_logits=overwrite_logits, impl=chosen, **options)
     else:
         losses = reference.forward(logits, on_device(lattice, logits.device), **options)
-    return reduce(finish(losses, logits, zero_infinity), reduction)
+    return reduce(finish(losses, logits, zero_infinity, undefined), reduction)
 
 
 def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:

@@ -181,9 +181,7 @@ def _alpha(
             stay_weight, stay_exponent = stay_ahead, stay_exponent_ahead
             # A frame ahead, so that no step waits for memory.
             is_next = used & (t + 1 < frames)
-            step_ahead, step_exponent_ahead = _weight(
-                step_scores, frame + t + 1, num_columns, s, is_next, step, WIDE
-            )
+            step_ahead, step_exponent_ahead = _weight(step_scores, frame + t + 1, num_columns, s, is_next, step, WIDE)
             stay_ahead, stay_exponent_ahead = step_ahead, step_exponent_ahead
             if ARCS_DIFFER:
                 stay_ahead, stay_exponent_ahead = _weight(

@@ -1,8 +1,8 @@
 """Dense lattices on the GPU, in plain float64: every frame is one product with the matrix of transitions.
 
 Each row of alpha and of beta is a vector times a power of two of its own. That is sound while no possible state lies
-``WATCH`` below the greatest of its row; a sample in which one does is marked as lost, and ``dense_log`` solves it again,
-slower and without limits. Nobody has to look at scores before launching.
+``WATCH`` below the greatest of its row; a sample in which one does is marked as lost, and ``dense_log`` solves it
+again, slower and without limits. Nobody has to look at scores before launching.
 
 One launch for the recursion: a program for alpha and one for beta of every sample. A frame's row goes through the plane
 that keeps it, tile by tile, so that there is no limit to the number of states.
@@ -70,7 +70,7 @@ def _alpha(
     scores, start, stride_t, stride_c, matrix, shift, row, frames, num_classes, alpha, scales, TO: tl.constexpr,
     FROM: tl.constexpr,
 ):  # fmt: skip
-    """Fill alpha, times ``scales`` of the row a frame; the log-sum, whether a score is undefined, whether it is lost."""
+    """Fill alpha, times ``scales`` a frame; the log-sum, whether a score is undefined, whether one is lost."""
     log_z, scale = tl.zeros([], tl.float64), tl.zeros([], tl.float64) + 1.0
     undefined, lost = tl.zeros([], tl.int32), tl.zeros([], tl.int32)
     for t in range(frames):
