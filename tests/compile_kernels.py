@@ -24,7 +24,7 @@ import launches
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)]
 TYPES = {
     torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64",
-    torch.int32: "i32", torch.bool: "i1",
+    torch.int32: "i32", torch.int8: "i8", torch.bool: "i1",
 }  # fmt: skip
 SCALARS = {"tl.int32": "i32", "tl.int64": "i64", "tl.float64": "fp64"}
 

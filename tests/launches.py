@@ -5,8 +5,10 @@ from unittest import mock
 
 import torch
 
+from pathsum.lattice import DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
+from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.testing import chain_inputs, grid_inputs
 
@@ -76,3 +78,17 @@ def _dense(module):
         saved = module.dense_forward(scores, transitions, lengths, True)
         module.dense_backward(saved[0], scores, lengths, *saved, True)
         module.dense_transition_gradient(saved[0], scores, transitions, lengths, *saved)
+
+
+def _best_path(module):
+    inputs = chain_inputs(9, 2, 9, 40, ragged=False)
+    targets, lengths, target_lengths = integers(*inputs[1:])
+    scores = torch.empty(2, 9, 9)
+    module.chain(scores, pose_ctc(targets, lengths, target_lengths, 0))
+    dense, chain = pose_asg(targets, lengths, target_lengths, 9)
+    module.chain(scores, chain, torch.empty(9, 9))
+    module.dense(scores, dense, torch.empty(9, 9))
+    module.dense(torch.empty(1, 5, 300), DenseLattice(lengths[:1], 300), torch.empty(300, 300))
+    grid = grid_inputs(2, 3, 1500, 4, ragged=False)
+    lattice = pose_rnnt(*integers(*grid[1:]), 0)
+    module.padded_grid(torch.empty(2, 3, 1501, 4), lattice, num_labels=1500, logits=True)

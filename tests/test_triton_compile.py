@@ -23,6 +23,7 @@ def cache(tmp_path_factory):
 @pytest.mark.parametrize("lattice, kernels", [
     ("grid", {"score_rows", "solve", "find_posteriors", "write_gradient"}),
     ("chain", {"score_rows", "solve", "find_posteriors", "write_gradient", "count_arcs", "add_counts"}),
+    ("best_path", {"chain", "dense", "grid", "score_rows"}),
     ("dense", {"solve", "combine", "write_gradient", "add_transition_gradient"}),
 ])  # fmt: skip
 def test_kernels_compile_for_every_target(lattice, kernels, cache):
