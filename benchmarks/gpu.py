@@ -27,16 +27,28 @@ from torch.nn import functional
 
 import pathsum
 from pathsum.testing import chain_inputs, grid_inputs
-from pathsum.torch import asg_loss, ctc_loss, rnnt_loss, simple_ctc_loss
+from pathsum.torch import asg_loss, ctc_loss, rnnt_joint_loss, rnnt_loss, simple_ctc_loss
 
 # Where the gate compares: short enough for the reference on the CPU, long enough for digits to get lost.
-GATE = {"ctc": (1500, 3, 40, 200), "simple_ctc": (1500, 3, 40, 200), "rnnt": (3, 200, 60, 50), "asg": (300, 3, 30, 40)}
-BARS = {"ctc": 2e-6, "simple_ctc": 2e-6, "rnnt": 5e-6, "asg": 2e-6}
+GATE = {
+    "ctc": (1500, 3, 40, 200),
+    "simple_ctc": (1500, 3, 40, 200),
+    "rnnt": (3, 200, 60, 50),
+    "joint": (3, 60, 20, 50),
+    "asg": (300, 3, 30, 40),
+}
+BARS = {"ctc": 2e-6, "simple_ctc": 2e-6, "rnnt": 5e-6, "joint": 2e-5, "asg": 2e-6}
+# Operands in bfloat16 are multiplied in it.
+BARS_BFLOAT16 = BARS | {"joint": 2e-2}
+HIDDEN = 512
 SECONDS = 540
 
 
 class Case(NamedTuple):
-    """One loss on one input; ``size`` is (T, N, C, S), of a transducer (N, T, U, V)."""
+    """One loss on one input; ``size`` is (T, N, C, S), of a transducer (N, T, U, V).
+
+    ``"joint"``: the transducer whose joiner is fused, with ``HIDDEN`` units, lengths from half the size to all of it.
+    """
 
     loss: str
     size: tuple[int, int, int, int]
@@ -53,10 +65,17 @@ CASES = [
     Case("rnnt", (4, 200, 40, 8193), torch.bfloat16),
     Case("rnnt", (8, 100, 20, 1025)),
     Case("rnnt", (8, 400, 100, 500)),
+    Case("joint", (30, 400, 100, 500)),
+    Case("joint", (30, 400, 100, 500), torch.bfloat16),
     Case("asg", (800, 16, 30, 108)),
     Case("asg", (400, 16, 500, 60)),
 ]
-QUICK = [Case("ctc", (50, 4, 20, 5)), Case("rnnt", (2, 20, 6, 30)), Case("asg", (40, 2, 10, 6))]
+QUICK = [
+    Case("ctc", (50, 4, 20, 5)),
+    Case("rnnt", (2, 20, 6, 30)),
+    Case("joint", (2, 20, 6, 30)),
+    Case("asg", (40, 2, 10, 6)),
+]
 
 
 class Step(NamedTuple):
@@ -70,14 +89,22 @@ class Step(NamedTuple):
 
 
 def make(case: Case, device: str, *, std: float = 1.0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Scores (and transitions) as leaves, and the integers, on a device."""
-    if case.loss == "rnnt":
+    """Scores (and transitions), or a joiner's operands, as leaves, and the integers, on a device."""
+    generator = torch.Generator().manual_seed(1)
+    if case.loss == "joint":
+        num_samples, num_frames, num_labels, num_classes = case.size
+        # For lengths and labels; of logits as few as can be are drawn.
+        inputs = grid_inputs(num_samples, num_frames, num_labels, 2, seed=1)
+        shapes = ((num_samples, num_frames, HIDDEN), (num_samples, num_labels + 1, HIDDEN), (num_classes, HIDDEN))
+        leaves = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+        leaves = [*leaves[:2], std * leaves[2] / HIDDEN**0.5, torch.zeros(num_classes, dtype=torch.float64)]
+    elif case.loss == "rnnt":
         inputs = grid_inputs(*case.size, seed=1, std=std, ragged=False)
+        leaves = [torch.from_numpy(inputs.logits)]
     else:
         inputs = chain_inputs(*case.size, seed=1, std=std, ragged=False)
-    leaves = [torch.from_numpy(inputs.logits)]
+        leaves = [torch.from_numpy(inputs.logits)]
     if case.loss == "asg":
-        generator = torch.Generator().manual_seed(1)
         leaves.append(torch.randn(case.size[2], case.size[2], generator=generator, dtype=torch.float64))
     leaves = [leaf.to(device, case.dtype).requires_grad_() for leaf in leaves]
     return leaves, [torch.from_numpy(array).to(device) for array in inputs[1:]]
@@ -87,6 +114,8 @@ def ours(case: Case, leaves: list[torch.Tensor], integers: list[torch.Tensor], *
     if case.loss == "asg":
         targets, *lengths = integers
         return Step(lambda: asg_loss(leaves[0], targets, leaves[1], *lengths, "sum", **options), tuple(leaves))
+    if case.loss == "joint":
+        return Step(lambda: rnnt_joint_loss(*leaves, *integers, reduction="sum", **options), tuple(leaves))
     if case.loss == "rnnt":
         return Step(lambda: rnnt_loss(leaves[0], *integers, reduction="sum", **options), tuple(leaves))
     function = {"ctc": ctc_loss, "simple_ctc": simple_ctc_loss}[case.loss]
@@ -129,12 +158,13 @@ def gate(device: str) -> list[str]:
                     wrong.append(f"{loss} {size} {dtype}: two runs differ in bits")
                 exact = [leaf.detach().double().cpu().requires_grad_() for leaf in leaves]
                 truth = ours(case, exact, [integer.cpu() for integer in integers])()
-                # Of the transitions the entries are counts of frames.
+                # Of what all frames share the entries are sums over them.
                 scales = [1.0, *(float(counts.abs().max()) for counts in truth[1:])]
+                bar = (BARS if dtype == torch.float32 else BARS_BFLOAT16)[loss]
                 rounding = torch.finfo(dtype).eps / 2 if dtype != torch.float32 else 0.0
                 for gradient, expected, scale in zip(gradients, truth, scales, strict=True):
                     error = (gradient.double().cpu() - expected).abs() - rounding * expected.abs()
-                    if not float(error.max()) <= BARS[loss] * max(scale, 1.0):
+                    if not float(error.max()) <= bar * max(scale, 1.0):
                         wrong.append(f"{loss} {size} {dtype} std {std:g}: off by {float(error.max()):.1e}")
     return wrong
 
@@ -189,6 +219,7 @@ def measure(case: Case, budget: float) -> list[dict[str, Any]]:
     ours_ms = rows[0]["median_ms"]
     for row in rows:
         # The floor: the scores read once in each direction and their gradient written, which is three halves of a copy.
+        # Of a joiner, whose logits do not exist, these are the encoder's output and its gradient, and say little.
         row |= {"ratio_to_copy": row["median_ms"] / copy_ms, "share_of_floor": 1.5 * copy_ms / row["median_ms"]}
         row |= {"ratio_to_ours": row["median_ms"] / ours_ms}
     return [{"loss": case.loss, "size": case.size, "dtype": str(case.dtype), **row} for row in rows]

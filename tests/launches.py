@@ -1,5 +1,6 @@
 """What the operators of each lattice launch, caught before it reaches a device."""
 
+import contextlib
 import importlib
 from unittest import mock
 
@@ -21,7 +22,10 @@ def of(lattice):
         caught.append((kernel, arguments, constants))
 
     module = importlib.import_module(f"pathsum.torch._launch.{lattice}")
-    with mock.patch.object(module, "launch", catch):
+    with contextlib.ExitStack() as stack:
+        # One lattice's launches may go through another's module.
+        for each in {module, importlib.import_module("pathsum.torch._launch.grid")}:
+            stack.enter_context(mock.patch.object(each, "launch", catch))
         globals()[f"_{lattice}"](module)
     return caught
 
@@ -92,3 +96,16 @@ def _best_path(module):
     grid = grid_inputs(2, 3, 1500, 4, ragged=False)
     lattice = pose_rnnt(*integers(*grid[1:]), 0)
     module.padded_grid(torch.empty(2, 3, 1501, 4), lattice, num_labels=1500, logits=True)
+
+
+def _joint(module):
+    for dtype, activation in ((torch.float32, "tanh"), (torch.bfloat16, "gelu")):
+        num_samples, num_frames, width, num_classes, size = 2, 3, 40, 500, 512
+        inputs = grid_inputs(num_samples, num_frames, width - 1, num_classes, ragged=False)
+        lengths, target_lengths, targets = integers(*inputs[2:], inputs.targets)
+        offsets = torch.arange(num_samples + 1) * num_frames * width
+        shapes = ((num_samples, num_frames, size), (num_samples, width, size), (num_classes, size), (num_classes,))
+        operands = [torch.empty(shape, dtype=dtype) for shape in shapes]
+        lattice = (*operands, lengths, target_lengths, targets, offsets, 0, activation, 2**20, "regular")
+        saved = module.joint_forward(*lattice, 0.0, True)
+        module.joint_backward(saved[0], *lattice, 0.0, -1.0, None, *saved)

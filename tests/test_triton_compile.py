@@ -24,6 +24,13 @@ def cache(tmp_path_factory):
     ("grid", {"score_rows", "solve", "find_posteriors", "write_gradient"}),
     ("chain", {"score_rows", "solve", "find_posteriors", "write_gradient", "count_arcs", "add_counts"}),
     ("best_path", {"chain", "dense", "grid", "score_rows"}),
+    (
+        "joint",
+        {
+            "score_rows", "list_rows", "differentiate_logits", "differentiate_hidden", "add_weight_gradient",
+            "add_operand_gradients", "solve", "find_posteriors",
+        },
+    ),
     ("dense", {"solve", "combine", "write_gradient", "add_transition_gradient"}),
 ])  # fmt: skip
 def test_kernels_compile_for_every_target(lattice, kernels, cache):

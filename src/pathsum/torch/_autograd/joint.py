@@ -23,32 +23,34 @@ def joint_losses(
     fastemit_lambda: float,
     clamp: float,
     gate: float | None,
+    impl: str,
 ) -> Tensor:
-    """Losses (N,) in float64 of encoder, predictor, weight and bias by the numba kernels."""
+    """Losses (N,) in float64 of encoder, predictor, weight and bias."""
     forward_options = (lattice.blank, activation, tile_memory, rnnt_type, delay_penalty, wants_gradient(*operands))
-    options = (*forward_options, fastemit_lambda, clamp, gate)
+    options = (*forward_options, fastemit_lambda, clamp, gate, impl)
     return _JointLosses.apply(*operands, *grid_tensors(lattice), *options)[0]
 
 
 class _JointLosses(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        *operands_lattice_and_options, _, _, _ = inputs
-        return joint_forward(*operands_lattice_and_options)
+        *operands_lattice_and_options, _, _, _, impl = inputs
+        return joint_forward(*operands_lattice_and_options, impl)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, blank, activation, tile_memory, rnnt_type, _, _, fastemit_lambda, clamp, gate = inputs
+        *tensors, blank, activation, tile_memory, rnnt_type, _, _, fastemit_lambda, clamp, gate, impl = inputs
         keep_losses_only(ctx, output)
         ctx.save_for_backward(*tensors, *output)
         ctx.options = (blank, activation, tile_memory, rnnt_type, fastemit_lambda, clamp, gate)
+        ctx.impl = impl
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         grad_losses = defined(grad_losses, saved[0])
-        gradients = _JointGradient.apply(grad_losses, *tensors, *ctx.options, *saved)
-        return *gradients, *[None] * 13
+        gradients = _JointGradient.apply(grad_losses, *tensors, *ctx.options, *saved, ctx.impl)
+        return *gradients, *[None] * 14
 
 
 class _JointGradient(Gradient):

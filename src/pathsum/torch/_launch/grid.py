@@ -70,28 +70,48 @@ def grid_forward(
         layout.num_classes, blank, maxima, sums, *planes, undefined,
         LOGITS=logits, PACKED=layout.packed, WORK=in_triton(work), ROWS=rows, BLOCK=classes, ALIGNED=aligned(scores),
     )  # fmt: skip
-    losses = solve(planes, undefined, layout, need_gradient)
+    sizes, width = layout.sizes, layout.width
+    losses = _solve(planes, undefined, layout.lengths, sizes, width, layout.packed, need_gradient)
     blank_posteriors, label_posteriors = planes if need_gradient else (empty(0), empty(0))
     return losses, maxima, sums, blank_posteriors, label_posteriors
 
 
-def solve(planes: tuple[Tensor, Tensor], undefined: Tensor, layout: Layout, need_gradient: bool) -> Tensor:
+def solve_packed(
+    planes: tuple[Tensor, Tensor],
+    undefined: Tensor,
+    lengths: tuple[Tensor, Tensor, Tensor],
+    width: int,
+    need_gradient: bool,
+) -> Tensor:
+    """``solve`` of the planes of packed rows, of samples with at most ``width - 1`` labels."""
+    return _solve(planes, undefined, lengths, (len(undefined), 1, 0), width, True, need_gradient)
+
+
+def _solve(
+    planes: tuple[Tensor, Tensor],
+    undefined: Tensor,
+    lengths: tuple[Tensor, ...],
+    sizes: tuple[int, int, int],
+    width: int,
+    packed: bool,
+    need_gradient: bool,
+) -> Tensor:
     """Losses of the two score planes, which are overwritten by the posteriors where asked."""
     empty = empties(undefined)
-    num_samples, num_frames, num_labels = layout.sizes
-    losses, totals, alpha = empty(num_samples), empty(num_samples), empty(layout.num_rows)
-    beta = empty(layout.num_rows if need_gradient else 0)
-    block = bucket(layout.width, 32, STRIP)
+    num_samples, num_frames, num_labels = sizes
+    num_rows = len(planes[0])
+    losses, totals, alpha = empty(num_samples), empty(num_samples), empty(num_rows)
+    beta = empty(num_rows if need_gradient else 0)
+    block = bucket(width, 32, STRIP)
     launch(
         grid.solve, (num_samples, 2 if need_gradient else 1), undefined,
-        *planes, *layout.lengths, num_frames, num_labels, undefined, alpha, beta, losses, totals,
-        PACKED=layout.packed, BLOCK=block, num_warps=warps(block),
+        *planes, *lengths, num_frames, num_labels, undefined, alpha, beta, losses, totals,
+        PACKED=packed, BLOCK=block, num_warps=warps(block),
     )  # fmt: skip
     if need_gradient:
         launch(
-            grid.find_posteriors, (programs(layout.num_rows, _NODES),), undefined,
-            *planes, alpha, beta, losses, totals, layout.num_rows, *layout.lengths, *layout.sizes,
-            PACKED=layout.packed, ROWS=_NODES,
+            grid.find_posteriors, (programs(num_rows, _NODES),), undefined,
+            *planes, alpha, beta, losses, totals, num_rows, *lengths, *sizes, PACKED=packed, ROWS=_NODES,
         )  # fmt: skip
     return losses
 

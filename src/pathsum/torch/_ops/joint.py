@@ -31,8 +31,11 @@ def joint_forward(
     rnnt_type: str,
     delay_penalty: float,
     need_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, blank and label posteriors, of logits made a tile at a time."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses, blank and label posteriors, and the log of each row's softmax sum, of logits made a tile at a time.
+
+    The last is of no size where backward takes the softmax again.
+    """
     lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
     joiner = as_joiner(encoder, predictor, weight, bias, activation)
     losses, *posteriors = joint.forward(
@@ -44,7 +47,7 @@ def joint_forward(
         num_threads=torch.get_num_threads(),
         solve=_solve_of(lattice, rnnt_type, delay_penalty),
     )
-    return torch.from_numpy(losses), torch.from_numpy(posteriors[0]), torch.from_numpy(posteriors[1])
+    return torch.from_numpy(losses), torch.from_numpy(posteriors[0]), torch.from_numpy(posteriors[1]), torch.empty(0)
 
 
 @fake(joint_forward)
@@ -52,8 +55,8 @@ def _(encoder, predictor, weight, bias, logit_lengths, *_):
     losses = weight.new_empty(logit_lengths.shape[0], dtype=torch.float64)
     # Only backward reads what follows; its size depends on the lengths' values.
     rows = torch.library.get_ctx().new_dynamic_size()
-    blank, label = (weight.new_empty(rows, dtype=torch.float64) for _ in range(2))
-    return losses, blank, label
+    blank, label, log_sums = (weight.new_empty(rows, dtype=torch.float64) for _ in range(3))
+    return losses, blank, label, log_sums
 
 
 @operator
@@ -77,6 +80,7 @@ def joint_backward(
     losses: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
+    log_sums: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients with respect to encoder, predictor, weight and bias."""
     joiner = as_joiner(encoder, predictor, weight, bias, activation)
