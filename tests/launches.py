@@ -46,9 +46,9 @@ def _grid(module):
         lengths, target_lengths, targets = integers(*inputs[2:], inputs.targets)
         offsets = torch.arange(num_samples + 1) * num_frames * width
         scores = torch.empty((num_samples * num_frames * width, num_classes) if packed else shape, dtype=dtype)
-        lattice = (scores, lengths, target_lengths, targets, offsets, 0)
-        saved = module.grid_forward(*lattice, True, True)
-        module.grid_backward(saved[0], *lattice, True, 0.0, -1.0, *saved)
+        lattice = (scores, lengths, target_lengths, targets, offsets, 0, True, 0.0, -1.0)
+        saved = module.grid_forward(*lattice, True)
+        module.grid_backward(saved[0], *lattice, *saved, [True])
 
 
 def _chain(module):
@@ -68,11 +68,10 @@ def _chain(module):
         scores = torch.empty(size[1], size[0], size[2], dtype=dtype)
         labels = (chain.input_lengths, chain.num_states, chain.stay_labels, chain.step_labels, chain.skips)
         arcs = (chain.stay_transitions, chain.step_transitions)
-        options = (chain.start_state, chain.num_final, chain.shared_labels)
-        saved = module.chain_forward(scores, transitions, *labels, *arcs, *options, pose is not None, True)
-        module.chain_backward(saved[0], scores, *labels, *options, pose is not None, *saved, False)
-        if pose is None:
-            module.chain_transition_gradient(saved[0], transitions, *labels, *arcs, *options, *saved)
+        options = (chain.start_state, chain.num_final, chain.shared_labels, pose is not None)
+        lattice = (scores, transitions, *labels, *arcs, *options)
+        saved = module.chain_forward(*lattice, True)
+        module.chain_backward(saved[0], *lattice, *saved, [True, True])
 
 
 def _dense(module):
@@ -80,8 +79,7 @@ def _dense(module):
         scores, transitions = torch.empty(size, dtype=dtype), torch.empty(size[2], size[2])
         (lengths,) = integers([size[1]] * size[0])
         saved = module.dense_forward(scores, transitions, lengths, True)
-        module.dense_backward(saved[0], scores, lengths, *saved, True)
-        module.dense_transition_gradient(saved[0], scores, transitions, lengths, *saved)
+        module.dense_backward(saved[0], scores, transitions, lengths, *saved, [True, True])
 
 
 def _best_path(module):
@@ -106,6 +104,6 @@ def _joint(module):
         offsets = torch.arange(num_samples + 1) * num_frames * width
         shapes = ((num_samples, num_frames, size), (num_samples, width, size), (num_classes, size), (num_classes,))
         operands = [torch.empty(shape, dtype=dtype) for shape in shapes]
-        lattice = (*operands, lengths, target_lengths, targets, offsets, 0, activation, 2**20, "regular")
-        saved = module.joint_forward(*lattice, 0.0, True)
-        module.joint_backward(saved[0], *lattice, 0.0, -1.0, None, *saved)
+        lattice = (*operands, lengths, target_lengths, targets, offsets, 0, activation, 2**20, "regular", 0.0, 0.0)
+        saved = module.joint_forward(*lattice, -1.0, None, True)
+        module.joint_backward(saved[0], *lattice, -1.0, None, *saved, [True] * 4)

@@ -41,6 +41,21 @@ def truth(function, scores, *integers, **options):
     return solve(function, scores.double(), *integers, **options | {"impl": "reference"})
 
 
+def random_like(inputs, seed=1):
+    """Random numbers of the shapes and dtypes of some tensors."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in inputs]
+
+
+def second_derivative(loss, inputs, upstream, tangents):
+    """The derivatives of <tangents, gradients> with respect to the upstream gradient and to the inputs."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    upstream = torch.as_tensor(upstream, dtype=torch.float64).requires_grad_()
+    losses = loss(*inputs)
+    gradients = torch.autograd.grad(losses, inputs, upstream.to(losses.dtype), create_graph=True)
+    return torch.autograd.grad(gradients, [upstream, *inputs], tangents)
+
+
 def assert_within_bounds(actual, expected, num_frames, *, gradient_bound=2e-6, what=""):
     """The bounds that the documentation states, by dtype of the scores.
 

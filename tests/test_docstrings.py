@@ -2,26 +2,28 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
 
 import pytest
 
-MODULES = ["pathsum", "pathsum.torch", "pathsum.testing"]
+FRONT_ENDS = ["pathsum.torch", *(["pathsum.jax"] if importlib.util.find_spec("jax") else [])]
+MODULES = ["pathsum", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.testing"]
 
 
 def public(module):
     module = importlib.import_module(module)
     return {
         f"{module.__name__}.{name}": value
-        for name, value in vars(module).items()
+        for name, value in ((name, vars(module)[name]) for name in getattr(module, "__all__", vars(module)))
         if not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value))
     }
 
 
 PUBLIC = {name: value for module in MODULES for name, value in public(module).items()}
-LOSSES = {name: value for name, value in PUBLIC.items() if name.startswith("pathsum.torch.") and callable(value)}
+LOSSES = {name: value for name, value in PUBLIC.items() if name.rpartition(".")[0] in FRONT_ENDS and callable(value)}
 
 
 def documented_arguments(docstring):
@@ -85,7 +87,7 @@ def test_losses_document_arguments_and_show_an_example(name):
 
 
 def modules_with_examples():
-    for package in ("pathsum.torch", "pathsum.testing", "pathsum.problems", "pathsum.kernels"):
+    for package in (*FRONT_ENDS, "pathsum.testing", "pathsum.problems", "pathsum.kernels"):
         module = importlib.import_module(package)
         yield package
         yield from (f"{package}.{found.name}" for found in pkgutil.iter_modules(module.__path__) if not found.ispkg)

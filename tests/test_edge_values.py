@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathsum.kernels.numba.chain import NARROW, WIDE, _number_pair, _reach
+from pathsum.kernels.numba.chain_recursion import NARROW, WIDE, _number_pair, _reach
 from pathsum.numerics import LOG2_E, MAX_EXPONENT_32
 from pathsum.testing import assert_close, assert_same_bits, chain_inputs, grid_inputs, pack_rows, unpack_rows
 from pathsum.torch import ctc_loss, rnnt_loss, rnnt_packed_loss

@@ -29,6 +29,7 @@ LAYERS = {
     "pathsum.kernels.reference": 3,
     "pathsum.kernels.numba": 3,
     "pathsum.kernels.triton": 3,
+    "pathsum.kernels.jax": 3,
     "pathsum.dispatch": 4,
     "pathsum.torch._launch": 4,
     "pathsum.torch": 5,
@@ -50,6 +51,7 @@ THIRD_PARTY = {
     "pathsum.kernels.reference": {"numpy", "torch"},
     "pathsum.kernels.numba": {"numpy", "numba"},
     "pathsum.kernels.triton": {"triton"},
+    "pathsum.kernels.jax": {"numpy", "jax"},
     "pathsum.dispatch": set(),
     "pathsum.torch._launch": {"torch", "triton"},
     "pathsum.torch": {"numpy", "torch"},
@@ -119,6 +121,8 @@ def test_imports_point_down(path):
     ("from pathsum.kernels.reference import chain", "kernels/numba/chain.py"),
     ("from pathsum.kernels.numba.chain import forward", "kernels/reference/chain.py"),
     ("from pathsum.kernels import numba", "kernels/reference/chain.py"),
+    ("from pathsum.kernels.numba import extended", "kernels/jax/chain.py"),
+    ("import torch", "jax/ctc.py"),
     ("import pathsum.torch", "dispatch.py"),
     ("from pathsum import lattice, dispatch", "problems/ctc.py"),
     ("from pathsum.torch._ops.chain import chain_forward", "cli.py"),
@@ -234,7 +238,7 @@ def test_only_the_glue_says_ctx():
 
 
 def test_cached_kernels_are_current_only_while_all_that_they_inline_is():
-    from pathsum.kernels.numba import chain
+    from pathsum.kernels.numba import chain_recursion
     from pathsum.kernels.numba.compilation import source_stamp
 
-    assert chain._solve_samples._cache._cache_file._source_stamp == source_stamp()
+    assert chain_recursion.solve_samples._cache._cache_file._source_stamp == source_stamp()

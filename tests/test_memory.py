@@ -13,7 +13,7 @@ LARGE = (3, 1000, 1000)
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
-    monkeypatch.setattr(_memory, "_kept", None)
+    monkeypatch.setattr(_memory, "_kept", [])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -39,10 +39,20 @@ def test_used_again_when_no_one_sees_it():
     assert _memory.empty(LARGE, torch.float32).data_ptr() == address
 
 
+def test_two_in_use_at_once_are_two_buffers_and_no_more_are_kept():
+    tensors = [_memory.empty(LARGE, torch.float32) for _ in range(3)]
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    while tensors:
+        tensors.pop(0)
+    assert len(_memory._kept) == 2
+    again = [_memory.empty(LARGE, torch.float32) for _ in range(2)]
+    assert [tensor.data_ptr() for tensor in again] == addresses[:0:-1]
+
+
 def test_another_size_gets_memory_of_its_own():
     address = _memory.empty(LARGE, torch.float32).data_ptr()
     smaller = _memory.empty((1, 1100, 1000), torch.float32)
-    assert _memory._kept is None
+    assert _memory._kept == []
     assert smaller.data_ptr() != address or smaller.untyped_storage().nbytes() < 4 * np.prod(LARGE)
 
 

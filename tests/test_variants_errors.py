@@ -147,15 +147,3 @@ def test_concatenated_alignments():
     padded = function(**INTEGERS | arguments)
     assert function(**INTEGERS | arguments | {"alignment": [0, 2, 1]}) == padded
     assert function(**INTEGERS | arguments | {"alignment": torch.tensor([[0, 2, 9], [1, 9, 9]])}) == padded
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_second_derivative_of_the_kernels_raises(name):
-    function, arguments = FUNCTIONS[name]
-    logits = "token_logits" if name == "tdt_loss" else "logits"
-    scores = arguments[logits].clone().requires_grad_()
-    option = {"rnnt_type": "modified"} if name.startswith("rnnt") else {}
-    loss = function(**INTEGERS | arguments | {logits: scores} | option, impl="numba")
-    (gradient,) = torch.autograd.grad(loss, scores, create_graph=True)
-    with pytest.raises(pathsum.NotDifferentiableError, match="impl='reference'"):
-        gradient.square().sum().backward()

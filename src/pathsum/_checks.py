@@ -6,6 +6,7 @@ Shapes and dtypes are given as plain tuples and names, integers as NumPy arrays,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,11 +114,14 @@ def check_batch(
     max_labels: int | None,
     num_classes: int,
     blank: int | None,
+    big_blanks: Sequence[int] = (),
+    num_rows: int | None = None,
+    scores: str = "logits",
 ) -> Batch:
     """Check the integers of a batch against the sizes of its scores, and pad concatenated targets.
 
-    A size of ``None`` is not bounded by the scores (packed rows have no padded shape). ``blank=None``: every class may
-    occur in a target.
+    A size of ``None`` is not bounded by the scores (packed rows have no padded shape); packed scores have ``num_rows``.
+    ``blank=None``: every class may occur in a target.
     """
     targets = check_integers(function, "targets", targets, (1, 2))
     input_lengths = check_integers(function, lengths_name, input_lengths, (1,))
@@ -144,11 +148,13 @@ def check_batch(
         targets = np.zeros((count, 1), np.int64)
 
     used = np.arange(targets.shape[1]) < target_lengths[:, None]
-    _check_labels(function, targets, used, num_classes, blank)
+    _check_labels(function, targets, used, num_classes, blank, big_blanks)
+    if num_rows is not None:
+        _check_packed_rows(function, num_rows, int((input_lengths * (target_lengths + 1)).sum()), scores)
     return Batch(targets, input_lengths, target_lengths)
 
 
-def check_packed_rows(function: str, num_rows: int, expected: int, argument: str = "logits") -> None:
+def _check_packed_rows(function: str, num_rows: int, expected: int, argument: str) -> None:
     """Packed logits must have exactly the rows of their samples."""
     if num_rows != expected:
         rule = f"have sum(T_n * (U_n + 1)) = {expected} rows"
@@ -170,7 +176,14 @@ def _pad(concatenated: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return padded
 
 
-def _check_labels(function: str, targets: np.ndarray, used: np.ndarray, num_classes: int, blank: int | None) -> None:
+def _check_labels(
+    function: str,
+    targets: np.ndarray,
+    used: np.ndarray,
+    num_classes: int,
+    blank: int | None,
+    big_blanks: Sequence[int],
+) -> None:
     outside = used & ((targets < 0) | (targets >= num_classes))
     if outside.any():
         sample, position = np.argwhere(outside)[0]
@@ -179,6 +192,10 @@ def _check_labels(function: str, targets: np.ndarray, used: np.ndarray, num_clas
     if blank is not None and (used & (targets == blank)).any():
         sample = int(np.argwhere(used & (targets == blank))[0, 0])
         raise InvalidValueError(function, "targets", f"not contain the blank, {blank}", blank, sample)
+    wrong = used & np.isin(targets, big_blanks) if big_blanks else used[:0]
+    if wrong.any():
+        sample, position = (int(i) for i in np.argwhere(wrong)[0])
+        raise InvalidValueError(function, "targets", "not contain a big blank", int(targets[sample, position]), sample)
 
 
 def check_count(function: str, argument: str, value: Any, minimum: int = 0) -> int:

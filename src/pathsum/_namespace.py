@@ -10,3 +10,8 @@ def namespace(array: Any) -> Any:
     """Return ``numpy``, ``torch`` or ``jax.numpy``, whichever made ``array``; imports none of them."""
     library = type(array).__module__.partition(".")[0]
     return sys.modules["jax.numpy" if library in ("jax", "jaxlib") else library]
+
+
+def device_of(array: Any) -> Any:
+    """Where an array lies; ``None``, the framework's choice, while it is being traced and lies nowhere."""
+    return getattr(array, "device", None)

@@ -3,6 +3,9 @@
 ``impl="auto"`` is a documented order: on the CPU ``numba``, on a CUDA or ROCm device ``triton`` where it is installed
 and has the kernels, elsewhere ``reference``. An implementation asked for by name runs or raises; nothing falls back in
 silence.
+
+JAX compiles a program for a device that may be known only then: ``"auto"`` is ``numba`` in a program for the CPU and
+``jax``, plain operations, in one for any other device.
 """
 
 from __future__ import annotations
@@ -59,3 +62,25 @@ def _check_triton(function: str, device: str, has_kernels: bool) -> None:
 
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def select_program(function: str, own: str, device: str | None, impl: str, *, numba: bool) -> str:
+    """The implementation for a framework that compiles programs, whose device may not be known before.
+
+    ``own`` is the framework's implementation in its own operations, ``numba`` says whether its programs can call the
+    compiled kernels. ``"auto"`` stays itself: numba in a program for the CPU, ``own`` in one for another device.
+    """
+    if impl not in ("auto", "numba", own):
+        raise InvalidValueError(function, "impl", f"be one of auto, numba, {own}", repr(impl))
+    if impl == "numba" and not numba:
+        raise ImplementationError(f"{function}: impl='numba' cannot be called from programs of this {own}")
+    if impl == "numba" and device not in (None, "cpu"):
+        raise ImplementationError(f"{function}: impl='numba' runs on the CPU; the scores are on {device}")
+    return own if impl == "auto" and not numba else impl
+
+
+def explain_program(own: str, *, numba: bool) -> str:
+    """Say in a sentence what ``impl="auto"`` runs in the programs of a framework, and why."""
+    if numba:
+        return f"{own}: numba in programs for the CPU; elsewhere {own}, plain operations in extended range"
+    return f"{own}: {own}, plain operations in extended range; numba cannot be called from programs of this {own}"

@@ -145,7 +145,20 @@ def _implementations(torch: Any) -> str:
     for device in devices:
         lines.append((device, dispatch.explain(device).partition(": ")[2]))
         lines += [(f"  {loss}", dispatch.select(loss, device, "auto")) for loss in losses]
+    lines += _jax_implementation()
     return _section("devices and implementations (impl='auto')", lines)
+
+
+def _jax_implementation() -> list[tuple[str, str]]:
+    try:
+        importlib.metadata.version("jax")
+        numba = importlib.import_module("pathsum.jax._ops.ffi").supported()
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    # A broken installation raises OSError and others, and is what a report has to show.
+    except Exception as error:
+        return [("pathsum.jax", f"cannot be imported: {type(error).__name__}: {error}")]
+    return [("jax", dispatch.explain_program("jax", numba=numba).partition(": ")[2])]
 
 
 def _losses() -> list[str]:

@@ -140,6 +140,28 @@ def tf_seq2seq_losses():
     return "tf_seq2seq_losses.classic_ctc_loss, simplified_ctc_loss", version("tf-seq2seq-losses"), vectors
 
 
+def tf_seq2seq_losses_hessian():
+    """Hessians (N, T, C, T, C) of the losses by log-probabilities."""
+    import tensorflow as tf
+    from tf_seq2seq_losses.classic_ctc_loss import ClassicCtcLossData
+    from tf_seq2seq_losses.simplified_ctc_loss import SimplifiedCtcLossData
+
+    vectors = []
+    for case in CHAIN_CASES[1:]:
+        for name, data in (("ctc_loss", ClassicCtcLossData), ("simple_ctc_loss", SimplifiedCtcLossData)):
+            solved = data(
+                labels=tf.constant(case["targets"], tf.int32),
+                logprobas=tf.nn.log_softmax(tf.constant(case["logits"], tf.float32)),
+                label_length=tf.constant(case["target_lengths"], tf.int32),
+                logit_length=tf.constant(case["input_lengths"], tf.int32),
+                blank_index=0,
+            )
+            own = vector(case, 0, {"function": name}, solved.loss.numpy(), solved.gradient.numpy())
+            vectors.append(own | {"hessian": solved.hessian.numpy().astype(np.float64).round(7).tolist()})
+    name = "tf_seq2seq_losses' ClassicCtcLossData, SimplifiedCtcLossData"
+    return name, version("tf-seq2seq-losses"), vectors
+
+
 def optimized_transducer():
     import torch
     from optimized_transducer import transducer_loss
@@ -177,7 +199,14 @@ def vector(case, blank, options, losses, gradient):
 
 PEERS = {
     function.__name__: function
-    for function in (torchaudio, torchaudio_forced_align, warprnnt_numba, tf_seq2seq_losses, optimized_transducer)
+    for function in (
+        torchaudio,
+        torchaudio_forced_align,
+        warprnnt_numba,
+        tf_seq2seq_losses,
+        tf_seq2seq_losses_hessian,
+        optimized_transducer,
+    )
 }
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The verbs every implementation has for a lattice, and what passes between them.
 
 A verb is per lattice, never per loss. ``reference`` is differentiated by its framework and has ``forward`` alone; an
-implementation with kernels of its own has ``forward``, which keeps what ``backward`` needs, and ``backward``. ``Saved``
-holds arrays of the implementation's own library, the scores not among them.
+implementation with kernels of its own has ``forward``, which keeps what the others need, ``backward``, and ``hvp``: how
+what backward gives moves along a tangent of the scores. ``Saved`` holds arrays of the implementation's own library, the
+scores not among them.
 """
 
 from __future__ import annotations
@@ -43,6 +44,18 @@ class DenseSaved(NamedTuple):
     gamma: Array
     alpha: Array
     entering: Array
+
+
+class Product(NamedTuple):
+    """A Hessian-vector product, but for its part by the scores, which is written where the caller says.
+
+    Attributes:
+        slopes: (N,) derivative of each loss along the tangents.
+        transitions: (C, C) the part of the product by the transitions; of no size where the lattice has none.
+    """
+
+    slopes: Array
+    transitions: Array
 
 
 class ChainPath(NamedTuple):
@@ -104,6 +117,21 @@ class ChainKernels(Protocol):
         num_threads: int,
     ) -> Array: ...
 
+    def hvp(
+        self,
+        grad_losses: Array,
+        tangent: Any,
+        transition_tangent: Array | None,
+        scores: Any,
+        lattice: ChainLattice,
+        transitions: Array | None,
+        saved: Saved,
+        *,
+        logits: bool,
+        num_threads: int,
+        out: Any,
+    ) -> Product: ...
+
 
 class GridKernels(Protocol):
     def forward(
@@ -120,6 +148,19 @@ class GridKernels(Protocol):
         logits: bool,
         fastemit_lambda: float,
         clamp: float,
+        num_threads: int,
+        out: Any,
+    ) -> Array: ...
+
+    def hvp(
+        self,
+        tangent: Any,
+        grad_losses: Array,
+        scores: Any,
+        lattice: GridLattice,
+        saved: Saved,
+        *,
+        logits: bool,
         num_threads: int,
         out: Any,
     ) -> Array: ...

@@ -14,7 +14,7 @@ is as good as a stay, so that a target that repeats a label counts sequences mor
 
 from __future__ import annotations
 
-from pathsum._namespace import namespace
+from pathsum._namespace import device_of, namespace
 from pathsum.lattice import Array, ChainLattice, DenseLattice
 
 
@@ -23,7 +23,7 @@ def pose_asg(
 ) -> tuple[DenseLattice, ChainLattice]:
     """Pose targets (N, S), S >= 1, with lengths (N,); entries beyond a target's length are not used."""
     xp = namespace(targets)
-    used = xp.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]
+    used = xp.arange(targets.shape[1], device=device_of(targets)) < target_lengths[:, None]
     labels = xp.where(used, targets, 0)
     nothing_before = xp.full_like(labels[:, :1], -1)
 

@@ -11,7 +11,7 @@ that. The last label and the last blank are final.
 
 from __future__ import annotations
 
-from pathsum._namespace import namespace
+from pathsum._namespace import device_of, namespace
 from pathsum.lattice import Array, ChainLattice
 
 
@@ -19,10 +19,10 @@ def pose_ctc(targets: Array, input_lengths: Array, target_lengths: Array, blank:
     """Pose targets (N, S), S >= 1, with lengths (N,); entries beyond a target's length are not used."""
     xp = namespace(targets)
     size = targets.shape[1]
-    used = xp.arange(size, device=targets.device) < target_lengths[:, None]
+    used = xp.arange(size, device=device_of(targets)) < target_lengths[:, None]
     targets = xp.where(used, targets, blank)
 
-    state = xp.arange(2 * size + 1, device=targets.device)
+    state = xp.arange(2 * size + 1, device=device_of(targets))
     is_label = state % 2 == 1
     label_of_state = xp.clip(state // 2, 0, size - 1)
     two_before = xp.clip(state - 2, 0, None)

@@ -27,7 +27,11 @@ def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
     last = grid.logit_lengths[:, None] - (2 if rnnt_type == "one_sym_per_frame" else 1)
     blank, label, next_blank = (0, 0), (1, 0), (0, 1)
     return ArcLattice(
-        **vars(grid),
+        logit_lengths=grid.logit_lengths,
+        target_lengths=grid.target_lengths,
+        targets=grid.targets,
+        blank=grid.blank,
+        row_offsets=grid.row_offsets,
         arcs=((1, 0), (int(rnnt_type != "regular"), 1)),
         reads=((grid.blank, LABEL),),
         terms=((blank,), (label, next_blank) if rnnt_type == "constrained" else (label,)),
@@ -36,12 +40,12 @@ def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
     )
 
 
-def earliness(lattice: GridLattice | ArcLattice) -> Array:
+def earliness(lattice: GridLattice | ArcLattice, num_rows: int) -> Array:
     """(T-1)/2 - t of every row: a penalty l on delay adds l times it to the score of a label (Kang et al., 2022,
-    arXiv 2211.00490).
+    arXiv 2211.00490). All rows must be counted in ``num_rows``: a graph that is traced does not know the last offset.
     """
     xp = namespace(lattice.row_offsets)
-    rows = xp.arange(int(lattice.row_offsets[-1]), device=lattice.row_offsets.device)
+    rows = xp.arange(num_rows, device=lattice.row_offsets.device)
     sample = xp.searchsorted(lattice.row_offsets[1:], rows, side="right")
     t = (rows - lattice.row_offsets[sample]) // (lattice.target_lengths[sample] + 1)
     return (lattice.logit_lengths[sample] - 1) / 2 - t

@@ -9,7 +9,7 @@ a label steps. There are C(T, L) paths.
 
 from __future__ import annotations
 
-from pathsum._namespace import namespace
+from pathsum._namespace import device_of, namespace
 from pathsum.lattice import Array, ChainLattice
 
 
@@ -17,7 +17,7 @@ def pose_simple_ctc(targets: Array, input_lengths: Array, target_lengths: Array,
     """Pose targets (N, S), S >= 1, with lengths (N,); entries beyond a target's length are not used."""
     xp = namespace(targets)
     size = targets.shape[1]
-    used = xp.arange(size, device=targets.device) < target_lengths[:, None]
+    used = xp.arange(size, device=device_of(targets)) < target_lengths[:, None]
     targets = xp.where(used, targets, blank)
     blanks = xp.full_like(targets[:, :1], blank)
 

@@ -1,5 +1,6 @@
 """Losses for PyTorch."""
 
+from pathsum.torch import second_order as second_order
 from pathsum.torch.align.asg import ASGAlignment as ASGAlignment
 from pathsum.torch.align.asg import asg_align as asg_align
 from pathsum.torch.align.asg import asg_viterbi as asg_viterbi
@@ -13,6 +14,14 @@ from pathsum.torch.align.spans import token_spans as token_spans
 from pathsum.torch.asg import asg_loss as asg_loss
 from pathsum.torch.ctc import ctc_loss as ctc_loss
 from pathsum.torch.ctc import simple_ctc_loss as simple_ctc_loss
+from pathsum.torch.entropy import asg_entropy as asg_entropy
+from pathsum.torch.entropy import ctc_entropy as ctc_entropy
+from pathsum.torch.entropy import rnnt_entropy as rnnt_entropy
+from pathsum.torch.entropy import simple_ctc_entropy as simple_ctc_entropy
+from pathsum.torch.expected_risk import asg_expected_risk as asg_expected_risk
+from pathsum.torch.expected_risk import ctc_expected_risk as ctc_expected_risk
+from pathsum.torch.expected_risk import rnnt_expected_risk as rnnt_expected_risk
+from pathsum.torch.expected_risk import simple_ctc_expected_risk as simple_ctc_expected_risk
 from pathsum.torch.greedy import Decoded as Decoded
 from pathsum.torch.greedy import ctc_greedy_decode as ctc_greedy_decode
 from pathsum.torch.greedy import rnnt_greedy_decode as rnnt_greedy_decode

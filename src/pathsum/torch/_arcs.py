@@ -14,8 +14,9 @@ from pathsum.kernels.reference import grid_arcs as reference
 from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import exact
 from pathsum.lattice import ArcLattice
-from pathsum.torch._autograd.arcs import arc_losses, arc_scores, row_scores, with_upstream
+from pathsum.torch._autograd.arcs import arc_losses, arc_scores, row_scores
 from pathsum.torch._autograd.joint_scores import joint_scores
+from pathsum.torch._autograd.reweighted import first_derivative_only, upstream_to_samples
 from pathsum.torch._inputs import on_device
 from pathsum.torch.joiner import Joiner
 
@@ -41,6 +42,11 @@ class Scoring(NamedTuple):
     fastemit_lambda: float = 0.0
     clamp: float = -1.0
 
+    @property
+    def reweights(self) -> bool:
+        """Whether the gradient is another than that of the loss."""
+        return self.fastemit_lambda > 0 or self.clamp > 0
+
     def checked(self, function: str) -> Scoring:
         """The same, its numbers checked."""
 
@@ -61,35 +67,54 @@ class Scoring(NamedTuple):
 def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, scoring: Scoring) -> Tensor:
     """Losses (N,) of the scores that the lattice reads, or of joiners that make them, by the implementation chosen."""
     reading = {"lone": lattice.blank if scoring.hat else -1, "logits": scoring.logits}
-    adding = {
-        "sigma": scoring.sigma,
-        "delay_penalty": scoring.delay_penalty,
-        "fastemit_lambda": scoring.fastemit_lambda,
-    }
     clamp = scoring.clamp
     if chosen == "numba":
+        # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes. The upstream gradient
+        # comes by the samples then, for logits beside a joiner too, as with a clamp: at infinity one clamps nothing.
+        by_loss = clamp > 0 or any(isinstance(head, Joiner) for head in heads)
+        logits_clamp = math.inf if by_loss and clamp <= 0 else clamp
         read = [
             joint_scores(head, lattice, classes, clamp=clamp, **reading)
             if isinstance(head, Joiner)
-            else row_scores(head, lattice, classes, clamp=clamp, **reading)
+            else row_scores(head, lattice, classes, clamp=logits_clamp, **reading)
             for head, classes in zip(heads, lattice.reads, strict=True)
         ]
-        scores = arc_scores([planes for planes, _ in read], lattice, **adding)
+        scores = add_planes([planes for planes, _ in read], lattice, scoring, chosen)
         losses = arc_losses(scores, lattice, scoring.skip_score)
-        # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes.
-        by_loss = clamp > 0 or any(isinstance(head, Joiner) for head in heads)
-        return with_upstream(losses, [samples for _, samples in read]) if by_loss else losses
+        return upstream_to_samples(losses, torch.stack([samples for _, samples in read])) if by_loss else losses
     tensors = tuple(head.logits() if isinstance(head, Joiner) else head for head in heads)
     posed = on_device(lattice, tensors[0].device)
+    if scoring.reweights:
+        tensors = tuple(map(first_derivative_only, tensors))
 
     def losses_of(*tensors: Tensor) -> Tensor:
         planes = [
             reference.row_scores(scores, posed, classes, **reading)
             for scores, classes in zip(tensors, posed.reads, strict=True)
         ]
-        return reference.forward(reference.arc_scores(planes, posed, **adding), posed, scoring.skip_score)
+        return reference.forward(add_planes(planes, posed, scoring, chosen), posed, scoring.skip_score)
 
     return _with_clamped_gradient(losses_of, tensors, posed, clamp) if clamp > 0 else losses_of(*tensors)
+
+
+def read_planes(scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], chosen: str, *, logits: bool) -> Tensor:
+    """Planes (K, rows) of the classes of padded or packed scores, by the implementation chosen."""
+    if chosen == "numba":
+        return row_scores(scores, lattice, classes, lone=-1, logits=logits, clamp=-1.0)[0]
+    return reference.row_scores(scores, on_device(lattice, scores.device), classes, lone=-1, logits=logits)
+
+
+def add_planes(planes: list[Tensor], lattice: ArcLattice, scoring: Scoring, chosen: str) -> Tensor:
+    """Scores (kinds, rows) of the arcs, of the planes of each tensor, by the implementation chosen."""
+    add = arc_scores if chosen == "numba" else reference.arc_scores
+    placed = lattice if chosen == "numba" else on_device(lattice, planes[0].device)
+    return add(
+        planes,
+        placed,
+        sigma=scoring.sigma,
+        delay_penalty=scoring.delay_penalty,
+        fastemit_lambda=scoring.fastemit_lambda,
+    )
 
 
 def _with_clamped_gradient(

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt import pose_rnnt
-from pathsum.torch._bounded import CHECKS, bounded_batch, stay_unread
+from pathsum.torch._bounded import bounded_batch
+from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
 
 Integers = Tensor | Sequence[int]
@@ -33,20 +36,86 @@ def shape_of(scores: Any) -> tuple[int, ...]:
 def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
     """A tensor, array or list of integers as an array, its memory shared where it can be."""
     if isinstance(value, Tensor):
-        if value.dtype not in (torch.int32, torch.int64):
-            raise InvalidTypeError(function, argument, "have dtype int32 or int64", dtype_of(value))
-        return value.detach().cpu().numpy()
+        _check_integer_dtype(function, argument, value)
+        return value.cpu().numpy()
     try:
         return np.asarray(value)
     except ValueError as error:
         raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
 
 
-def listed(length: Any) -> Any:
-    """The length of one sample as lengths (1,); lengths (N,) as they are."""
-    if isinstance(length, Tensor):
-        return length.reshape(1) if length.ndim == 0 else length
-    return np.atleast_1d(length)
+def as_integer_tensor(function: str, argument: str, value: Any) -> Tensor:
+    """A tensor or list of integers as a tensor."""
+    if not isinstance(value, Tensor):
+        return torch.as_tensor(value)
+    _check_integer_dtype(function, argument, value)
+    return value
+
+
+def _check_integer_dtype(function: str, argument: str, value: Tensor) -> None:
+    if value.dtype not in (torch.int32, torch.int64):
+        raise InvalidTypeError(function, argument, "have dtype int32 or int64", dtype_of(value))
+
+
+def values_unknown() -> bool:
+    """Whether a graph is traced or a transform of ``torch.func`` runs: then integers may have no values to look at, and
+    are checked by an operator.
+    """
+    return torch.compiler.is_compiling() or peek_interpreter_stack() is not None
+
+
+def as_values(function: str, argument: str, value: Any) -> Any:
+    """Integers as an array, or as a tensor where their values are unknown."""
+    return (as_integer_tensor if values_unknown() else as_integers)(function, argument, value)
+
+
+def as_batch(
+    function: str,
+    targets: Integers,
+    input_lengths: Integers,
+    target_lengths: Integers,
+    *,
+    lengths_name: str = "input_lengths",
+    batched: bool = True,
+    num_samples: int | None,
+    num_frames: int | None,
+    max_labels: int | None,
+    num_classes: int,
+    blank: int | None,
+    big_blanks: Sequence[int] = (),
+    num_rows: int | None = None,
+    scores: str = "logits",
+    device: torch.device | None = None,
+) -> _checks.Batch:
+    """The integers of a call, checked: NumPy arrays, or tensors where their values are unknown.
+
+    Where a ``device`` is given they are tensors there, bounded and not looked at (``bounded_batch``).
+    """
+    given = {"targets": targets, lengths_name: input_lengths, "target_lengths": target_lengths}
+    if device is not None:
+        labels, *lengths = (as_integer_tensor(function, name, value) for name, value in given.items())
+        lengths = lengths if batched else [tensor.reshape(-1) for tensor in lengths]
+        sizes = (num_samples, num_frames, max_labels, num_classes, blank, num_rows)
+        return bounded_batch(function, lengths_name, labels, lengths[0], lengths[1], device, *sizes)
+    if values_unknown():
+        tensors = [as_integer_tensor(function, name, value) for name, value in given.items()]
+        tensors = tensors if batched else [tensors[0], *(tensor.reshape(-1) for tensor in tensors[1:])]
+        sizes = (num_samples, num_frames, max_labels, num_classes, blank, list(big_blanks), num_rows, scores)
+        return _checks.Batch(*check_batch(*tensors, function, lengths_name, *sizes))
+    arrays = [as_integers(function, name, value) for name, value in given.items()]
+    return _checks.check_batch(
+        function,
+        *(arrays if batched else [arrays[0], *map(np.atleast_1d, arrays[1:])]),
+        lengths_name=lengths_name,
+        num_samples=num_samples,
+        num_frames=num_frames,
+        max_labels=max_labels,
+        num_classes=num_classes,
+        blank=blank,
+        big_blanks=big_blanks,
+        num_rows=num_rows,
+        scores=scores,
+    )
 
 
 def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: str) -> None:
@@ -80,39 +149,6 @@ def check_shape(function: str, argument: str, tensor: Tensor, sizes: tuple[int |
         raise InvalidValueError(function, argument, f"have shape {axes} = ({wanted})", f"shape {tuple(tensor.shape)}")
 
 
-def batch_of(
-    function: str,
-    targets: Any,
-    input_lengths: Any,
-    target_lengths: Any,
-    scores: Tensor,
-    check: str,
-    *,
-    rows_of: str = "logits",
-    num_rows: int | None = None,
-    **sizes: Any,
-) -> tuple[_checks.Batch, Tensor | None]:
-    """The integers of a call, their values checked; or, where those are on the scores' device and ``check`` is
-    ``"async"``, bounded there, and whether each sample broke a rule.
-    """
-    _checks.check_option(function, "check", check, CHECKS)
-    if stay_unread((targets, input_lengths, target_lengths), scores, check):
-        return bounded_batch(
-            function, targets, input_lengths, target_lengths, device=scores.device, num_rows=num_rows, **sizes
-        )
-    batch = _checks.check_batch(
-        function,
-        as_integers(function, "targets", targets),
-        as_integers(function, sizes["lengths_name"], input_lengths),
-        as_integers(function, "target_lengths", target_lengths),
-        **sizes,
-    )
-    if num_rows is not None:
-        rows = int((batch.input_lengths * (batch.target_lengths + 1)).sum())
-        _checks.check_packed_rows(function, num_rows, rows, rows_of)
-    return batch, None
-
-
 def pose_grid(
     function: str,
     targets: Integers,
@@ -124,21 +160,38 @@ def pose_grid(
     num_frames: int | None,
     max_labels: int | None,
     num_classes: int,
+    big_blanks: Sequence[int] = (),
+    num_rows: int | None = None,
+    scores: str = "logits",
+    device: torch.device | None = None,
 ) -> GridLattice:
     blank = _checks.check_blank(function, blank, num_classes)
-    batch = _checks.check_batch(
+    batch = as_batch(
         function,
-        as_integers(function, "targets", targets),
-        as_integers(function, "logit_lengths", logit_lengths),
-        as_integers(function, "target_lengths", target_lengths),
+        targets,
+        logit_lengths,
+        target_lengths,
         lengths_name="logit_lengths",
         num_samples=num_samples,
         num_frames=num_frames,
         max_labels=max_labels,
         num_classes=num_classes,
         blank=blank,
+        big_blanks=big_blanks,
+        num_rows=num_rows,
+        scores=scores,
+        device=device,
     )
     return pose_rnnt(*batch, blank)
+
+
+def check_logits(
+    function: str, logits: Tensor, argument: str = "logits", layouts: tuple[str, ...] = (PADDED, PACKED)
+) -> None:
+    """Logits must be in one of the layouts."""
+    _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
+    if logits.ndim == 4 and logits.shape[2] < 1:
+        raise InvalidValueError(function, argument, f"have shape {PADDED}", f"shape {tuple(logits.shape)}")
 
 
 def pose_logits(
@@ -151,48 +204,35 @@ def pose_logits(
     *,
     argument: str = "logits",
     layouts: tuple[str, ...] = (PADDED, PACKED),
+    big_blanks: tuple[int, ...] = (),
+    device: torch.device | None = None,
 ) -> GridLattice:
     """The grid of logits in one of the layouts, all checked."""
-    return pose_unread_logits(
-        function, logits, targets, logit_lengths, target_lengths, blank, "sync", argument=argument, layouts=layouts
-    )[0]
-
-
-def pose_unread_logits(
-    function: str,
-    logits: Tensor,
-    targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
-    blank: int,
-    check: str,
-    *,
-    argument: str = "logits",
-    layouts: tuple[str, ...],
-) -> tuple[GridLattice, Tensor | None]:
-    """The grid of logits; where ``batch_of`` does not look at the integers, also which samples broke a rule."""
-    _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
+    check_logits(function, logits, argument, layouts)
     padded = logits.ndim == 4
-    if padded and logits.shape[2] < 1:
-        raise InvalidValueError(function, argument, f"have shape {PADDED}", f"shape {tuple(logits.shape)}")
-    blank = _checks.check_blank(function, blank, logits.shape[-1])
-    batch, undefined = batch_of(
+    return pose_grid(
         function,
         targets,
         logit_lengths,
         target_lengths,
-        logits,
-        check,
-        rows_of=argument,
-        lengths_name="logit_lengths",
+        blank,
         num_samples=logits.shape[0] if padded else None,
         num_frames=logits.shape[1] if padded else None,
         max_labels=logits.shape[2] - 1 if padded else None,
         num_classes=logits.shape[-1],
-        blank=blank,
+        big_blanks=big_blanks,
         num_rows=None if padded else logits.shape[0],
+        scores=argument,
+        device=device,
     )
-    return pose_rnnt(*batch, blank), undefined
+
+
+def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
+    """A frame for each label, checked, in the shape of the padded targets: an array, or a tensor as in ``as_batch``."""
+    integers = (grid.targets, grid.logit_lengths, grid.target_lengths)
+    if values_unknown():
+        return check_alignment(as_integer_tensor(function, "alignment", alignment), *integers, function)
+    return _checks.check_alignment(function, as_integers(function, "alignment", alignment), *integers)
 
 
 def on_device(lattice: Any, device: torch.device) -> Any:
@@ -200,20 +240,20 @@ def on_device(lattice: Any, device: torch.device) -> Any:
     moved: dict[int, Any] = {}
     for value in vars(lattice).values():
         if id(value) not in moved:
-            moved[id(value)] = _sent(value, device) if isinstance(value, np.ndarray) else value
+            moved[id(value)] = _sent(as_tensor(value), device)
     return type(lattice)(**{name: moved[id(value)] for name, value in vars(lattice).items()})
 
 
-def _sent(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    # From pinned memory the copy waits in the device's queue, and nobody here waits for it.
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+def _sent(value: Any, device: torch.device) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.device.type == "cpu" and device.type == "cuda" and not values_unknown():
+        # From pinned memory the copy waits in the device's queue, and nobody here waits for it.
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
 
 
-def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool, undefined: Tensor | None = None) -> Tensor:
-    """Losses in the dtype of the result, infeasible ones as asked for, NaN where a sample is not defined."""
-    if undefined is not None:
-        # A product, so that the gradient of these samples is NaN too.
-        losses = losses * torch.where(undefined, torch.nan, 1.0)
+def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool) -> Tensor:
+    """Losses in the dtype of the result, infeasible ones as asked for."""
     losses = losses.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
     return torch.where(losses == torch.inf, 0.0, losses) if zero_infinity else losses

@@ -1,8 +1,9 @@
 """Memory for gradients.
 
-A fresh gradient of 300 MB costs its page faults, which are as much work as computing it. So the memory of the last one
-that died is kept for the next: one buffer, given out where it fits within an eighth, and freed as soon as it does not.
-NumPy allocates it, because it asks for huge pages, which torch does not.
+A fresh gradient of 300 MB costs its page faults, which are as much work as computing it. So the memory of those that
+died last is kept for the next: as many buffers as were in use at once, a gradient's and that of its derivative at most,
+given out where they fit within an eighth, and freed as soon as they do not. NumPy allocates them, because it asks for
+huge pages, which torch does not.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 
 _KEPT_FROM = 2**22
+_KEPT_BUFFERS = 2
 _lock = threading.Lock()
-_kept: np.ndarray | None = None
+_kept: list[np.ndarray] = []
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -34,18 +36,16 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 def _take(size: int) -> np.ndarray:
     global _kept
     with _lock:
-        buffer, _kept = _kept, None
-    if buffer is not None and size <= buffer.size <= size + size // 8:
-        return buffer
-    del buffer
-    return np.empty(size, np.uint8)
+        fitting = [buffer for buffer in _kept if size <= buffer.size <= size + size // 8]
+        _kept = fitting[:-1]
+    return fitting[-1] if fitting else np.empty(size, np.uint8)
 
 
 def _keep(buffer: np.ndarray) -> None:
-    global _kept
     # Not waited for: the finaliser may run in the middle of _take on this very thread.
     if _lock.acquire(blocking=False):
         try:
-            _kept = buffer
+            _kept.append(buffer)
+            del _kept[:-_KEPT_BUFFERS]
         finally:
             _lock.release()

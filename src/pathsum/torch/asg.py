@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,23 +13,25 @@ from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.reference import chain as reference_chain
 from pathsum.kernels.reference import dense as reference_dense
-from pathsum.lattice import Array
+from pathsum.lattice import ChainLattice, DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.reductions import SCALE_MODES, reduce, scales
 from pathsum.torch._autograd.addition import fork
 from pathsum.torch._autograd.chain import chain_losses
 from pathsum.torch._autograd.dense import dense_losses
+from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
-    as_integers,
-    batch_of,
+    as_batch,
+    as_integer_tensor,
+    as_values,
     check_table,
     dtype_of,
     finish,
-    listed,
     on_device,
     shape_of,
 )
+from pathsum.torch._ops.arrays import as_tensor
 
 
 def asg_loss(
@@ -91,6 +94,10 @@ def asg_loss(
         infinity and gradient exactly 0. A NaN or +inf score makes the loss of its own sample NaN. -inf is fine, among
         ``inputs`` and among ``transitions``. Padding is never read.
 
+        Twice differentiable (``create_graph=True``), by the transitions too, at the cost of 2*T*C*C multiplications a
+        Hessian-vector product, of 6*T*C*C with the transitions. A third derivative is had with ``impl="reference"``
+        alone.
+
         Cost: 2*T*C*C multiplications a sample in forward, half of that where no gradient is needed, and T*C*C in
         backward for ``transitions``; O(N*T*C + C*C) memory. Transitions that spread over more than 29 (float32) or
         235 (float64), or scores that far apart beside transitions of -inf, run in extended range, some ten times
@@ -106,75 +113,141 @@ def asg_loss(
         >>> round(loss.exp().item(), 4)  # 2 of the 8 sequences, 0 0 1 and 0 1 1, stretch the target
         4.0
     """
+    _checks.check_option("asg_loss", "scale_mode", scale_mode, SCALE_MODES)
+    posed = pose_asg_call(
+        "asg_loss",
+        inputs,
+        targets,
+        transitions,
+        input_lengths,
+        target_lengths,
+        reduction,
+        batch_first,
+        impl,
+        start_scores=start_scores,
+        final_scores=final_scores,
+        triton=True,
+        check=check,
+    )
+    batch = posed.batch
+    if posed.scores.device.type == "cpu" and isinstance(batch.targets, np.ndarray):
+        _warn_of_repeats(batch)
+    branches = fork(posed.scores) if posed.impl == "numba" else (posed.scores, posed.scores)
+    all_paths, target_paths = (
+        posed.solve(paths, scores, posed.transitions) for paths, scores in zip(PATHS, branches, strict=True)
+    )
+    # Where no path spells the target there may be none at all, and infinities must not meet.
+    losses = torch.where(target_paths == torch.inf, torch.inf, target_paths - all_paths)
+    losses = finish(losses, posed.scores, zero_infinity)
+    sizes = scales(scale_mode, batch.input_lengths, batch.target_lengths)
+    if sizes is not None:
+        losses = losses / as_tensor(sizes).to(losses)
+    return posed.reduce(losses, reduction)
+
+
+PATHS = ("all", "target")
+
+
+class PosedASG(NamedTuple):
+    """The arguments of a function on ASG's lattices, checked; no score in half precision any more.
+
+    Attributes:
+        scores: (N, T, C), those of the ends added.
+        transitions: (C, C)
+        batch: targets and lengths: NumPy arrays, or tensors where values are unknown.
+        all_paths, target_paths: the lattices of ``PATHS``.
+        batched: whether the caller's scores had a batch axis.
+        impl: the implementation chosen.
+    """
+
+    scores: Tensor
+    transitions: Tensor
+    batch: _checks.Batch
+    all_paths: DenseLattice
+    target_paths: ChainLattice
+    batched: bool
+    impl: str
+
+    def solve(self, paths: str, scores: Tensor, transitions: Tensor) -> Tensor:
+        """Minus the log-sums (N,) over one of ``PATHS``, in float64."""
+        own = self.all_paths if paths == "all" else self.target_paths
+        lattice: Any = own if self.impl == "numba" else on_device(own, scores.device)
+        if paths == "all":
+            if self.impl == "reference":
+                return reference_dense.forward(scores, lattice, transitions)
+            return dense_losses(scores, lattice, transitions, impl=self.impl)
+        if self.impl == "reference":
+            return reference_chain.forward(scores, lattice, transitions, logits=False)
+        return chain_losses(scores, lattice, transitions, logits=False, impl=self.impl)
+
+    def reduce(self, values: Tensor, reduction: str) -> Tensor:
+        reduced = reduce(values, reduction)
+        return reduced if self.batched or reduction != "none" else reduced[0]
+
+
+def pose_asg_call(
+    function: str,
+    inputs: Tensor,
+    targets: Integers,
+    transitions: Tensor,
+    input_lengths: Integers | None,
+    target_lengths: Integers | None,
+    reduction: str,
+    batch_first: bool,
+    impl: str,
+    *,
+    start_scores: Tensor | None = None,
+    final_scores: Tensor | None = None,
+    triton: bool = False,
+    check: str = "sync",
+) -> PosedASG:
     axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
-    _checks.check_scores("asg_loss", "inputs", dtype_of(inputs), shape_of(inputs), axes)
+    _checks.check_scores(function, "inputs", dtype_of(inputs), shape_of(inputs), axes)
     batched = inputs.ndim == 3
     scores = (inputs if batch_first else inputs.transpose(0, 1)) if batched else inputs.unsqueeze(0)
-    _checks.check_reduction("asg_loss", reduction)
-    _checks.check_option("asg_loss", "scale_mode", scale_mode, SCALE_MODES)
-    check_table("asg_loss", "transitions", transitions, scores, "(C, C)")
+    _checks.check_reduction(function, reduction)
+    check_table(function, "transitions", transitions, scores, "(C, C)")
     for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
         if ends is not None:
-            check_table("asg_loss", name, ends, scores, "(C,)")
-    chosen = dispatch.select("asg_loss", scores.device.type, impl, triton=True)
-
-    batch, undefined = _asg_batch(targets, input_lengths, target_lengths, scores, batched, check)
-    if scores.device.type == "cpu":
-        _warn_of_repeats(batch)
+            check_table(function, name, ends, scores, "(C,)")
+    chosen = dispatch.select(function, scores.device.type, impl, triton=triton)
+    device = unread_on(function, check, chosen, scores, targets, input_lengths, target_lengths)
+    batch = _asg_batch(function, targets, input_lengths, target_lengths, scores, batched, device)
     if scores.dtype in (torch.bfloat16, torch.float16):
         # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
         scores, transitions = scores.float(), transitions.float()
     if start_scores is not None or final_scores is not None:
         scores = with_ends(scores, batch.input_lengths, start_scores, final_scores)
-    dense, chain = pose_asg(*batch, scores.shape[2])
-    if chosen != "numba":
-        dense, chain = on_device(dense, scores.device), on_device(chain, scores.device)
-    if chosen == "reference":
-        all_paths = reference_dense.forward(scores, dense, transitions)
-        target_paths = reference_chain.forward(scores, chain, transitions, logits=False)
-    else:
-        for_all_paths, for_target_paths = fork(scores) if chosen == "numba" else (scores, scores)
-        all_paths = dense_losses(for_all_paths, dense, transitions, impl=chosen)
-        target_paths = chain_losses(for_target_paths, chain, transitions, logits=False, impl=chosen)
-    # Where no path spells the target there may be none at all, and infinities must not meet.
-    losses = torch.where(target_paths == torch.inf, torch.inf, target_paths - all_paths)
-    losses = finish(losses, scores, zero_infinity, undefined)
-    sizes = scales(scale_mode, batch.input_lengths, batch.target_lengths)
-    if sizes is not None:
-        losses = losses / torch.as_tensor(sizes).to(losses)
-    reduced = reduce(losses, reduction)
-    return reduced if batched or reduction != "none" else reduced[0]
+    return PosedASG(scores, transitions, batch, *pose_asg(*batch, scores.shape[2]), batched, chosen)
 
 
 def _asg_batch(
+    function: str,
     targets: Integers,
     input_lengths: Integers | None,
     target_lengths: Integers | None,
     scores: Tensor,
     batched: bool,
-    check: str,
-) -> tuple[_checks.Batch, Tensor | None]:
-    """The integers of a call; where no lengths are given every sample is as long as the padded size."""
+    device: torch.device | None,
+) -> _checks.Batch:
+    """The integers of a call, checked; where no lengths are given every sample is as long as the padded size."""
     num_samples, num_frames, num_classes = scores.shape
-    labels = targets if isinstance(targets, Tensor) else as_integers("asg_loss", "targets", targets)
-    labels = labels if batched or labels.ndim > 1 else labels[None]
+    labels = (as_values if device is None else as_integer_tensor)(function, "targets", targets)
+    labels = labels if batched or labels.ndim != 1 else labels[None]
     if target_lengths is None and labels.ndim < 2:
-        raise InvalidValueError("asg_loss", "target_lengths", "be given where targets are concatenated", None)
-    given = ((input_lengths, num_frames), (target_lengths, labels.shape[-1]))
-    lengths = [np.full(num_samples, size) if lengths is None else listed(lengths) for lengths, size in given]
-    return batch_of(
-        "asg_loss",
+        raise InvalidValueError(function, "target_lengths", "be given where targets are concatenated", None)
+    return as_batch(
+        function,
         labels,
-        lengths[0],
-        lengths[1],
-        scores,
-        check,
-        lengths_name="input_lengths",
+        [num_frames] * num_samples if input_lengths is None else input_lengths,
+        [labels.shape[-1]] * num_samples if target_lengths is None else target_lengths,
+        batched=batched,
         num_samples=num_samples,
         num_frames=num_frames,
         max_labels=None,
         num_classes=num_classes,
         blank=None,
+        device=device,
     )
 
 
@@ -193,14 +266,14 @@ def _warn_of_repeats(batch: _checks.Batch) -> None:
         )
 
 
-def with_ends(scores: Tensor, input_lengths: Array, start_scores: Tensor | None, final_scores: Tensor | None) -> Tensor:
+def with_ends(scores: Tensor, input_lengths: Any, start_scores: Tensor | None, final_scores: Tensor | None) -> Tensor:
     """A copy of scores (N, T, C), the start's added to each first frame and the final ones to each last frame."""
     if scores.shape[1] == 0:
         return scores
-    lengths = torch.as_tensor(input_lengths).to(scores.device)
+    lengths = as_tensor(input_lengths).to(scores.device)
     sample = torch.arange(len(lengths), device=scores.device)
-    for ends, frame in ((start_scores, torch.zeros_like(sample)), (final_scores, (lengths - 1).clamp(min=0))):
+    for ends, frame in ((start_scores, torch.zeros_like(lengths)), (final_scores, (lengths - 1).clamp(min=0))):
         if ends is not None:
-            values = torch.where(lengths[:, None] > 0, ends.to(scores.dtype), 0.0)
+            values = torch.where((lengths > 0)[:, None], ends.to(scores.dtype), 0.0)
             scores = scores.index_put((sample, frame), values, accumulate=True)
     return scores

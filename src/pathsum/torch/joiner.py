@@ -20,7 +20,8 @@ class Joiner:
     """The operands of a transducer's joiner, for losses that make its logits a tile at a time and never hold them.
 
     It stands for ``logits[n, t, u] = activation(encoder_out[n, t] + predictor_out[n, u]) @ weight.T + bias`` wherever a
-    variant of the transducer's loss takes logits.
+    variant of the transducer's loss takes logits. By numba such a loss has first derivatives only, and
+    ``create_graph=True`` raises NotDifferentiableError.
 
     Attributes:
         encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands.

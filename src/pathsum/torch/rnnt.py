@@ -7,12 +7,13 @@ from torch import Tensor
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.reference import grid as reference
-from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.grid import grid_losses
-from pathsum.torch._inputs import PACKED, PADDED, Integers, finish, on_device, pose_unread_logits
+from pathsum.torch._autograd.reweighted import first_derivative_only
+from pathsum.torch._bounded import unread_on
+from pathsum.torch._inputs import PACKED, PADDED, Integers, check_logits, finish, on_device, pose_logits, values_unknown
 
 
 def rnnt_loss(
@@ -85,6 +86,9 @@ def rnnt_loss(
         Cost: one pass over the logits in forward and one in backward, beside 24 bytes a node (t, u). The recursion is
         float64 in extended range. Deterministic for any number of threads.
 
+        Twice differentiable by numba, to any order by the reference; not with ``fastemit_lambda``, ``clamp`` or
+        ``overwrite_logits``, with which ``create_graph=True`` raises NotDifferentiableError.
+
     References:
         Graves (2012), Sequence transduction with recurrent neural networks, arXiv 1211.3711. Yu et al. (2021),
         FastEmit, arXiv 2010.11148. Kang et al. (2022), Delay-penalized transducer, arXiv 2211.00490. Variani et
@@ -98,14 +102,22 @@ def rnnt_loss(
         >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
         4.0
     """
-    lattice, undefined = pose_unread_logits(
-        "rnnt_loss", logits, targets, logit_lengths, target_lengths, blank, check, layouts=(PADDED,)
-    )
     scoring = Scoring(
         logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
     return _grid_loss(
-        "rnnt_loss", logits, lattice, undefined, scoring, rnnt_type, overwrite_logits, reduction, zero_infinity, impl
+        "rnnt_loss",
+        PADDED,
+        logits,
+        (targets, logit_lengths, target_lengths),
+        blank,
+        scoring,
+        rnnt_type,
+        overwrite_logits,
+        reduction,
+        zero_infinity,
+        check,
+        impl,
     )
 
 
@@ -174,38 +186,40 @@ def rnnt_packed_loss(
         >>> [round(loss, 4) for loss in losses.exp().tolist()]
         [4.0, 2.0]
     """
-    lattice, undefined = pose_unread_logits(
-        "rnnt_packed_loss", logits, targets, logit_lengths, target_lengths, blank, check, layouts=(PACKED,)
-    )
     scoring = Scoring(
         logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
     return _grid_loss(
         "rnnt_packed_loss",
+        PACKED,
         logits,
-        lattice,
-        undefined,
+        (targets, logit_lengths, target_lengths),
+        blank,
         scoring,
         rnnt_type,
         overwrite_logits,
         reduction,
         zero_infinity,
+        check,
         impl,
     )
 
 
 def _grid_loss(
     function: str,
+    layout: str,
     logits: Tensor,
-    lattice: GridLattice,
-    undefined: Tensor | None,
+    integers: tuple[Integers, Integers, Integers],
+    blank: int,
     scoring: Scoring,
     rnnt_type: str,
     overwrite_logits: bool,
     reduction: str,
     zero_infinity: bool,
+    check: str,
     impl: str,
 ) -> Tensor:
+    check_logits(function, logits, layouts=(layout,))
     _checks.check_reduction(function, reduction)
     scoring = scoring.checked(function)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
@@ -218,18 +232,23 @@ def _grid_loss(
     chosen = dispatch.select(function, logits.device.type, impl, triton=not is_variant)
     if overwrite_logits:
         _check_overwrite(function, logits, scoring.logits, chosen)
+    device = unread_on(function, check, chosen, logits, *integers)
+    lattice = pose_logits(function, logits, *integers, blank, layouts=(layout,), device=device)
     options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
     if is_variant:
         losses = solve((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
-    elif chosen != "reference":
+    elif chosen == "reference":
+        scores = first_derivative_only(logits) if scoring.reweights else logits
+        losses = reference.forward(scores, on_device(lattice, logits.device), **options)
+    else:
         posed = lattice if chosen == "numba" else on_device(lattice, logits.device)
         losses = grid_losses(logits, posed, overwrite_logits=overwrite_logits, impl=chosen, **options)
-    else:
-        losses = reference.forward(logits, on_device(lattice, logits.device), **options)
-    return reduce(finish(losses, logits, zero_infinity, undefined), reduction)
+    return reduce(finish(losses, logits, zero_infinity), reduction)
 
 
 def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:
+    if values_unknown():
+        raise InvalidValueError(function, "overwrite_logits", "be False under torch.compile and torch.func", True)
     if chosen == "reference":
         raise InvalidValueError(function, "overwrite_logits", f"be False with impl={chosen!r}", True)
     if not fused_log_softmax:

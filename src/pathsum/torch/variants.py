@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
 from pathsum import _checks, dispatch
@@ -17,7 +16,16 @@ from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
-from pathsum.torch._inputs import Integers, as_integers, check_joiner, dtype_of, finish, pose_grid, pose_logits
+from pathsum.torch._inputs import (
+    Integers,
+    as_alignment,
+    check_joiner,
+    check_logits,
+    dtype_of,
+    finish,
+    pose_grid,
+    pose_logits,
+)
 from pathsum.torch.joiner import Joiner
 
 FINALS = ("blank", "any")
@@ -176,18 +184,14 @@ def multi_blank_rnnt_loss(
         0.3125
     """
     function = "multi_blank_rnnt_loss"
-    grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
+    _check_head(function, logits)
     durations = _checks.check_durations(function, "big_blank_durations", big_blank_durations, minimum=1, distinct=False)
-    classes = _checks.check_classes(function, "big_blanks", big_blanks, logits.shape[-1], grid.blank)
+    blank = _checks.check_blank(function, blank, logits.shape[-1])
+    classes = _checks.check_classes(function, "big_blanks", big_blanks, logits.shape[-1], blank)
     if len(classes) != len(durations):
         rule = f"have one class a duration, {len(durations)}"
         raise InvalidValueError(function, "big_blanks", rule, list(big_blanks))
-    labels = np.where(np.arange(grid.targets.shape[1]) < grid.target_lengths[:, None], grid.targets, grid.blank)
-    wrong = np.isin(labels, classes)
-    if wrong.any():
-        sample, position = (int(i) for i in np.argwhere(wrong)[0])
-        raise InvalidValueError(function, "targets", "not contain a big blank", int(labels[sample, position]), sample)
-
+    grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank, big_blanks=classes)
     lattice = pose_multi_blank(grid, durations, classes)
     scoring = Scoring(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
     return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
@@ -264,13 +268,7 @@ def ar_rnnt_loss(
     function = "ar_rnnt_loss"
     grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
-    frames = _checks.check_alignment(
-        function,
-        as_integers(function, "alignment", alignment),
-        grid.targets,
-        grid.logit_lengths,
-        grid.target_lengths,
-    )
+    frames = as_alignment(function, alignment, grid)
     buffers = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
     lattice = restrict(pose_rnnt_type(grid, rnnt_type), frames, *buffers)
     scoring = Scoring(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
@@ -351,10 +349,13 @@ def _posed(
     target_lengths: Integers,
     blank: int,
     argument: str = "logits",
+    big_blanks: tuple[int, ...] = (),
 ) -> GridLattice:
     """The grid of logits, padded or packed, or of a joiner's, all checked."""
     if not isinstance(logits, Joiner):
-        return pose_logits(function, logits, targets, logit_lengths, target_lengths, blank, argument=argument)
+        return pose_logits(
+            function, logits, targets, logit_lengths, target_lengths, blank, argument=argument, big_blanks=big_blanks
+        )
     check_joiner(function, logits)
     num_samples, num_frames, width, num_classes = logits.shape
     return pose_grid(
@@ -367,7 +368,15 @@ def _posed(
         num_frames=num_frames,
         max_labels=width - 1,
         num_classes=num_classes,
+        big_blanks=big_blanks,
     )
+
+
+def _check_head(function: str, head: Tensor | Joiner) -> None:
+    if isinstance(head, Joiner):
+        check_joiner(function, head)
+    else:
+        check_logits(function, head)
 
 
 def _dtype_of(head: Tensor | Joiner) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.chain import FRONT
+from pathsum.kernels.numba.chain_recursion import FRONT
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
 from pathsum.kernels.numba.rows import Strided, borrow, load_row, work_dtype
 from pathsum.kernels.protocol import ChainPath

@@ -28,8 +28,8 @@ def forward(
     num_threads: int,
 ) -> DenseSaved:
     """Losses of a batch, -log of the sum over all paths, and where asked what ``backward`` needs."""
-    lengths, offsets = lattice.input_lengths, _frame_offsets(lattice)
-    num_threads = parallel.worthwhile(num_threads, _work(offsets, num_classes))
+    lengths, offsets = lattice.input_lengths, offsets_of(lattice)
+    num_threads = parallel.worthwhile(num_threads, work_of(offsets, num_classes))
     matrix = dense_linear.exponential(transitions, work_dtype(scores.flat))
     rows = dense_linear.exponentiate(scores, num_classes, offsets, matrix.shifts, num_threads)
 
@@ -41,7 +41,7 @@ def forward(
     extended = ~undefined & ~sound
 
     def solve(sample: int) -> None:
-        own = _sample_scores(scores, num_classes, sample, int(lengths[sample]))
+        own = sample_scores(scores, num_classes, sample, int(lengths[sample]))
         gamma = saved.gamma[frames[sample]] if need_gradient else saved.gamma
         saved.losses[sample] = dense_extended.solve(own, transitions.astype(np.float64), need_gradient, gamma)
 
@@ -61,7 +61,7 @@ def backward(
     num_threads: int,
 ) -> None:
     """Write the gradient with respect to the scores, padding included, into ``out`` with axes (N, T, C)."""
-    offsets = _frame_offsets(lattice)
+    offsets = offsets_of(lattice)
 
     def write(first: int, last: int) -> None:
         _write_gradient(
@@ -91,27 +91,27 @@ def transition_gradient(
     if (solved & ~saved.extended).any():
         upstream = np.where(solved & ~saved.extended, -grad_losses, 0.0)
         matrix = dense_linear.exponential(transitions, saved.alpha.dtype.type)
-        offsets = _frame_offsets(lattice)
-        num_threads = parallel.worthwhile(num_threads, _work(offsets, num_classes))
+        offsets = offsets_of(lattice)
+        num_threads = parallel.worthwhile(num_threads, work_of(offsets, num_classes))
         gradient += dense_linear.transition_gradient(upstream, saved, matrix, num_classes, offsets, num_threads)
     for n in np.flatnonzero(solved & saved.extended):
-        own = _sample_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
+        own = sample_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
         dense_extended.add_transition_gradient(own, transitions.astype(np.float64), -grad_losses[n], gradient)
     if (has_arcs & np.isnan(saved.losses)).any():
         gradient[:] = np.nan
     return gradient
 
 
-def _frame_offsets(lattice: DenseLattice) -> np.ndarray:
+def offsets_of(lattice: DenseLattice) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
 
 
-def _work(offsets: np.ndarray, num_classes: int) -> int:
+def work_of(offsets: np.ndarray, num_classes: int) -> int:
     """Elements of work: some per class of a frame, and its share of a product that does many at a time."""
     return int(offsets[-1]) * num_classes * (2 + num_classes // 64)
 
 
-def _sample_scores(scores: Strided, num_classes: int, sample: int, num_frames: int) -> np.ndarray:
+def sample_scores(scores: Strided, num_classes: int, sample: int, num_frames: int) -> np.ndarray:
     """The frames of one sample as (T, C) in float64."""
     rows = np.empty((num_frames, num_classes))
     scratch = np.empty(num_classes, work_dtype(scores.flat))

@@ -53,6 +53,72 @@ def add_transition_gradient(scores, transitions, upstream, gradient):
         beta, beta_exponents = _step_back(arcs, arc_exponents, entering, entering_exponents)
 
 
+@kernel
+def move(
+    scores, transitions, tangent, transition_tangent, upstream, gamma, moved_gamma, means, gradient
+):  # fmt: skip
+    """The tangent of gamma, the mean cost of each frame, and gradient[j, i] += upstream * what the expected number of
+    arcs from i to j moves by, beside their own scores' part. The derivation is that of ``chain_hvp``.
+    """
+    arcs, arc_exponents = _split_all(transitions)
+    alpha, exponents = _alpha(scores, arcs, arc_exponents, scores.shape[0])
+    num_frames, num_classes = scores.shape
+    before = np.empty((num_frames, num_classes))
+    for t in range(num_frames):
+        for j in range(num_classes):
+            before[t, j] = tangent[t, j]
+            if t > 0:
+                masses, mass_exponents = arcs[j] * alpha[t - 1], arc_exponents[j] + exponents[t - 1]
+                before[t, j] += _mean(masses, mass_exponents, before[t - 1] + transition_tangent[j])
+        means[t] = _take_mean_off(before[t], gamma[t])
+
+    behind = np.zeros(num_classes)
+    beta, beta_exponents = _last_beta(num_classes)
+    for t in range(num_frames - 1, -1, -1):
+        for c in range(num_classes):
+            moved_gamma[t, c] = gamma[t, c] * (before[t, c] + behind[c])
+        if t > 0:
+            ahead = tangent[t] + behind - means[t]
+            total, exponent = _total(alpha[t] * beta, exponents[t] + beta_exponents)
+            entering, entering_exponents = _entering(scores[t], beta, beta_exponents)
+            for i in range(num_classes):
+                masses, mass_exponents = arcs[:, i] * entering, arc_exponents[:, i] + entering_exponents
+                behind[i] = _mean(masses, mass_exponents, transition_tangent[:, i] + ahead)
+                for j in range(num_classes):
+                    share, share_exponent = masses[j] / total, mass_exponents[j] - exponent + exponents[t - 1, i]
+                    posterior = shift(share * alpha[t - 1, i], share_exponent)
+                    gradient[j, i] += upstream * posterior * (before[t - 1, i] + ahead[j])
+            _take_mean_off(behind, gamma[t - 1])
+            beta, beta_exponents = _step_back(arcs, arc_exponents, entering, entering_exponents)
+
+
+@njit(**COMPILE)
+def _mean(masses, exponents, values):
+    """The mean of values weighted by masses; 0 where there is none."""
+    largest = ZERO_EXPONENT_64
+    for c in range(masses.size):
+        largest = exponents[c] if masses[c] > 0 and exponents[c] > largest else largest
+    total, weighted = 0.0, 0.0
+    for c in range(masses.size):
+        if masses[c] > 0:
+            mass = shift(masses[c], exponents[c] - largest)
+            total += mass
+            weighted += mass * values[c]
+    return weighted / total if total > 0 else 0.0
+
+
+@njit(**COMPILE)
+def _take_mean_off(values, gamma):
+    """Subtract the mean under gamma from values; that mean."""
+    total, weighted = 0.0, 0.0
+    for c in range(values.size):
+        total += gamma[c]
+        weighted += gamma[c] * values[c]
+    for c in range(values.size):
+        values[c] -= weighted / total
+    return weighted / total
+
+
 @njit(**COMPILE)
 def _split_all(transitions):
     mantissas, exponents = np.empty_like(transitions), np.empty_like(transitions)

@@ -232,7 +232,7 @@ def _exponentiate(
 
 
 @njit(**COMPILE)
-def _multiply(matrix, states, out):
+def multiply(matrix, states, out):
     """out[n] = sum over k of states[n, k] * matrix[k], for the four rows n: each row of the matrix is read once."""
     # Arrays made here do not alias others, which lets the loop vectorise.
     sums = np.zeros((GROUP, matrix.shape[1]), matrix.dtype)
@@ -250,20 +250,20 @@ def _multiply(matrix, states, out):
             sum_2[j] += m0 * c0 + m1 * c1 + m2 * c2 + m3 * c3
             sum_3[j] += m0 * d0 + m1 * d1 + m2 * d2 + m3 * d3
     for n in range(GROUP):
-        _copy(sums[n], out[n])
+        copy_row(sums[n], out[n])
 
 
 @njit(**COMPILE)
-def _copy(source, target):
+def copy_row(source, target):
     # Assigning slices would do the same, and take the compiler a second each time.
     for c in range(source.size):
         target[c] = source[c]
 
 
 @njit(**COMPILE)
-def _advance(matrix, stays, states, out):
+def send(matrix, stays, states, out):
     """The mass that the four rows of states send along the arcs of one frame."""
-    _multiply(matrix, states, out)
+    multiply(matrix, states, out)
     for slot in range(GROUP):
         row, state = out[slot], states[slot]
         for c in range(stays.size):
@@ -313,7 +313,7 @@ def _alpha(
             arriving[slot, c] = 1
     for t in range(offsets[group[0] + 1] - offsets[group[0]]):
         if t > 0:
-            _advance(matrix, stays, borrow(states), borrow(arriving))
+            send(matrix, stays, borrow(states), borrow(arriving))
         for slot in range(group.size):
             n = group[slot]
             frame = offsets[n] + t
@@ -322,7 +322,7 @@ def _alpha(
                 exponents[frame] = exponent
                 lost[n] |= near_end
                 if keep:
-                    _copy(states[slot], alpha[frame])
+                    copy_row(states[slot], alpha[frame])
                 if frame == offsets[n + 1] - 1:
                     for c in range(num_classes):
                         last_sums[n] += states[slot, c]
@@ -342,11 +342,11 @@ def _beta(matrix, stays, weights, group, offsets, num_classes, cut, watch, beta,
                 if frame == offsets[n + 1] - 1:
                     for c in range(num_classes):
                         leaving[slot, c] = 1
-                _copy(leaving[slot], beta[frame])
+                copy_row(leaving[slot], beta[frame])
                 _, near_end = _weigh(leaving[slot], weights[frame], cut, watch, states[slot])
                 lost[n] |= near_end
         if t > 0:
-            _advance(matrix, stays, borrow(states), borrow(leaving))
+            send(matrix, stays, borrow(states), borrow(leaving))
 
 
 @kernel
@@ -393,7 +393,7 @@ def _add_products(upstream, samples, offsets, entering, alpha, first, gradient):
                 for slot in range(GROUP):
                     here = frame < count
                     states[slot, frame] = weight * entering[start + frame + 1, first + slot] if here else number(0)
-            _multiply(alpha[start : start + padded], states, sums)
+            multiply(alpha[start : start + padded], states, sums)
             for slot in range(GROUP):
                 for i in range(sums.shape[1]):
                     gradient[first + slot, i] += sums[slot, i]

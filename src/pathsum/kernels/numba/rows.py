@@ -280,3 +280,32 @@ def softmax_row(row, maximum, scale, out):
     for c in range(BLOCK):
         if c < size:
             rest_out[c] = exp(rest[c] - maximum) * scale
+
+
+@njit(**COMPILE)
+def softmax_mean(row, maximum, values):
+    """The sum of exp(score - maximum) * value."""
+    whole, rest = _in_blocks(row)
+    whole_values, rest_values = _in_blocks(values)
+    size = rest.size
+    total = row.dtype.type(0)
+    nothing = row.dtype.type(0)
+    for c in range(whole.size):
+        total += exp(whole[c] - maximum) * whole_values[c]
+    for c in range(BLOCK):
+        total += exp(rest[c] - maximum) * rest_values[c] if c < size else nothing
+    return total
+
+
+@njit(**COMPILE)
+def softmax_tangent_row(row, maximum, scale, slope, values, mean, out):
+    """out = exp(score - maximum) * (scale + slope * (value - mean))."""
+    whole, rest = _in_blocks(row)
+    whole_values, rest_values = _in_blocks(values)
+    whole_out, rest_out = _in_blocks(out)
+    size = rest.size
+    for c in range(whole.size):
+        whole_out[c] = exp(whole[c] - maximum) * (scale + slope * (whole_values[c] - mean))
+    for c in range(BLOCK):
+        if c < size:
+            rest_out[c] = exp(rest[c] - maximum) * (scale + slope * (rest_values[c] - mean))

@@ -58,7 +58,7 @@ def arc_scores(
             # own score NaN.
             score = torch.where(score > IMPOSSIBLE, score + rows[plane].roll(-ahead), score)
         if labels_on and delay_penalty:
-            score = score + delay_penalty * earliness(lattice).to(score)
+            score = score + delay_penalty * earliness(lattice, len(score)).to(score)
         if labels_on and fastemit_lambda:
             score = score + fastemit_lambda * _zero_with_gradient(score)
         scores.append(score)

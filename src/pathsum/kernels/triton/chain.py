@@ -279,7 +279,7 @@ def solve(
     frames, states = tl.load(input_lengths + n).to(tl.int32), tl.load(num_states + n).to(tl.int32)
     extent = tl.load(extents + n)
     frame = n * num_frames
-    is_defined = extent != UNDEFINED
+    is_defined = (extent != UNDEFINED) & (frames >= 0)
     if _is_wide(extent, frames, FIXED) == WIDE:
         if tl.program_id(1) == 1:
             if is_defined & (frames > 0):

@@ -173,7 +173,8 @@ def solve(
             tl.store(losses + n, tl.where(undefined, float("nan"), -log_z))
     else:
         if tl.program_id(1) == 0:
-            tl.store(losses + n, tl.zeros([], tl.float64))
+            # There is one path, the empty one; lengths of -1 say that the sample is not defined.
+            tl.store(losses + n, tl.where(frames == 0, 0.0, float("nan")).to(tl.float64))
 
 
 @kernel

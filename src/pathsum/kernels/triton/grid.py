@@ -151,7 +151,7 @@ def solve(
     n = tl.program_id(0)
     frames, labels = tl.load(logit_lengths + n).to(tl.int32), tl.load(target_lengths + n).to(tl.int32)
     origin, width = _origin_and_width(n, frames, labels, row_offsets, num_frames, num_labels, PACKED)
-    is_defined = tl.load(undefined + n) == 0
+    is_defined = (tl.load(undefined + n) == 0) & (frames >= 0)
     if tl.program_id(1) == 1:
         if is_defined & (frames > 0):
             _sweep(blank_scores, label_scores, beta, origin, width, frames, labels, BLOCK, True)

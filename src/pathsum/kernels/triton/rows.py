@@ -39,7 +39,9 @@ def locate(
         n = find_sample(tl.where(within, rows, 0), row_offsets, num_samples)
         node = rows - tl.load(row_offsets + n)
         labels = tl.load(target_lengths + n)
-        t, u = node // (labels + 1), node % (labels + 1)
+        # A sample that is not defined has lengths of -1.
+        width = tl.maximum(labels + 1, 1)
+        t, u = node // width, node % width
     else:
         n = tl.where(within, rows // (num_frames.to(tl.int64) * (num_labels + 1)), 0)
         t, u = rows // (num_labels + 1) % num_frames, rows % (num_labels + 1)

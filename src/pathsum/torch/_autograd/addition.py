@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathsum.torch._autograd.operators import transformed
 from pathsum.torch._ops.addition import add
 
 
 def fork(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores twice; their two gradients are added by ``add`` and not by torch."""
-    return _Fork.apply(scores)
+    """The scores twice; their two gradients are added by ``add`` and not by torch.
+
+    Where a graph is traced or a transform runs torch adds them: it knows more about its own sums.
+    """
+    return (scores, scores) if torch.compiler.is_compiling() or transformed() else _Fork.apply(scores)
 
 
 class _Fork(torch.autograd.Function):
@@ -28,7 +32,7 @@ class _Fork(torch.autograd.Function):
     def backward(ctx: Any, first: Tensor | None, second: Tensor | None) -> Tensor | None:
         if first is None or second is None:
             return second if first is None else first
-        return _Sum.apply(first, second)
+        return first + second if transformed() else _Sum.apply(first, second)
 
 
 class _Sum(torch.autograd.Function):

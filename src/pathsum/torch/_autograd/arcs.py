@@ -8,17 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathsum.errors import NotDifferentiableError
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
-from pathsum.torch._autograd.common import Gradient, defined, grid_tensors, keep_losses_only, wants_gradient
+from pathsum.torch._autograd.lattices import differentiable, grid_tensors
+from pathsum.torch._autograd.operators import differentiates, recall, refuse_graph, save
+from pathsum.torch._autograd.reweighted import REWEIGHTED
 from pathsum.torch._ops.arcs import (
     arc_scores_backward,
     arc_scores_forward,
     arcs_backward,
     arcs_forward,
+    arcs_hvp,
     row_scores_backward,
     row_scores_forward,
+    row_scores_hvp,
 )
+from pathsum.torch._ops.arrays import as_tensor
+
+differentiable(row_scores_forward, row_scores_backward, row_scores_hvp, num_inputs=1, num_losses=2)
+differentiable(arcs_forward, arcs_backward, arcs_hvp, num_inputs=1)
 
 
 def row_scores(
@@ -26,134 +35,84 @@ def row_scores(
 ) -> tuple[Tensor, Tensor]:
     """Planes (K, rows) of padded or packed scores by the numba kernels, and zeros (N,) that stand for the samples.
 
-    With a clamp the upstream gradient of each loss must come back through the latter: see ``with_upstream``.
+    With a clamp the upstream gradient of each loss must come back through the latter: see ``upstream_to_samples``.
     """
-    tensors = [*grid_tensors(lattice), *map(torch.from_numpy, (lattice.first_frames, lattice.last_frames))]
-    planes, samples, _, _ = _RowScores.apply(scores, *tensors, list(classes), lone, logits, clamp)
+    tensors = [*grid_tensors(lattice), *map(as_tensor, (lattice.first_frames, lattice.last_frames))]
+    planes, samples, _, _ = row_scores_forward(scores, *tensors, list(classes), lone, logits, clamp)
     return planes, samples
 
 
 def arc_scores(
     planes: Sequence[Tensor], lattice: ArcLattice, *, sigma: float, delay_penalty: float, fastemit_lambda: float
 ) -> Tensor:
-    """Scores (kinds, rows) of the lattice's arcs, of the planes (K, rows) of each tensor it reads.
+    """Scores (kinds, rows) of the lattice's arcs, of the planes (K, rows) of each tensor it reads, one or two.
 
     ``sigma`` is taken from every score; the delay penalty is added to those of labels, whose gradient counts 1 + lambda
     times.
     """
     terms = [number for kind, own in enumerate(lattice.terms) for term in own for number in (kind, *term)]
     labels_on = [labels for _, labels in lattice.arcs]
-    label_bonus = torch.from_numpy(delay_penalty * earliness(lattice)) if delay_penalty else None
-    return _ArcScores.apply(terms, labels_on, sigma, label_bonus, fastemit_lambda, *planes)
+    rows = planes[0].shape[1]
+    label_bonus = as_tensor(delay_penalty * earliness(lattice, rows)).double() if delay_penalty else None
+    second = planes[1] if len(planes) > 1 else None
+    return arc_scores_forward(planes[0], second, terms, labels_on, sigma, label_bonus, fastemit_lambda)
 
 
 def arc_losses(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Tensor:
     """Losses (N,) in float64 of the planes (K, rows) of an arc lattice by the numba kernels."""
     frames_on, labels_on = (list(steps) for steps in zip(*lattice.arcs, strict=True))
-    options = (frames_on, labels_on, lattice.label_ends, lattice.skips_to, skip_score, wants_gradient(planes))
+    options = (frames_on, labels_on, lattice.label_ends, lattice.skips_to, skip_score, False)
     lengths, target_lengths, _, row_offsets = grid_tensors(lattice)
-    return _ArcLosses.apply(planes, lengths, target_lengths, row_offsets, *options)[0]
+    return arcs_forward(planes, lengths, target_lengths, row_offsets, *options)[0]
 
 
-def with_upstream(losses: Tensor, samples: list[Tensor]) -> Tensor:
-    """The same losses. In backward what leads to them gets a gradient of one, and the ``samples`` the upstream one:
-    a clamp acts on the gradient of a loss before the upstream gradient multiplies it.
-    """
-    return _Upstream.apply(losses, *samples)
-
-
-class _RowScores(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return row_scores_forward(*inputs[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, classes, lone, logits, clamp = inputs
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *output)
-        ctx.options = (classes, lone, logits, clamp)
-
-    @staticmethod
-    def backward(ctx: Any, grad_planes: Tensor | None, upstream: Tensor | None, *_: Tensor) -> tuple[Any, ...]:
-        *tensors, planes, samples, maxima, sums = ctx.saved_tensors
-        grad_planes = defined(grad_planes, planes)
-        upstream = torch.ones_like(samples) if upstream is None else upstream
-        gradient = _RowScoresGradient.apply(grad_planes, upstream, *tensors, *ctx.options, maxima, sums)
-        return gradient, *[None] * 10
-
-
-class _ArcScores(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        terms, labels_on, sigma, label_bonus, _, *planes = inputs
-        return arc_scores_forward(planes, terms, labels_on, sigma, label_bonus)
+@differentiates(arc_scores_forward)
+class _ArcScores:
+    """Sums of terms, linear in the planes."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        terms, labels_on, _, _, fastemit_lambda, *planes = inputs
-        ctx.options = (terms, labels_on, [len(read) for read in planes], fastemit_lambda)
+        first, second, terms, labels_on, _, _, fastemit_lambda = inputs
+        sizes = [len(first), 0 if second is None else len(second)]
+        save(ctx, first, second, terms, labels_on, sizes, fastemit_lambda)
 
     @staticmethod
     def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
-        return *[None] * 5, *_ArcScoresGradient.apply(grad_scores, *ctx.options)
-
-
-class _ArcLosses(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return arcs_forward(*inputs)
+        _, _, *options = recall(ctx)
+        if options[-1] > 0:
+            refuse_graph(REWEIGHTED)
+        first, second = arc_scores_backward(grad_scores, *options)
+        return first, second if options[2][1] else None, *[None] * 5
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        keep_losses_only(ctx, output)
-        ctx.save_for_backward(inputs[3], *output)
-
-    @staticmethod
-    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        grad_losses = defined(grad_losses, ctx.saved_tensors[1])
-        return _ArcsGradient.apply(grad_losses, *ctx.saved_tensors), *[None] * 9
-
-
-class _Upstream(torch.autograd.Function):
-    @staticmethod
-    def forward(losses: Tensor, *samples: Tensor) -> Tensor:
-        return losses.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.num_samples = len(inputs) - 1
-
-    @staticmethod
-    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, ...]:
-        return torch.ones_like(grad_losses), *[grad_losses] * ctx.num_samples
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        first, second, terms, labels_on, _, fastemit_lambda = recall(ctx)
+        if fastemit_lambda > 0:
+            raise NotDifferentiableError(REWEIGHTED)
+        along = [
+            torch.zeros_like(plane) if tangent is None and plane is not None else tangent
+            for tangent, plane in zip(tangents[:2], (first, second), strict=True)
+        ]
+        return arc_scores_forward(*along, terms, labels_on, 0.0, None, 0.0)
 
 
-class _RowScoresGradient(Gradient):
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return row_scores_backward(*inputs)
-
-
-class _ArcScoresGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return tuple(arc_scores_backward(*inputs))
-
+@differentiates(arc_scores_backward)
+class _ArcScoresGradient:
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, *ctx.options = inputs
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # It is linear: its own derivative is the sums of terms, those of labels 1 + lambda times.
-        terms, labels_on, _, fastemit_lambda = ctx.options
-        scores = _ArcScores.apply(terms, labels_on, 0.0, None, 0.0, *grads)
-        return (1.0 + fastemit_lambda * torch.tensor(labels_on)[:, None]) * scores, *[None] * 4
+    def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
+        terms, labels_on, sizes, fastemit_lambda = ctx.options
+        if fastemit_lambda > 0:
+            raise NotDifferentiableError(REWEIGHTED)
+        first, second = tangents
+        scores = arc_scores_forward(first, second if sizes[1] else None, terms, labels_on, 0.0, None, 0.0)
+        return scores, *[None] * 4
 
-
-class _ArcsGradient(Gradient):
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return arcs_backward(*inputs)
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, ...]:
+        if ctx.options[-1] > 0:
+            raise NotDifferentiableError(REWEIGHTED)
+        return arc_scores_backward(tangents[0], *ctx.options)

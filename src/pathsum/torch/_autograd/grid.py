@@ -9,15 +9,24 @@ from torch import Tensor
 
 from pathsum.errors import GradientConsumedError
 from pathsum.lattice import GridLattice
-from pathsum.torch._autograd.common import Gradient, defined, grid_tensors, keep_losses_only, wants_gradient
+from pathsum.torch._autograd.lattices import FIRST_ONLY, differentiable, grid_tensors
+from pathsum.torch._autograd.operators import refuse_graph
 from pathsum.torch._ops.grid import (
     grid_backward,
     grid_backward_over_scores,
     grid_forward,
+    grid_hvp,
     planes_backward,
     planes_forward,
+    planes_hvp,
 )
-from pathsum.torch._ops.registration import implementation
+from pathsum.torch._ops.registration import launched, launches
+
+triton_grid_forward, triton_grid_backward = launched(grid_forward), launched(grid_backward)
+
+differentiable(grid_forward, grid_backward, grid_hvp, num_inputs=1)
+differentiable(triton_grid_forward, triton_grid_backward, None, num_inputs=1, reason=FIRST_ONLY)
+differentiable(planes_forward, planes_backward, planes_hvp, num_inputs=2)
 
 
 def grid_losses(
@@ -30,79 +39,50 @@ def grid_losses(
     overwrite_logits: bool,
     impl: str,
 ) -> Tensor:
-    """Losses (N,) in float64 of padded or packed scores."""
-    options = (lattice.blank, logits, wants_gradient(scores), fastemit_lambda, clamp, overwrite_logits, impl)
-    return _GridLosses.apply(scores, *grid_tensors(lattice), *options)[0]
+    """Losses (N,) in float64 of padded or packed scores by the kernels of numba, or of Triton."""
+    options = (lattice.blank, logits, fastemit_lambda, clamp)
+    need_gradient = overwrite_logits and torch.is_grad_enabled() and scores.requires_grad
+    forward = triton_grid_forward if impl == "triton" else grid_forward
+    if overwrite_logits:
+        return _OverwritingLosses.apply(forward, scores, *grid_tensors(lattice), *options, need_gradient)[0]
+    return forward(scores, *grid_tensors(lattice), *options, False)[0]
 
 
 def plane_losses(blank_scores: Tensor, label_scores: Tensor, lattice: GridLattice) -> Tensor:
     """Losses (N,) in float64 of the two score planes (rows,) of a grid by the numba kernels."""
-    need_gradient = wants_gradient(blank_scores, label_scores)
-    return _PlaneLosses.apply(blank_scores, label_scores, *grid_tensors(lattice), lattice.blank, need_gradient)[0]
+    return planes_forward(blank_scores, label_scores, *grid_tensors(lattice), lattice.blank, False)[0]
 
 
-class _GridLosses(torch.autograd.Function):
-    @staticmethod
-    def forward(scores: Tensor, *lattice_and_options: Any) -> tuple[Tensor, ...]:
-        *lattice, blank, logits, need_gradient, _, _, _, impl = lattice_and_options
-        return grid_forward(scores, *lattice, blank, logits, need_gradient, impl)
+class _OverwritingLosses(torch.autograd.Function):
+    """Not the operator's own derivative: an operator may not write to what it was not given to write to."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        scores, *lattice, blank, logits, _, fastemit_lambda, clamp, overwrite_logits, impl = inputs
-        keep_losses_only(ctx, output)
-        ctx.save_for_backward(None if overwrite_logits else scores, *lattice, *output)
-        ctx.options = (blank, logits, fastemit_lambda, clamp)
+    def forward(ctx: Any, operator: Any, scores: Tensor, *lattice_and_options: Any) -> tuple[Tensor, ...]:
+        *lattice, blank, _, fastemit_lambda, clamp, _ = lattice_and_options
+        output = operator(scores, *lattice_and_options)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*lattice, *output)
+        ctx.options = (blank, fastemit_lambda, clamp)
+        ctx.over_scores = grid_backward_over_scores
+        if operator is triton_grid_forward:
+            ctx.over_scores = launches("grid").grid_backward_over_scores
         # A saved tensor that backward changes would fail its version check; this one is given up at first use.
-        ctx.overwritten = scores.detach() if overwrite_logits else None
-        ctx.overwrite_logits = overwrite_logits
-        ctx.impl = impl
+        ctx.overwritten = scores.detach()
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scores, *rest = ctx.saved_tensors
-        lattice, saved = rest[:4], rest[4:]
-        grad_losses = defined(grad_losses, saved[0])
-        if not ctx.overwrite_logits:
-            gradient = _GridGradient.apply(grad_losses, scores, *lattice, *ctx.options, *saved, ctx.impl)
-            return gradient, *[None] * 11
+        refuse_graph(
+            "the gradient of a loss with overwrite_logits=True is written over the logits, which a second derivative "
+            "needs; create_graph=True needs overwrite_logits=False"
+        )
         logits, ctx.overwritten = ctx.overwritten, None
         if logits is None:
             raise GradientConsumedError(
                 "the gradient of this loss was written over its logits (overwrite_logits=True) by an earlier "
                 "backward; a second one needs overwrite_logits=False"
             )
-        write = implementation(grid_backward_over_scores, ctx.impl)
-        write(grad_losses, logits, *lattice, *ctx.options, *saved)
+        tensors = [tensor.detach() for tensor in ctx.saved_tensors]
+        ctx.over_scores(grad_losses, logits, *tensors[:4], *ctx.options, *tensors[4:])
         torch.autograd.graph.increment_version(logits)
-        return logits.detach(), *[None] * 11
-
-
-class _GridGradient(Gradient):
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return grid_backward(*inputs)
-
-
-class _PlaneLosses(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return planes_forward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        keep_losses_only(ctx, output)
-        ctx.save_for_backward(inputs[5], *output)
-        ctx.dtypes = [plane.dtype for plane in inputs[:2]]
-
-    @staticmethod
-    def backward(ctx: Any, grad_losses: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        grad_losses = defined(grad_losses, ctx.saved_tensors[1])
-        gradients = _PlaneGradient.apply(grad_losses, *ctx.saved_tensors)
-        return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), *[None] * 6
-
-
-class _PlaneGradient(Gradient):
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return planes_backward(*inputs)
+        return None, logits.detach(), *[None] * 9

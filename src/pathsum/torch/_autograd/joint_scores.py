@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from pathsum.lattice import ArcLattice
-from pathsum.torch._autograd.common import Gradient, defined, grid_tensors
+from pathsum.torch._autograd.lattices import differentiable, grid_tensors
+from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.joint_scores import joint_scores_backward, joint_scores_forward
 from pathsum.torch.joiner import Joiner
+
+# A gate is of posteriors, and the samples' upstream gradient of first gradients: neither may meet the gradients of a
+# gradient.
+differentiable(
+    joint_scores_forward,
+    joint_scores_backward,
+    None,
+    num_inputs=4,
+    num_losses=2,
+    reason="impl='numba' has first derivatives only of a loss of a Joiner; for create_graph=True and forward mode give "
+    "its logits, Joiner.logits(), or impl='reference'",
+)
 
 
 def joint_scores(
@@ -21,30 +31,7 @@ def joint_scores(
     The upstream gradient of each loss must come back through the latter, as it must for ``row_scores`` with a clamp.
     """
     assert logits, "a joiner makes logits"
-    tensors = [*grid_tensors(lattice), *map(torch.from_numpy, (lattice.first_frames, lattice.last_frames))]
+    tensors = [*grid_tensors(lattice), *map(as_tensor, (lattice.first_frames, lattice.last_frames))]
     options = (list(classes), lone, joiner.activation, int(joiner.tile_memory), clamp, joiner.gate)
-    return _JointScores.apply(*joiner.operands, *tensors, *options)
-
-
-class _JointScores(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return joint_scores_forward(*inputs[:-2])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:10], *output)
-        ctx.options = inputs[10:]
-
-    @staticmethod
-    def backward(ctx: Any, grad_planes: Tensor | None, upstream: Tensor | None) -> tuple[Any, ...]:
-        *tensors, planes, samples = ctx.saved_tensors
-        grad_planes, upstream = defined(grad_planes, planes), defined(upstream, samples)
-        return *_JointScoresGradient.apply(grad_planes, upstream, *tensors, *ctx.options), *[None] * 12
-
-
-class _JointScoresGradient(Gradient):
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return joint_scores_backward(*inputs)
+    planes, samples = joint_scores_forward(*joiner.operands, *tensors, *options)
+    return planes, samples

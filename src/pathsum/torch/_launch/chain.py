@@ -5,6 +5,8 @@ Planes over frames are (N, T, S'), padding included: their sizes are known witho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from pathsum.torch._launch.common import (
     aligned,
     bucket,
     empties,
+    empty_gradient,
     in_rows,
     in_triton,
     launch,
@@ -91,11 +94,14 @@ def chain_forward(
 def chain_backward(
     grad_losses: Tensor,
     scores: Tensor,
+    transitions: Tensor | None,
     input_lengths: Tensor,
     num_states: Tensor,
     stay_labels: Tensor,
     step_labels: Tensor,
     skips: Tensor,
+    stay_transitions: Tensor | None,
+    step_transitions: Tensor | None,
     start_state: int,
     num_final: int,
     shared_labels: bool,
@@ -105,56 +111,67 @@ def chain_backward(
     sums: Tensor,
     stay: Tensor,
     step: Tensor,
-    time_major: bool,
-) -> Tensor:
-    input_lengths, num_states = in_rows(input_lengths, num_states)
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    input_lengths, num_states, grad_losses = in_rows(input_lengths, num_states, grad_losses)
+    gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
+    if needed[0]:
+        gradient = empty_gradient(scores)
+        labels = step_labels if shared_labels else torch.cat([step_labels, stay_labels], 1)
+        _write_gradient(
+            grad_losses, scores, input_lengths, num_states, labels, logits, (losses, maxima, sums, stay, step), gradient
+        )
+    if transitions is not None and step_transitions is not None and stay_transitions is not None and needed[1]:
+        arcs = torch.stack([step_transitions, stay_transitions], 1)
+        transition_gradient = _transition_gradient(
+            grad_losses, transitions, input_lengths, num_states, arcs, losses, step
+        )
+    return gradient, transition_gradient
+
+
+def _write_gradient(
+    grad_losses: Tensor,
+    scores: Tensor,
+    input_lengths: Tensor,
+    num_states: Tensor,
+    labels: Tensor,
+    logits: bool,
+    saved: tuple[Tensor, ...],
+    gradient: Tensor,
+) -> None:
+    """``labels``: of the arcs that enter a state, then, where they differ, of those that stay."""
     num_samples, num_frames, num_classes = scores.shape
-    work, width = work_dtype(scores), step_labels.shape[1]
-    order = (1, 0, 2) if time_major else (0, 1, 2)
-    gradient = torch.empty([scores.shape[i] for i in order], dtype=scores.dtype, device=scores.device).permute(order)
-    labels = step_labels if shared_labels else torch.cat([step_labels, stay_labels], 1)
+    work, width = work_dtype(scores), saved[-1].shape[1]
     state = torch.arange(labels.shape[1], device=scores.device) % width
     classes, entries = torch.where(state < num_states[:, None], labels, num_classes).sort(dim=1, stable=True)
     rows, block = tiles(num_classes, work)
     launch(
         chain_gradient.write_gradient, (programs(num_samples * num_frames, rows),), scores,
-        grad_losses.contiguous(), scores, *scores.stride(), num_samples, num_frames, num_classes, input_lengths, losses,
-        maxima, sums, stay, step, classes, entries, labels.shape[1], width, gradient, *gradient.stride(), LOGITS=logits,
-        WORK=in_triton(work), ROWS=rows, BLOCK=block, ALIGNED=aligned(scores, gradient),
+        grad_losses, scores, *scores.stride(), num_samples, num_frames, num_classes, input_lengths, *saved, classes,
+        entries, labels.shape[1], width, gradient, *gradient.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows,
+        BLOCK=block, ALIGNED=aligned(scores, gradient),
     )  # fmt: skip
-    return gradient
 
 
-def chain_transition_gradient(
+def _transition_gradient(
     grad_losses: Tensor,
     transitions: Tensor,
     input_lengths: Tensor,
     num_states: Tensor,
-    stay_labels: Tensor,
-    step_labels: Tensor,
-    skips: Tensor,
-    stay_transitions: Tensor,
-    step_transitions: Tensor,
-    start_state: int,
-    num_final: int,
-    shared_labels: bool,
+    arcs: Tensor,
     losses: Tensor,
-    maxima: Tensor,
-    sums: Tensor,
-    stay: Tensor,
-    step: Tensor,
+    posteriors: Tensor,
 ) -> Tensor:
-    input_lengths, num_states = in_rows(input_lengths, num_states)
-    num_samples, width = step_labels.shape
-    num_frames = len(step) // max(num_samples, 1)
+    """``arcs`` (N, 2, S'): index of the transition that enters each state, and of that which stays."""
+    num_samples, _, width = arcs.shape
+    num_frames = len(posteriors) // max(num_samples, 1)
     counts = empties(transitions)(num_samples, 2, width)
     block = bucket(width, 32, 256)
     launch(
         chain_gradient.count_arcs, (num_samples, programs(width, block)), transitions,
-        grad_losses.contiguous(), losses, input_lengths, num_states, step, num_frames, width, counts, BLOCK=block,
+        grad_losses, losses, input_lengths, num_states, posteriors, num_frames, width, counts, BLOCK=block,
     )  # fmt: skip
     used = torch.arange(width, device=transitions.device) < num_states[:, None]
-    arcs = torch.stack([step_transitions, stay_transitions], 1)
     arcs = torch.where(used[:, None] & (arcs >= 0), arcs, transitions.numel())
     keys, entries = arcs.flatten().sort(dim=0, stable=True)
     gradient = torch.zeros_like(transitions, memory_format=torch.contiguous_format)

@@ -70,6 +70,13 @@ def in_rows(*tensors: Tensor | None) -> list[Any]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
+def empty_gradient(scores: Tensor) -> Tensor:
+    """Memory for a gradient (N, T, C), in the order of the scores' own, so that what comes before reads it in order."""
+    time_major = scores.stride(1) > scores.stride(0)
+    order = (1, 0, 2) if time_major else (0, 1, 2)
+    return torch.empty([scores.shape[i] for i in order], dtype=scores.dtype, device=scores.device).permute(order)
+
+
 Empty = Callable[..., Tensor]
 
 

@@ -5,11 +5,13 @@ Planes over frames are (N, T, C), padding included: their sizes are known withou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pathsum.kernels.triton import dense, dense_log
-from pathsum.torch._launch.common import bucket, empties, in_rows, launch, programs, tiles
+from pathsum.torch._launch.common import bucket, empties, empty_gradient, in_rows, launch, programs, tiles
 
 # Transitions that are further apart than this many nats, 340 bits, leave plain floats.
 _SPREAD = 235.0
@@ -58,30 +60,6 @@ def dense_forward(
 def dense_backward(
     grad_losses: Tensor,
     scores: Tensor,
-    input_lengths: Tensor,
-    losses: Tensor,
-    extended: Tensor,
-    gamma: Tensor,
-    alpha: Tensor,
-    entering: Tensor,
-    time_major: bool,
-) -> Tensor:
-    num_samples, num_frames, num_classes = scores.shape
-    order = (1, 0, 2) if time_major else (0, 1, 2)
-    gradient = torch.empty([scores.shape[i] for i in order], dtype=scores.dtype, device=scores.device).permute(order)
-    rows, block = tiles(num_classes, torch.float64)
-    num_rows = num_samples * num_frames
-    launch(
-        dense.write_gradient, (programs(num_rows, rows),), scores,
-        grad_losses.contiguous(), losses, gamma, input_lengths, num_frames, num_classes, num_rows, gradient,
-        *gradient.stride(), ROWS=rows, BLOCK=block,
-    )  # fmt: skip
-    return gradient
-
-
-def dense_transition_gradient(
-    grad_losses: Tensor,
-    scores: Tensor,
     transitions: Tensor,
     input_lengths: Tensor,
     losses: Tensor,
@@ -89,14 +67,42 @@ def dense_transition_gradient(
     gamma: Tensor,
     alpha: Tensor,
     entering: Tensor,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    input_lengths, transitions, grad_losses = in_rows(input_lengths, transitions, grad_losses)
+    gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
+    if needed[0]:
+        num_samples, num_frames, num_classes = scores.shape
+        gradient = empty_gradient(scores)
+        rows, block = tiles(num_classes, torch.float64)
+        num_rows = num_samples * num_frames
+        launch(
+            dense.write_gradient, (programs(num_rows, rows),), scores,
+            grad_losses, losses, gamma, input_lengths, num_frames, num_classes, num_rows, gradient,
+            *gradient.stride(), ROWS=rows, BLOCK=block,
+        )  # fmt: skip
+    if needed[1]:
+        transition_gradient = _transition_gradient(
+            grad_losses, scores.shape, transitions, input_lengths, losses, extended, alpha, entering
+        )
+    return gradient, transition_gradient
+
+
+def _transition_gradient(
+    grad_losses: Tensor,
+    shape: torch.Size,
+    transitions: Tensor,
+    input_lengths: Tensor,
+    losses: Tensor,
+    extended: Tensor,
+    alpha: Tensor,
+    entering: Tensor,
 ) -> Tensor:
-    num_samples, num_frames, num_classes = scores.shape
-    input_lengths, transitions = in_rows(input_lengths, transitions)
+    num_samples, num_frames, num_classes = shape
     matrix, _, _ = _exponential(transitions)
     has_arcs = (input_lengths > 1) & (grad_losses != 0)
     upstream = torch.where(has_arcs & (losses < torch.inf) & ~extended, -grad_losses, 0.0)
     # Zeros meet no infinity: the planes are 0 in padding and where there is no path.
-    shape = (num_samples, num_frames, num_classes)
     linear = ~extended[:, None, None]
     enters = torch.where(linear, entering.view(shape)[:, 1:], 0.0) * upstream[:, None, None]
     before = torch.where(linear, alpha.view(shape)[:, :-1], 0.0)
@@ -104,8 +110,8 @@ def dense_transition_gradient(
     tile = {"TO": bucket(num_classes, 16, 32), "FROM": bucket(num_classes, 16, 64)}
     launch(
         dense_log.add_transition_gradient,
-        (programs(num_classes, tile["TO"]), programs(num_classes, tile["FROM"])), scores,
-        grad_losses.contiguous(), input_lengths, losses, num_samples, num_frames, num_classes, transitions, alpha,
+        (programs(num_classes, tile["TO"]), programs(num_classes, tile["FROM"])), transitions,
+        grad_losses, input_lengths, losses, num_samples, num_frames, num_classes, transitions, alpha,
         entering, extended.to(torch.int32), gradient, **tile,
     )  # fmt: skip
     undefined = (has_arcs & losses.isnan()).any()

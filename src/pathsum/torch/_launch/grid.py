@@ -6,6 +6,7 @@ a look at the lengths.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ def grid_forward(
     row_offsets: Tensor,
     blank: int,
     logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     layout = Layout(scores, logit_lengths, target_lengths, targets, row_offsets)
@@ -132,6 +135,7 @@ def grid_backward(
     sums: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
+    needed: Sequence[bool],
 ) -> Tensor:
     gradient = torch.empty_like(scores, memory_format=torch.contiguous_format)
     _write_gradient(
@@ -149,13 +153,13 @@ def grid_backward_over_scores(
     targets: Tensor,
     row_offsets: Tensor,
     blank: int,
-    logits: bool,
     fastemit_lambda: float,
     clamp: float,
     *saved: Tensor,
 ) -> None:
+    """The gradient written over the logits themselves."""
     _write_gradient(
-        grad_losses, scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, fastemit_lambda, clamp,
+        grad_losses, scores, logit_lengths, target_lengths, targets, row_offsets, blank, True, fastemit_lambda, clamp,
         saved, scores,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ Planes have a word for each node (t, u) that there may be at most, N*T*(U+1); th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,26 +35,29 @@ def joint_forward(
     tile_memory: int,
     rnnt_type: str,
     delay_penalty: float,
+    fastemit_lambda: float,
+    clamp: float,
+    gate: float | None,
     need_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The blank's posteriors have the log of each row's softmax sum behind them."""
     operands = in_rows(encoder, predictor, weight, bias)
     logit_lengths, target_lengths, targets, row_offsets = in_rows(logit_lengths, target_lengths, targets, row_offsets)
     num_samples, num_frames, size = encoder.shape
     width, num_rows = predictor.shape[1], num_samples * num_frames * predictor.shape[1]
     empty = empties(weight)
-    log_sums, *planes = empty(num_rows), empty(num_rows), empty(num_rows)
+    kept, label_plane = empty(2 * num_rows), empty(num_rows)
+    blank_plane, log_sums = kept[:num_rows], kept[num_rows:]
     undefined = torch.zeros(num_samples, dtype=torch.int32, device=weight.device)
     tile = _tile(weight, activation)
     launch(
         joint.score_rows, (programs(num_rows, tile["ROWS"]),), weight,
         *operands, target_lengths, targets, row_offsets, num_samples, num_frames, width, targets.shape[1], size,
-        len(weight), blank, log_sums, *planes, undefined, **tile,
+        len(weight), blank, log_sums, blank_plane, label_plane, undefined, **tile,
     )  # fmt: skip
     lengths = (logit_lengths, target_lengths, row_offsets)
-    losses = solve_packed((planes[0], planes[1]), undefined, lengths, width, need_gradient)
-    if not need_gradient:
-        return losses, empty(0), empty(0), empty(0)
-    return losses, planes[0], planes[1], log_sums
+    losses = solve_packed((blank_plane, label_plane), undefined, lengths, width, need_gradient)
+    return (losses, kept, label_plane) if need_gradient else (losses, empty(0), empty(0))
 
 
 def joint_backward(
@@ -70,20 +74,22 @@ def joint_backward(
     activation: str,
     tile_memory: int,
     rnnt_type: str,
+    delay_penalty: float,
     fastemit_lambda: float,
     clamp: float,
     gate: float | None,
     losses: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
-    log_sums: Tensor,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     operands = in_rows(encoder, predictor, weight, bias)
     logit_lengths, target_lengths, targets, row_offsets, grad_losses = in_rows(
         logit_lengths, target_lengths, targets, row_offsets, grad_losses
     )
     num_samples, num_frames, size = encoder.shape
-    width, num_rows, num_classes = predictor.shape[1], len(log_sums), len(weight)
+    width, num_rows, num_classes = predictor.shape[1], len(label_posteriors), len(weight)
+    blank_posteriors, log_sums = blank_posteriors[:num_rows], blank_posteriors[num_rows:]
     empty, device = empties(weight), weight.device
 
     mass = blank_posteriors + (1.0 + fastemit_lambda) * label_posteriors

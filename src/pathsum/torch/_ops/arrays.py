@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,9 +24,31 @@ def as_array(tensor: Tensor) -> tuple[np.ndarray, int]:
     return (tensor if encoding == NATIVE else tensor.view(torch.uint16)).numpy(), encoding
 
 
+def as_tensor(array: Any) -> Any:
+    """A lattice's array as a tensor, which it is already where its values were unknown when it was posed."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
 def empty_like(tensor: Tensor) -> Tensor:
     """Contiguous memory for a gradient."""
     return _memory.empty(tensor.shape, tensor.dtype)
+
+
+def time_major(scores: Tensor) -> bool:
+    """Whether a gradient (N, T, C) is laid out as (T, N, C): in the order of the caller's memory, so that what comes
+    before reads it in order.
+    """
+    return scores.stride(1) > scores.stride(0)
+
+
+def empty_gradient(scores: Tensor) -> Tensor:
+    """Memory for a gradient (N, T, C)."""
+    return empty_like(scores.transpose(0, 1)).transpose(0, 1) if time_major(scores) else empty_like(scores)
+
+
+def as_tangent(tangent: Tensor | None, scores: Tensor) -> tuple[np.ndarray, int]:
+    """A tangent of the scores as ``as_array`` gives them; zeros where there is none."""
+    return as_array(scores.new_zeros(1).expand(scores.shape) if tangent is None else tangent)
 
 
 def work_dtype(scores: Tensor) -> torch.dtype:
@@ -64,18 +88,30 @@ def as_grid(
     )
 
 
-def fake_results(scores: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def row_scales(grad_losses: Tensor, losses: Tensor, row_offsets: Tensor, num_rows: int) -> np.ndarray:
+    """Minus the upstream gradient of each row's sample; 0 where no path or no sample is, NaN where the loss is."""
+    # By NumPy: for planes this small waking the threads that torch would is most of the time.
+    scale = np.where(np.isposinf(losses.numpy()), 0.0, -grad_losses.detach().numpy())
+    rows = np.repeat(np.where(np.isnan(losses.numpy()), np.nan, scale), np.diff(row_offsets.numpy()))
+    return rows if len(rows) == num_rows else np.pad(rows, (0, num_rows - len(rows)))
+
+
+def fake_results(scores: Tensor, num_samples: int, *, axes: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What a forward returns whose posteriors have so many axes."""
     # Only backward reads what follows the losses; its sizes depend on the lengths' values.
     context = torch.library.get_ctx()
-    sizes = [context.new_dynamic_size() for _ in range(4)]
     work = work_dtype(scores)
     losses = scores.new_empty(num_samples, dtype=torch.float64)
-    maxima, sums = (scores.new_empty(size, dtype=work) for size in sizes[:2])
-    posteriors = [scores.new_empty(size, dtype=work) for size in sizes[2:]]
-    return losses, maxima, sums, posteriors[0], posteriors[1]
+    maxima, sums = (scores.new_empty(context.new_dynamic_size(), dtype=work) for _ in range(2))
+    first, second = (scores.new_empty([context.new_dynamic_size() for _ in range(axes)], dtype=work) for _ in range(2))
+    return losses, maxima, sums, first, second
 
 
-def fake_gradient(scores: Tensor, time_major: bool) -> Tensor:
-    if time_major:
+def fake_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def fake_gradient(scores: Tensor) -> Tensor:
+    if time_major(scores):
         return torch.empty_like(scores.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
     return torch.empty_like(scores, memory_format=torch.contiguous_format)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pathsum.kernels.numba import chain
+from pathsum.kernels.numba import chain_hvp as kernels_hvp
 from pathsum.kernels.numba.rows import strided
 from pathsum.lattice import ChainLattice
-from pathsum.torch._ops.arrays import as_array, as_saved, as_table, as_tensors, empty_like, fake_gradient, fake_results
+from pathsum.torch._ops.arrays import (
+    as_array,
+    as_saved,
+    as_table,
+    as_tangent,
+    as_tensors,
+    empty_gradient,
+    fake_gradient,
+    fake_like,
+    fake_results,
+)
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -50,18 +63,21 @@ def chain_forward(
 @fake(chain_forward)
 def _(scores, transitions, input_lengths, num_states, stay_labels, step_labels, skips, stay_transitions,
       step_transitions, start_state, num_final, shared_labels, logits, need_gradient):  # fmt: skip
-    return fake_results(scores, input_lengths.shape[0])
+    return fake_results(scores, input_lengths.shape[0], axes=2)
 
 
 @operator
 def chain_backward(
     grad_losses: Tensor,
     scores: Tensor,
+    transitions: Tensor | None,
     input_lengths: Tensor,
     num_states: Tensor,
     stay_labels: Tensor,
     step_labels: Tensor,
     skips: Tensor,
+    stay_transitions: Tensor | None,
+    step_transitions: Tensor | None,
     start_state: int,
     num_final: int,
     shared_labels: bool,
@@ -71,65 +87,104 @@ def chain_backward(
     sums: Tensor,
     stay: Tensor,
     step: Tensor,
-    time_major: bool,
-) -> Tensor:
-    """The gradient (N, T, C), laid out in memory as (T, N, C) where ``time_major``."""
-    lattice = _chain(input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels)
-    array, encoding = as_array(scores)
-    gradient = empty_like(scores.transpose(0, 1)).transpose(0, 1) if time_major else empty_like(scores)
-    chain.backward(
-        grad_losses.detach().numpy(),
-        strided(array, encoding),
-        scores.shape[2],
-        lattice,
-        as_saved(losses, maxima, sums, stay, step),
-        strided(*as_array(gradient)),
-        scores.shape[1],
-        logits=logits,
-        num_threads=torch.get_num_threads(),
-    )
-    return gradient
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """The gradients (N, T, C), in the order of the scores' memory, and (C, C); of no size where not
+    needed.
+    """
+    lattice = _chain(
+        input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
+        stay_transitions, step_transitions,
+    )  # fmt: skip
+    upstream = grad_losses.detach().numpy()
+    saved = as_saved(losses, maxima, sums, stay, step)
+    gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
+    if needed[0]:
+        array, encoding = as_array(scores)
+        gradient = empty_gradient(scores)
+        chain.backward(
+            upstream,
+            strided(array, encoding),
+            scores.shape[2],
+            lattice,
+            saved,
+            strided(*as_array(gradient)),
+            scores.shape[1],
+            logits=logits,
+            num_threads=torch.get_num_threads(),
+        )
+    if transitions is not None and needed[1]:
+        counts = chain.transition_gradient(upstream, scores.shape[2], lattice, saved)
+        transition_gradient = torch.from_numpy(counts).to(transitions.dtype)
+    return gradient, transition_gradient
 
 
 @fake(chain_backward)
-def _(grad_losses, scores, input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final,
-      shared_labels, logits, losses, maxima, sums, stay, step, time_major):  # fmt: skip
-    return fake_gradient(scores, time_major)
+def _(grad_losses, scores, transitions, input_lengths, num_states, stay_labels, step_labels, skips, stay_transitions,
+      step_transitions, start_state, num_final, shared_labels, logits, losses, maxima, sums, stay, step,
+      needed):  # fmt: skip
+    return (
+        fake_gradient(scores) if needed[0] else scores.new_empty(0),
+        fake_like(transitions) if transitions is not None and needed[1] else scores.new_empty(0),
+    )
 
 
 @operator
-def chain_transition_gradient(
+def chain_hvp(
+    tangent: Tensor | None,
+    transition_tangent: Tensor | None,
     grad_losses: Tensor,
-    transitions: Tensor,
+    scores: Tensor,
+    transitions: Tensor | None,
     input_lengths: Tensor,
     num_states: Tensor,
     stay_labels: Tensor,
     step_labels: Tensor,
     skips: Tensor,
-    stay_transitions: Tensor,
-    step_transitions: Tensor,
+    stay_transitions: Tensor | None,
+    step_transitions: Tensor | None,
     start_state: int,
     num_final: int,
     shared_labels: bool,
+    logits: bool,
     losses: Tensor,
     maxima: Tensor,
     sums: Tensor,
     stay: Tensor,
     step: Tensor,
-) -> Tensor:
-    """The gradient (C, C)."""
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes of the losses (N,) along the tangents, where ``None`` is zeros; the products (N, T, C) and (C, C)."""
     lattice = _chain(
         input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
         stay_transitions, step_transitions,
     )  # fmt: skip
-    saved = as_saved(losses, maxima, sums, stay, step)
-    gradient = chain.transition_gradient(grad_losses.detach().numpy(), transitions.shape[0], lattice, saved)
-    return torch.from_numpy(gradient).to(transitions.dtype)
+    array, encoding = as_array(scores)
+    product = empty_gradient(scores)
+    slopes, transition_product = kernels_hvp.hvp(
+        grad_losses.detach().numpy(),
+        strided(*as_tangent(tangent, scores)),
+        None if transition_tangent is None else as_table(transition_tangent, scores),
+        strided(array, encoding),
+        scores.shape[2],
+        lattice,
+        None if transitions is None else as_table(transitions, scores),
+        as_saved(losses, maxima, sums, stay, step),
+        strided(*as_array(product)),
+        scores.shape[1],
+        logits=logits,
+        num_threads=torch.get_num_threads(),
+    )
+    table = scores if transitions is None else transitions
+    return torch.from_numpy(slopes), product, torch.from_numpy(transition_product).to(table.dtype)
 
 
-@fake(chain_transition_gradient)
-def _(grad_losses, transitions, *_):
-    return torch.empty_like(transitions, memory_format=torch.contiguous_format)
+@fake(chain_hvp)
+def _(tangent, transition_tangent, grad_losses, scores, transitions, input_lengths, num_states, stay_labels,
+      step_labels, skips, stay_transitions, step_transitions, start_state, num_final, shared_labels, logits, losses,
+      maxima, sums, stay, step, needed):  # fmt: skip
+    table = scores.new_empty((0, 0)) if transitions is None else fake_like(transitions)
+    return torch.empty_like(losses), fake_gradient(scores), table
 
 
 def _chain(

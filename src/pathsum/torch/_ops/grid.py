@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from pathsum.kernels.numba import grid
+from pathsum.kernels.numba import grid_arcs_hvp as of_arcs
+from pathsum.kernels.numba import grid_hvp as of_rows
 from pathsum.kernels.protocol import Saved
 from pathsum.lattice import GridLattice
-from pathsum.torch._ops.arrays import as_grid, as_rows, as_saved, as_tensors, empty_like, fake_results
+from pathsum.torch._ops.arrays import (
+    as_grid,
+    as_rows,
+    as_saved,
+    as_tensors,
+    empty_like,
+    fake_like,
+    fake_results,
+    row_scales,
+)
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -22,6 +35,8 @@ def grid_forward(
     row_offsets: Tensor,
     blank: int,
     logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses, softmax maxima and sums, blank and label posteriors, of padded (4-D) or packed (2-D) scores."""
@@ -38,8 +53,8 @@ def grid_forward(
 
 
 @fake(grid_forward)
-def _(scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, need_gradient):
-    return fake_results(scores, logit_lengths.shape[0])
+def _(scores, logit_lengths, *_):
+    return fake_results(scores, logit_lengths.shape[0], axes=1)
 
 
 @operator
@@ -59,6 +74,7 @@ def grid_backward(
     sums: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
+    needed: Sequence[bool],
 ) -> Tensor:
     """The gradient with respect to the scores, in a fresh contiguous tensor."""
     gradient = empty_like(scores)
@@ -69,9 +85,8 @@ def grid_backward(
 
 
 @fake(grid_backward)
-def _(grad_losses, scores, logit_lengths, target_lengths, targets, row_offsets, blank, logits, fastemit_lambda, clamp,
-      losses, maxima, sums, blank_posteriors, label_posteriors):  # fmt: skip
-    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+def _(grad_losses, scores, *_):
+    return fake_like(scores)
 
 
 def grid_backward_over_scores(
@@ -82,19 +97,13 @@ def grid_backward_over_scores(
     targets: Tensor,
     row_offsets: Tensor,
     blank: int,
-    logits: bool,
     fastemit_lambda: float,
     clamp: float,
-    losses: Tensor,
-    maxima: Tensor,
-    sums: Tensor,
-    blank_posteriors: Tensor,
-    label_posteriors: Tensor,
+    *saved: Tensor,
 ) -> None:
-    """The gradient written over the scores themselves; no operator, these change none of their arguments."""
-    saved = as_saved(losses, maxima, sums, blank_posteriors, label_posteriors)
+    """The gradient written over the logits themselves; no operator, these change none of their arguments."""
     lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
-    _write_grid_gradient(grad_losses, scores, lattice, saved, scores, logits, fastemit_lambda, clamp)
+    _write_grid_gradient(grad_losses, scores, lattice, as_saved(*saved), scores, True, fastemit_lambda, clamp)
 
 
 def _write_grid_gradient(
@@ -119,6 +128,48 @@ def _write_grid_gradient(
         clamp=clamp,
         num_threads=torch.get_num_threads(),
     )
+
+
+@operator
+def grid_hvp(
+    tangent: Tensor,
+    grad_losses: Tensor,
+    scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """The derivative of <tangent, gradient> with respect to the upstream gradient and to the scores."""
+    product = empty_like(scores)
+    lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    slopes = of_rows.hvp(
+        as_rows(tangent, lattice),
+        grad_losses.detach().numpy(),
+        as_rows(scores, lattice),
+        scores.shape[-1],
+        lattice,
+        as_saved(losses, maxima, sums, blank_posteriors, label_posteriors),
+        as_rows(product, lattice),
+        logits=logits,
+        num_threads=torch.get_num_threads(),
+    )
+    return torch.from_numpy(slopes), product
+
+
+@fake(grid_hvp)
+def _(tangent, grad_losses, scores, *_):
+    return fake_like(grad_losses), fake_like(scores)
 
 
 @operator
@@ -155,18 +206,71 @@ def _(blank_scores, label_scores, logit_lengths, *_):
 
 @operator
 def planes_backward(
-    grad_losses: Tensor, row_offsets: Tensor, losses: Tensor, blank_posteriors: Tensor, label_posteriors: Tensor
+    grad_losses: Tensor,
+    blank_scores: Tensor,
+    label_scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    losses: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
     """Minus the posteriors, times the upstream gradient of their sample; 0 where no path exists."""
-    scale = torch.where(losses == torch.inf, 0.0, -grad_losses).where(~losses.isnan(), torch.nan)
-    scale = torch.repeat_interleave(scale, row_offsets.diff())
-    alive = scale != 0
-    return (
-        torch.where(alive, scale * blank_posteriors, 0.0),
-        torch.where(alive, scale * label_posteriors, 0.0),
+    # The planes are inputs for the sake of their derivative: the gradient is made of the posteriors alone.
+    scale = row_scales(grad_losses, losses, row_offsets, len(blank_posteriors))
+    # Where there is no path the posteriors' memory still holds the scores.
+    first, second = (
+        torch.from_numpy(np.where(scale == 0, 0.0, scale * posteriors.numpy())).to(plane.dtype)
+        for plane, posteriors in ((blank_scores, blank_posteriors), (label_scores, label_posteriors))
     )
+    return first, second
 
 
 @fake(planes_backward)
-def _(grad_losses, row_offsets, losses, blank_posteriors, label_posteriors):
-    return torch.empty_like(blank_posteriors), torch.empty_like(label_posteriors)
+def _(grad_losses, blank_scores, label_scores, *_):
+    return fake_like(blank_scores), fake_like(label_scores)
+
+
+@operator
+def planes_hvp(
+    blank_tangent: Tensor | None,
+    label_tangent: Tensor | None,
+    grad_losses: Tensor,
+    blank_scores: Tensor,
+    label_scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    losses: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The derivative of <tangent, gradient> with respect to the upstream gradient and to the two planes."""
+    planes = ((blank_tangent, blank_scores), (label_tangent, label_scores))
+    tangents = np.stack([
+        np.zeros(len(plane)) if tangent is None else tangent.detach().double().numpy() for tangent, plane in planes
+    ])  # fmt: skip
+    posteriors = np.stack([blank_posteriors.numpy(), label_posteriors.numpy()])
+    costs = of_arcs.hvp(
+        tangents,
+        losses.numpy(),
+        posteriors,
+        as_grid(logit_lengths, target_lengths, targets, row_offsets, blank),
+        num_threads=torch.get_num_threads(),
+    )
+    scale = row_scales(grad_losses, losses, row_offsets, tangents.shape[1])
+    # Arrays of their own: no two results of an operator may share memory.
+    first, second = (torch.from_numpy(scale * plane) for plane in tangents)
+    return torch.from_numpy(-costs), first.to(blank_scores.dtype), second.to(label_scores.dtype)
+
+
+@fake(planes_hvp)
+def _(blank_tangent, label_tangent, grad_losses, blank_scores, label_scores, *_):
+    return fake_like(grad_losses), fake_like(blank_scores), fake_like(label_scores)

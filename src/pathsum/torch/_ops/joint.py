@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pathsum.kernels.numba import grid, grid_arcs, joint
+from pathsum.kernels.numba import joint_hvp as of_tiles
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import earliness, pose_rnnt_type
-from pathsum.torch._ops.arrays import as_grid, work_dtype
+from pathsum.torch._ops.arrays import as_grid, fake_like, work_dtype
 from pathsum.torch._ops.registration import fake, operator
 
 
@@ -30,12 +32,12 @@ def joint_forward(
     tile_memory: int,
     rnnt_type: str,
     delay_penalty: float,
+    fastemit_lambda: float,
+    clamp: float,
+    gate: float | None,
     need_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, blank and label posteriors, and the log of each row's softmax sum, of logits made a tile at a time.
-
-    The last is of no size where backward takes the softmax again.
-    """
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, blank and label posteriors, of logits made a tile at a time."""
     lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
     joiner = as_joiner(encoder, predictor, weight, bias, activation)
     losses, *posteriors = joint.forward(
@@ -47,16 +49,16 @@ def joint_forward(
         num_threads=torch.get_num_threads(),
         solve=_solve_of(lattice, rnnt_type, delay_penalty),
     )
-    return torch.from_numpy(losses), torch.from_numpy(posteriors[0]), torch.from_numpy(posteriors[1]), torch.empty(0)
+    return torch.from_numpy(losses), torch.from_numpy(posteriors[0]), torch.from_numpy(posteriors[1])
 
 
 @fake(joint_forward)
 def _(encoder, predictor, weight, bias, logit_lengths, *_):
     losses = weight.new_empty(logit_lengths.shape[0], dtype=torch.float64)
     # Only backward reads what follows; its size depends on the lengths' values.
-    rows = torch.library.get_ctx().new_dynamic_size()
-    blank, label, log_sums = (weight.new_empty(rows, dtype=torch.float64) for _ in range(3))
-    return losses, blank, label, log_sums
+    context = torch.library.get_ctx()
+    blank, label = (weight.new_empty(context.new_dynamic_size(), dtype=torch.float64) for _ in range(2))
+    return losses, blank, label
 
 
 @operator
@@ -74,13 +76,14 @@ def joint_backward(
     activation: str,
     tile_memory: int,
     rnnt_type: str,
+    delay_penalty: float,
     fastemit_lambda: float,
     clamp: float,
     gate: float | None,
     losses: Tensor,
     blank_posteriors: Tensor,
     label_posteriors: Tensor,
-    log_sums: Tensor,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients with respect to encoder, predictor, weight and bias."""
     joiner = as_joiner(encoder, predictor, weight, bias, activation)
@@ -104,8 +107,67 @@ def joint_backward(
 
 @fake(joint_backward)
 def _(grad_losses, encoder, predictor, weight, bias, *_):
-    contiguous = torch.contiguous_format
-    return tuple(torch.empty_like(t, memory_format=contiguous) for t in (encoder, predictor, weight, bias))
+    return tuple(map(fake_like, (encoder, predictor, weight, bias)))
+
+
+@operator
+def joint_hvp(
+    encoder_tangent: Tensor | None,
+    predictor_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
+    bias_tangent: Tensor | None,
+    grad_losses: Tensor,
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    activation: str,
+    tile_memory: int,
+    rnnt_type: str,
+    delay_penalty: float,
+    fastemit_lambda: float,
+    clamp: float,
+    gate: float | None,
+    losses: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The derivative of <tangent, gradient> with respect to the upstream gradient and to the operands."""
+    operands = (encoder, predictor, weight, bias)
+    joiner = as_joiner(*operands, activation)
+    given = (encoder_tangent, predictor_tangent, weight_tangent, bias_tangent)
+    tangents = [
+        torch.zeros_like(operand) if tangent is None else tangent
+        for tangent, operand in zip(given, operands, strict=True)
+    ]
+    lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    slopes, products = of_tiles.hvp(
+        as_joiner(tangents[0], tangents[1], tangents[2], tangents[3], activation),
+        grad_losses.detach().numpy(),
+        joiner,
+        lattice,
+        losses.numpy(),
+        blank_posteriors.numpy(),
+        label_posteriors.numpy(),
+        matmul_of(weight.dtype),
+        arcs=lattice if rnnt_type == "regular" else pose_rnnt_type(lattice, rnnt_type),
+        rows_per_tile=of_tiles.tile_rows(joiner, tile_memory),
+        gate=gate,
+        num_threads=torch.get_num_threads(),
+        blank_follows=rnnt_type == "constrained",
+    )
+    return torch.from_numpy(slopes), *gradients_as_tensors(products, weight.dtype)
+
+
+@fake(joint_hvp)
+def _(encoder_tangent, predictor_tangent, weight_tangent, bias_tangent, grad_losses, *operands_and_rest):
+    return fake_like(grad_losses), *map(fake_like, operands_and_rest[:4])
 
 
 def gradients_as_tensors(gradients: joint.Joiner, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,7 +190,7 @@ def _solve_of(lattice: GridLattice, rnnt_type: str, delay_penalty: float) -> joi
     arcs = pose_rnnt_type(lattice, rnnt_type)
     return functools.partial(
         lambda blank, label, maxima, _, **options: grid_arcs.solve_two(blank, label, maxima, arcs, **options),
-        label_bonus=delay_penalty * earliness(arcs) if delay_penalty else None,
+        label_bonus=delay_penalty * earliness(arcs, int(arcs.row_offsets[-1])) if delay_penalty else None,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pathsum.kernels.numba import joint, joint_scores
 from pathsum.kernels.numba.row_scores import Wanted
 from pathsum.torch._ops.arcs import as_arcs
+from pathsum.torch._ops.arrays import fake_like
 from pathsum.torch._ops.joint import as_joiner, gradients_as_tensors, matmul_of
 from pathsum.torch._ops.registration import fake, operator
 
@@ -31,6 +32,8 @@ def joint_scores_forward(
     lone: int,
     activation: str,
     tile_memory: int,
+    clamp: float,
+    gate: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Planes (K, rows), and zeros (N,) that stand for the samples."""
     joiner = as_joiner(encoder, predictor, weight, bias, activation)
@@ -73,6 +76,9 @@ def joint_scores_backward(
     tile_memory: int,
     clamp: float,
     gate: float | None,
+    planes: Tensor,
+    samples: Tensor,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients with respect to encoder, predictor, weight and bias."""
     joiner = as_joiner(encoder, predictor, weight, bias, activation)
@@ -93,5 +99,4 @@ def joint_scores_backward(
 
 @fake(joint_scores_backward)
 def _(grad_planes, upstream, encoder, predictor, weight, bias, *_):
-    contiguous = torch.contiguous_format
-    return tuple(torch.empty_like(t, memory_format=contiguous) for t in (encoder, predictor, weight, bias))
+    return tuple(map(fake_like, (encoder, predictor, weight, bias)))

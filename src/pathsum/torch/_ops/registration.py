@@ -1,57 +1,123 @@
-"""Functions as ``torch.ops.pathsum.<name>``.
-
-An operator has one argument more than the function it is registered from: ``impl``, whose kernels run. The function
-itself is numba's; Triton's is the function of the same name and arguments in ``pathsum.torch._launch``, in the module
-of the same lattice, which is imported when it is first asked for.
-"""
+"""Functions as ``torch.ops.pathsum.<name>``."""
 
 from __future__ import annotations
 
+import functools
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-_LIBRARY = torch.library.Library("pathsum", "DEF")
+from pathsum.errors import ImplementationError
+
+LIBRARY = torch.library.Library("pathsum", "DEF")
+
+# What operators were registered from, by their names.
+_functions: dict[str, Callable[..., Any]] = {}
+_fakes: dict[str, Callable[..., Any]] = {}
 
 
-def operator(function: Callable[..., Any]) -> Any:
-    """Register a function as an operator.
+def operator(function: Callable[..., Any] | None = None, *, device: str = "CPU") -> Any:
+    """Register a function as an operator on the CPU, or on ``"any"`` device; ``vmap`` calls it once for each slice.
 
     By the plain registration: ``torch.library.custom_op`` imports the compiler at the first call, a second of it.
     """
-    name = function.__name__
-    arguments, results = torch.library.infer_schema(function, mutates_args=()).rsplit(") ->", 1)
-    _LIBRARY.define(f'{name}{arguments}, str impl="numba") ->{results}')
-    count = function.__code__.co_argcount
-
-    def run(*arguments: Any) -> Any:
-        # An argument that has its default value is not passed on.
-        (impl,) = arguments[count:] or ("numba",)
-        return implementation(function, impl)(*arguments[:count])
-
-    for key in ("CPU", "CUDA"):
-        _LIBRARY.impl(name, run, key)
-    return getattr(torch.ops.pathsum, name)
+    if function is None:
+        return lambda function: operator(function, device=device)
+    registered = _register(function.__name__, function, function, device)
+    _functions[registered._qualified_op_name] = function
+    return registered
 
 
-def implementation(function: Callable[..., Any], impl: str) -> Callable[..., Any]:
-    """The function of the implementation asked for that does what a function of ``_ops`` does by numba."""
-    if impl == "numba":
-        return function
-    lattice = function.__module__.rpartition(".")[2]
-    return getattr(importlib.import_module(f"pathsum.torch._launch.{lattice}"), function.__name__)
+def launched(registered: Any) -> Any:
+    """The operator of the same arguments and results, on any device, whose kernels are Triton's.
+
+    Its function has the name of the other's and is in ``pathsum.torch._launch``, in the module of the same name, which
+    is imported when the operator is called: Triton is no requirement.
+    """
+    like = _functions[registered._qualified_op_name]
+
+    def launch(*inputs: Any) -> Any:
+        return getattr(launches(like.__module__.rpartition(".")[2]), like.__name__)(*inputs)
+
+    own = _register("triton_" + like.__name__, like, launch, "any")
+    fake(own)(_fakes[registered._qualified_op_name])
+    return own
+
+
+def launches(lattice: str) -> Any:
+    """The module of ``pathsum.torch._launch`` that launches a lattice's kernels."""
+    return importlib.import_module(f"pathsum.torch._launch.{lattice}")
+
+
+def _register(name: str, like: Callable[..., Any], function: Callable[..., Any], device: str) -> Any:
+    """An operator with the arguments and results of a function."""
+    LIBRARY.define(name + torch.library.infer_schema(like, mutates_args=()))
+    LIBRARY.impl(name, uncompiled(function), "CompositeExplicitAutograd" if device == "any" else device)
+    registered = getattr(torch.ops.pathsum, name)
+
+    def one_by_one(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+        return _one_by_one(registered, info.batch_size, in_dims, inputs)
+
+    torch.library.register_vmap(registered._qualified_op_name, one_by_one, lib=LIBRARY)
+    return registered
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, into which ``torch.compile`` does not look; it is asked for only where it has been imported.
+
+    Between two graphs an operator is called as any Python is, and its kernels are nothing that could be traced.
+    """
+    disabled = None
+
+    @functools.wraps(function)
+    def call(*inputs: Any) -> Any:
+        nonlocal disabled
+        if disabled is None and "torch._dynamo" in sys.modules:
+            disabled = torch.compiler.disable(function, reason="a kernel of pathsum")
+        return (disabled or function)(*inputs)
+
+    return call
 
 
 def fake(registered: Any) -> Callable[..., Any]:
     """Register what an operator returns where only shapes are known."""
-    count = len(registered.default._schema.arguments) - 1
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        torch.library.register_fake(
-            registered._qualified_op_name, lambda *arguments: function(*arguments[:count]), lib=_LIBRARY
-        )
-        return function
+        _fakes[registered._qualified_op_name] = function
+        return torch.library.register_fake(registered._qualified_op_name, function, lib=LIBRARY)
 
     return register
+
+
+def _one_by_one(registered: Any, size: int, in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> tuple[Any, Any]:
+    outputs = [
+        registered(*(x.select(dim, b) if isinstance(dim, int) else x for x, dim in zip(inputs, in_dims, strict=True)))
+        for b in range(size)
+    ]
+    if isinstance(outputs[0], Tensor):
+        return _stack(registered, outputs), 0
+    stacked = tuple(_stack(registered, column) for column in zip(*outputs, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def _stack(registered: Any, slices: Any) -> Tensor:
+    if any(isinstance(length, torch.SymInt) for length in slices[0].shape):
+        raise ImplementationError(
+            f"{registered}: vmap inside torch.compile or torch.export needs sizes that only the lengths' values tell; "
+            "call vmap outside, or give the samples along the batch axis"
+        )
+    # Slices of other lengths keep other sizes; each is read by its own lengths, and what is behind them is not.
+    shape = [max(sizes) for sizes in zip(*(x.shape for x in slices), strict=True)]
+    return torch.stack([_padded(x, shape) for x in slices])
+
+
+def _padded(tensor: Tensor, shape: list[int]) -> Tensor:
+    if list(tensor.shape) == shape:
+        return tensor
+    padded = tensor.new_zeros(shape)
+    padded[tuple(map(slice, tensor.shape))] = tensor
+    return padded

@@ -1,0 +1,71 @@
+"""Losses with their derivatives: forward and reverse, to any order, under every transformation.
+
+The derivative of a loss is the inner product of its gradient, computed beside it, with the change of the scores: JAX
+turns that around for reverse mode. The gradient's own derivative is that of JAX's implementation, whose operations are
+all differentiable; the compiled kernels have the first derivative alone.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pathsum.jax._solvers import Integers, Scores, Solver
+from pathsum.lattice import Array
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def losses(solver: Solver, scores: Scores, integers: Integers) -> Array:
+    """Losses (N,) in the dtype of arithmetic."""
+    if solver.impl == "jax":
+        return solver.by_jax(scores, integers)[0]
+    compiled = partial(_losses_by_numba, solver)
+    return _on_platform(solver, compiled, lambda *arguments: solver.by_jax(*arguments)[0], scores, integers)
+
+
+@losses.defjvp
+def _(solver: Solver, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    values, gradients = _with_gradients(solver, *primals)
+    changes = jnp.stack([_inner(*pair) for pair in zip(gradients, tangents[0], strict=True)])
+    return values, changes.sum(0).astype(values.dtype)
+
+
+def _with_gradients(solver: Solver, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
+    if solver.impl == "jax":
+        return solver.by_jax(scores, integers)
+    return _gradients_by_numba(solver, scores, integers)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _gradients_by_numba(solver: Solver, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
+    compiled = partial(solver.by_numba, need_gradient=True)
+    return _on_platform(solver, compiled, solver.by_jax, scores, integers)
+
+
+@_gradients_by_numba.defjvp
+def _(solver: Solver, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    scores, integers = primals
+    _, changes = jax.jvp(lambda scores: solver.by_jax(scores, integers), (scores,), (tangents[0],))
+    return _gradients_by_numba(solver, scores, integers), changes
+
+
+def _losses_by_numba(solver: Solver, scores: Scores, integers: Integers) -> Array:
+    return solver.by_numba(scores, integers, need_gradient=False)[0]
+
+
+def _on_platform(solver: Solver, compiled: Any, plain: Any, scores: Scores, integers: Integers) -> Any:
+    """The compiled kernels where the program is compiled for the CPU; elsewhere JAX's, unless they are ruled out."""
+    if solver.impl == "numba":
+        return lax.platform_dependent(scores, integers, cpu=compiled)
+    return lax.platform_dependent(scores, integers, cpu=compiled, default=plain)
+
+
+def _inner(gradient: Array, change: Array) -> Array:
+    """(N,) inner products; what is no part of a sample's loss has no part here either, infinite or NaN as it may be."""
+    work = jnp.promote_types(gradient.dtype, jnp.float32)
+    products = gradient.astype(work) * change.astype(work)
+    return jnp.where(gradient == 0, 0, products).sum(tuple(range(1, gradient.ndim)))

@@ -1,0 +1,1 @@
+"""The compiled kernels as foreign functions of XLA, a file a problem."""

@@ -1,0 +1,131 @@
+"""What each loss asks of the kernels: its problem posed, then solved by JAX or by a foreign function.
+
+A solver keeps a call's options. Of scores and integers it makes losses (N,) and, for each array of scores, the
+gradient of every sample's loss with respect to it, samples first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from pathsum.jax._ops import asg as asg_function
+from pathsum.jax._ops import chain as chain_function
+from pathsum.jax._ops import grid as grid_function
+from pathsum.kernels.jax import chain, dense, extended, grid, rows
+from pathsum.lattice import Array, ChainLattice
+from pathsum.problems.asg import pose_asg
+from pathsum.problems.rnnt import pose_rnnt
+
+Scores = tuple[Array, ...]
+
+
+class Integers(NamedTuple):
+    """Targets (N, S), S >= 1, and lengths (N,), all in range."""
+
+    targets: Array
+    input_lengths: Array
+    target_lengths: Array
+
+
+class Solver(Protocol):
+    @property
+    def impl(self) -> str: ...
+
+    def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]: ...
+
+    def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
+        """As ``by_jax``, on the CPU; no gradients where they are not needed."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChainSolver:
+    """CTC and simplified CTC, of scores (N, T, C)."""
+
+    impl: str
+    pose: Callable[..., ChainLattice]
+    blank: int
+    logits: bool
+
+    def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
+        losses, gradient = chain.forward(scores[0], self.pose(*integers, self.blank), logits=self.logits)
+        return losses, (gradient.astype(scores[0].dtype),)
+
+    def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
+        lattice = self.pose(*integers, self.blank)
+        losses, *gradients = chain_function.forward(scores[0], lattice, logits=self.logits, need_gradient=need_gradient)
+        return losses, tuple(gradients)
+
+
+@dataclass(frozen=True)
+class GridSolver:
+    """RNN-T, of scores (N, T, U+1, V)."""
+
+    impl: str
+    blank: int
+    logits: bool
+    fastemit_lambda: float
+    clamp: float
+
+    def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
+        targets, input_lengths, target_lengths = integers
+        losses, gradient = grid.forward(
+            scores[0],
+            pose_rnnt(targets, input_lengths, target_lengths, self.blank),
+            logits=self.logits,
+            fastemit_lambda=self.fastemit_lambda,
+            clamp=self.clamp,
+        )
+        return losses, (gradient.astype(scores[0].dtype),)
+
+    def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
+        losses, *gradients = grid_function.forward(
+            scores[0],
+            pose_rnnt(*integers, self.blank),
+            logits=self.logits,
+            fastemit_lambda=self.fastemit_lambda,
+            clamp=self.clamp,
+            need_gradient=need_gradient,
+        )
+        return losses, tuple(gradients)
+
+
+@dataclass(frozen=True)
+class ASGSolver:
+    """ASG, of scores (N, T, C) and transitions (C, C)."""
+
+    impl: str
+
+    def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
+        inputs, transitions = scores
+        num_classes = inputs.shape[2]
+        every, target = pose_asg(*integers, num_classes)
+        real = jnp.arange(inputs.shape[1]) < integers.input_lengths[:, None]
+        own = rows.real_rows(inputs, real)
+        found = rows.statistics(own)
+        all_paths = dense.solve(own, found.maxima, every, transitions)
+        target_paths = chain.solve(own, found.maxima, target, transitions)
+
+        feasible = target_paths.total.mantissa > 0
+        one = extended.ones(feasible.shape, own.dtype)
+        share = [extended.select(feasible, paths.total, one) for paths in (all_paths, target_paths)]
+        losses = jnp.where(feasible, extended.log(extended.divide(*share)), jnp.inf)
+        has_arcs = integers.input_lengths > 1
+        defined = found.defined.all(1) & ((transitions < jnp.inf).all() | ~has_arcs)
+
+        gradient = all_paths.gamma - chain.expected_counts(target_paths, target, num_classes)
+        gradient = jnp.where((real & feasible[:, None])[:, :, None], gradient, 0)
+        gradient = jnp.where((real & ~defined[:, None])[:, :, None], jnp.nan, gradient)
+        counts = all_paths.transitions - chain.expected_transitions(target_paths, target, real, num_classes)
+        counts = jnp.where((has_arcs & feasible)[:, None, None], counts, 0)
+        counts = jnp.where((has_arcs & ~defined)[:, None, None], jnp.nan, counts)
+        return jnp.where(defined, losses, jnp.nan), (gradient, counts)
+
+    def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
+        inputs, transitions = scores
+        losses, *gradients = asg_function.forward(inputs, transitions, *integers, need_gradient=need_gradient)
+        return losses, tuple(gradients)

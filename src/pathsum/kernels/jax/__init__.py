@@ -1,0 +1,1 @@
+"""JAX operations alone: for every device, differentiable to any order."""

@@ -1,0 +1,164 @@
+"""Expectations under the distribution of paths, p(path) = exp(score of path) / Z.
+
+The posterior of an arc is the derivative of log Z by the arc's score; so the expectation of a sum of costs over the
+arcs is one backward pass and a product, and its own derivative is a Hessian-vector product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pathsum import _checks, dispatch
+from pathsum.kernels.reference import grid_arcs as reference_arcs
+from pathsum.kernels.reference.log_domain import log_softmax
+from pathsum.lattice import ArcLattice
+from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
+from pathsum.torch._arcs import Scoring, add_planes, read_planes
+from pathsum.torch._autograd.arcs import arc_losses
+from pathsum.torch._autograd.operators import transformed
+from pathsum.torch._inputs import Integers, on_device, pose_logits
+from pathsum.torch._ops.arrays import as_tensor, work_dtype
+from pathsum.torch.asg import PosedASG
+from pathsum.torch.ctc import PosedChain
+
+
+class Expected(NamedTuple):
+    """Losses (N,), minus log Z of each sample, and expected costs (N,), 0 where no path exists; float64."""
+
+    losses: Tensor
+    costs: Tensor
+
+    def entropies(self) -> Tensor:
+        """log Z - E[score] (N,), where the costs are the scores; 0 where no path exists."""
+        infeasible = self.losses == torch.inf
+        return torch.where(infeasible, 0.0, -torch.where(infeasible, 0.0, self.losses) - self.costs)
+
+
+def chain_log_probs(posed: PosedChain, logits: bool) -> Tensor:
+    """Scores (N, T, C) of the arcs, never in half precision, and 0 in padding, which a softmax would have to read."""
+    scores = posed.scores.to(work_dtype(posed.scores))
+    if not logits:
+        return scores
+    lengths = as_tensor(posed.lattice.input_lengths).to(scores.device)
+    real = torch.arange(scores.shape[1], device=scores.device) < lengths[:, None]
+    return log_softmax(torch.where(real[:, :, None], scores, 0.0))
+
+
+def chain_expectation(posed: PosedChain, log_probs: Tensor, costs: Tensor) -> Expected:
+    """Of costs (N, T, C) of emitting a class in a frame."""
+    losses, posteriors = _posteriors(lambda scores: posed.solve(scores, logits=False), log_probs)
+    return Expected(losses, _product(posteriors, costs).sum((1, 2)))
+
+
+def asg_expectation(posed: PosedASG, paths: str, costs: Tensor, transition_costs: Tensor | None) -> Expected:
+    """Of costs (N, T, C) of a label in a frame, and (C, C) of a transition."""
+
+    def solve(scores: Tensor, transitions: Tensor) -> Tensor:
+        return posed.solve(paths, scores, transitions)
+
+    losses, posteriors = _posteriors(lambda scores: solve(scores, posed.transitions), posed.scores)
+    expected = _product(posteriors, costs).sum((1, 2))
+    if transition_costs is None:
+        return Expected(losses, expected)
+    # The counts of transitions are summed over the samples of a call, and are wanted of each.
+    counts = [_transition_counts(posed, paths, n) for n in range(len(posed.scores))]
+    of_transitions = [_product(count, transition_costs).sum() for count in counts]
+    return Expected(losses, expected + torch.stack(of_transitions) if counts else expected)
+
+
+def _transition_counts(posed: PosedASG, paths: str, sample: int) -> Tensor:
+    """(C, C) how often each transition is expected in a sample."""
+    own = slice(sample, sample + 1)
+
+    one = posed._replace(all_paths=_part(posed.all_paths, own), target_paths=_part(posed.target_paths, own))
+    scores = posed.scores[own]
+    return _posteriors(lambda transitions: one.solve(paths, scores, transitions), posed.transitions)[1]
+
+
+def _part(lattice: Any, samples: slice) -> Any:
+    """The lattice of some of the samples; what was one array stays one."""
+    arrays = {name: value for name, value in vars(lattice).items() if hasattr(value, "ndim")}
+    parts = {id(array): array[samples] for array in arrays.values()}
+    return replace(lattice, **{name: parts[id(array)] for name, array in arrays.items()})
+
+
+class PosedRNNT(NamedTuple):
+    """The arguments of a function on the transducer's arcs, checked.
+
+    Attributes:
+        lattice: of NumPy arrays, or of tensors where values are unknown.
+        planes: (2, rows) log-scores of the blank arcs and of the label arcs.
+        impl: the implementation chosen.
+    """
+
+    lattice: ArcLattice
+    planes: Tensor
+    impl: str
+
+    def read(self, costs: Tensor) -> Tensor:
+        """Planes (2, rows) of costs (N, T, U+1, 2) or (rows, 2)."""
+        return read_planes(costs, self.lattice, (0, 1), self.impl, logits=False)
+
+    def solve(self, planes: Tensor) -> Tensor:
+        if self.impl == "numba":
+            return arc_losses(planes, self.lattice)
+        return reference_arcs.forward(planes, on_device(self.lattice, planes.device))
+
+
+def pose_rnnt(
+    function: str,
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    reduction: str,
+    fused_log_softmax: bool,
+    rnnt_type: str,
+    impl: str,
+) -> PosedRNNT:
+    grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
+    _checks.check_reduction(function, reduction)
+    _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
+    chosen = dispatch.select(function, logits.device.type, impl)
+    lattice = pose_rnnt_type(grid, rnnt_type)
+    planes = read_planes(logits, lattice, lattice.reads[0], chosen, logits=fused_log_softmax)
+    return PosedRNNT(lattice, add_planes([planes], lattice, Scoring(), chosen), chosen)
+
+
+def rnnt_expectation(posed: PosedRNNT, costs: Tensor) -> Expected:
+    """Of costs (2, rows) of the blank arc and of the label arc out of each node."""
+    losses, posteriors = _posteriors(posed.solve, posed.planes)
+    offsets = as_tensor(posed.lattice.row_offsets).to(losses.device)
+    rows = torch.arange(posteriors.shape[1], device=losses.device)
+    sample = torch.searchsorted(offsets[1:], rows, right=True)
+    return Expected(losses, torch.zeros_like(losses).index_add(0, sample, _product(posteriors, costs).sum(0)))
+
+
+def _posteriors(solve: Callable[[Tensor], Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (N,), and minus their gradient in the shape of the scores, both differentiable."""
+    if torch.compiler.is_compiling() or transformed():
+        losses, pull, *_ = torch.func.vjp(solve, scores)
+        (gradient,) = pull(torch.ones_like(losses))
+        return losses, -gradient
+    # The same without torch.func, whose first use imports the compiler.
+    wanted = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaf = scores if scores.requires_grad else scores.detach().requires_grad_()
+        losses = solve(leaf)
+        if not losses.requires_grad:  # not one arc is on any path
+            return losses, torch.zeros_like(scores)
+        (gradient,) = torch.autograd.grad(
+            losses.sum(), leaf, create_graph=wanted, allow_unused=True, materialize_grads=True
+        )
+    return (losses if wanted else losses.detach()), -gradient
+
+
+def _product(posteriors: Tensor, costs: Tensor) -> Tensor:
+    """A cost counts where the posterior is not 0, and may be infinite elsewhere."""
+    return posteriors.double() * torch.where(posteriors == 0, 0.0, costs.double())
