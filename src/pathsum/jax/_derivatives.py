@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pathsum.errors import NotDifferentiableError
 from pathsum.jax._solvers import Integers, Scores, Solver
 from pathsum.lattice import Array
 
@@ -34,23 +35,24 @@ def _(solver: Solver, primals: Any, tangents: Any) -> tuple[Array, Array]:
     return values, changes.sum(0).astype(values.dtype)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _with_gradients(solver: Solver, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
     if solver.impl == "jax":
         return solver.by_jax(scores, integers)
-    return _gradients_by_numba(solver, scores, integers)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _gradients_by_numba(solver: Solver, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
     compiled = partial(solver.by_numba, need_gradient=True)
     return _on_platform(solver, compiled, solver.by_jax, scores, integers)
 
 
-@_gradients_by_numba.defjvp
+@_with_gradients.defjvp
 def _(solver: Solver, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    if solver.reweighted:
+        raise NotDifferentiableError(
+            "the gradient of a loss with fastemit_lambda or clamp is re-weighted: it is not the gradient of anything, "
+            "and has no derivative"
+        )
     scores, integers = primals
-    _, changes = jax.jvp(lambda scores: solver.by_jax(scores, integers), (scores,), (tangents[0],))
-    return _gradients_by_numba(solver, scores, integers), changes
+    values, changes = jax.jvp(lambda scores: solver.by_jax(scores, integers), (scores,), (tangents[0],))
+    return values if solver.impl == "jax" else _with_gradients(solver, scores, integers), changes
 
 
 def _losses_by_numba(solver: Solver, scores: Scores, integers: Integers) -> Array:

@@ -35,6 +35,11 @@ class Solver(Protocol):
     @property
     def impl(self) -> str: ...
 
+    @property
+    def reweighted(self) -> bool:
+        """Whether what it gives for gradients is not the losses' own."""
+        ...
+
     def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]: ...
 
     def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
@@ -50,6 +55,7 @@ class ChainSolver:
     pose: Callable[..., ChainLattice]
     blank: int
     logits: bool
+    reweighted = False
 
     def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
         losses, gradient = chain.forward(scores[0], self.pose(*integers, self.blank), logits=self.logits)
@@ -70,6 +76,10 @@ class GridSolver:
     logits: bool
     fastemit_lambda: float
     clamp: float
+
+    @property
+    def reweighted(self) -> bool:
+        return self.fastemit_lambda > 0 or self.clamp > 0
 
     def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
         targets, input_lengths, target_lengths = integers
@@ -99,6 +109,7 @@ class ASGSolver:
     """ASG, of scores (N, T, C) and transitions (C, C)."""
 
     impl: str
+    reweighted = False
 
     def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
         inputs, transitions = scores

@@ -50,6 +50,8 @@ def rnnt_loss(
         InvalidValueError: As in ``ctc_loss``.
         InvalidTypeError: As in ``ctc_loss``.
         ImplementationError: As in ``ctc_loss``.
+        NotDifferentiableError: (a RuntimeError) a second derivative with ``fastemit_lambda`` or ``clamp``, whose
+            gradient is not the gradient of anything.
 
     Notes:
         Transformations, infeasible samples (those without frames), NaN and padding are as in ``ctc_loss``. ``"jax"``

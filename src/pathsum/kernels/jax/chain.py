@@ -21,7 +21,7 @@ FRONT = 2
 
 class Solved(NamedTuple):
     """Of each sample the sum over all paths (N,), whether all its scores are defined (N,), and the posteriors of the
-    arcs by what they emit (N, T, S'); where all arcs into a state emit the same, ``step`` has them all.
+    arcs by what they emit (N, T, S'); where all arcs into a state score the same, ``step`` has them all.
     """
 
     total: Number
@@ -123,18 +123,13 @@ def product_over_frames(factors: Array) -> Number:
     return lax.scan(lambda product, factor: (extended.multiply(product, factor), None), start, numbers)[0]
 
 
-def _shares_scores(lattice: ChainLattice) -> bool:
-    """Whether all arcs into a state have the same score."""
-    return lattice.shared_labels and lattice.stay_transitions is None
-
-
 def _frames(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None) -> tuple[_Frame, Array]:
     """The frames of a batch, time first, and whether all scores of a sample's arcs are below +inf (N,)."""
     relative = extended.exact_sum(scores, -maxima[:, :, None])
     real = jnp.arange(scores.shape[1])[:, None, None] < lattice.input_lengths[:, None]
     own_states = jnp.arange(lattice.step_labels.shape[1]) < lattice.num_states[:, None]
     step, defined = _emitted(relative, lattice.step_labels, transitions, lattice.step_transitions, own_states)
-    if _shares_scores(lattice):
+    if _shared_scores(lattice):
         return _Frame(step, None, real), defined
     stay, also_defined = _emitted(relative, lattice.stay_labels, transitions, lattice.stay_transitions, own_states)
     return _Frame(step, stay, real), defined & also_defined
@@ -153,6 +148,11 @@ def _emitted(
     return extended.exp(score, rest), ((score < jnp.inf) | ~own_states).all((0, 2))
 
 
+def _shared_scores(lattice: ChainLattice) -> bool:
+    """Whether all arcs into a state have the same score."""
+    return lattice.shared_labels and lattice.stay_transitions is None
+
+
 def _inner(alpha: Number) -> Number:
     """The states without those in front."""
     return extended.at(alpha, (..., slice(FRONT, None)))
@@ -162,7 +162,7 @@ def _arriving(alpha: Number, lattice: ChainLattice) -> Number:
     """The mass about to enter each state, in front of the weight that all arcs into it share."""
     before = extended.at(alpha, (..., slice(1, -1)))
     two_before = extended.keep(lattice.skips, extended.at(alpha, (..., slice(None, -2))))
-    if _shares_scores(lattice):
+    if _shared_scores(lattice):
         return extended.add(_inner(alpha), before, two_before)
     return extended.add(before, two_before)
 
