@@ -148,3 +148,13 @@ def test_an_unknown_reduction_is_refused():
     logits, integers = case(12)
     with pytest.raises(ValueError, match="ctc_loss: reduction must be one of none, mean, sum; got 'batchmean'"):
         ctc_loss(logits, *integers, reduction="batchmean")
+
+
+@pytest.mark.parametrize(
+    "target_lengths", [torch.tensor([5, 2, 1]), torch.tensor([-1, 2, 1]), torch.tensor([1.0, 2, 1])]
+)
+def test_what_is_refused_is_a_runtime_error_as_in_torch(target_lengths):
+    logits, (targets, input_lengths, _) = case(13)
+    for function in (ctc_loss, theirs):
+        with pytest.raises(RuntimeError):
+            function(logits.log_softmax(2), targets, input_lengths, target_lengths)

@@ -49,6 +49,17 @@ def scripts(peer, checkout, folder, names, beside=()):
 AUDIO = "torchaudio_unittest/functional"
 SUITES = [
     Suite(
+        "torch_functional",
+        "pytorch",
+        ("test/test_nn.py", "test/test_modules.py", "test/test_ops.py", "test/test_ops_gradients.py"),
+        ("test_nn.py", "test_modules.py", "test_ops.py", "test_ops_gradients.py", "-k", "CTCLoss or ctc_loss"),
+        without=(
+            ("TestCompositeCompliance", "rules for what torch is made of: no look at values, no memory of its own"),
+            ("test_dtypes", "wants half precision refused, which is accepted here"),
+            ("test_fn_gradgrad", "wants no second derivative, which there is here"),
+        ),
+    ),
+    Suite(
         "torchaudio",
         "audio",
         ("test/torchaudio_unittest",),
@@ -123,7 +134,7 @@ def run(suite, checkouts, verbose):
         print(output)
     if suite.script:
         return {"passed" if done.returncode == 0 else "failed": 1}
-    summary = output.strip().splitlines()[-1]
+    summary = done.stdout.strip().splitlines()[-1]
     return {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|deselected|error)", summary)}
 
 

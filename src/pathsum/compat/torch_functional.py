@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pathsum import torch as pathsum_torch
 from pathsum.compat.conventions import Integers, blanks_among, blanks_apart, reduced, report
+from pathsum.errors import InvalidTypeError, InvalidValueError
 
 
 def ctc_loss(
@@ -46,7 +47,8 @@ def ctc_loss(
         The reduced loss.
 
     Raises:
-        InvalidValueError: As in ``pathsum.torch.ctc_loss``.
+        RuntimeError: Lengths, labels, a dtype that ``pathsum.torch.ctc_loss`` refuses too.
+        InvalidValueError: Another reduction, a ``ValueError`` as in the peer.
 
     Notes:
         The gradient by ``log_probs[t, n, c]`` is ``exp(log_probs[t, n, c])`` minus the posterior of class c, 0 in
@@ -64,9 +66,12 @@ def ctc_loss(
     is_blank = blanks_among(targets, target_lengths, blank)
     if is_blank.any():
         scores, labels = blanks_apart(log_probs, targets, is_blank, blank)
-    losses = pathsum_torch.ctc_loss(
-        scores, labels, input_lengths, target_lengths, blank=blank, reduction="none", impl=impl
-    )
+    try:
+        losses = pathsum_torch.ctc_loss(
+            scores, labels, input_lengths, target_lengths, blank=blank, reduction="none", impl=impl
+        )
+    except (InvalidTypeError, InvalidValueError) as error:
+        raise RuntimeError(str(error)) from error
     if not corrected and torch.is_grad_enabled():
         losses = report(losses, losses + _mass(log_probs, input_lengths))
     if zero_infinity:
