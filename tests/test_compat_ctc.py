@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pathsum.compat.torch_functional import CTCLoss, ctc_loss
+from pathsum.errors import NotDifferentiableError
 from pathsum.testing import assert_close, chain_inputs
 
 theirs = torch.nn.functional.ctc_loss
@@ -158,3 +159,23 @@ def test_what_is_refused_is_a_runtime_error_as_in_torch(target_lengths):
     for function in (ctc_loss, theirs):
         with pytest.raises(RuntimeError):
             function(logits.log_softmax(2), targets, input_lengths, target_lengths)
+
+
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+def test_implementations_have_the_same_quirk(impl):
+    logits, integers = case(13)
+    log_probs = logits.log_softmax(2).requires_grad_()
+    (ours,) = torch.autograd.grad(ctc_loss(log_probs, *integers, impl=impl), log_probs)
+    (expected,) = torch.autograd.grad(theirs(log_probs, *integers), log_probs)
+    assert_close(ours, expected, absolute=1e-11)
+
+
+def test_a_second_derivative_wants_the_true_gradient():
+    logits, integers = case(14)
+    log_probs = logits.log_softmax(2).requires_grad_()
+    with pytest.raises(NotDifferentiableError, match="corrected=True"):
+        torch.autograd.grad(ctc_loss(log_probs, *integers), log_probs, create_graph=True)
+    loss = ctc_loss(log_probs, *integers, corrected=True)
+    (gradient,) = torch.autograd.grad(loss, log_probs, create_graph=True)
+    (product,) = torch.autograd.grad(gradient.square().sum(), log_probs)
+    assert product.any()
