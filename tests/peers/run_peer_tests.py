@@ -56,7 +56,6 @@ SUITES = [
         without=(
             ("TestCompositeCompliance", "rules for what torch is made of: no look at values, no memory of its own"),
             ("test_dtypes", "wants half precision refused, which is accepted here"),
-            ("test_fn_gradgrad", "wants no second derivative, which there is here"),
         ),
     ),
     Suite(
