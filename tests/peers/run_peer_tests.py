@@ -81,6 +81,16 @@ SUITES = [
     *scripts("warp_transducer", "warp-transducer", "pytorch_binding/test", ("test.py",), ("transducer_np.py",)),
     Suite("nemo", "NeMo", ("tests/collections/asr/numba/rnnt_loss/test_rnnt_pytorch.py",), ("test_rnnt_pytorch.py",)),
     Suite(
+        "nemo",
+        "NeMo",
+        tuple(
+            f"tests/collections/asr/{name}.py"
+            for name in ("conftest", "k2/test_graph_transducer", "k2/test_w_transducer")
+        ),
+        ("test_graph_transducer.py", "test_w_transducer.py", "-k", "TestGraphRnnt or TestGraphWTransducerLoss"),
+        without=(("schema", "looks at the peer's graphs"), ("grid_compose_equivalent", "looks at the peer's graphs")),
+    ),
+    Suite(
         "k2",
         "k2",
         tuple(f"k2/python/tests/{name}_test.py" for name in ("rnnt_loss", "mutual_information", "ctc_loss")),
