@@ -18,6 +18,7 @@ COLOURS = {
     "pathsum": "#c1442e",
     "pathsum-packed": "#d9826b",
     "pathsum-padded": "#e8b3a3",
+    "pathsum-jax": "#a8324a",
     "torch": "#4c6a92",
     "torchaudio": "#6f8fb5",
     "warprnnt-numba": "#9db4cf",
