@@ -9,6 +9,8 @@ import re
 
 import pytest
 
+from pathsum.compat import PEERS
+
 FRONT_ENDS = ["pathsum.torch", *(["pathsum.jax"] if importlib.util.find_spec("jax") else [])]
 MODULES = ["pathsum", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.testing"]
 
@@ -92,6 +94,9 @@ def modules_with_examples():
         yield package
         yield from (f"{package}.{found.name}" for found in pkgutil.iter_modules(module.__path__) if not found.ispkg)
     yield from ("pathsum.dispatch", "pathsum.reductions", "pathsum.lattice", "pathsum.replabels")
+    yield from ("pathsum.compat", "pathsum.compat.conventions", "pathsum.compat.warprnnt_numba.rnnt_numpy")
+    yield from ("pathsum.compat.k2.ctc", "pathsum.compat.k2.transducer")
+    yield from (f"pathsum.compat.{peer}" for peer in PEERS)
 
 
 @pytest.mark.parametrize("name", sorted(modules_with_examples()))

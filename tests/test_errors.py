@@ -238,7 +238,7 @@ def test_packed_rows_add_up(num_rows):
 def test_an_unknown_implementation(function):
     with pytest.raises(VALUE) as caught:
         FUNCTIONS[function](**arguments(function), impl="cuda")
-    assert str(caught.value) == f"{function}: impl must be one of auto, reference, numba; got 'cuda'"
+    assert str(caught.value) == f"{function}: impl must be one of auto, reference, numba, triton; got 'cuda'"
     assert caught.value.argument == "impl"
 
 

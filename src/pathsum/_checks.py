@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.lattice import Array
 from pathsum.reductions import REDUCTIONS
 
 SCORE_DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -20,9 +21,9 @@ SCORE_DTYPES = ("float32", "float64", "bfloat16", "float16")
 class Batch(NamedTuple):
     """The integers of a call, checked: targets (N, S) with S >= 1 as int64, lengths (N,) as int64."""
 
-    targets: np.ndarray
-    input_lengths: np.ndarray
-    target_lengths: np.ndarray
+    targets: Array
+    input_lengths: Array
+    target_lengths: Array
 
 
 def check_scores(function: str, argument: str, dtype: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:

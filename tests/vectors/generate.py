@@ -118,6 +118,25 @@ def warprnnt_numba():
     return "warprnnt_numba.RNNTLossNumba (CPU)", version("warprnnt-numba"), vectors
 
 
+def warprnnt_numba_readme():
+    """The example of its README, its scores rounded; its labels are wider than U and begin with the blank."""
+    import torch
+    from warprnnt_numba import RNNTLossNumba
+
+    torch.random.manual_seed(0)
+    case = {
+        "logits": torch.randn(2, 8, 5, 5).numpy().round(DECIMALS),
+        "targets": np.array([[4, 1, 1, 3, 0], [4, 2, 2, 3, 1]]),
+        "logit_lengths": np.array([5, 8]),
+        "target_lengths": np.array([3, 4]),
+    }
+    logits = torch.from_numpy(case["logits"]).requires_grad_()
+    losses = RNNTLossNumba(blank=4, reduction="none", fastemit_lambda=0.0, clamp=0.0)(logits, *integers(torch, case))
+    losses.sum().backward()
+    answer = vector(case, 4, {}, losses.detach().numpy(), logits.grad.numpy())
+    return "warprnnt_numba.RNNTLossNumba, the example of its README (CPU)", version("warprnnt-numba"), [answer]
+
+
 def tf_seq2seq_losses():
     import tensorflow as tf
     from tf_seq2seq_losses import classic_ctc_loss, simplified_ctc_loss
@@ -203,6 +222,7 @@ PEERS = {
         torchaudio,
         torchaudio_forced_align,
         warprnnt_numba,
+        warprnnt_numba_readme,
         tf_seq2seq_losses,
         tf_seq2seq_losses_hessian,
         optimized_transducer,

@@ -14,6 +14,7 @@ from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt import pose_rnnt
+from pathsum.torch._bounded import bounded_batch
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
@@ -84,9 +85,18 @@ def as_batch(
     big_blanks: Sequence[int] = (),
     num_rows: int | None = None,
     scores: str = "logits",
+    device: torch.device | None = None,
 ) -> _checks.Batch:
-    """The integers of a call, checked: NumPy arrays, or tensors where their values are unknown."""
+    """The integers of a call, checked: NumPy arrays, or tensors where their values are unknown.
+
+    Where a ``device`` is given they are tensors there, bounded and not looked at (``bounded_batch``).
+    """
     given = {"targets": targets, lengths_name: input_lengths, "target_lengths": target_lengths}
+    if device is not None:
+        labels, *lengths = (as_integer_tensor(function, name, value) for name, value in given.items())
+        lengths = lengths if batched else [tensor.reshape(-1) for tensor in lengths]
+        sizes = (num_samples, num_frames, max_labels, num_classes, blank, num_rows)
+        return bounded_batch(function, lengths_name, labels, lengths[0], lengths[1], device, *sizes)
     if values_unknown():
         tensors = [as_integer_tensor(function, name, value) for name, value in given.items()]
         tensors = tensors if batched else [tensors[0], *(tensor.reshape(-1) for tensor in tensors[1:])]
@@ -153,6 +163,7 @@ def pose_grid(
     big_blanks: Sequence[int] = (),
     num_rows: int | None = None,
     scores: str = "logits",
+    device: torch.device | None = None,
 ) -> GridLattice:
     blank = _checks.check_blank(function, blank, num_classes)
     batch = as_batch(
@@ -169,6 +180,7 @@ def pose_grid(
         big_blanks=big_blanks,
         num_rows=num_rows,
         scores=scores,
+        device=device,
     )
     return pose_rnnt(*batch, blank)
 
@@ -193,6 +205,7 @@ def pose_logits(
     argument: str = "logits",
     layouts: tuple[str, ...] = (PADDED, PACKED),
     big_blanks: tuple[int, ...] = (),
+    device: torch.device | None = None,
 ) -> GridLattice:
     """The grid of logits in one of the layouts, all checked."""
     check_logits(function, logits, argument, layouts)
@@ -210,6 +223,7 @@ def pose_logits(
         big_blanks=big_blanks,
         num_rows=None if padded else logits.shape[0],
         scores=argument,
+        device=device,
     )
 
 
@@ -222,10 +236,21 @@ def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
 
 
 def on_device(lattice: Any, device: torch.device) -> Any:
-    """The lattice with its arrays as tensors of a device."""
-    tensors = {name: as_tensor(value) for name, value in vars(lattice).items()}
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in tensors.items()}
-    return type(lattice)(**moved)
+    """The lattice with its arrays as tensors of a device, those that are one array still one."""
+    moved: dict[int, Any] = {}
+    for value in vars(lattice).values():
+        if id(value) not in moved:
+            moved[id(value)] = _sent(as_tensor(value), device)
+    return type(lattice)(**{name: moved[id(value)] for name, value in vars(lattice).items()})
+
+
+def _sent(value: Any, device: torch.device) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.device.type == "cpu" and device.type == "cuda" and not values_unknown():
+        # From pinned memory the copy waits in the device's queue, and nobody here waits for it.
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
 
 
 def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool) -> Tensor:

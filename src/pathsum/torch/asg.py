@@ -19,7 +19,18 @@ from pathsum.reductions import SCALE_MODES, reduce, scales
 from pathsum.torch._autograd.addition import fork
 from pathsum.torch._autograd.chain import chain_losses
 from pathsum.torch._autograd.dense import dense_losses
-from pathsum.torch._inputs import Integers, as_batch, as_values, check_table, dtype_of, finish, on_device, shape_of
+from pathsum.torch._bounded import unread_on
+from pathsum.torch._inputs import (
+    Integers,
+    as_batch,
+    as_integer_tensor,
+    as_values,
+    check_table,
+    dtype_of,
+    finish,
+    on_device,
+    shape_of,
+)
 from pathsum.torch._ops.arrays import as_tensor
 
 
@@ -36,6 +47,7 @@ def asg_loss(
     final_scores: Tensor | None = None,
     batch_first: bool = False,
     zero_infinity: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Auto segmentation criterion: the target's share among all label sequences, with learned transitions.
@@ -60,7 +72,9 @@ def asg_loss(
         final_scores: Scores (C,) of the last label, added in the last frame.
         batch_first: ``inputs`` are (N, T, C).
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 inputs and float32 for all others.
@@ -112,6 +126,8 @@ def asg_loss(
         impl,
         start_scores=start_scores,
         final_scores=final_scores,
+        triton=True,
+        check=check,
     )
     batch = posed.batch
     if posed.scores.device.type == "cpu" and isinstance(batch.targets, np.ndarray):
@@ -154,14 +170,15 @@ class PosedASG(NamedTuple):
 
     def solve(self, paths: str, scores: Tensor, transitions: Tensor) -> Tensor:
         """Minus the log-sums (N,) over one of ``PATHS``, in float64."""
-        if self.impl == "numba":
-            if paths == "all":
-                return dense_losses(scores, self.all_paths, transitions)
-            return chain_losses(scores, self.target_paths, transitions, logits=False)
+        own = self.all_paths if paths == "all" else self.target_paths
+        lattice: Any = own if self.impl == "numba" else on_device(own, scores.device)
         if paths == "all":
-            return reference_dense.forward(scores, on_device(self.all_paths, scores.device), transitions)
-        lattice = on_device(self.target_paths, scores.device)
-        return reference_chain.forward(scores, lattice, transitions, logits=False)
+            if self.impl == "reference":
+                return reference_dense.forward(scores, lattice, transitions)
+            return dense_losses(scores, lattice, transitions, impl=self.impl)
+        if self.impl == "reference":
+            return reference_chain.forward(scores, lattice, transitions, logits=False)
+        return chain_losses(scores, lattice, transitions, logits=False, impl=self.impl)
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
         reduced = reduce(values, reduction)
@@ -181,6 +198,8 @@ def pose_asg_call(
     *,
     start_scores: Tensor | None = None,
     final_scores: Tensor | None = None,
+    triton: bool = False,
+    check: str = "sync",
 ) -> PosedASG:
     axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
     _checks.check_scores(function, "inputs", dtype_of(inputs), shape_of(inputs), axes)
@@ -191,8 +210,9 @@ def pose_asg_call(
     for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
         if ends is not None:
             check_table(function, name, ends, scores, "(C,)")
-    chosen = dispatch.select(function, scores.device.type, impl)
-    batch = _asg_batch(function, targets, input_lengths, target_lengths, scores, batched)
+    chosen = dispatch.select(function, scores.device.type, impl, triton=triton)
+    device = unread_on(function, check, chosen, scores, targets, input_lengths, target_lengths)
+    batch = _asg_batch(function, targets, input_lengths, target_lengths, scores, batched, device)
     if scores.dtype in (torch.bfloat16, torch.float16):
         # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
         scores, transitions = scores.float(), transitions.float()
@@ -208,10 +228,11 @@ def _asg_batch(
     target_lengths: Integers | None,
     scores: Tensor,
     batched: bool,
+    device: torch.device | None,
 ) -> _checks.Batch:
     """The integers of a call, checked; where no lengths are given every sample is as long as the padded size."""
     num_samples, num_frames, num_classes = scores.shape
-    labels = as_values(function, "targets", targets)
+    labels = (as_values if device is None else as_integer_tensor)(function, "targets", targets)
     labels = labels if batched or labels.ndim != 1 else labels[None]
     if target_lengths is None and labels.ndim < 2:
         raise InvalidValueError(function, "target_lengths", "be given where targets are concatenated", None)
@@ -226,6 +247,7 @@ def _asg_batch(
         max_labels=None,
         num_classes=num_classes,
         blank=None,
+        device=device,
     )
 
 

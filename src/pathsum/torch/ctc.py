@@ -14,6 +14,7 @@ from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import reduce
 from pathsum.torch._autograd.chain import chain_losses
+from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import Integers, as_batch, dtype_of, finish, on_device, shape_of
 from pathsum.torch._ops.arrays import as_tensor
 
@@ -29,6 +30,7 @@ def ctc_loss(
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Connectionist temporal classification loss.
@@ -49,7 +51,9 @@ def ctc_loss(
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others.
@@ -97,6 +101,7 @@ def ctc_loss(
         zero_infinity,
         fused_log_softmax,
         batch_first,
+        check,
         impl,
     )
 
@@ -112,6 +117,7 @@ def simple_ctc_loss(
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Simplified CTC loss: repeats are not merged, each label is emitted on exactly one frame.
@@ -130,7 +136,9 @@ def simple_ctc_loss(
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others.
@@ -165,6 +173,7 @@ def simple_ctc_loss(
         zero_infinity,
         fused_log_softmax,
         batch_first,
+        check,
         impl,
     )
 
@@ -181,10 +190,22 @@ def _chain_loss(
     zero_infinity: bool,
     fused_log_softmax: bool,
     batch_first: bool,
+    check: str,
     impl: str,
 ) -> Tensor:
     posed = pose_chain(
-        function, pose, log_probs, targets, input_lengths, target_lengths, blank, reduction, batch_first, impl
+        function,
+        pose,
+        log_probs,
+        targets,
+        input_lengths,
+        target_lengths,
+        blank,
+        reduction,
+        batch_first,
+        impl,
+        triton=True,
+        check=check,
     )
     losses = posed.solve(posed.scores, logits=fused_log_softmax)
     return posed.reduce(finish(losses, posed.scores, zero_infinity), reduction)
@@ -209,9 +230,10 @@ class PosedChain(NamedTuple):
 
     def solve(self, scores: Tensor, *, logits: bool) -> Tensor:
         """Losses (N,) in float64."""
-        if self.impl == "numba":
-            return chain_losses(scores, self.lattice, logits=logits)
-        return reference.forward(scores, on_device(self.lattice, scores.device), logits=logits)
+        lattice = self.lattice if self.impl == "numba" else on_device(self.lattice, scores.device)
+        if self.impl == "reference":
+            return reference.forward(scores, lattice, logits=logits)
+        return chain_losses(scores, lattice, logits=logits, impl=self.impl)
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
         reduced = reduce(values, reduction, self.weights)
@@ -229,6 +251,9 @@ def pose_chain(
     reduction: str,
     batch_first: bool,
     impl: str,
+    *,
+    triton: bool = False,
+    check: str = "sync",
 ) -> PosedChain:
     axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
     _checks.check_scores(function, "log_probs", dtype_of(log_probs), shape_of(log_probs), axes)
@@ -240,7 +265,7 @@ def pose_chain(
     num_classes = scores.shape[2]
     blank = _checks.check_blank(function, blank, num_classes)
     _checks.check_reduction(function, reduction)
-    chosen = dispatch.select(function, scores.device.type, impl)
+    chosen = dispatch.select(function, scores.device.type, impl, triton=triton)
 
     batch = as_batch(
         function,
@@ -253,6 +278,7 @@ def pose_chain(
         max_labels=None,
         num_classes=num_classes,
         blank=blank,
+        device=unread_on(function, check, chosen, scores, targets, input_lengths, target_lengths),
     )
     weights = as_tensor(batch.target_lengths).clamp(min=1).to(scores.device)
     return PosedChain(scores, pose(*batch, blank), weights, batched, chosen)

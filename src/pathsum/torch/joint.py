@@ -80,7 +80,8 @@ def rnnt_joint_loss(
             this share of the unit mass that goes through it. None: half an eps of the arithmetic, so that rounding
             costs more. 0 computes every node that has a gradient.
         tile_memory: Bytes for the tile that is held; a tile of some megabytes is as fast as any.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``, which holds all logits.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` (but for float64 and
+            for the variants) or ``"reference"``, which holds all logits.
 
     Returns:
         The reduced loss, float64 for float64 operands and float32 for all others.
@@ -120,14 +121,15 @@ def rnnt_joint_loss(
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    chosen = dispatch.select(function, encoder_out.device.type, impl)
+    is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat and encoder_out.dtype != torch.float64
+    chosen = dispatch.select(function, encoder_out.device.type, impl, triton=is_regular)
     lattice = _pose_joint(
         function, encoder_out, predictor_out, len(weight), targets, logit_lengths, target_lengths, blank
     )
-    if chosen == "numba" and not hat:
+    if chosen != "reference" and not hat:
         losses = joint_losses(
             joiner.operands,
-            lattice,
+            lattice if chosen == "numba" else on_device(lattice, encoder_out.device),
             activation=activation,
             tile_memory=int(tile_memory),
             rnnt_type=rnnt_type,
@@ -135,6 +137,7 @@ def rnnt_joint_loss(
             fastemit_lambda=fastemit_lambda,
             clamp=clamp,
             gate=gate,
+            impl=chosen,
         )
     else:
         scoring = Scoring(hat=bool(hat), delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)

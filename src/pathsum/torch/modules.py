@@ -52,6 +52,7 @@ class CTCLoss(_Loss):
         *,
         fused_log_softmax: bool = False,
         batch_first: bool = False,
+        check: str = "async",
         impl: str = "auto",
     ):
         super().__init__(locals())
@@ -81,6 +82,7 @@ class SimpleCTCLoss(_Loss):
         *,
         fused_log_softmax: bool = False,
         batch_first: bool = False,
+        check: str = "async",
         impl: str = "auto",
     ):
         super().__init__(locals())
@@ -115,6 +117,7 @@ class RNNTLoss(_Loss):
         rnnt_type: str = "regular",
         delay_penalty: float = 0.0,
         hat: bool = False,
+        check: str = "async",
         impl: str = "auto",
     ):
         super().__init__(locals())
@@ -309,6 +312,7 @@ class ASGLoss(_Loss):
         learn_final: bool = False,
         batch_first: bool = False,
         zero_infinity: bool = False,
+        check: str = "async",
         impl: str = "auto",
     ):
         super().__init__(locals(), without=("num_labels", "learn_start", "learn_final"))

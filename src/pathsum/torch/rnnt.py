@@ -7,13 +7,13 @@ from torch import Tensor
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.reference import grid as reference
-from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.grid import grid_losses
 from pathsum.torch._autograd.reweighted import first_derivative_only
-from pathsum.torch._inputs import PACKED, PADDED, Integers, finish, on_device, pose_logits, values_unknown
+from pathsum.torch._bounded import unread_on
+from pathsum.torch._inputs import PACKED, PADDED, Integers, check_logits, finish, on_device, pose_logits, values_unknown
 
 
 def rnnt_loss(
@@ -32,6 +32,7 @@ def rnnt_loss(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss.
@@ -64,7 +65,9 @@ def rnnt_loss(
             labels are favoured. Changes the loss.
         hat: Hybrid autoregressive transducer: the blank has the probability ``sigmoid(logit)``, and the other classes
             share the rest by a softmax of their own.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 logits and float32 for all others.
@@ -99,12 +102,22 @@ def rnnt_loss(
         >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
         4.0
     """
-    lattice = pose_logits("rnnt_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     scoring = Scoring(
         logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
     return _grid_loss(
-        "rnnt_loss", logits, lattice, scoring, rnnt_type, overwrite_logits, reduction, zero_infinity, impl
+        "rnnt_loss",
+        PADDED,
+        logits,
+        (targets, logit_lengths, target_lengths),
+        blank,
+        scoring,
+        rnnt_type,
+        overwrite_logits,
+        reduction,
+        zero_infinity,
+        check,
+        impl,
     )
 
 
@@ -124,6 +137,7 @@ def rnnt_packed_loss(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss over logits without padding.
@@ -146,7 +160,9 @@ def rnnt_packed_loss(
         rnnt_type: As in ``rnnt_loss``.
         delay_penalty: As in ``rnnt_loss``.
         hat: As in ``rnnt_loss``.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 logits and float32 for all others.
@@ -170,26 +186,40 @@ def rnnt_packed_loss(
         >>> [round(loss, 4) for loss in losses.exp().tolist()]
         [4.0, 2.0]
     """
-    lattice = pose_logits("rnnt_packed_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PACKED,))
     scoring = Scoring(
         logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
     return _grid_loss(
-        "rnnt_packed_loss", logits, lattice, scoring, rnnt_type, overwrite_logits, reduction, zero_infinity, impl
+        "rnnt_packed_loss",
+        PACKED,
+        logits,
+        (targets, logit_lengths, target_lengths),
+        blank,
+        scoring,
+        rnnt_type,
+        overwrite_logits,
+        reduction,
+        zero_infinity,
+        check,
+        impl,
     )
 
 
 def _grid_loss(
     function: str,
+    layout: str,
     logits: Tensor,
-    lattice: GridLattice,
+    integers: tuple[Integers, Integers, Integers],
+    blank: int,
     scoring: Scoring,
     rnnt_type: str,
     overwrite_logits: bool,
     reduction: str,
     zero_infinity: bool,
+    check: str,
     impl: str,
 ) -> Tensor:
+    check_logits(function, logits, layouts=(layout,))
     _checks.check_reduction(function, reduction)
     scoring = scoring.checked(function)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
@@ -199,24 +229,27 @@ def _grid_loss(
     if overwrite_logits and is_variant:
         rule = "be False with another rnnt_type than regular, with delay_penalty and with hat"
         raise InvalidValueError(function, "overwrite_logits", rule, True)
-    chosen = dispatch.select(function, logits.device.type, impl)
+    chosen = dispatch.select(function, logits.device.type, impl, triton=not is_variant)
     if overwrite_logits:
         _check_overwrite(function, logits, scoring.logits, chosen)
+    device = unread_on(function, check, chosen, logits, *integers)
+    lattice = pose_logits(function, logits, *integers, blank, layouts=(layout,), device=device)
     options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
     if is_variant:
         losses = solve((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
-    elif chosen == "numba":
-        losses = grid_losses(logits, lattice, overwrite_logits=overwrite_logits, **options)
-    else:
+    elif chosen == "reference":
         scores = first_derivative_only(logits) if scoring.reweights else logits
         losses = reference.forward(scores, on_device(lattice, logits.device), **options)
+    else:
+        posed = lattice if chosen == "numba" else on_device(lattice, logits.device)
+        losses = grid_losses(logits, posed, overwrite_logits=overwrite_logits, impl=chosen, **options)
     return reduce(finish(losses, logits, zero_infinity), reduction)
 
 
 def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:
     if values_unknown():
         raise InvalidValueError(function, "overwrite_logits", "be False under torch.compile and torch.func", True)
-    if chosen != "numba":
+    if chosen == "reference":
         raise InvalidValueError(function, "overwrite_logits", f"be False with impl={chosen!r}", True)
     if not fused_log_softmax:
         raise InvalidValueError(function, "overwrite_logits", "be False with fused_log_softmax=False", True)

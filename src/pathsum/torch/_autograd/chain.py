@@ -5,15 +5,22 @@ from __future__ import annotations
 from torch import Tensor
 
 from pathsum.lattice import ChainLattice
-from pathsum.torch._autograd.lattices import differentiable
+from pathsum.torch._autograd.lattices import FIRST_ONLY, differentiable
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_hvp
+from pathsum.torch._ops.registration import launched
+
+triton_chain_forward, triton_chain_backward = launched(chain_forward), launched(chain_backward)
 
 differentiable(chain_forward, chain_backward, chain_hvp, num_inputs=2)
+differentiable(triton_chain_forward, triton_chain_backward, None, num_inputs=2, reason=FIRST_ONLY)
 
 
-def chain_losses(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool) -> Tensor:
-    """Losses (N,) in float64 of scores (N, T, C) by the numba kernels."""
+def chain_losses(
+    scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool, impl: str
+) -> Tensor:
+    """Losses (N,) in float64 of scores (N, T, C) by the kernels of numba, or of Triton."""
+    forward = triton_chain_forward if impl == "triton" else chain_forward
     tensors = [
         as_tensor(array)
         for array in (
@@ -27,4 +34,4 @@ def chain_losses(scores: Tensor, lattice: ChainLattice, transitions: Tensor | No
         )
     ]
     options = (lattice.start_state, lattice.num_final, lattice.shared_labels, logits, False)
-    return chain_forward(scores, transitions, *tensors, *options)[0]
+    return forward(scores, transitions, *tensors, *options)[0]

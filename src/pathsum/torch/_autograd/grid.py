@@ -9,9 +9,8 @@ from torch import Tensor
 
 from pathsum.errors import GradientConsumedError
 from pathsum.lattice import GridLattice
-from pathsum.torch._autograd.lattices import differentiable, grid_tensors
+from pathsum.torch._autograd.lattices import FIRST_ONLY, differentiable, grid_tensors
 from pathsum.torch._autograd.operators import refuse_graph
-from pathsum.torch._ops.arrays import as_grid, as_saved
 from pathsum.torch._ops.grid import (
     grid_backward,
     grid_backward_over_scores,
@@ -21,8 +20,12 @@ from pathsum.torch._ops.grid import (
     planes_forward,
     planes_hvp,
 )
+from pathsum.torch._ops.registration import launched, launches
+
+triton_grid_forward, triton_grid_backward = launched(grid_forward), launched(grid_backward)
 
 differentiable(grid_forward, grid_backward, grid_hvp, num_inputs=1)
+differentiable(triton_grid_forward, triton_grid_backward, None, num_inputs=1, reason=FIRST_ONLY)
 differentiable(planes_forward, planes_backward, planes_hvp, num_inputs=2)
 
 
@@ -34,12 +37,15 @@ def grid_losses(
     fastemit_lambda: float,
     clamp: float,
     overwrite_logits: bool,
+    impl: str,
 ) -> Tensor:
-    """Losses (N,) in float64 of padded or packed scores by the numba kernels."""
+    """Losses (N,) in float64 of padded or packed scores by the kernels of numba, or of Triton."""
     options = (lattice.blank, logits, fastemit_lambda, clamp)
     need_gradient = overwrite_logits and torch.is_grad_enabled() and scores.requires_grad
-    solve = _OverwritingLosses.apply if overwrite_logits else grid_forward
-    return solve(scores, *grid_tensors(lattice), *options, need_gradient)[0]
+    forward = triton_grid_forward if impl == "triton" else grid_forward
+    if overwrite_logits:
+        return _OverwritingLosses.apply(forward, scores, *grid_tensors(lattice), *options, need_gradient)[0]
+    return forward(scores, *grid_tensors(lattice), *options, False)[0]
 
 
 def plane_losses(blank_scores: Tensor, label_scores: Tensor, lattice: GridLattice) -> Tensor:
@@ -51,12 +57,15 @@ class _OverwritingLosses(torch.autograd.Function):
     """Not the operator's own derivative: an operator may not write to what it was not given to write to."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, *lattice_and_options: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, operator: Any, scores: Tensor, *lattice_and_options: Any) -> tuple[Tensor, ...]:
         *lattice, blank, _, fastemit_lambda, clamp, _ = lattice_and_options
-        output = grid_forward(scores, *lattice_and_options)
+        output = operator(scores, *lattice_and_options)
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*lattice, *output)
         ctx.options = (blank, fastemit_lambda, clamp)
+        ctx.over_scores = grid_backward_over_scores
+        if operator is triton_grid_forward:
+            ctx.over_scores = launches("grid").grid_backward_over_scores
         # A saved tensor that backward changes would fail its version check; this one is given up at first use.
         ctx.overwritten = scores.detach()
         return output
@@ -73,10 +82,7 @@ class _OverwritingLosses(torch.autograd.Function):
                 "the gradient of this loss was written over its logits (overwrite_logits=True) by an earlier "
                 "backward; a second one needs overwrite_logits=False"
             )
-        logit_lengths, target_lengths, targets, row_offsets, *saved = ctx.saved_tensors
-        blank, fastemit_lambda, clamp = ctx.options
-        lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
-        losses, maxima, sums, first, second = (tensor.detach() for tensor in saved)
-        kept = as_saved(losses, maxima, sums, first, second)
-        gradient = grid_backward_over_scores(grad_losses, logits, lattice, kept, fastemit_lambda, clamp)
-        return gradient, *[None] * 9
+        tensors = [tensor.detach() for tensor in ctx.saved_tensors]
+        ctx.over_scores(grad_losses, logits, *tensors[:4], *ctx.options, *tensors[4:])
+        torch.autograd.graph.increment_version(logits)
+        return None, logits.detach(), *[None] * 9

@@ -92,15 +92,18 @@ def _(grad_losses, scores, *_):
 def grid_backward_over_scores(
     grad_losses: Tensor,
     scores: Tensor,
-    lattice: GridLattice,
-    saved: Saved,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
     fastemit_lambda: float,
     clamp: float,
-) -> Tensor:
-    """The gradient written over the logits themselves."""
-    _write_grid_gradient(grad_losses, scores, lattice, saved, scores, True, fastemit_lambda, clamp)
-    torch.autograd.graph.increment_version(scores)
-    return scores.detach()
+    *saved: Tensor,
+) -> None:
+    """The gradient written over the logits themselves; no operator, these change none of their arguments."""
+    lattice = as_grid(logit_lengths, target_lengths, targets, row_offsets, blank)
+    _write_grid_gradient(grad_losses, scores, lattice, as_saved(*saved), scores, True, fastemit_lambda, clamp)
 
 
 def _write_grid_gradient(

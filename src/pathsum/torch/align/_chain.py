@@ -12,6 +12,7 @@ from pathsum.kernels.reference import chain_best_path as reference
 from pathsum.lattice import ChainLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._ops.arrays import as_array, as_table
+from pathsum.torch.align._triton import best_paths
 
 
 def best_path(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None, chosen: str) -> ChainPath:
@@ -26,8 +27,11 @@ def best_path(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None,
             num_threads=torch.get_num_threads(),
         )
         return ChainPath(*map(torch.from_numpy, found))
-    with torch.no_grad():
-        return reference.best_path(scores.detach(), on_device(lattice, scores.device), transitions)
+    own = on_device(lattice, scores.device)
+    table = None if transitions is None else transitions.detach()
+    if chosen == "triton":
+        return best_paths().chain(scores.detach(), own, table)
+    return reference.best_path(scores.detach(), own, table)
 
 
 def labels_of(states: Tensor, lattice: ChainLattice) -> Tensor:

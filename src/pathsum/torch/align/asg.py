@@ -17,6 +17,7 @@ from pathsum.torch._batch_first import check_asg, check_dense, real_frames
 from pathsum.torch._inputs import Integers, on_device
 from pathsum.torch._ops.arrays import as_array, as_table, work_dtype
 from pathsum.torch.align._chain import best_path, labels_of
+from pathsum.torch.align._triton import best_paths
 from pathsum.torch.align.ctc import Alignment
 
 
@@ -56,7 +57,7 @@ def asg_align(
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         start_scores: Scores (C,) of the first label.
         final_scores: Scores (C,) of the last label.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``paths``, ``scores`` and ``positions`` (N, T).
@@ -78,7 +79,16 @@ def asg_align(
         [[0, 0, 1]]
     """
     scores, batch, chosen = check_asg(
-        "asg_align", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores, impl
+        "asg_align",
+        inputs,
+        targets,
+        transitions,
+        input_lengths,
+        target_lengths,
+        start_scores,
+        final_scores,
+        impl,
+        triton=True,
     )
     lattice = pose_asg(*batch, scores.shape[2])[1]
     found = best_path(scores, lattice, transitions, chosen)
@@ -105,7 +115,7 @@ def asg_viterbi(
         input_lengths: Frames of each sample (N,), at most T; T where ``None``.
         start_scores: Scores (C,) of the first label.
         final_scores: Scores (C,) of the last label.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``paths`` (N, T), and ``scores`` (N, T) of each class in its frame and of the transition to it.
@@ -127,7 +137,7 @@ def asg_viterbi(
         [[0, 0, 0]]
     """
     scores, lengths, chosen = check_dense(
-        "asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, impl
+        "asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, impl, triton=True
     )
     lattice = DenseLattice(input_lengths=lengths, num_states=scores.shape[2])
     if chosen == "numba":
@@ -141,10 +151,8 @@ def asg_viterbi(
         )
         log_probs, paths = map(torch.from_numpy, found)
     else:
-        with torch.no_grad():
-            log_probs, paths = reference.best_path(
-                scores.detach(), on_device(lattice, scores.device), transitions.detach()
-            )
+        best_path = best_paths().dense if chosen == "triton" else reference.best_path
+        log_probs, paths = best_path(scores.detach(), on_device(lattice, scores.device), transitions.detach())
     return Alignment(paths, _with_transitions(scores, transitions, paths, log_probs, lengths))
 
 

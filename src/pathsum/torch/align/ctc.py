@@ -49,7 +49,7 @@ def forced_align(
         input_lengths: Frames of each sample (N,), at most T; T where ``None``.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``paths`` (N, T), in the integer dtype of ``targets`` where they are a tensor, and ``scores`` (N, T), in the
@@ -102,7 +102,7 @@ def simple_ctc_align(
         input_lengths: Frames of each sample (N,), at most T; T where ``None``.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``paths`` and ``scores`` (N, T) as in ``forced_align``.
@@ -136,7 +136,7 @@ def _align(
     impl: str,
 ) -> Alignment:
     lattice = pose_chain(function, pose, log_probs, targets, input_lengths, target_lengths, blank)
-    found = best_path(log_probs, lattice, None, dispatch.select(function, log_probs.device.type, impl))
+    found = best_path(log_probs, lattice, None, dispatch.select(function, log_probs.device.type, impl, triton=True))
     dtype = targets.dtype if isinstance(targets, Tensor) else torch.int64
     return Alignment(labels_of(found.states, lattice).to(dtype), _frame_scores(log_probs, found, lattice))
 

@@ -1,0 +1,137 @@
+"""Drop-in modules, one for each peer: its names, argument order, defaults, reductions and values.
+
+Either change the import line, to ``from pathsum.compat.<peer> import ...``, or leave the code as it is and ``install``
+the peer's drop-in. Importing this package imports no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+PEERS = (
+    "k2",
+    "nemo",
+    "optimized_transducer",
+    "speechbrain",
+    "torch_asg",
+    "torch_functional",
+    "torchaudio",
+    "warp_rnnt",
+    "warp_transducer",
+    "warprnnt_numba",
+)
+
+
+class Installation:
+    """What ``install`` has changed, and the way back. A context manager.
+
+    Attributes:
+        replaced: Dotted names that now stand for a drop-in.
+        stand_ins: Modules that were not there and now are.
+    """
+
+    def __init__(self) -> None:
+        self.replaced: list[str] = []
+        self.stand_ins: list[str] = []
+        self._originals: list[tuple[ModuleType, str, Any]] = []
+
+    def uninstall(self) -> None:
+        """Put everything back as it was. A second time does nothing."""
+        while self._originals:
+            module, name, original = self._originals.pop()
+            if original is _ABSENT:
+                delattr(module, name)
+            else:
+                setattr(module, name, original)
+        for name in self.stand_ins:
+            sys.modules.pop(name, None)
+        self.replaced, self.stand_ins = [], []
+
+    def __enter__(self) -> Installation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.uninstall()
+
+    def __repr__(self) -> str:
+        return f"Installation(replaced={self.replaced}, stand_ins={self.stand_ins})"
+
+    def _put(self, module: ModuleType, name: str, value: Any) -> None:
+        self._originals.append((module, name, vars(module).get(name, _ABSENT)))
+        setattr(module, name, value)
+
+    def _fill(self, modules: dict[str, ModuleType], places: dict[str, dict[str, Any]]) -> None:
+        for place, module in modules.items():
+            for name, value in places[place].items():
+                self._put(module, name, value)
+                self.replaced.append(f"{place}.{name}")
+
+    def _stand_in(self, name: str) -> ModuleType:
+        """The module of a name, made with the packages above it where there is none."""
+        if name in sys.modules:
+            return sys.modules[name]
+        module = ModuleType(name, "Made by pathsum.compat.install.")
+        module.__path__ = []  # a package: stand-ins may lie in it
+        sys.modules[name] = module
+        self.stand_ins.append(name)
+        parent, _, leaf = name.rpartition(".")
+        if parent:
+            self._put(self._stand_in(parent), leaf, module)
+        return module
+
+
+_ABSENT = object()
+
+
+def install(*peers: str) -> Installation:
+    """Put the drop-ins of peers where the peers' own functions are, until ``uninstall``.
+
+    Args:
+        peers: Names among ``pathsum.compat.PEERS``.
+
+    Returns:
+        What was changed: ``replaced`` and ``stand_ins``. Its ``uninstall()`` undoes it, as leaving a ``with`` does.
+
+    Raises:
+        ValueError: A name that is not a peer's.
+
+    Notes:
+        Where a peer cannot be imported at all, modules of its names are made that hold the drop-ins, so that code which
+        imports it runs without it. A peer that is there is changed in place; code that has imported a function by name
+        before keeps the peer's own. Of several installations the last is to be undone first.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.compat import install
+        >>> from pathsum.compat.torch_functional import ctc_loss
+        >>> with install("torch_functional"):
+        ...     torch.nn.functional.ctc_loss is ctc_loss
+        True
+        >>> torch.nn.functional.ctc_loss is ctc_loss
+        False
+    """
+    unknown = [peer for peer in peers if peer not in PEERS]
+    if unknown:
+        raise ValueError(f"install: peers must be among {', '.join(PEERS)}; got {', '.join(unknown)}")
+    installation = Installation()
+    for peer in peers:
+        drop_in = importlib.import_module(f"pathsum.compat.{peer}")
+        found = {place: module for place in drop_in.PLACES if (module := _module(place)) is not None}
+        if found:
+            installation._fill(found, drop_in.PLACES)
+            continue
+        # What a peer has beside its losses is needed only where the peer is not.
+        for places in (drop_in.PLACES, getattr(drop_in, "HELPERS", {})):
+            installation._fill({place: installation._stand_in(place) for place in places}, places)
+    return installation
+
+
+def _module(name: str) -> ModuleType | None:
+    """The module of a name; None where it cannot be imported, for want of itself or of a library that it loads."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError):
+        return None

@@ -1,0 +1,112 @@
+"""Conventions that several peers share and ``pathsum.torch`` does not have, written with its public functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathsum.errors import InvalidValueError
+from pathsum.reductions import REDUCTIONS, reduce
+from pathsum.torch import rnnt_loss, rnnt_packed_loss
+
+Integers = Tensor | Sequence[int]
+
+
+def report(value: Tensor, source: Tensor) -> Tensor:
+    """``value`` with the gradient of ``source``, of the same shape; none where the source is not finite."""
+    return torch.where(source.isfinite(), value.detach() + (source - source.detach()), value.detach())
+
+
+def reduced(function: str, losses: Tensor, reduction: str, weights: Any = None) -> Tensor:
+    """``pathsum.reductions.reduce``, its option checked."""
+    if reduction not in REDUCTIONS:
+        raise InvalidValueError(function, "reduction", f"be one of {', '.join(REDUCTIONS)}", repr(reduction))
+    return reduce(losses, reduction, weights)
+
+
+def as_one(losses: Tensor, reduction: str | None) -> Tensor:
+    """The reductions of warp-transducer and its ports: sum and mean over N have shape (1,), all else is none."""
+    return reduce(losses, reduction).unsqueeze(-1) if reduction in ("sum", "mean") else losses
+
+
+def bounded(scores: Tensor, clamp: float) -> Tensor:
+    """The scores, their gradient bounded to [-clamp, clamp] behind the upstream gradient; as they are at clamp <= 0."""
+    if clamp <= 0 or not scores.requires_grad:
+        return scores
+    scores = scores.view_as(scores)
+    scores.register_hook(lambda gradient: gradient.clamp(-clamp, clamp))
+    return scores
+
+
+def blanks_among(targets: Integers, target_lengths: Integers, blank: int) -> Tensor:
+    """Which entries of the targets, their padding left out, are the blank."""
+    targets, lengths = torch.as_tensor(targets), torch.as_tensor(target_lengths)
+    if targets.ndim < 2:
+        return targets == blank
+    within = torch.arange(targets.shape[1], device=targets.device) < lengths.to(targets.device)[:, None]
+    return (targets == blank) & within
+
+
+def blanks_apart(log_probs: Tensor, targets: Integers, is_blank: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities with one column more, a copy of the blank's, and targets that name it where they are the blank.
+
+    So a target may have the blank among its labels, and its paths and their scores are the same.
+    """
+    scores = torch.cat([log_probs, log_probs[..., blank : blank + 1]], -1)
+    return scores, torch.as_tensor(targets).masked_fill(is_blank, log_probs.shape[-1])
+
+
+def transducer_losses(
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers,
+    target_lengths: Integers,
+    blank: int,
+    *,
+    fused_log_softmax: bool = True,
+    clamp: float = -1,
+    keep_both_arcs: bool = True,
+    **options: Any,
+) -> Tensor:
+    """Losses (N,) of padded (N, T, U+1, V) or packed (rows, V) logits, the blank allowed among the labels.
+
+    Args:
+        logits: As in ``rnnt_loss`` or ``rnnt_packed_loss``.
+        targets: As in ``rnnt_loss``.
+        logit_lengths: As in ``rnnt_loss``.
+        target_lengths: As in ``rnnt_loss``.
+        blank: As in ``rnnt_loss``.
+        fused_log_softmax: As in ``rnnt_loss``.
+        clamp: As in ``rnnt_loss``; where a label is the blank it is refused.
+        keep_both_arcs: Where a label is the blank, its column gets the gradients of both arcs; of the label's alone
+            if False. Padded logits only.
+        options: Further options of ``rnnt_loss``.
+    """
+    loss: Callable[..., Tensor] = rnnt_loss if logits.ndim == 4 else rnnt_packed_loss
+    column = blank % logits.shape[-1]
+    is_blank = blanks_among(targets, target_lengths, column)
+    if is_blank.any():
+        if clamp > 0:
+            raise InvalidValueError("rnnt_loss", "clamp", "be off where the blank is among the labels", clamp)
+        log_probs = logits.log_softmax(-1) if fused_log_softmax else logits
+        scores, targets = blanks_apart(log_probs, targets, is_blank, column)
+        if not keep_both_arcs:
+            # The label u leaves the nodes (t, u); no label leaves those of the last u.
+            doubled = torch.nn.functional.pad(is_blank, (0, logits.shape[2] - is_blank.shape[1]))[:, None, :, None]
+            is_column = torch.arange(scores.shape[-1], device=scores.device) == column
+            scores = torch.where(doubled.to(scores.device) & is_column, scores.detach(), scores)
+        logits, fused_log_softmax = scores, False
+    return loss(
+        logits,
+        targets,
+        logit_lengths,
+        target_lengths,
+        blank=column,
+        clamp=clamp,
+        reduction="none",
+        fused_log_softmax=fused_log_softmax,
+        **options,
+    )

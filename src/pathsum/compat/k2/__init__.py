@@ -1,0 +1,42 @@
+"""k2's losses: the transducer's (``k2.transducer``) and CTC on its two topologies (``k2.ctc``)."""
+
+from pathsum.compat.k2.ctc import CtcLoss as CtcLoss
+from pathsum.compat.k2.ctc import DenseFsaVec as DenseFsaVec
+from pathsum.compat.k2.ctc import compose as compose
+from pathsum.compat.k2.ctc import ctc_graph as ctc_graph
+from pathsum.compat.k2.ctc import ctc_loss as ctc_loss
+from pathsum.compat.k2.ctc import ctc_topo as ctc_topo
+from pathsum.compat.k2.ctc import linear_fsa as linear_fsa
+from pathsum.compat.k2.transducer import get_rnnt_logprobs as get_rnnt_logprobs
+from pathsum.compat.k2.transducer import get_rnnt_logprobs_joint as get_rnnt_logprobs_joint
+from pathsum.compat.k2.transducer import get_rnnt_logprobs_smoothed as get_rnnt_logprobs_smoothed
+from pathsum.compat.k2.transducer import mutual_information_recursion as mutual_information_recursion
+from pathsum.compat.k2.transducer import rnnt_loss as rnnt_loss
+from pathsum.compat.k2.transducer import rnnt_loss_pruned as rnnt_loss_pruned
+from pathsum.compat.k2.transducer import rnnt_loss_simple as rnnt_loss_simple
+from pathsum.compat.k2.transducer import rnnt_loss_smoothed as rnnt_loss_smoothed
+
+PLACES = {
+    "k2": {
+        "rnnt_loss": rnnt_loss,
+        "rnnt_loss_simple": rnnt_loss_simple,
+        "rnnt_loss_smoothed": rnnt_loss_smoothed,
+        "rnnt_loss_pruned": rnnt_loss_pruned,
+        "get_rnnt_logprobs": get_rnnt_logprobs,
+        "get_rnnt_logprobs_joint": get_rnnt_logprobs_joint,
+        "get_rnnt_logprobs_smoothed": get_rnnt_logprobs_smoothed,
+        "mutual_information_recursion": mutual_information_recursion,
+    }
+}
+# Where k2 is, its graphs are acceptors that more than the loss reads.
+HELPERS = {
+    "k2": {
+        "CtcLoss": CtcLoss,
+        "DenseFsaVec": DenseFsaVec,
+        "compose": compose,
+        "ctc_graph": ctc_graph,
+        "ctc_loss": ctc_loss,
+        "ctc_topo": ctc_topo,
+        "linear_fsa": linear_fsa,
+    }
+}

@@ -1,0 +1,126 @@
+"""Chains on the GPU: backward, from the posteriors of the arcs.
+
+A frame's states may share a class. Their posteriors are added by the one program that owns the row, along a list of the
+sample's states that is sorted by class.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.segments import last_column, segment_sums
+
+
+@triton.jit
+def _posterior(stay, step, rows, entry, num_columns, mask):
+    """Of each entry: of the arcs that enter a state, or, further on, of those that stay in it."""
+    places = rows * num_columns + entry
+    entering = tl.load(step + places, mask=mask & (entry < num_columns), other=0.0)
+    staying = tl.load(stay + places - num_columns, mask=mask & (entry >= num_columns), other=0.0)
+    return entering + staying
+
+
+@kernel
+def write_gradient(
+    grad_losses, scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32,
+    num_frames: tl.int32, num_classes: tl.int32, input_lengths, losses, maxima, sums, stay, step, classes, entries,
+    num_entries: tl.int32, num_columns: tl.int32, out, out_stride_n: tl.int64, out_stride_t: tl.int64,
+    out_stride_c: tl.int64, LOGITS: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """upstream * (softmax - posterior of each class), or 0, padding included.
+
+    ``entries`` (N, num_entries) of each sample are in the order of their ``classes``; one of no use has no class.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    within = rows < num_samples.to(tl.int64) * num_frames
+    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+    loss = tl.load(losses + n)
+    real = within & (t < tl.load(input_lengths + n))
+    possible, undefined = real & (loss < float("inf")), real & (loss != loss)
+    upstream = tl.load(grad_losses + n).to(WORK)
+    starts, out_starts = n * stride_n + t * stride_t, n * out_stride_n + t * out_stride_t
+    if ALIGNED:
+        starts, out_starts = tl.multiple_of(starts, 16), tl.multiple_of(out_starts, 16)
+        stride_c, out_stride_c = 1, 1
+    maximum, scale = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
+    if LOGITS:
+        maximum = tl.load(maxima + rows, mask=possible, other=0.0)
+        scale = upstream / tl.load(sums + rows, mask=possible, other=1.0)
+    for first in range(0, num_classes, BLOCK):
+        c = first + tl.arange(0, BLOCK)
+        mask = (c < num_classes)[None, :]
+        gradient = tl.zeros([ROWS, BLOCK], WORK)
+        if LOGITS:
+            places = scores + starts[:, None] + c.to(tl.int64)[None, :] * stride_c
+            x = tl.load(places, mask=possible[:, None] & mask, other=float("-inf")).to(WORK)
+            gradient = scale[:, None] * tl.exp(x - maximum[:, None])
+        gradient = tl.where(undefined[:, None], float("nan"), gradient)
+        places = out + out_starts[:, None] + c.to(tl.int64)[None, :] * out_stride_c
+        tl.store(places, gradient.to(out.dtype.element_ty), mask=within[:, None] & mask)
+    # The entries of the targets' classes are written once more, by other threads.
+    tl.debug_barrier()
+    carry = tl.zeros([ROWS, 1], WORK)
+    for first in range(0, num_entries, BLOCK):
+        i = first + tl.arange(0, BLOCK)[None, :]
+        listed = possible[:, None] & (i < num_entries)
+        places = n[:, None] * num_entries + i
+        own = tl.load(classes + places, mask=listed, other=-1)
+        before = tl.load(classes + places - 1, mask=listed & (i > 0), other=-1)
+        after = tl.load(classes + places + 1, mask=listed & (i + 1 < num_entries), other=-1)
+        entry = tl.load(entries + places, mask=listed, other=0)
+        used = listed & (own < num_classes)
+        posterior = segment_sums(_posterior(stay, step, rows[:, None], entry, num_columns, used), own != before, carry)
+        carry = last_column(posterior, BLOCK)
+        ends = used & (own != after)
+        gradient = -upstream[:, None] * posterior
+        if LOGITS:
+            x = tl.load(scores + starts[:, None] + own * stride_c, mask=ends, other=float("-inf")).to(WORK)
+            gradient += scale[:, None] * tl.exp(x - maximum[:, None])
+        tl.store(out + out_starts[:, None] + own * out_stride_c, gradient.to(out.dtype.element_ty), mask=ends)
+
+
+@kernel
+def count_arcs(
+    grad_losses, losses, input_lengths, num_states, posteriors, num_frames: tl.int32, num_columns: tl.int32, counts,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Expected number of times, times minus the upstream gradient, that a sample takes each arc: (N, 2, S').
+
+    Every path enters a state once, and stays in it for the rest of the frames that it spends there.
+    """
+    n, s = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    loss, upstream = tl.load(losses + n), tl.load(grad_losses + n).to(tl.float64)
+    used = s < tl.where(loss < float("inf"), tl.load(num_states + n), 0)
+    frames = tl.load(input_lengths + n).to(tl.int32)
+    entering = tl.where(used & (frames > 0), 1.0, 0.0).to(tl.float64)
+    staying = -entering
+    for t in range(frames):
+        places = (n * num_frames + t) * num_columns + s
+        staying += tl.load(posteriors + places, mask=used, other=0.0).to(tl.float64)
+    undefined = (loss != loss) & (upstream != 0)
+    places = counts + n * 2 * num_columns + s
+    tl.store(places, tl.where(undefined, float("nan"), -upstream * entering), mask=s < num_columns)
+    tl.store(places + num_columns, tl.where(undefined, float("nan"), -upstream * staying), mask=s < num_columns)
+
+
+@kernel
+def add_counts(counts, keys, entries, num_entries: tl.int64, num_keys: tl.int64, out, BLOCK: tl.constexpr):
+    """out[key] = the sum of the counts of its entries, listed in the order of the keys; those beyond have none.
+
+    By one program: there are a few thousand.
+    """
+    carry = tl.zeros([1, 1], tl.float64)
+    for first in range(0, num_entries, BLOCK):
+        i = first + tl.arange(0, BLOCK)[None, :]
+        listed = i < num_entries
+        key = tl.load(keys + i, mask=listed, other=-1)
+        before = tl.load(keys + i - 1, mask=listed & (i > 0), other=-1)
+        after = tl.load(keys + i + 1, mask=i + 1 < num_entries, other=-1)
+        used = listed & (key < num_keys)
+        count = tl.load(counts + tl.load(entries + i, mask=used, other=0), mask=used, other=0.0)
+        sums = segment_sums(count, key != before, carry)
+        carry = last_column(sums, BLOCK)
+        tl.store(out + key, sums.to(out.dtype.element_ty), mask=used & (key != after))

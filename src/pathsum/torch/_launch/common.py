@@ -1,0 +1,89 @@
+"""What every launch needs: the device, block sizes, and where rows are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+# Bytes, as the kernel computes with them, that one program of a row kernel works on at a time: more does not fit into
+# its registers.
+TILE = 4096
+
+
+def launch(kernel: Any, grid: tuple[int, ...], beside: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Run a kernel on the device of a tensor, in its current stream; a grid of no programs is not run."""
+    if 0 in grid:
+        return
+    with torch.cuda.device(beside.device) if beside.is_cuda else contextlib.nullcontext():
+        kernel[grid](*arguments, **constants)
+
+
+def bucket(size: int, least: int, most: int) -> int:
+    """The power of two that a block of ``size`` is rounded up to."""
+    return min(max(1 << (max(size, 1) - 1).bit_length(), least), most)
+
+
+def programs(size: int, block: int) -> int:
+    """How many blocks cover a size."""
+    return -(-size // block)
+
+
+def warps(block: int) -> int:
+    """Warps of a program whose lanes wait for each other: about one lane an element."""
+    return min(max(block // (64 if torch.version.hip else 32), 1), 16)
+
+
+def work_dtype(scores: Tensor) -> torch.dtype:
+    """The dtype of softmax statistics, and of losses: never below float32."""
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
+def in_triton(dtype: torch.dtype) -> Any:
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def aligned(*tensors: Tensor) -> bool:
+    """Whether every row of classes starts at a multiple of 16 elements."""
+    return all(tensor.stride(-1) == 1 and all(step % 16 == 0 for step in tensor.stride()[:-1]) for tensor in tensors)
+
+
+class Tiles(NamedTuple):
+    """Rows and classes that a program works on at a time."""
+
+    rows: int
+    classes: int
+
+
+def tiles(num_classes: int, work: torch.dtype) -> Tiles:
+    size = TILE // work.itemsize
+    classes = bucket(num_classes, 16, size)
+    return Tiles(size // classes, classes)
+
+
+def in_rows(*tensors: Tensor | None) -> list[Any]:
+    """Integers as kernels read them, contiguous; posing may leave them strided."""
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def empty_gradient(scores: Tensor) -> Tensor:
+    """Memory for a gradient (N, T, C), in the order of the scores' own, so that what comes before reads it in order."""
+    time_major = scores.stride(1) > scores.stride(0)
+    order = (1, 0, 2) if time_major else (0, 1, 2)
+    return torch.empty([scores.shape[i] for i in order], dtype=scores.dtype, device=scores.device).permute(order)
+
+
+Empty = Callable[..., Tensor]
+
+
+def empties(beside: Tensor) -> Empty:
+    """``torch.empty`` on the device of a tensor."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=beside.device)
+
+    return empty

@@ -1,0 +1,109 @@
+"""Integers that are bounded on the scores' device instead of looked at: the same losses, or NaN for a bad sample.
+
+By the Triton kernels, interpreted, on CPU tensors whose integers are treated as if they were on a GPU.
+"""
+
+import pytest
+import torch
+
+from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.testing import assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
+from pathsum.torch import _bounded, asg, asg_loss, ctc, ctc_loss, rnnt, rnnt_loss, rnnt_packed_loss
+from support import solve, tensor
+from triton_targets import interpreted  # noqa: F401
+
+pytestmark = pytest.mark.filterwarnings("ignore:asg_loss. the target")
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_device(monkeypatch):
+    def unread_on(function, check, impl, scores, *integers):
+        return scores.device if check == "async" else None
+
+    for module in (asg, ctc, rnnt):
+        monkeypatch.setattr(module, "unread_on", unread_on)
+
+
+def zero_transitions(scores, *integers, **options):
+    return asg_loss(scores, integers[0], torch.zeros(5, 5, dtype=scores.dtype), *integers[1:], **options)
+
+
+def case(loss):
+    if loss in (ctc_loss, zero_transitions):
+        inputs = chain_inputs(6, 3, 5, 2, seed=1, ragged=False)
+    else:
+        inputs = grid_inputs(3, 4, 2, 5, blank=0, seed=1, ragged=False)
+    scores = pack_rows(inputs.logits, *inputs[2:]) if loss is rnnt_packed_loss else inputs.logits
+    options = {"impl": "triton"} | ({} if loss is zero_transitions else {"blank": 0})
+    return tensor(scores, torch.float32), [torch.from_numpy(array) for array in inputs[1:]], options
+
+
+LOSSES = [ctc_loss, zero_transitions, rnnt_loss, rnnt_packed_loss]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_good_integers_give_the_same_loss(loss):
+    scores, integers, options = case(loss)
+    expected = solve(loss, scores, *integers, **options, check="sync")
+    flat = torch.from_numpy(concatenate_targets(integers[0].numpy(), integers[2].numpy()))
+    for targets in (integers[0], integers[0].int(), flat):
+        solved = solve(loss, scores, targets, *integers[1:], **options)
+        assert_same_bits(solved.loss, expected.loss)
+        assert_same_bits(solved.gradient, expected.gradient)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("argument, value", [(0, 5), (0, -1), (0, 2**40), (1, -1), (1, 99), (2, -1), (2, 4)])
+def test_a_bad_integer_makes_its_sample_undefined(loss, argument, value):
+    scores, integers, options = case(loss)
+    expected = solve(loss, scores, *integers, **options, check="sync")
+    integers[argument] = integers[argument].clone()
+    integers[argument][(1, 0) if argument == 0 else 1] = value
+    solved = solve(loss, scores, *integers, **options)
+    if loss is rnnt_packed_loss:  # which rows are whose cannot be told
+        assert solved.loss.isnan().all()
+        assert not solved.gradient.any()
+    else:
+        others, axis = torch.tensor([0, 2]), 1 if scores.ndim == 3 else 0
+        assert solved.loss[1].isnan()
+        assert_same_bits(solved.loss[others], expected.loss[others])
+        assert_same_bits(solved.gradient.index_select(axis, others), expected.gradient.index_select(axis, others))
+    with pytest.raises(InvalidValueError):
+        solve(loss, scores, *integers, **options, check="sync")
+
+
+def test_a_blank_among_the_labels_makes_its_sample_undefined():
+    scores, integers, options = case(ctc_loss)
+    integers[0][2, 1] = 0
+    assert solve(ctc_loss, scores, *integers, **options).loss.isnan().tolist() == [False, False, True]
+
+
+def test_concatenated_targets_of_another_total_make_all_samples_undefined():
+    scores, integers, options = case(ctc_loss)
+    flat = torch.from_numpy(concatenate_targets(integers[0].numpy(), integers[2].numpy()))[:-1]
+    assert solve(ctc_loss, scores, flat, *integers[1:], **options).loss.isnan().all()
+
+
+@pytest.mark.parametrize("argument, value, error", [
+    (0, torch.zeros(3, 3), InvalidTypeError),
+    (0, torch.zeros(2, 3, dtype=torch.int64), InvalidValueError),
+    (0, torch.zeros(3, 3, 1, dtype=torch.int64), InvalidValueError),
+    (1, torch.zeros(2, dtype=torch.int64), InvalidValueError),
+    (2, torch.zeros(3, 1, dtype=torch.int64), InvalidValueError),
+])  # fmt: skip
+def test_shapes_and_dtypes_are_checked(argument, value, error):
+    scores, integers, options = case(ctc_loss)
+    integers[argument] = value
+    with pytest.raises(error):
+        ctc_loss(scores, *integers, **options)
+
+
+def test_only_integers_on_a_device_that_triton_runs_on_stay_unread():
+    scores, integers, _ = case(ctc_loss)
+    elsewhere = torch.empty(1, device="meta")
+    assert _bounded.unread_on("f", "async", "triton", scores, *integers, elsewhere) == scores.device
+    assert _bounded.unread_on("f", "async", "triton", scores, *integers, [1, 2]) is None
+    assert _bounded.unread_on("f", "async", "reference", scores, *integers, elsewhere) is None
+    assert _bounded.unread_on("f", "sync", "triton", scores, *integers, elsewhere) is None
+    with pytest.raises(InvalidValueError, match="check must be one of async, sync"):
+        _bounded.unread_on("f", "never", "triton", scores)

@@ -1,0 +1,150 @@
+"""The drop-in for ``torch.nn.functional.ctc_loss``: torch is always there, so it is asked itself."""
+
+import pytest
+import torch
+
+from pathsum.compat.torch_functional import CTCLoss, ctc_loss
+from pathsum.testing import assert_close, chain_inputs
+
+theirs = torch.nn.functional.ctc_loss
+
+
+def both(log_probs, *arguments, upstream=None, **options):
+    """Loss and gradient of the drop-in and of torch."""
+    for function in (ctc_loss, theirs):
+        leaf = log_probs.clone().requires_grad_()
+        loss = function(leaf, *arguments, **options)
+        loss.backward(torch.ones_like(loss) if upstream is None else upstream)
+        yield loss.detach(), leaf.grad
+
+
+def assert_same_as_torch(log_probs, *arguments, **options):
+    (loss, gradient), (expected_loss, expected_gradient) = both(log_probs, *arguments, **options)
+    assert loss.shape == expected_loss.shape
+    assert loss.dtype == expected_loss.dtype
+    assert_close(loss, expected_loss, relative=1e-12, absolute=1e-12, what="loss")
+    assert_close(gradient, expected_gradient, absolute=1e-11, what="gradient")
+
+
+def case(seed=0, num_samples=3, num_frames=11, num_classes=6, num_labels=4):
+    inputs = chain_inputs(num_frames, num_samples, num_classes, num_labels, seed=seed)
+    targets = torch.from_numpy(inputs.targets).clamp(min=0)
+    integers = targets, torch.from_numpy(inputs.input_lengths), torch.from_numpy(inputs.target_lengths)
+    return torch.from_numpy(inputs.logits), integers
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_values_and_gradients(reduction, normalised):
+    # Scores that are no log-probabilities too: users pass logits by mistake, and the peer takes them.
+    logits, integers = case()
+    assert_same_as_torch(logits.log_softmax(2) if normalised else logits, *integers, reduction=reduction)
+
+
+def test_any_upstream_gradient():
+    logits, integers = case(1)
+    upstream = torch.tensor([-2.0, 0.0, 0.5], dtype=torch.float64)
+    assert_same_as_torch(logits.log_softmax(2), *integers, reduction="none", upstream=upstream)
+
+
+def test_concatenated_targets_and_lists():
+    logits, (targets, input_lengths, target_lengths) = case(2)
+    flat = torch.cat([row[:length] for row, length in zip(targets, target_lengths, strict=True)])
+    assert_same_as_torch(logits.log_softmax(2), flat, input_lengths.tolist(), tuple(target_lengths.tolist()))
+
+
+def test_another_blank():
+    logits, (targets, *lengths) = case(3)
+    assert_same_as_torch(logits.log_softmax(2), targets - 1, *lengths, blank=5)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_one_sample_without_a_batch(reduction):
+    logits, _ = case(4)
+    arguments = torch.tensor([1, 2, 2]), torch.tensor(9), torch.tensor(3)
+    assert_same_as_torch(logits[:, 0].log_softmax(1), *arguments, reduction=reduction)
+
+
+def test_targets_wider_than_need_be_with_anything_in_them():
+    logits, (targets, *lengths) = case(5)
+    wide = torch.nn.functional.pad(targets, (0, 7), value=0)
+    assert_same_as_torch(logits.log_softmax(2), wide, *lengths)
+
+
+def test_no_frames_and_no_labels():
+    # T = 0 with an empty target; an empty target; both beside a plain sample.
+    logits, _ = case(6)
+    arguments = torch.tensor([[1, 2], [1, 1], [3, 3]]), torch.tensor([0, 5, 8]), torch.tensor([0, 0, 2])
+    assert_same_as_torch(logits.log_softmax(2), *arguments, reduction="none")
+
+
+def test_the_blank_among_the_labels():
+    logits, _ = case(7, num_samples=2)
+    arguments = torch.tensor([[0, 0, 1], [2, 0, 3]]), torch.tensor([11, 9]), torch.tensor([3, 3])
+    assert_same_as_torch(logits.log_softmax(2), *arguments, reduction="none")
+
+
+def test_the_blank_as_the_last_label():
+    # In the last frame torch then counts the label or the blank behind it, not both.
+    logits, _ = case(7, num_samples=2)
+    arguments = torch.tensor([[0, 1, 0], [1, 0, 1]]), torch.tensor([11, 11]), torch.tensor([3, 3])
+    (loss, gradient), (expected_loss, expected) = both(logits.log_softmax(2), *arguments, reduction="none")
+    assert_close(loss, expected_loss, relative=1e-12)
+    assert (gradient - expected).abs().gt(1e-9).nonzero().tolist() == [[10, 0, 0]]
+    # A frame's gradient by the logits sums to 0: ours does.
+    assert_close(gradient.sum(2), torch.zeros(11, 2), absolute=1e-12)
+
+
+def test_infeasible_samples_as_torch_has_them_with_zero_infinity():
+    logits, _ = case(8)
+    arguments = torch.tensor([[1, 1], [1, 2], [2, 2]]), torch.tensor([2, 2, 9]), torch.tensor([2, 2, 2])
+    assert_same_as_torch(logits.log_softmax(2), *arguments, reduction="none", zero_infinity=True)
+
+
+def test_infeasible_samples_have_no_gradient_where_torch_has_nan():
+    logits, _ = case(8)
+    arguments = torch.tensor([[1, 1], [1, 2], [2, 2]]), torch.tensor([2, 2, 9]), torch.tensor([2, 2, 2])
+    (loss, gradient), (expected_loss, expected) = both(logits.log_softmax(2), *arguments, reduction="none")
+    assert torch.equal(loss.isinf(), expected_loss.isinf())
+    assert expected[:, 0].isnan().any()
+    assert not gradient[:, 0].any()
+    assert_close(gradient[:, 1:], expected[:, 1:], absolute=1e-11)
+
+
+def test_padding_is_not_read():
+    logits, (targets, *lengths) = case(9)
+    log_probs = logits.log_softmax(2)
+    clean = log_probs.clone().requires_grad_()
+    padded = torch.arange(len(log_probs))[:, None] >= lengths[0]
+    dirty = log_probs.masked_fill(padded[..., None], torch.nan).requires_grad_()
+    losses = [ctc_loss(leaf, targets, *lengths, reduction="none") for leaf in (clean, dirty)]
+    for loss in losses:
+        loss.sum().backward()
+    assert torch.equal(*losses)
+    assert torch.equal(clean.grad, dirty.grad)
+
+
+def test_corrected_is_the_true_gradient():
+    logits, (targets, *lengths) = case(10)
+    log_probs = logits.log_softmax(2).requires_grad_()
+
+    def corrected(scores):
+        return ctc_loss(scores, targets, *lengths, reduction="sum", corrected=True)
+
+    assert torch.autograd.gradcheck(corrected, log_probs)
+    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
+        torch.autograd.gradcheck(lambda scores: theirs(scores, targets, *lengths, reduction="sum"), log_probs)
+
+
+def test_the_module():
+    logits, integers = case(11)
+    log_probs = logits.log_softmax(2)
+    for options in ({}, {"reduction": "sum"}, {"blank": 0, "zero_infinity": True}):
+        expected = torch.nn.CTCLoss(**options)(log_probs, *integers)
+        assert_close(CTCLoss(**options)(log_probs, *integers), expected, relative=1e-12)
+
+
+def test_an_unknown_reduction_is_refused():
+    logits, integers = case(12)
+    with pytest.raises(ValueError, match="ctc_loss: reduction must be one of none, mean, sum; got 'batchmean'"):
+        ctc_loss(logits, *integers, reduction="batchmean")

@@ -1,0 +1,98 @@
+"""``pathsum.compat.install``: peers changed in place, peers that are not there stood in for, and all of it undone."""
+
+import importlib
+import sys
+import types
+
+import pytest
+import torch
+
+from pathsum import compat
+from pathsum.compat import install, torch_functional
+
+ABSENT = "optimized_transducer"
+
+
+@pytest.fixture
+def absent(monkeypatch):
+    """A peer that cannot be imported, though it may be installed."""
+
+    class Block:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] == ABSENT:
+                raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+    monkeypatch.delitem(sys.modules, ABSENT, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Block(), *sys.meta_path])
+
+
+def test_a_peer_is_changed_in_place_and_back():
+    original = torch.nn.functional.ctc_loss
+    installation = install("torch_functional")
+    assert torch.nn.functional.ctc_loss is torch_functional.ctc_loss
+    assert installation.replaced == ["torch.nn.functional.ctc_loss"]
+    assert installation.stand_ins == []
+    installation.uninstall()
+    assert torch.nn.functional.ctc_loss is original
+    installation.uninstall()
+    assert torch.nn.functional.ctc_loss is original
+
+
+def test_the_modules_of_torch_use_what_is_installed():
+    log_probs = torch.zeros(2, 1, 2, dtype=torch.bfloat16).log_softmax(2)
+    criterion, arguments = torch.nn.CTCLoss(), (torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1]))
+    with pytest.raises(RuntimeError, match="BFloat16"):
+        criterion(log_probs, *arguments)
+    with install("torch_functional"):
+        assert criterion(log_probs, *arguments).isfinite()
+
+
+def test_a_peer_that_is_not_there_is_stood_in_for(absent):
+    with install(ABSENT) as installation:
+        peer = importlib.import_module(ABSENT)
+        assert peer.transducer_loss is importlib.import_module(f"pathsum.compat.{ABSENT}").transducer_loss
+        assert installation.stand_ins == [ABSENT]
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(ABSENT)
+
+
+def test_stand_ins_lie_in_packages_and_have_the_helpers(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "nemo"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(compat, "_module", lambda name: None)
+    with install("nemo"):
+        from nemo.collections.asr.losses.rnnt import RNNTLoss
+        from nemo.core.utils import numba_utils
+
+        assert RNNTLoss.__module__ == "pathsum.compat.nemo"
+        assert isinstance(numba_utils, types.ModuleType)
+        assert numba_utils.is_numba_cuda_fp16_supported() == torch.cuda.is_available()
+    assert not [name for name in sys.modules if name.partition(".")[0] == "nemo"]
+
+
+def test_two_installations_are_undone_in_reverse():
+    original = torch.nn.functional.ctc_loss
+    with install("torch_functional"), install("torch_functional"):
+        assert torch.nn.functional.ctc_loss is torch_functional.ctc_loss
+    assert torch.nn.functional.ctc_loss is original
+
+
+def test_an_exception_undoes_it():
+    original = torch.nn.functional.ctc_loss
+    with pytest.raises(KeyError), install("torch_functional"):
+        raise KeyError
+    assert torch.nn.functional.ctc_loss is original
+
+
+def test_a_name_that_is_no_peers_is_refused():
+    with pytest.raises(ValueError, match=r"install: peers must be among .* got torchaudo"):
+        install("torch_functional", "torchaudo")
+    assert torch.nn.functional.ctc_loss is not torch_functional.ctc_loss
+
+
+@pytest.mark.parametrize("peer", compat.PEERS)
+def test_every_peer_has_places_for_what_it_defines(peer):
+    module = importlib.import_module(f"pathsum.compat.{peer}")
+    for names in module.PLACES.values():
+        assert names
+        assert all(value.__module__.startswith("pathsum.compat.") for value in names.values())

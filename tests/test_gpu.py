@@ -1,0 +1,198 @@
+"""What only a device can show: that the kernels run there, deterministically, captured, beyond 2**31 elements."""
+
+import pytest
+import torch
+
+from pathsum.testing import assert_close, assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
+from pathsum.torch import asg_loss, ctc_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
+from support import Solved, assert_same, assert_within_bounds, solve, tensor
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA or ROCm device"),
+    pytest.mark.filterwarnings("ignore:asg_loss. the target"),
+]
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# (T, N, C, S) and (N, T, U, V): as the CPU's, and such as fill blocks and strips.
+CHAIN_SIZES = [(1, 1, 2, 1), (7, 3, 5, 3), (6, 4, 3, 5), (70, 2, 9, 12), (400, 4, 1100, 150), (5000, 1, 30, 1500)]
+GRID_SIZES = [(1, 1, 1, 2), (2, 3, 0, 3), (3, 7, 3, 5), (2, 2, 9, 4), (2, 90, 40, 1100), (1, 40, 3000, 3)]
+
+
+def asg(scores, targets, lengths, target_lengths, **options):
+    generator = torch.Generator().manual_seed(0)
+    size = (scores.shape[2],) * 2
+    dtype = scores.dtype if scores.dtype == torch.float64 else torch.float32
+    transitions = torch.randn(size, generator=generator, dtype=torch.float64).to(scores.device, dtype)
+    options.pop("fused_log_softmax", None)
+    return asg_loss(scores, targets, transitions, lengths, target_lengths, **options)
+
+
+CHAIN = {"ctc": ctc_loss, "simple_ctc": simple_ctc_loss, "asg": asg}
+
+
+def chain_case(size, dtype, **options):
+    inputs = chain_inputs(*size, seed=sum(size), **options)
+    return tensor(inputs.logits, dtype), [torch.from_numpy(array) for array in inputs[1:]]
+
+
+def grid_case(size, dtype, **options):
+    inputs = grid_inputs(*size, seed=sum(size), **options)
+    return tensor(inputs.logits, dtype), [torch.from_numpy(array) for array in inputs[1:]]
+
+
+def on_gpu(function, scores, integers, **options):
+    integers = [integer.cuda() for integer in integers]
+    solved = solve(function, scores.cuda(), *integers, **options)
+    assert solved.gradient.is_cuda
+    return Solved(solved.loss.cpu(), solved.gradient.cpu())
+
+
+@pytest.mark.parametrize("size", CHAIN_SIZES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("loss", CHAIN)
+def test_chains(loss, dtype, size):
+    scores, integers = chain_case(size, dtype)
+    options = {"fused_log_softmax": True}
+    expected = solve(CHAIN[loss], scores.double(), *integers, **options)
+    assert_within_bounds(on_gpu(CHAIN[loss], scores, integers, **options), expected, size[0])
+
+
+@pytest.mark.parametrize("size", GRID_SIZES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_grids(dtype, size):
+    scores, integers = grid_case(size, dtype)
+    expected = solve(rnnt_loss, scores.double(), *integers)
+    padded = on_gpu(rnnt_loss, scores, integers)
+    assert_within_bounds(padded, expected, size[1] + size[2], gradient_bound=5e-6)
+    rows = tensor(pack_rows(scores.double().numpy(), *(integer.numpy() for integer in integers[1:])), dtype)
+    assert_same_bits(on_gpu(rnnt_packed_loss, rows, integers).loss, padded.loss)
+
+
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+def test_cpu_and_gpu_agree_to_the_rounding(loss):
+    if loss == "rnnt":
+        scores, integers = grid_case((3, 60, 20, 100), torch.float32)
+        function = rnnt_loss
+    else:
+        scores, integers = chain_case((300, 3, 50, 30), torch.float32)
+        function = CHAIN[loss]
+    options = {} if loss == "rnnt" else {"fused_log_softmax": True}
+    on_cpu = solve(function, scores, *integers, **options)
+    assert_close(on_gpu(function, scores, integers, **options).gradient, on_cpu.gradient, absolute=2e-6)
+
+
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+def test_the_same_input_gives_the_same_bits(loss):
+    if loss == "rnnt":
+        scores, integers = grid_case((5, 90, 40, 300), torch.float32)
+    else:
+        scores, integers = chain_case((300, 5, 40, 60), torch.float32)
+    function = rnnt_loss if loss == "rnnt" else CHAIN[loss]
+    first = on_gpu(function, scores, integers)
+    for _ in range(5):
+        assert_same(on_gpu(function, scores, integers), first)
+
+
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+def test_nothing_waits_for_the_device(loss):
+    scores, integers = (
+        grid_case((2, 9, 4, 7), torch.float32) if loss == "rnnt" else chain_case((9, 2, 7, 4), torch.float32)
+    )
+    function = rnnt_loss if loss == "rnnt" else CHAIN[loss]
+    scores, integers = scores.cuda().requires_grad_(), [integer.cuda() for integer in integers]
+    function(scores, *integers).backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        function(scores, *integers).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+def test_a_step_can_be_captured_as_a_graph(loss):
+    scores, integers = (
+        grid_case((2, 9, 4, 7), torch.float32) if loss == "rnnt" else chain_case((9, 2, 7, 4), torch.float32)
+    )
+    function = rnnt_loss if loss == "rnnt" else CHAIN[loss]
+    integers = [integer.cuda() for integer in integers]
+    static = scores.cuda().requires_grad_()
+
+    def step():
+        loss = function(static, *integers, reduction="sum")
+        return torch.autograd.grad(loss, static)[0], loss.detach()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        gradient, loss_out = step()
+    for scale in (1.0, 0.5):
+        with torch.no_grad():
+            static.copy_(scale * scores.cuda())
+        graph.replay()
+        expected = solve(function, static, *integers, reduction="sum")
+        assert_same_bits(gradient.cpu(), expected.gradient.cpu())
+        assert_same_bits(loss_out.cpu(), expected.loss.cpu())
+
+
+def test_a_stream_of_its_own():
+    scores, integers = chain_case((300, 5, 40, 60), torch.float32)
+    expected = on_gpu(ctc_loss, scores, integers)
+    device = [integer.cuda() for integer in integers]
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        late = scores.cuda()
+        torch.cuda._sleep(10_000_000)
+        solved = solve(ctc_loss, late * 1, *device)
+    stream.synchronize()
+    assert_same_bits(solved.gradient.cpu(), expected.gradient)
+
+
+def test_more_than_two_to_the_31_elements():
+    num_samples, frames, labels, classes = 2, 300, 70, 51_000  # 2.2e9 elements
+    free, _ = torch.cuda.mem_get_info()
+    size = num_samples * frames * (labels + 1) * classes
+    assert size > 2**31
+    if free < 5 * size:
+        pytest.skip("the device has too little free memory")
+    logits = torch.zeros(num_samples, frames, labels + 1, classes, dtype=torch.bfloat16, device="cuda")
+    inputs = grid_inputs(num_samples, frames, labels, 5, ragged=False)
+    integers = [torch.from_numpy(array).cuda() for array in inputs[1:]]
+    logits.requires_grad_()
+    losses = rnnt_loss(logits, *integers, reduction="none")
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    # C(T-1+U, U) walks of T + U arcs, each of probability 1/V.
+    walks = torch.tensor([float(frames + labels), labels + 1.0, float(frames)], dtype=torch.float64).lgamma()
+    expected = (frames + labels) * torch.tensor(float(classes), dtype=torch.float64).log() - (
+        walks[0] - walks[1] - walks[2]
+    )
+    assert_close(losses.cpu(), expected.expand(2), relative=1e-6)
+    assert float(gradient[-1, -1, -1, -1]) == pytest.approx(-1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("function", [ctc_loss, rnnt_loss])
+def test_bad_integers_on_the_device(function):
+    case = chain_case((9, 3, 5, 3), torch.float32) if function is ctc_loss else grid_case((3, 9, 3, 5), torch.float32)
+    scores, integers = case
+    good = on_gpu(function, scores, integers, blank=-1 if function is rnnt_loss else 0)
+    integers[0][1, 0] = 2**40
+    solved = on_gpu(function, scores, integers, blank=-1 if function is rnnt_loss else 0)
+    assert solved.loss.isnan().tolist() == [False, True, False]
+    assert_same_bits(solved.loss[[0, 2]], good.loss[[0, 2]])
+    with pytest.raises(ValueError, match="targets must lie in"):
+        on_gpu(function, scores, integers, check="sync")
+
+
+def test_concatenated_targets_and_integers_of_the_host():
+    scores, integers = chain_case((20, 3, 5, 6), torch.float32)
+    expected = on_gpu(ctc_loss, scores, integers)
+    flat = torch.from_numpy(concatenate_targets(integers[0].numpy(), integers[2].numpy()))
+    assert_same(on_gpu(ctc_loss, scores, [flat, *integers[1:]]), expected)
+    solved = solve(ctc_loss, scores.cuda(), integers[0].tolist(), integers[1], integers[2].tolist())
+    assert_same_bits(solved.gradient.cpu(), expected.gradient)

@@ -1,0 +1,48 @@
+"""Every Triton kernel compiled ahead of time for the devices it is meant for, as it is launched."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+HERE = Path(__file__).parent
+# Shared memory of a block in bytes.
+SHARED = {"80": 163 * 1024, "90": 227 * 1024, "gfx942": 64 * 1024}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("triton")
+
+
+@pytest.mark.parametrize("lattice, kernels", [
+    ("grid", {"score_rows", "solve", "find_posteriors", "write_gradient"}),
+    ("chain", {"score_rows", "solve", "find_posteriors", "write_gradient", "count_arcs", "add_counts"}),
+    ("best_path", {"chain", "dense", "grid", "score_rows"}),
+    (
+        "joint",
+        {
+            "score_rows", "list_rows", "differentiate_logits", "differentiate_hidden", "add_weight_gradient",
+            "add_operand_gradients", "solve", "find_posteriors",
+        },
+    ),
+    ("dense", {"solve", "combine", "write_gradient", "add_transition_gradient"}),
+])  # fmt: skip
+def test_kernels_compile_for_every_target(lattice, kernels, cache):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": ":".join([str(HERE), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "compile_kernels.py"), lattice],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    compiled = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(name, target) for name, target, *_ in compiled} == {(name, t) for name in kernels for t in SHARED}
+    for name, target, spilled, shared, _ in compiled:
+        assert spilled <= 32, f"{name} on {target} spills {spilled} bytes a thread"
+        assert shared <= SHARED[target], f"{name} on {target} asks for {shared} bytes of shared memory"
