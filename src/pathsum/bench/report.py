@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 from pathsum.bench.cases import GROUPS, TIMED
 from pathsum.bench.gate import GRADIENT_BARS
+from pathsum.bench.peers import OURS
 from pathsum.bench.rows import Row
 
 COLOURS = {
@@ -57,7 +58,7 @@ def as_markdown(table: Table) -> str:
 
 def misses_bar(row: Row) -> bool:
     """Whether a row of the accuracy group is ours and beyond what is promised."""
-    if row.impl != "pathsum" or row.group != "accuracy":
+    if row.impl not in OURS or row.group != "accuracy":
         return False
     # Written so that NaN misses it.
     return row.max_abs_error is None or not row.max_abs_error <= GRADIENT_BARS[row.op]

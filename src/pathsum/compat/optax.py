@@ -2,8 +2,8 @@
 
 The peer's quirks that are kept: what is impossible has the log-probability ``log_epsilon``, so that a target which does
 not fit its frames has a loss of about ``-log_epsilon``, with a gradient, and no loss is much above that; a label out of
-range is emitted with probability 1; the blank may be among the labels; padded frames may lie between others. All but the
-last two are off with ``corrected=True``. Not kept: scores of -inf give NaN there; half precision is computed in half
+range is emitted with probability 1; the blank may be among the labels; padded frames may lie between others. With
+``corrected=True`` only the last is. Not kept: scores of -inf give NaN there; half precision is computed in half
 precision, float32 beside 64-bit numbers in float64; no frames, no samples and a blank of -1 raise.
 """
 
@@ -283,8 +283,8 @@ def _frames(options: _Options, batch: _Batch, logits: Array) -> tuple[Array, Arr
     inside = (batch.labels >= 0) & (batch.labels < options.num_classes)
     index = jnp.where(inside, batch.labels, 0)[:, None]
     log_labels = jnp.where(inside[:, None], jnp.take_along_axis(log_probs, index, 2), 0)
-    frames = log_probs[:, :, options.blank, None], log_labels, batch.real[:, :, None]
-    return tuple(array.swapaxes(0, 1) for array in frames)
+    log_blank = log_probs[:, :, options.blank, None]
+    return log_blank.swapaxes(0, 1), log_labels.swapaxes(0, 1), batch.real.T[:, :, None]
 
 
 def _entered(blanks: Array, labels: Array) -> Array:
