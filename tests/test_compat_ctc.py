@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pathsum.compat.torch_functional import CTCLoss, ctc_loss
+from pathsum.errors import NotDifferentiableError
 from pathsum.testing import assert_close, chain_inputs
 
 theirs = torch.nn.functional.ctc_loss
@@ -148,3 +149,23 @@ def test_an_unknown_reduction_is_refused():
     logits, integers = case(12)
     with pytest.raises(ValueError, match="ctc_loss: reduction must be one of none, mean, sum; got 'batchmean'"):
         ctc_loss(logits, *integers, reduction="batchmean")
+
+
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+def test_implementations_have_the_same_quirk(impl):
+    logits, integers = case(13)
+    log_probs = logits.log_softmax(2).requires_grad_()
+    (ours,) = torch.autograd.grad(ctc_loss(log_probs, *integers, impl=impl), log_probs)
+    (expected,) = torch.autograd.grad(theirs(log_probs, *integers), log_probs)
+    assert_close(ours, expected, absolute=1e-11)
+
+
+def test_a_second_derivative_wants_the_true_gradient():
+    logits, integers = case(14)
+    log_probs = logits.log_softmax(2).requires_grad_()
+    with pytest.raises(NotDifferentiableError, match="corrected=True"):
+        torch.autograd.grad(ctc_loss(log_probs, *integers), log_probs, create_graph=True)
+    loss = ctc_loss(log_probs, *integers, corrected=True)
+    (gradient,) = torch.autograd.grad(loss, log_probs, create_graph=True)
+    (product,) = torch.autograd.grad(gradient.square().sum(), log_probs)
+    assert product.any()

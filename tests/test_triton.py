@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pathsum.compat import torch_functional
 from pathsum.errors import GradientConsumedError, ImplementationError, NotDifferentiableError
 from pathsum.testing import (
     assert_close,
@@ -251,3 +252,10 @@ def test_what_has_first_derivatives_only_says_so():
     loss = rnnt_loss(scores, *inputs[1:], impl="triton")
     with pytest.raises(NotDifferentiableError, match="impl='triton' has first derivatives only"):
         torch.autograd.grad(loss, scores, create_graph=True)
+
+
+def test_the_gradient_of_torchs_ctc():
+    inputs = chain_inputs(5, 3, 6, 3, seed=6)
+    log_probs = tensor(inputs.logits, torch.float32).log_softmax(2)
+    solved = solve(torch_functional.ctc_loss, log_probs, *inputs[1:], impl="triton")
+    assert_within_bounds(solved, truth(torch_functional.ctc_loss, log_probs, *inputs[1:]), 5)

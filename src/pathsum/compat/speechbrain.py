@@ -55,6 +55,10 @@ def transducer_loss(
     losses = transducer_losses(
         log_probs, labels, T, U, blank, fused_log_softmax=False, keep_both_arcs=corrected, impl=impl
     )
+    return _reported(losses, T, reduction, corrected)
+
+
+def _reported(losses: Tensor, T: Integers, reduction: str, corrected: bool) -> Tensor:
     if not corrected:
         # What the mean will divide by N is N times as much.
         scale = len(losses) if reduction == "mean" else 1
@@ -86,8 +90,9 @@ class TransducerLoss(nn.Module):
         self.corrected = corrected
 
     def forward(self, logits: Tensor, labels: Integers, T: Integers, U: Integers) -> Tensor:
-        log_probs = logits.log_softmax(-1)
-        return transducer_loss(log_probs, labels, T, U, self.blank, self.reduction, corrected=self.corrected)
+        # The log-softmax inside saves two copies of the logits.
+        losses = transducer_losses(logits, labels, T, U, self.blank, keep_both_arcs=self.corrected)
+        return _reported(losses, T, self.reduction, self.corrected)
 
 
 _NAMES = {"Transducer": Transducer, "TransducerLoss": TransducerLoss}

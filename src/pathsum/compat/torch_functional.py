@@ -3,7 +3,7 @@
 The peer's quirks that are kept: the gradient by ``log_probs`` is that by the logits behind them; the blank may be among
 the labels. Not kept: where no labelling fits, the peer's gradient is NaN and here 0; where the last label is the blank,
 the peer's gradient in the last frame lacks a share; labels out of range read foreign memory there and raise here; the
-peer knows no half precision and no second derivative.
+peer knows no half precision, and no second derivative, which here ``corrected=True`` has.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pathsum import torch as pathsum_torch
 from pathsum.compat.conventions import Integers, blanks_among, blanks_apart, reduced, report
+from pathsum.problems.ctc import pose_ctc
+from pathsum.torch.ctc import pose_chain
 
 
 def ctc_loss(
@@ -38,8 +39,8 @@ def ctc_loss(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: each loss divided by its target length (at least 1), then the
             mean over N.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
-        corrected: The true gradient by ``log_probs``, which saves a pass over them. After a ``log_softmax`` both give
-            the same.
+        corrected: The true gradient by ``log_probs``, which saves a pass over them and can be differentiated. After a
+            ``log_softmax`` both give the same.
         impl: As in ``pathsum.torch.ctc_loss``.
 
     Returns:
@@ -62,12 +63,18 @@ def ctc_loss(
     """
     scores, labels = log_probs, targets
     is_blank = blanks_among(targets, target_lengths, blank)
-    if is_blank.any():
+    apart = bool(is_blank.any())
+    if apart:
         scores, labels = blanks_apart(log_probs, targets, is_blank, blank)
-    losses = pathsum_torch.ctc_loss(
-        scores, labels, input_lengths, target_lengths, blank=blank, reduction="none", impl=impl
-    )
-    if not corrected and torch.is_grad_enabled():
+    posed = pose_chain(
+        "ctc_loss", pose_ctc, scores, labels, input_lengths, target_lengths, blank, "none", False, impl,
+        triton=True, check="async",
+    )  # fmt: skip
+    # The kernels know the columns of their scores, one too many where the blank's has a copy; the reference knows none.
+    by_logits = not (corrected or apart or posed.impl == "reference")
+    losses = posed.reduce(posed.solve(posed.scores, logits=False, by_logits=by_logits), "none")
+    losses = losses.to(torch.promote_types(scores.dtype, torch.float32))
+    if not (corrected or by_logits) and torch.is_grad_enabled():
         losses = report(losses, losses + _mass(log_probs, input_lengths))
     if zero_infinity:
         losses = torch.where(losses == torch.inf, 0.0, losses)

@@ -228,12 +228,12 @@ class PosedChain(NamedTuple):
     batched: bool
     impl: str
 
-    def solve(self, scores: Tensor, *, logits: bool) -> Tensor:
-        """Losses (N,) in float64."""
+    def solve(self, scores: Tensor, *, logits: bool, by_logits: bool = False) -> Tensor:
+        """Losses (N,) in float64; ``by_logits`` as in ``chain_losses``, of kernels alone."""
         lattice = self.lattice if self.impl == "numba" else on_device(self.lattice, scores.device)
         if self.impl == "reference":
             return reference.forward(scores, lattice, logits=logits)
-        return chain_losses(scores, lattice, logits=logits, impl=self.impl)
+        return chain_losses(scores, lattice, logits=logits, by_logits=by_logits, impl=self.impl)
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
         reduced = reduce(values, reduction, self.weights)

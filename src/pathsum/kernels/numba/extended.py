@@ -153,7 +153,7 @@ def from_bits(x):
 
 
 def exp(x):
-    """exp(x) for x <= 0 as a plain float; what would be subnormal is 0."""
+    """exp(x) as a plain float, for x below 88, in float64 709; what would be subnormal is 0."""
     return _exp_32(x) if isinstance(x, np.float32) else _exp_64(x)
 
 

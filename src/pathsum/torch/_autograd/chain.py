@@ -17,9 +17,18 @@ differentiable(triton_chain_forward, triton_chain_backward, None, num_inputs=2, 
 
 
 def chain_losses(
-    scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = None, *, logits: bool, impl: str
+    scores: Tensor,
+    lattice: ChainLattice,
+    transitions: Tensor | None = None,
+    *,
+    logits: bool,
+    by_logits: bool = False,
+    impl: str,
 ) -> Tensor:
-    """Losses (N,) in float64 of scores (N, T, C) by the kernels of numba, or of Triton."""
+    """Losses (N,) in float64 of scores (N, T, C) by the kernels of numba, or of Triton.
+
+    With ``by_logits`` backward gives, of log-probabilities, the gradient by the logits behind them.
+    """
     forward = triton_chain_forward if impl == "triton" else chain_forward
     tensors = [
         as_tensor(array)
@@ -33,5 +42,5 @@ def chain_losses(
             lattice.step_transitions,
         )
     ]
-    options = (lattice.start_state, lattice.num_final, lattice.shared_labels, logits, False)
+    options = (lattice.start_state, lattice.num_final, lattice.shared_labels, logits, by_logits, False)
     return forward(scores, transitions, *tensors, *options)[0]

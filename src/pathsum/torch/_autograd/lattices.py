@@ -37,10 +37,11 @@ def differentiable(
         forward, backward, second: Operators as above; where ``second`` is None there are first derivatives alone.
         num_inputs: How many inputs are differentiated.
         num_losses: How many of ``saved`` are what is differentiated, each with an upstream gradient of its own.
-        reason: Why there are no second derivatives, without ``second`` or where FastEmit or a clamp is asked for.
+        reason: Why there are no second derivatives, without ``second`` or where what is asked for is not the losses'
+            own gradient.
     """
     names = [argument.name for argument in forward.default._schema.arguments if argument.name != "need_gradient"]
-    weights = [k for k, name in enumerate(names) if name in ("fastemit_lambda", "clamp")]
+    weights = [k for k, name in enumerate(names) if name in ("fastemit_lambda", "clamp", "by_logits")]
     count = len(names)
 
     def once_only(inputs: Sequence[Any]) -> bool:

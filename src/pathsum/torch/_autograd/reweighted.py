@@ -1,4 +1,6 @@
-"""FastEmit and clamp re-weight a gradient: what comes of it is not the gradient of anything."""
+"""FastEmit and clamp re-weight a gradient, and torch's CTC exchanges it: what comes of it is not the gradient of
+anything.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from pathsum.torch._autograd.operators import differentiates, recall, refuse_gra
 from pathsum.torch._ops.reweighted import first_derivative_only, reweighted, upstream_to_samples
 
 REWEIGHTED = (
-    "the gradient of a loss with fastemit_lambda or clamp is re-weighted: it is not the gradient of anything, and has "
-    "no second derivative; leave both out where create_graph=True is needed"
+    "the gradient of a loss with fastemit_lambda or clamp is re-weighted, and that of torch's CTC is by other scores: "
+    "it is not the gradient of anything, and has no second derivative; leave out the first two, or ask for "
+    "corrected=True, where create_graph=True is needed"
 )
 
 

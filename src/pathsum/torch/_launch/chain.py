@@ -43,6 +43,7 @@ def chain_forward(
     num_final: int,
     shared_labels: bool,
     logits: bool,
+    by_logits: bool,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     input_lengths, num_states, stay_labels, step_labels, *arcs = in_rows(
@@ -106,6 +107,7 @@ def chain_backward(
     num_final: int,
     shared_labels: bool,
     logits: bool,
+    by_logits: bool,
     losses: Tensor,
     maxima: Tensor,
     sums: Tensor,
@@ -115,12 +117,15 @@ def chain_backward(
 ) -> tuple[Tensor, Tensor]:
     input_lengths, num_states, grad_losses = in_rows(input_lengths, num_states, grad_losses)
     gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
+    if by_logits:
+        maxima, sums = step.new_zeros(len(step)), step.new_ones(len(step))
     if needed[0]:
         gradient = empty_gradient(scores)
         labels = step_labels if shared_labels else torch.cat([step_labels, stay_labels], 1)
         _write_gradient(
-            grad_losses, scores, input_lengths, num_states, labels, logits, (losses, maxima, sums, stay, step), gradient
-        )
+            grad_losses, scores, input_lengths, num_states, labels, logits or by_logits,
+            (losses, maxima, sums, stay, step), gradient,
+        )  # fmt: skip
     if transitions is not None and step_transitions is not None and stay_transitions is not None and needed[1]:
         arcs = torch.stack([step_transitions, stay_transitions], 1)
         transition_gradient = _transition_gradient(

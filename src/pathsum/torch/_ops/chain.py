@@ -40,6 +40,7 @@ def chain_forward(
     num_final: int,
     shared_labels: bool,
     logits: bool,
+    by_logits: bool,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses, softmax maxima and sums, stay and step posteriors, of scores (N, T, C) and transitions (C, C)."""
@@ -62,7 +63,8 @@ def chain_forward(
 
 @fake(chain_forward)
 def _(scores, transitions, input_lengths, num_states, stay_labels, step_labels, skips, stay_transitions,
-      step_transitions, start_state, num_final, shared_labels, logits, need_gradient):  # fmt: skip
+      step_transitions, start_state, num_final, shared_labels, logits, by_logits,
+      need_gradient):  # fmt: skip
     return fake_results(scores, input_lengths.shape[0], axes=2)
 
 
@@ -82,6 +84,7 @@ def chain_backward(
     num_final: int,
     shared_labels: bool,
     logits: bool,
+    by_logits: bool,
     losses: Tensor,
     maxima: Tensor,
     sums: Tensor,
@@ -89,8 +92,9 @@ def chain_backward(
     step: Tensor,
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """The gradients (N, T, C), in the order of the scores' memory, and (C, C); of no size where not
-    needed.
+    """The gradients (N, T, C), in the order of the scores' memory, and (C, C); of no size where not needed.
+
+    With ``by_logits`` the scores are log-probabilities and the gradient is that by the logits behind them.
     """
     lattice = _chain(
         input_lengths, num_states, stay_labels, step_labels, skips, start_state, num_final, shared_labels,
@@ -98,6 +102,9 @@ def chain_backward(
     )  # fmt: skip
     upstream = grad_losses.detach().numpy()
     saved = as_saved(losses, maxima, sums, stay, step)
+    if by_logits:
+        rows = step.new_zeros(len(step)), step.new_ones(len(step))
+        saved = as_saved(losses, *rows, stay, step)
     gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
     if needed[0]:
         array, encoding = as_array(scores)
@@ -110,7 +117,7 @@ def chain_backward(
             saved,
             strided(*as_array(gradient)),
             scores.shape[1],
-            logits=logits,
+            logits=logits or by_logits,
             num_threads=torch.get_num_threads(),
         )
     if transitions is not None and needed[1]:
@@ -121,8 +128,8 @@ def chain_backward(
 
 @fake(chain_backward)
 def _(grad_losses, scores, transitions, input_lengths, num_states, stay_labels, step_labels, skips, stay_transitions,
-      step_transitions, start_state, num_final, shared_labels, logits, losses, maxima, sums, stay, step,
-      needed):  # fmt: skip
+      step_transitions, start_state, num_final, shared_labels, logits, by_logits, losses, maxima, sums, stay,
+      step, needed):  # fmt: skip
     return (
         fake_gradient(scores) if needed[0] else scores.new_empty(0),
         fake_like(transitions) if transitions is not None and needed[1] else scores.new_empty(0),
@@ -147,6 +154,7 @@ def chain_hvp(
     num_final: int,
     shared_labels: bool,
     logits: bool,
+    by_logits: bool,
     losses: Tensor,
     maxima: Tensor,
     sums: Tensor,
@@ -181,8 +189,8 @@ def chain_hvp(
 
 @fake(chain_hvp)
 def _(tangent, transition_tangent, grad_losses, scores, transitions, input_lengths, num_states, stay_labels,
-      step_labels, skips, stay_transitions, step_transitions, start_state, num_final, shared_labels, logits, losses,
-      maxima, sums, stay, step, needed):  # fmt: skip
+      step_labels, skips, stay_transitions, step_transitions, start_state, num_final, shared_labels, logits, by_logits,
+      losses, maxima, sums, stay, step, needed):  # fmt: skip
     table = scores.new_empty((0, 0)) if transitions is None else fake_like(transitions)
     return torch.empty_like(losses), fake_gradient(scores), table
 
