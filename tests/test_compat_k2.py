@@ -237,6 +237,17 @@ def test_ctc_is_torch_s_on_the_standard_topology():
     assert_close(log_probs.grad[1].sum(), torch.tensor(-5.0), relative=1e-5)
 
 
+def test_the_numbers_of_its_ctc_tests():
+    # ctc_loss_test.py, test_case4.
+    activations = torch.zeros(3, 3, 5)
+    activations[0] = torch.tensor([[-5.0, -4, -3, -2, -1], [-10, -9, -8, -7, -6], [-15, -14, -13, -12, -11]])
+    activations[1] = torch.arange(1.0, 16).reshape(3, 5)
+    graph = k2.compose(k2.ctc_topo(4), k2.linear_fsa([[2, 3], [3, 3], [1]]))
+    scores = k2.DenseFsaVec(activations.log_softmax(2), segments([0, 0, 3], [1, 0, 3], [2, 0, 1]))
+    losses = k2.ctc_loss(graph, scores, reduction="none")
+    assert_close(losses, [4.938850402832, 7.355742931366, 1.6094379425049], relative=1e-6)
+
+
 def test_the_modified_topology_needs_no_blank_between_equal_labels():
     log_probs = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(8)).log_softmax(2)
     actual = k2.ctc_loss(k2.ctc_graph([[1, 1, 2]], modified=True), k2.DenseFsaVec(log_probs, segments([0, 0, 5])))

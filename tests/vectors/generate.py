@@ -264,7 +264,10 @@ def speechbrain():
 
 
 def torch_asg():
-    """Its README's example, and one whose samples differ in length."""
+    """Its README's example, and one whose samples differ in length.
+
+    It compiles with torch 2.11 once ``sum({0, 1})`` in fully_connected_lattice.cpp is told its argument's type.
+    """
     import torch
     from torch_asg import ASGLoss
 

@@ -228,7 +228,7 @@ class GraphWTransducerLoss(nn.Module):
         >>> from pathsum.compat.nemo import GraphWTransducerLoss
         >>> integers = torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1])
         >>> loss = GraphWTransducerLoss(blank=0)(torch.zeros(1, 2, 2, 2), *integers)
-        >>> [round(x, 4) for x in loss.neg().exp().tolist()]  # 1/4, and 1/4 each with one of two frames skipped
+        >>> [round(x, 4) for x in loss.neg().exp().tolist()]  # 1/4, and 1/4 for each frame skipped
         [0.75]
     """
 
