@@ -48,6 +48,18 @@ def recorded(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("group", TIMED)
+def test_the_losses_for_jax_are_measured_where_asked_for(group, tmp_path, capsys):
+    pytest.importorskip("jax")
+    options = ["--quick", "--peers", "pathsum-jax", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
+    assert cli.main(["bench", group, *options]) == 0
+    found = [row for row in rows_in(tmp_path, group) if row["impl"] == "pathsum-jax"]
+    assert {row["direction"] for row in found} == {"forward", "both"}
+    assert {(row["kind"], row["lengths"]) for row in found} == {
+        (case.kind, case.lengths) for case in cases.cases(group, quick=True)
+    }
+
+
 @pytest.mark.parametrize("group", [*TIMED, "accuracy"])
 def test_rows_have_the_whole_schema(recorded, group):
     rows = rows_in(recorded, group)

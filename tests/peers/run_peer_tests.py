@@ -109,6 +109,12 @@ SUITES = [
         ("conftest.py", "tests/integration", "tests/samples"),
         ("integration/ASR_Transducer/example_asr_transducer_experiment.py",),
     ),
+    Suite(
+        "optax",
+        "optax",
+        ("optax/losses/_classification_test.py",),
+        ("_classification_test.py", "-k", "CTCTest"),
+    ),
 ]
 
 

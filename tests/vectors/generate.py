@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import jax_client  # noqa: E402
+
 DECIMALS = 3  # of the logits, so that their text is exact
 
 
@@ -54,6 +57,33 @@ CHAIN_CASES = [
     chain_case(4, 9, 3, 4, 3),  # ragged
     chain_case(5, 5, 2, 3, 2),  # two labels that are the same one: a blank between them is a must
     chain_case(6, 2, 1, 2, 1),  # two frames, one label
+]
+
+
+def paddings_case(seed, labels, num_frames, num_classes=5, std=1.0, logit_paddings=None):
+    """Logits (N, T, C) and lists of labels, frames padded as said, a list of padded frames a sample."""
+    random = np.random.default_rng(seed)
+    num_samples, num_labels = len(labels), max(map(len, labels))
+    case = {
+        "logits": (std * random.standard_normal((num_samples, num_frames, num_classes))).round(DECIMALS),
+        "logit_paddings": np.zeros((num_samples, num_frames)),
+        "labels": np.ones((num_samples, num_labels), int),
+        "label_paddings": np.ones((num_samples, num_labels)),
+    }
+    for n, own in enumerate(labels):
+        case["labels"][n, : len(own)], case["label_paddings"][n, : len(own)] = own, 0
+        case["logit_paddings"][n, (logit_paddings or [[]] * num_samples)[n]] = 1
+    return {name: array.astype(np.float32) if array.dtype == float else array for name, array in case.items()}
+
+
+OPTAX_CASES = [
+    (paddings_case(1, [[1, 2, 3], [4, 4], []], 7, logit_paddings=[[], [6], [5, 6]]), {}),  # ragged
+    (paddings_case(2, [[0, 1, 3], [3, 3, 0]], 6, std=4.0), {"blank_id": 2}),  # peaky
+    (paddings_case(3, [[1, 2, 3], [1, 1], [2]], 2, logit_paddings=[[], [], [0, 1]]), {}),  # no target fits
+    (paddings_case(4, [[1, 2, 2], [3]], 6, logit_paddings=[[1], [0, 3, 5]]), {}),  # padding between frames
+    (paddings_case(5, [[1, 7], [1, -1], [0, 2], [0, 0]], 5), {}),  # labels out of range, and the blank
+    (paddings_case(6, [[1, 4, 3], [1, 1]], 5), {"log_epsilon": -5.0}),  # what is impossible is not so very much so
+    (paddings_case(7, [[1, 2], [3]], 50, std=4000.0), {}),  # losses beyond 1e5
 ]
 
 
@@ -291,6 +321,28 @@ def torch_asg():
     return "torch_asg.ASGLoss (CPU)", "4d081ae", vectors
 
 
+def optax():
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    vectors = []
+    for case, options in OPTAX_CASES:
+        rest = [jnp.asarray(case[name]) for name in ("logit_paddings", "labels", "label_paddings")]
+
+        def losses(logits, rest=rest, options=options):
+            return optax.ctc_loss(logits, *rest, **options)
+
+        logits = jnp.asarray(case["logits"])
+        gradient = jax.grad(lambda logits, losses=losses: losses(logits).sum())(logits)
+        own = vector(case, options.get("blank_id", 0), options, losses(logits), gradient)
+        _, blanks, labels = optax.ctc_loss_with_forward_probs(logits, *rest, **options)
+        probs = {"forward_blanks": blanks, "forward_labels": labels}
+        vectors.append(own | {name: np.asarray(array, float).round(6).tolist() for name, array in probs.items()})
+    training = {"options": {}, "losses": jax_client.train(optax.ctc_loss)}
+    return "optax.ctc_loss, optax.ctc_loss_with_forward_probs (CPU)", version("optax"), [*vectors, training]
+
+
 def integers(torch, case):
     return [
         torch.from_numpy(np.asarray(case[name], np.int32)) for name in ("targets", "logit_lengths", "target_lengths")
@@ -315,6 +367,7 @@ PEERS = {
         tf_seq2seq_losses_hessian,
         optimized_transducer,
         optimized_transducer_readme,
+        optax,
         speechbrain,
         torch_asg,
     )

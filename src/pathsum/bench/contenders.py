@@ -120,5 +120,5 @@ def gather(workers: Mapping[str, Worker], only: frozenset[str] | None = None) ->
             for name in description["peers"]
             if name not in known and name not in (*peers.OURS, "copy")
         ]
-    kept = [c for c in found if only is None or c.name in only or c.name in (*peers.OURS, "copy")]
+    kept = [c for c in found if only is None or c.name in only or c.name in (*peers.ALWAYS, "copy")]
     return sorted(kept, key=lambda contender: list(peers.PEERS).index(contender.name))

@@ -185,32 +185,49 @@ def prepare_warprnnt_numba(problem: Problem) -> Stepper:
     return _autograd_step(problem, lambda *operands: rnnt_loss(_padded_logits(*operands), *integers, **options).sum())
 
 
+def prepare_pathsum_jax(problem: Problem) -> Stepper:
+    import pathsum.jax
+
+    function = getattr(pathsum.jax, problem.op)
+    options: dict[str, Any] = {
+        "blank": problem.blank,
+        "reduction": "sum",
+        "fused_log_softmax": problem.kind == "logits",
+    }
+    integers = [array.astype(np.int32) for array in problem.integers]
+    return _compiled_step(problem, lambda scores, *integers: function(scores, *integers, **options), *integers)
+
+
 def prepare_optax(problem: Problem) -> Stepper:
-    import jax  # pyright: ignore[reportMissingImports]
     import optax  # pyright: ignore[reportMissingImports]
 
-    cpu = jax.devices("cpu")[0]
     frames, num_labels = problem.scores.shape[0], problem.targets.shape[1]
     logit_paddings = np.arange(frames) >= problem.input_lengths[:, None]
     label_paddings = np.arange(num_labels) >= problem.target_lengths[:, None]
     arguments = (logit_paddings.astype(np.float32), problem.targets.astype(np.int32), label_paddings.astype(np.float32))
-    logits, *rest = jax.device_put((np.ascontiguousarray(problem.scores.swapaxes(0, 1)), *arguments), cpu)
+    return _compiled_step(problem, lambda *all: optax.ctc_loss(*all, blank_id=problem.blank).sum(), *arguments)
 
-    def loss_of(logits: Any, *rest: Any) -> Any:
-        return optax.ctc_loss(logits, *rest, blank_id=problem.blank).sum()
 
-    forward = jax.jit(loss_of).lower(logits, *rest).compile()
-    both = jax.jit(jax.value_and_grad(loss_of)).lower(logits, *rest).compile()
+def _compiled_step(problem: Problem, loss_of: Callable[..., Any], *arguments: np.ndarray) -> Stepper:
+    """A step of JAX's for a function of the scores, samples first, and of further arguments."""
+    import jax  # pyright: ignore[reportMissingImports]
+
+    time_first = problem.op in ("ctc_loss", "simple_ctc_loss")
+    scores = np.ascontiguousarray(problem.scores.swapaxes(0, 1)) if time_first else problem.scores
+    given = jax.device_put((scores, *arguments), jax.devices("cpu")[0])
+    forward = jax.jit(loss_of).lower(*given).compile()
+    both = jax.jit(jax.value_and_grad(loss_of)).lower(*given).compile()
 
     # Forward and backward are one compiled function: backward alone cannot be timed.
     def step() -> Step:
         start = perf_counter()
-        jax.block_until_ready(forward(logits, *rest))
+        jax.block_until_ready(forward(*given))
         middle = perf_counter()
-        loss, gradient = jax.block_until_ready(both(logits, *rest))
+        loss, gradient = jax.block_until_ready(both(*given))
         end = perf_counter()
         milliseconds = {"forward": 1e3 * (middle - start), "both": 1e3 * (end - middle)}
-        return Step(milliseconds, float(loss), np.asarray(gradient).swapaxes(0, 1))
+        gradient = np.asarray(gradient)
+        return Step(milliseconds, float(loss), gradient.swapaxes(0, 1) if time_first else gradient)
 
     return step
 
@@ -240,6 +257,7 @@ PEERS = {
     "pathsum": Peer(("pathsum", "torch"), "pathsum", prepare_pathsum, _SCORES | _EITHER_JOINT),
     "pathsum-packed": Peer(("pathsum", "torch"), "pathsum", prepare_pathsum_packed, _EITHER_JOINT),
     "pathsum-padded": Peer(("pathsum", "torch"), "pathsum", prepare_pathsum_padded, _JOINT),
+    "pathsum-jax": Peer(("pathsum", "jax"), "pathsum", prepare_pathsum_jax, _SCORES - {("rnnt_packed_loss", "logits")}),
     "torch": Peer(("torch",), "torch", prepare_torch, _CTC),
     "torchaudio": Peer(("torch", "torchaudio"), "torchaudio", prepare_torchaudio, _RNNT | _JOINT),
     "warprnnt-numba": Peer(("torch", "warprnnt_numba"), "warprnnt-numba", prepare_warprnnt_numba, _RNNT | _JOINT),
@@ -247,8 +265,10 @@ PEERS = {
     "copy": Peer(("torch",), "torch", prepare_copy, _SCORES),
 }
 
-# Our losses, of a joiner fused and of its logits. They take part whatever peers are asked for.
-OURS = ("pathsum", "pathsum-packed", "pathsum-padded")
+# Our losses, of a joiner fused and of its logits, that take part whatever peers are asked for; and those that do as the
+# peers do, installed and asked for. The gate holds all of them to what is promised.
+ALWAYS = ("pathsum", "pathsum-packed", "pathsum-padded")
+OURS = (*ALWAYS, "pathsum-jax")
 
 RECORDED = ("numpy", "numba", "llvmlite", "torch", "torchaudio", "warprnnt-numba", "jax", "jaxlib", "optax")
 

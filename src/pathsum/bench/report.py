@@ -12,12 +12,14 @@ from rich.table import Table as RichTable
 
 from pathsum.bench.cases import GROUPS, TIMED
 from pathsum.bench.gate import GRADIENT_BARS
+from pathsum.bench.peers import OURS
 from pathsum.bench.rows import Row
 
 COLOURS = {
     "pathsum": "#c1442e",
     "pathsum-packed": "#d9826b",
     "pathsum-padded": "#e8b3a3",
+    "pathsum-jax": "#a8324a",
     "torch": "#4c6a92",
     "torchaudio": "#6f8fb5",
     "warprnnt-numba": "#9db4cf",
@@ -56,7 +58,7 @@ def as_markdown(table: Table) -> str:
 
 def misses_bar(row: Row) -> bool:
     """Whether a row of the accuracy group is ours and beyond what is promised."""
-    if row.impl != "pathsum" or row.group != "accuracy":
+    if row.impl not in OURS or row.group != "accuracy":
         return False
     # Written so that NaN misses it.
     return row.max_abs_error is None or not row.max_abs_error <= GRADIENT_BARS[row.op]

@@ -21,7 +21,8 @@ class Row:
     Attributes:
         group, op, kind, shape, lengths, std: The case; shape is (N, T, L, C).
         impl: ``"pathsum"``, a peer's name, or ``"copy"``; ``"pathsum-packed"`` and ``"pathsum-padded"`` for our losses
-            of a joiner's logits, where ``"pathsum"`` is the fused joiner.
+            of a joiner's logits, where ``"pathsum"`` is the fused joiner; ``"pathsum-jax"`` for ``pathsum.jax``, where
+            ``"pathsum"`` is ``pathsum.torch``.
         direction: ``"forward"``, ``"backward"`` or ``"both"``.
         repeats: How often it ran.
         median_ms, p20_ms, p80_ms: Milliseconds, and the quantiles that 20 and 80 % are below.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -50,20 +51,32 @@ def run(
     chosen = [name for name in GROUPS if (name in groups if groups else name not in ON_REQUEST)]
     todo = {group: cases(group, quick, batches, utterances) for group in chosen}
     repeats = repeats or (3 if quick else 15)
-    threads_before = torch.get_num_threads()
-    threads = threads or threads_before
+    threads = threads or torch.get_num_threads()
+    with ExitStack() as stack:
+        stack.enter_context(_limited_to(threads))
+        workers = {python: stack.enter_context(Worker(python, threads)) for python in peer_pythons}
+        contenders = gather(workers, None if only is None else frozenset(only))
+        console.print(
+            f"[bold]pathsum bench[/bold]: {', '.join(chosen)}; {threads} CPU threads; "
+            f"{', '.join(contender.name for contender in contenders)}"
+        )
+        return _measure(todo, repeats, contenders, Run.begin(threads), Path(out), console)
+
+
+@contextmanager
+def _limited_to(threads: int) -> Iterator[None]:
+    """So many threads for the losses of torch and of JAX in this process, and in those that it starts."""
+    torch_before, jax_before = torch.get_num_threads(), os.environ.get("PATHSUM_NUM_THREADS")
+    torch.set_num_threads(threads)
+    os.environ["PATHSUM_NUM_THREADS"] = str(threads)
     try:
-        torch.set_num_threads(threads)
-        with ExitStack() as stack:
-            workers = {python: stack.enter_context(Worker(python, threads)) for python in peer_pythons}
-            contenders = gather(workers, None if only is None else frozenset(only))
-            console.print(
-                f"[bold]pathsum bench[/bold]: {', '.join(chosen)}; {threads} CPU threads; "
-                f"{', '.join(contender.name for contender in contenders)}"
-            )
-            return _measure(todo, repeats, contenders, Run.begin(threads), Path(out), console)
+        yield
     finally:
-        torch.set_num_threads(threads_before)
+        torch.set_num_threads(torch_before)
+        if jax_before is None:
+            del os.environ["PATHSUM_NUM_THREADS"]
+        else:
+            os.environ["PATHSUM_NUM_THREADS"] = jax_before
 
 
 def show(folder: str | Path) -> int:

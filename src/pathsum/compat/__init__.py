@@ -14,6 +14,7 @@ from typing import Any
 PEERS = (
     "k2",
     "nemo",
+    "optax",
     "optimized_transducer",
     "speechbrain",
     "torch_asg",
