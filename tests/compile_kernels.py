@@ -33,9 +33,10 @@ def compiled(kernel, arguments, constants):
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
     names = list(inspect.signature(kernel.fn).parameters)
     values = dict(zip(names, arguments, strict=False)) | constants
-    assert list(values) == names, f"{kernel.__name__}: {set(names) ^ set(values)}"
+    assert values.keys() == set(names), f"{kernel.__name__}: {set(names) ^ set(values)}"
     signature, attributes, fixed = {}, {}, {}
-    for i, (name, value) in enumerate(values.items()):
+    for i, name in enumerate(names):
+        value = values[name]
         annotation = inspect.signature(kernel.fn).parameters[name].annotation
         if isinstance(value, torch.Tensor):
             signature[name] = "*" + TYPES[value.dtype]

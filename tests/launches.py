@@ -15,7 +15,7 @@ from pathsum.testing import chain_inputs, grid_inputs
 
 
 def of(lattice):
-    """(kernel, arguments, constants) of every launch of one forward and backward, for some dtypes and layouts."""
+    """(kernel, arguments, constants) of every launch of the derivatives there are, for some dtypes and layouts."""
     caught = []
 
     def catch(kernel, grid, beside, *arguments, **constants):
@@ -49,6 +49,7 @@ def _grid(module):
         lattice = (scores, lengths, target_lengths, targets, offsets, 0, True, 0.0, -1.0)
         saved = module.grid_forward(*lattice, True)
         module.grid_backward(saved[0], *lattice, *saved, [True])
+        module.grid_hvp(scores, saved[0], *lattice, *saved, [True])
 
 
 def _chain(module):
@@ -68,10 +69,11 @@ def _chain(module):
         scores = torch.empty(size[1], size[0], size[2], dtype=dtype)
         labels = (chain.input_lengths, chain.num_states, chain.stay_labels, chain.step_labels, chain.skips)
         arcs = (chain.stay_transitions, chain.step_transitions)
-        options = (chain.start_state, chain.num_final, chain.shared_labels, pose is not None)
+        options = (chain.start_state, chain.num_final, chain.shared_labels, pose is not None, False)
         lattice = (scores, transitions, *labels, *arcs, *options)
         saved = module.chain_forward(*lattice, True)
         module.chain_backward(saved[0], *lattice, *saved, [True, True])
+        module.chain_hvp(scores, transitions, saved[0], *lattice, *saved, [True, True])
 
 
 def _dense(module):
@@ -80,6 +82,7 @@ def _dense(module):
         (lengths,) = integers([size[1]] * size[0])
         saved = module.dense_forward(scores, transitions, lengths, True)
         module.dense_backward(saved[0], scores, transitions, lengths, *saved, [True, True])
+        module.dense_hvp(scores, transitions, saved[0], scores, transitions, lengths, *saved, [True, True])
 
 
 def _best_path(module):

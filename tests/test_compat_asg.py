@@ -1,4 +1,4 @@
-"""The drop-in for torch_asg: the numbers of the peer's own tests, which are those of wav2letter, and its README."""
+"""The drop-in for torch_asg: the peer's own numbers, its README's example first, and those of its tests."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from pathsum.compat.torch_asg import FAC, FCC, ASGLoss
 from pathsum.testing import assert_close
-from pathsum.torch import asg_loss
+from transducer_example import load
 
 # The peer's test_asg_4: 3 samples of 5 frames and 6 labels, the targets of 5, 3 and 4 labels.
 INPUTS = [
@@ -59,22 +59,20 @@ def test_reductions():
         assert_close(ASGLoss(6, reduction=reduction)(vector(), TARGETS, *LENGTHS), value, relative=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:asg_loss. the target")
-def test_the_readme_runs_and_has_its_options():
-    num_labels, input_batch_len, num_batches, target_batch_len = 7, 6, 2, 5
-    criterion = ASGLoss(num_labels=num_labels, reduction="mean", gpu_no_stream_impl=False, forward_only=False)
-    random = torch.Generator().manual_seed(0)
-    inputs = torch.randn(input_batch_len, num_batches, num_labels, requires_grad=True, generator=random)
-    targets = torch.randint(0, num_labels, (num_batches, target_batch_len), generator=random)
-    input_lengths, target_lengths = torch.tensor([6, 4]), torch.tensor([3, 4])
-    loss = criterion.forward(inputs, targets, input_lengths, target_lengths)
-    loss.backward()
-    expected = asg_loss(inputs, targets, criterion.transition, input_lengths, target_lengths)
-    assert_close(loss, expected.detach(), relative=1e-6)
-    assert not criterion.transition.detach().any()
-    assert criterion.transition.grad.any()
-    assert not inputs.grad[4:, 1].any()  # padding
+# Of the peer itself. The first is the example of its README, the second has samples of less than full length.
+@pytest.mark.parametrize("vector", load("torch_asg"))
+def test_torch_asg_s_own_numbers(vector):
+    inputs, integers = (
+        torch.tensor(vector["logits"], requires_grad=True),
+        ("targets", "input_lengths", "target_lengths"),
+    )
+    criterion = ASGLoss(7, gpu_no_stream_impl=False, forward_only=False, **vector["options"])
     assert [name for name, _ in criterion.named_parameters()] == ["transition"]
+    loss = criterion.forward(inputs, *(torch.tensor(vector[name]) for name in integers))
+    loss.sum().backward()
+    assert_close(loss, vector["losses"], relative=1e-6)
+    assert_close(inputs.grad, vector["gradient"], absolute=1e-6)
+    assert_close(criterion.transition.grad, vector["transition_gradient"], absolute=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"forward_only": True}, {"gpu_no_stream_impl": True}], ids=str)

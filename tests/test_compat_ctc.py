@@ -151,6 +151,16 @@ def test_an_unknown_reduction_is_refused():
         ctc_loss(logits, *integers, reduction="batchmean")
 
 
+@pytest.mark.parametrize(
+    "target_lengths", [torch.tensor([5, 2, 1]), torch.tensor([-1, 2, 1]), torch.tensor([1.0, 2, 1])]
+)
+def test_what_is_refused_is_a_runtime_error_as_in_torch(target_lengths):
+    logits, (targets, input_lengths, _) = case(13)
+    for function in (ctc_loss, theirs):
+        with pytest.raises(RuntimeError):
+            function(logits.log_softmax(2), targets, input_lengths, target_lengths)
+
+
 @pytest.mark.parametrize("impl", ["numba", "reference"])
 def test_implementations_have_the_same_quirk(impl):
     logits, integers = case(13)

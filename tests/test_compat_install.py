@@ -1,8 +1,10 @@
 """``pathsum.compat.install``: peers changed in place, peers that are not there stood in for, and all of it undone."""
 
 import importlib
+import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,3 +98,19 @@ def test_every_peer_has_places_for_what_it_defines(peer):
     for names in module.PLACES.values():
         assert names
         assert all(value.__module__.startswith("pathsum.compat.") for value in names.values())
+
+
+def names_in(page):
+    """(module, name) of every drop-in that a page tells to write."""
+    text = (Path(__file__).parents[1] / page).read_text()
+    for module, names in re.findall(r"from pathsum\.compat\.(\w+) import ([\w, ]+)", text):
+        yield from ((module, name) for name in names.split(", "))
+    yield from re.findall(r"pathsum\.compat\.(\w+)\.(\w+)\(", text)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/compat.md"])
+def test_the_lines_to_write_exist(page):
+    told = [(module, name) for module, name in names_in(page) if module in compat.PEERS]
+    assert len(told) >= 9
+    for module, name in told:
+        assert hasattr(importlib.import_module(f"pathsum.compat.{module}"), name), (module, name)

@@ -151,6 +151,63 @@ def test_a_band_and_hat():
     assert_close(hat, rnnt_loss(logits, symbols, *lengths, blank=0, hat=True, reduction="none"), relative=1e-12)
 
 
+# The first positions of k2 1.24.4's bands, by its own code, for the occupations of this batch.
+BANDS = {
+    "regular": [[0, 1, 2, 3, 3, 3, 3], [0, 0, 1, 1, 1, 1, 1]],
+    "modified": [[0, 0, 1, 2, 2, 3, 3], [0, 0, 1, 1, 1, 1, 1]],
+}
+
+
+@pytest.mark.parametrize("rnnt_type", BANDS)
+def test_bands_are_the_peer_s(rnnt_type):
+    lm, am = torch.zeros(2, 5, 3), torch.zeros(2, 7, 3)
+    lm[:, [0, 2], 0], am[:, [1, 5], 1], am[1, 2:, 2] = 3.0, 4.0, 1.0
+    symbols, boundary = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0]]), torch.tensor([[0, 0, 4, 7], [0, 0, 2, 5]])
+    _, occupations = k2.rnnt_loss_simple(lm, am, symbols, 2, boundary, rnnt_type, return_grad=True)
+    ranges = k2.get_rnnt_prune_ranges(*occupations, boundary, 2)
+    assert ranges[..., 0].tolist() == BANDS[rnnt_type]
+    assert (ranges[..., 1] - ranges[..., 0] == 1).all()
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+def test_the_pruned_recipe(rnnt_type):
+    # As icefall trains: the simple loss, its occupations, bands, the joiner's logits in them, the pruned loss.
+    lm, am, symbols, boundary = batch(9, num_frames=9)
+    options = {"rnnt_type": rnnt_type, "reduction": "none"}
+    _, occupations = k2.rnnt_loss_simple(lm, am, symbols, BLANK, boundary, rnnt_type, return_grad=True)
+    full = k2.rnnt_loss(logits_of(lm, am), symbols, BLANK, boundary, **options)
+    losses = []
+    for width in (2, 3, 4):
+        ranges = k2.get_rnnt_prune_ranges(*occupations, boundary, width)
+        banded = sum(k2.do_rnnt_pruning(am, lm, ranges))
+        losses.append(k2.rnnt_loss_pruned(banded, symbols, ranges, BLANK, boundary, **options))
+        assert (losses[-1] >= full - 1e-9).all()
+    assert losses[0].isfinite().all()
+    assert_close(losses[-1], full, relative=1e-12)  # four positions are all there are
+
+
+def test_a_band_too_narrow_is_widened():
+    _, occupations = k2.rnnt_loss_simple(*batch()[:2], batch()[2], BLANK, return_grad=True)
+    with pytest.warns(UserWarning, match="s_range must be 3 at least; got 2; widened"):
+        ranges = k2.get_rnnt_prune_ranges(*occupations, torch.tensor([[0, 0, 3, 2]] * 3), 2)
+    assert ranges.shape == (3, 6, 3)
+
+
+def test_the_parts_of_a_joint_recursion():
+    lm, am, symbols, boundary = batch(10)
+    px, py = (plane.detach().requires_grad_() for plane in k2.get_rnnt_logprobs(lm, am, symbols, BLANK))
+    total = k2.mutual_information_recursion(px, py, boundary)
+    parts = k2.joint_mutual_information_recursion((0.75 * px, 0.25 * px), (0.25 * py, 0.75 * py), boundary)
+    assert parts.shape == (2, 3)
+    assert_close(parts.sum(0), total.detach(), relative=1e-12)
+    for ours, theirs in zip(*(torch.autograd.grad(x.sum(), (px, py)) for x in (parts, total)), strict=True):
+        assert_close(ours, theirs, absolute=1e-12)
+    # The second part is its scores as they are expected over the walks.
+    _, (labels, blanks) = k2.mutual_information_recursion(px, py, boundary, return_grad=True)
+    expected = (labels * px.nan_to_num(neginf=0)).sum((1, 2)) / 4 + (blanks * py).sum((1, 2)) * 3 / 4
+    assert_close(parts[1], expected, relative=1e-12)
+
+
 def test_an_unknown_reduction_is_refused():
     lm, am, symbols, _ = batch(6)
     with pytest.raises(ValueError, match="reduction must be one of none, mean, sum"):
@@ -178,6 +235,17 @@ def test_ctc_is_torch_s_on_the_standard_topology():
     assert not log_probs.grad[1, :2].any()
     assert not log_probs.grad[1, 7:].any()
     assert_close(log_probs.grad[1].sum(), torch.tensor(-5.0), relative=1e-5)
+
+
+def test_the_numbers_of_its_ctc_tests():
+    # ctc_loss_test.py, test_case4.
+    activations = torch.zeros(3, 3, 5)
+    activations[0] = torch.tensor([[-5.0, -4, -3, -2, -1], [-10, -9, -8, -7, -6], [-15, -14, -13, -12, -11]])
+    activations[1] = torch.arange(1.0, 16).reshape(3, 5)
+    graph = k2.compose(k2.ctc_topo(4), k2.linear_fsa([[2, 3], [3, 3], [1]]))
+    scores = k2.DenseFsaVec(activations.log_softmax(2), segments([0, 0, 3], [1, 0, 3], [2, 0, 1]))
+    losses = k2.ctc_loss(graph, scores, reduction="none")
+    assert_close(losses, [4.938850402832, 7.355742931366, 1.6094379425049], relative=1e-6)
 
 
 def test_the_modified_topology_needs_no_blank_between_equal_labels():

@@ -100,3 +100,13 @@ def test_nemo_graph_w_transducer():
     criterion = nemo.RNNTLoss(4, None, "graph_w_transducer", options)
     assert_close(criterion(logits, targets, frames, lengths), plain, relative=1e-9)
     assert (nemo.GraphWTransducerLoss(4)(logits, targets, frames, lengths) < plain).all()
+
+
+def test_nemo_graph_losses_take_what_the_peer_s_take():
+    logits, targets, frames, lengths = nemo_batch()
+    options = {"use_grid_implementation": False, "double_scores": True, "use_triton": False}
+    criterion = nemo.RNNTLoss(4, None, "graph_rnnt", options)
+    plain = rnnt_loss(logits, targets, frames, lengths, reduction="none")
+    assert_close(criterion(logits, targets, frames, lengths), plain, relative=1e-12)
+    with pytest.raises(ValueError, match="return_graph must be False"):
+        nemo.GraphRnntLoss(4, return_graph=True)

@@ -1,4 +1,4 @@
-"""The drop-in for SpeechBrain: its docstring's example, its test's number, and its gradient."""
+"""The drop-in for SpeechBrain: the peer's own numbers, its docstring's example first, and its odd gradient."""
 
 import pytest
 import torch
@@ -6,21 +6,21 @@ import torch
 from pathsum.compat import speechbrain
 from pathsum.testing import assert_close, grid_inputs
 from pathsum.torch import rnnt_loss
-from transducer_example import GRADIENT, INTEGERS, example
+from transducer_example import GRADIENT, INTEGERS, example, integers_of, load
 
 
-def test_speechbrain_docstring():
-    # The example of TransducerLoss, without its .cuda().
-    loss = speechbrain.TransducerLoss(blank=0)
-    logits = torch.randn((1, 2, 3, 5)).requires_grad_()
-    labels, act_length, label_length = torch.Tensor([[1, 2]]).int(), torch.Tensor([2]).int(), torch.Tensor([2]).int()
-    out = loss(logits, labels, act_length, label_length)
-    out.backward()
-    assert_close(out, rnnt_loss(logits, labels, act_length, label_length, blank=0) / 2, relative=1e-6)
-    assert logits.grad.isfinite().all()
+# Of SpeechBrain 1.1.2's own kernels. The first is the example of TransducerLoss's docstring, the last has the blank
+# among its labels.
+@pytest.mark.parametrize("vector", load("speechbrain"))
+def test_speechbrain_s_own_numbers(vector):
+    logits = torch.tensor(vector["logits"], requires_grad=True)
+    loss = speechbrain.TransducerLoss(vector["blank"], vector["options"]["reduction"])(logits, *integers_of(vector))
+    loss.sum().backward()
+    assert_close(loss, vector["losses"], relative=1e-6)
+    assert_close(logits.grad, vector["gradient"], absolute=3e-6)
 
 
-def test_speechbrain_s_own_number_and_its_gradient():
+def test_the_number_of_its_tests_and_its_gradient():
     # Its test_transducer_loss: 2.2478. The gradient is that of the loss not divided by the frames.
     acts = example()
     loss = speechbrain.TransducerLoss(blank=0)(acts, *INTEGERS)

@@ -95,7 +95,7 @@ def modules_with_examples():
         yield from (f"{package}.{found.name}" for found in pkgutil.iter_modules(module.__path__) if not found.ispkg)
     yield from ("pathsum.dispatch", "pathsum.reductions", "pathsum.lattice", "pathsum.replabels")
     yield from ("pathsum.compat", "pathsum.compat.conventions", "pathsum.compat.warprnnt_numba.rnnt_numpy")
-    yield from ("pathsum.compat.k2.ctc", "pathsum.compat.k2.transducer")
+    yield from ("pathsum.compat.k2.ctc", "pathsum.compat.k2.pruning", "pathsum.compat.k2.transducer")
     yield from (f"pathsum.compat.{peer}" for peer in PEERS)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pathsum.compat import torch_functional
-from pathsum.errors import GradientConsumedError, ImplementationError, NotDifferentiableError
+from pathsum.errors import GradientConsumedError, ImplementationError
 from pathsum.testing import (
     assert_close,
     assert_rows_sum_to_zero,
@@ -244,14 +244,6 @@ def test_a_chain_without_a_gradient_has_the_same_loss():
     options = {"fused_log_softmax": True, "impl": "triton"}
     expected = solve(CHAIN["ctc"], scores, *inputs[1:], **options).loss
     assert_same_bits(CHAIN["ctc"](scores, *inputs[1:], **options, reduction="none"), expected)
-
-
-def test_what_has_first_derivatives_only_says_so():
-    inputs = grid_inputs(1, 2, 1, 3)
-    scores = tensor(inputs.logits, torch.float32).requires_grad_()
-    loss = rnnt_loss(scores, *inputs[1:], impl="triton")
-    with pytest.raises(NotDifferentiableError, match="impl='triton' has first derivatives only"):
-        torch.autograd.grad(loss, scores, create_graph=True)
 
 
 def test_the_gradient_of_torchs_ctc():

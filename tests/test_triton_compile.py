@@ -21,8 +21,20 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.parametrize("lattice, kernels", [
-    ("grid", {"score_rows", "solve", "find_posteriors", "write_gradient"}),
-    ("chain", {"score_rows", "solve", "find_posteriors", "write_gradient", "count_arcs", "add_counts"}),
+    (
+        "grid",
+        {
+            "score_rows", "solve", "find_posteriors", "write_gradient", "gather_tangents", "move_posteriors",
+            "write_product",
+        },
+    ),
+    (
+        "chain",
+        {
+            "score_rows", "solve", "find_posteriors", "write_gradient", "count_arcs", "add_counts", "gather_tangents",
+            "tell_arcs_apart", "move_posteriors", "write_product",
+        },
+    ),
     ("best_path", {"chain", "dense", "grid", "score_rows"}),
     (
         "joint",
@@ -31,7 +43,13 @@ def cache(tmp_path_factory):
             "add_operand_gradients", "solve", "find_posteriors",
         },
     ),
-    ("dense", {"solve", "combine", "write_gradient", "add_transition_gradient"}),
+    (
+        "dense",
+        {
+            "solve", "combine", "write_gradient", "add_transition_gradient", "move_posteriors",
+            "add_transition_product",
+        },
+    ),
 ])  # fmt: skip
 def test_kernels_compile_for_every_target(lattice, kernels, cache):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -44,5 +62,5 @@ def test_kernels_compile_for_every_target(lattice, kernels, cache):
     compiled = [json.loads(line) for line in done.stdout.splitlines()]
     assert {(name, target) for name, target, *_ in compiled} == {(name, t) for name in kernels for t in SHARED}
     for name, target, spilled, shared, _ in compiled:
-        assert spilled <= 32, f"{name} on {target} spills {spilled} bytes a thread"
+        assert spilled <= 64, f"{name} on {target} spills {spilled} bytes a thread"
         assert shared <= SHARED[target], f"{name} on {target} asks for {shared} bytes of shared memory"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pathsum.errors import ImplementationError
+from pathsum.errors import ImplementationError, NotDifferentiableError
 from pathsum.testing import assert_close, assert_same_bits, grid_inputs
 from pathsum.torch import rnnt_joint_loss
 from triton_targets import interpreted  # noqa: F401
@@ -116,3 +116,11 @@ def test_what_the_kernels_do_not_do_they_say():
         solve(operands, integers, "triton", dtype=torch.float64)
     with pytest.raises(ImplementationError, match="no kernels for it"):
         solve(operands, integers, "triton", rnnt_type="modified")
+
+
+def test_what_has_first_derivatives_only_says_so():
+    operands, integers = case(1, 2, 1, 3, 2)
+    leaves = [operand.requires_grad_() for operand in operands]
+    loss = rnnt_joint_loss(*leaves, *integers, impl="triton")
+    with pytest.raises(NotDifferentiableError, match="impl='triton' has first derivatives only"):
+        torch.autograd.grad(loss, leaves, create_graph=True)

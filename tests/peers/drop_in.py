@@ -26,8 +26,35 @@ def answer_for_missing_extensions():
         sys.modules.setdefault(module.__name__, module)
 
 
+def answer_for_older_test_support():
+    """torch's tests, up to those of 2.6, import names that torch 2.11 has moved."""
+    from torch.testing._internal import common_cuda, common_mkldnn, common_nn
+
+    common_nn.new_module_tests = common_nn.get_new_module_tests()
+    common_cuda.tf32_is_not_fp32 = common_mkldnn.tf32_is_not_fp32
+    common_mkldnn.bf32_on_and_off = common_cuda.tf32_on_and_off
+
+
+def answer_for_nemo():
+    """NeMo's tests of its graph losses import k2, and other parts of NeMo, for what these drop-ins do not have."""
+    support = {
+        "k2": {"with_cuda": False},
+        "nemo.collections.asr.models": {"ASRModel": None},
+        "nemo.collections.asr.parts.k2.rnnt_logprobs": {"rnnt_logprobs_torch": None},
+        "nemo.core.utils.k2_guard": {"k2": None},
+        "nemo.core.utils.optional_libs": {"K2_AVAILABLE": True, "TRITON_AVAILABLE": False},
+    }
+    for name, values in support.items():
+        module = sys.modules.setdefault(name, types.ModuleType(name))
+        vars(module).update(values)
+
+
 if PEER == "torchaudio":
     answer_for_missing_extensions()
+if PEER == "nemo":
+    answer_for_nemo()
+if PEER == "torch_functional":
+    answer_for_older_test_support()
 
 # torch_asg parametrises its tests by [False, True], without or with CUDA, only where there is a GPU. It is told that
 # there is one, and what would use it is left out.

@@ -49,6 +49,16 @@ def scripts(peer, checkout, folder, names, beside=()):
 AUDIO = "torchaudio_unittest/functional"
 SUITES = [
     Suite(
+        "torch_functional",
+        "pytorch",
+        ("test/test_nn.py", "test/test_modules.py", "test/test_ops.py", "test/test_ops_gradients.py"),
+        ("test_nn.py", "test_modules.py", "test_ops.py", "test_ops_gradients.py", "-k", "CTCLoss or ctc_loss"),
+        without=(
+            ("TestCompositeCompliance", "rules for what torch is made of: no look at values, no memory of its own"),
+            ("test_dtypes", "wants half precision refused, which is accepted here"),
+        ),
+    ),
+    Suite(
         "torchaudio",
         "audio",
         ("test/torchaudio_unittest",),
@@ -71,14 +81,21 @@ SUITES = [
     *scripts("warp_transducer", "warp-transducer", "pytorch_binding/test", ("test.py",), ("transducer_np.py",)),
     Suite("nemo", "NeMo", ("tests/collections/asr/numba/rnnt_loss/test_rnnt_pytorch.py",), ("test_rnnt_pytorch.py",)),
     Suite(
+        "nemo",
+        "NeMo",
+        tuple(
+            f"tests/collections/asr/{name}.py"
+            for name in ("conftest", "k2/test_graph_transducer", "k2/test_w_transducer")
+        ),
+        ("test_graph_transducer.py", "test_w_transducer.py", "-k", "TestGraphRnnt or TestGraphWTransducerLoss"),
+        without=(("schema", "looks at the peer's graphs"), ("grid_compose_equivalent", "looks at the peer's graphs")),
+    ),
+    Suite(
         "k2",
         "k2",
         tuple(f"k2/python/tests/{name}_test.py" for name in ("rnnt_loss", "mutual_information", "ctc_loss")),
         ("rnnt_loss_test.py", "mutual_information_test.py", "ctc_loss_test.py"),
-        without=(
-            ("prune", "starts from get_rnnt_prune_ranges, which stays the peer's"),
-            ("test_mutual_information_basic", "calls joint_mutual_information_recursion, which stays the peer's"),
-        ),
+        without=(("test_prune_ranges", "calls get_rnnt_prune_ranges_deprecated"),),
     ),
     Suite(
         "speechbrain",
@@ -129,7 +146,7 @@ def run(suite, checkouts, verbose):
         print(output)
     if suite.script:
         return {"passed" if done.returncode == 0 else "failed": 1}
-    summary = output.strip().splitlines()[-1]
+    summary = done.stdout.strip().splitlines()[-1]
     return {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|deselected|error)", summary)}
 
 

@@ -1,11 +1,11 @@
 """Train a few steps with a peer's client, as it is and with ``pathsum.compat`` installed: ``train_clients.py CLIENT``.
 
 CLIENT is ``huggingface`` (``Wav2Vec2ForCTC`` of a small random configuration; needs transformers) or ``speechbrain``
-(its transducer loss behind its joiner; needs speechbrain and torchaudio). Nothing is downloaded. SpeechBrain's own loss
-needs CUDA: on the CPU the same model is trained by torchaudio's, its value and gradient made SpeechBrain's by hand.
+(``Brain.fit_batch`` with its joiner and its transducer loss; needs speechbrain and numba). Nothing is downloaded.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -71,34 +71,44 @@ def huggingface():
 
 
 def speechbrain():
+    # Its loss is made of CUDA kernels; numba's simulator runs them on the CPU.
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+    from speechbrain.core import Brain
     from speechbrain.nnet.losses import transducer_loss
     from speechbrain.nnet.transducer.transducer_joint import Transducer_joint
-    from torchaudio.functional import rnnt_loss
 
-    def losses(objective):
+    class Recogniser(Brain):
+        def compute_forward(self, batch, stage):
+            encoded = self.modules.encoder(batch["features"])[0].unsqueeze(2)
+            predicted = self.modules.predictor(torch.nn.functional.pad(batch["labels"], (1, 0))).unsqueeze(1)
+            return self.modules.output(self.modules.joint(encoded, predicted))
+
+        def compute_objectives(self, logits, batch, stage):
+            return transducer_loss(logits, batch["labels"], batch["frames"], batch["lengths"], blank_index=0)
+
+    def losses():
         torch.manual_seed(0)
-        encoder, predictor = torch.nn.GRU(8, 16, batch_first=True), torch.nn.Embedding(12, 16)
-        joint, output = Transducer_joint(joint="sum", nonlinearity=torch.nn.LeakyReLU), torch.nn.Linear(16, 12)
-        features, labels = torch.randn(3, 20, 8), torch.randint(1, 12, (3, 6))
-        frames, lengths = torch.tensor([1.0, 0.75, 0.5]), torch.tensor([1.0, 0.5, 0.5])
+        modules = {
+            "encoder": torch.nn.GRU(8, 16, batch_first=True),
+            "predictor": torch.nn.Embedding(12, 16),
+            "joint": Transducer_joint(joint="sum", nonlinearity=torch.nn.LeakyReLU),
+            "output": torch.nn.Linear(16, 12),
+        }
+        batch = {
+            "features": torch.randn(3, 20, 8),
+            "labels": torch.randint(1, 12, (3, 6)),
+            "frames": torch.tensor([1.0, 0.75, 0.5]),
+            "lengths": torch.tensor([1.0, 0.5, 0.5]),
+        }
+        brain = Recogniser(modules, lambda parameters: torch.optim.SGD(parameters, lr=0.01), run_opts={"device": "cpu"})
+        brain.on_fit_start()
+        brain.modules.train()
+        return [brain.fit_batch(batch).item() for _ in range(STEPS)]
 
-        def step():
-            encoded = encoder(features)[0].unsqueeze(2)
-            predicted = predictor(torch.nn.functional.pad(labels, (1, 0))).unsqueeze(1)
-            return objective(output(joint(encoded, predicted)), labels, frames, lengths)
-
-        parameters = [*encoder.parameters(), *predictor.parameters(), *output.parameters()]
-        return train(parameters, step)
-
-    def by_hand(logits, labels, frames, lengths):
-        frames, lengths = (frames * logits.shape[1]).round().int(), (lengths * labels.shape[1]).round().int()
-        each = rnnt_loss(logits, labels.int(), frames, lengths, blank=0, reduction="none")
-        return each.sum() - each.sum().detach() + (each / frames).mean().detach()
-
-    own = losses(by_hand)
+    own = losses()
     with install("speechbrain") as installation:
         print(installation)
-        ours = losses(lambda *arguments: transducer_loss(*arguments, blank_index=0))
+        ours = losses()
     return own, ours
 
 

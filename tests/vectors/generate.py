@@ -6,6 +6,7 @@ Nothing of this library is imported.
 """
 
 import json
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -233,6 +234,65 @@ def optimized_transducer():
     return "optimized_transducer.transducer_loss (CPU)", version("optimized-transducer"), vectors
 
 
+def speechbrain():
+    """Its own CUDA kernels in numba's simulator, for they run nowhere else: its docstring's example, and others."""
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+    import torch
+    from speechbrain.integrations.numba.transducer_loss import Transducer
+
+    torch.random.manual_seed(0)
+    docstring = {
+        "logits": torch.randn((1, 2, 3, 5)).numpy().round(DECIMALS),
+        "targets": np.array([[1, 2]]),
+        "logit_lengths": np.array([2]),
+        "target_lengths": np.array([2]),
+    }
+    (ragged, last), (peaky, first), _ = GRID_CASES
+    blanks_among = ragged | {"targets": np.array([[last, 2, last], [1, 1, 2], [last, 0, 0]])}
+    vectors = []
+    for case, blank, reduction in [
+        (docstring, 0, "mean"),
+        *((ragged, last, reduction) for reduction in ("none", "sum", "mean")),
+        (peaky, first, "mean"),
+        (blanks_among, last, "mean"),
+    ]:
+        logits = torch.from_numpy(case["logits"]).requires_grad_()
+        loss = Transducer.apply(logits.log_softmax(-1), *integers(torch, case), blank, reduction)
+        loss.sum().backward()
+        vectors.append(vector(case, blank, {"reduction": reduction}, loss.detach().numpy(), logits.grad.numpy()))
+    return "speechbrain Transducer (numba's CUDA simulator)", version("speechbrain"), vectors
+
+
+def torch_asg():
+    """Its README's example, and one whose samples differ in length.
+
+    It compiles with torch 2.11 once ``sum({0, 1})`` in fully_connected_lattice.cpp is told its argument's type.
+    """
+    import torch
+    from torch_asg import ASGLoss
+
+    vectors = []
+    for seed, lengths in ((0, ([6, 6], [5, 5])), (1, ([6, 4], [3, 2]))):
+        torch.random.manual_seed(seed)
+        num_labels, input_batch_len, num_batches, target_batch_len = 7, 6, 2, 5
+        case = {
+            "logits": torch.randn(input_batch_len, num_batches, num_labels).numpy().round(DECIMALS),
+            "targets": torch.randint(0, num_labels, (num_batches, target_batch_len)).numpy(),
+        }
+        case["input_lengths"], case["target_lengths"] = (np.array(length) for length in lengths)
+        for reduction in ("mean", "sum", "none"):
+            criterion = ASGLoss(
+                num_labels=num_labels, reduction=reduction, gpu_no_stream_impl=False, forward_only=False
+            )
+            inputs = torch.from_numpy(case["logits"]).requires_grad_()
+            names = ("targets", "input_lengths", "target_lengths")
+            loss = criterion.forward(inputs, *(torch.from_numpy(case[name]) for name in names))
+            loss.sum().backward()
+            answer = vector(case, None, {"reduction": reduction}, loss.detach().numpy(), inputs.grad.numpy())
+            vectors.append(answer | {"transition_gradient": criterion.transition.grad.numpy().round(9).tolist()})
+    return "torch_asg.ASGLoss (CPU)", "4d081ae", vectors
+
+
 def optax():
     import jax
     import jax.numpy as jnp
@@ -279,6 +339,8 @@ PEERS = {
         tf_seq2seq_losses_hessian,
         optimized_transducer,
         optax,
+        speechbrain,
+        torch_asg,
     )
 }
 

@@ -21,6 +21,7 @@ from pathsum.compat import warp_transducer
 from pathsum.compat.conventions import Integers, as_one, report, transducer_losses
 from pathsum.compat.warprnnt_numba import RNNTLossNumba, numba_utils
 from pathsum.compat.warprnnt_numba.rnnt_numpy import RNNTLoss as RNNTLossNumpy
+from pathsum.errors import InvalidValueError
 from pathsum.torch import multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
 
 REDUCTIONS = (None, "mean", "sum", "mean_batch", "mean_volume")
@@ -189,10 +190,29 @@ class TDTLossPytorch(TDTLossNumba):
 
 
 class GraphRnntLoss(nn.Module):
-    """``GraphRnntLoss``: losses (N,). How the peer builds and returns its graphs has no counterpart here."""
+    """``GraphRnntLoss``: losses (N,). How the peer would build its graph is ignored; it cannot be returned.
 
-    def __init__(self, blank: int) -> None:
+    Example:
+        >>> import torch
+        >>> from pathsum.compat.nemo import GraphRnntLoss
+        >>> integers = torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1])
+        >>> [round(x, 4) for x in GraphRnntLoss(blank=0)(torch.zeros(1, 2, 2, 2), *integers).tolist()]
+        [1.3863]
+    """
+
+    def __init__(
+        self,
+        blank: int,
+        use_grid_implementation: bool = True,
+        connect_composed: bool = False,
+        double_scores: bool = False,
+        cast_to_float32: bool = False,
+        return_graph: bool = False,
+        use_triton: bool = True,
+    ) -> None:
         super().__init__()
+        if return_graph:
+            raise InvalidValueError("GraphRnntLoss", "return_graph", "be False: there is no graph", return_graph)
         self.blank = blank
         self.reduction: str | None = None
 
@@ -200,13 +220,33 @@ class GraphRnntLoss(nn.Module):
         return transducer_losses(acts, labels, act_lens, label_lens, self.blank)
 
 
-class GraphWTransducerLoss(GraphRnntLoss):
-    """``GraphWTransducerLoss``: losses (N,) of ``pathsum.torch.wildcard_rnnt_loss``."""
+class GraphWTransducerLoss(nn.Module):
+    """``GraphWTransducerLoss``: losses (N,) of ``pathsum.torch.wildcard_rnnt_loss``.
 
-    def __init__(self, blank: int, eps_weight: float = 0.0, last_blank_mode: str = "force_final") -> None:
-        super().__init__(blank)
+    Example:
+        >>> import torch
+        >>> from pathsum.compat.nemo import GraphWTransducerLoss
+        >>> integers = torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1])
+        >>> loss = GraphWTransducerLoss(blank=0)(torch.zeros(1, 2, 2, 2), *integers)
+        >>> [round(x, 4) for x in loss.neg().exp().tolist()]  # 1/4, and 1/4 for each frame skipped
+        [0.75]
+    """
+
+    def __init__(
+        self,
+        blank: int,
+        eps_weight: float = 0.0,
+        last_blank_mode: str = "force_final",
+        use_grid_implementation: bool = True,
+        connect_composed: bool = False,
+        double_scores: bool = False,
+        cast_to_float32: bool = False,
+    ) -> None:
+        super().__init__()
+        self.blank = blank
         self.eps_weight = eps_weight
         self.final = {"force_final": "blank", "allow_ignore": "any"}[last_blank_mode]
+        self.reduction: str | None = None
 
     def forward(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
         options: dict[str, Any] = {"skip_score": self.eps_weight, "final": self.final, "reduction": "none"}
@@ -215,6 +255,7 @@ class GraphWTransducerLoss(GraphRnntLoss):
 
 # Each loss by its names, and the keywords that it takes.
 _NUMBA = ("fastemit_lambda", "clamp")
+_GRAPH = ("use_grid_implementation", "connect_composed", "double_scores", "cast_to_float32")
 _LOSSES: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     "default": (RNNTLossNumba, _NUMBA),
     "warprnnt_numba": (RNNTLossNumba, _NUMBA),
@@ -224,8 +265,8 @@ _LOSSES: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     "multiblank_rnnt_pytorch": (MultiblankRNNTLossPytorch, ("big_blank_durations", "sigma")),
     "tdt": (TDTLossNumba, (*_NUMBA, "durations", "sigma", "omega")),
     "tdt_pytorch": (TDTLossPytorch, ("durations", "sigma")),
-    "graph_rnnt": (GraphRnntLoss, ()),
-    "graph_w_transducer": (GraphWTransducerLoss, ("eps_weight", "last_blank_mode")),
+    "graph_rnnt": (GraphRnntLoss, (*_GRAPH, "return_graph", "use_triton")),
+    "graph_w_transducer": (GraphWTransducerLoss, (*_GRAPH, "eps_weight", "last_blank_mode")),
 }
 
 
@@ -299,6 +340,8 @@ PLACES = {
         "TDTLossPytorch": TDTLossPytorch,
     },
     f"{_ASR}.parts.numba.rnnt_loss.rnnt_pytorch": _KERNELS,
+    f"{_ASR}.parts.k2.graph_transducer": {"GraphRnntLoss": GraphRnntLoss},
+    f"{_ASR}.parts.k2.w_transducer": {"GraphWTransducerLoss": GraphWTransducerLoss},
 }
 HELPERS = {
     f"{_ASR}.parts.numba.rnnt_loss.rnnt_numpy": {"RNNTLoss": RNNTLossNumpy},

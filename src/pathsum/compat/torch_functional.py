@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pathsum.compat.conventions import Integers, blanks_among, blanks_apart, reduced, report
+from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.problems.ctc import pose_ctc
 from pathsum.torch.ctc import pose_chain
 
@@ -47,7 +48,8 @@ def ctc_loss(
         The reduced loss.
 
     Raises:
-        InvalidValueError: As in ``pathsum.torch.ctc_loss``.
+        RuntimeError: Lengths, labels, a dtype that ``pathsum.torch.ctc_loss`` refuses too.
+        InvalidValueError: Another reduction, a ``ValueError`` as in the peer.
 
     Notes:
         The gradient by ``log_probs[t, n, c]`` is ``exp(log_probs[t, n, c])`` minus the posterior of class c, 0 in
@@ -66,10 +68,13 @@ def ctc_loss(
     apart = bool(is_blank.any())
     if apart:
         scores, labels = blanks_apart(log_probs, targets, is_blank, blank)
-    posed = pose_chain(
-        "ctc_loss", pose_ctc, scores, labels, input_lengths, target_lengths, blank, "none", False, impl,
-        triton=True, check="async",
-    )  # fmt: skip
+    try:
+        posed = pose_chain(
+            "ctc_loss", pose_ctc, scores, labels, input_lengths, target_lengths, blank, "none", False, impl,
+            triton=True, check="async",
+        )  # fmt: skip
+    except (InvalidTypeError, InvalidValueError) as error:
+        raise RuntimeError(str(error)) from error
     # The kernels know the columns of their scores, one too many where the blank's has a copy; the reference knows none.
     by_logits = not (corrected or apart or posed.impl == "reference")
     losses = posed.reduce(posed.solve(posed.scores, logits=False, by_logits=by_logits), "none")

@@ -1,4 +1,4 @@
-"""k2's losses: the transducer's (``k2.transducer``) and CTC on its two topologies (``k2.ctc``)."""
+"""k2's losses: the transducer's (``transducer``), pruned (``pruning``), and CTC on its two topologies (``ctc``)."""
 
 from pathsum.compat.k2.ctc import CtcLoss as CtcLoss
 from pathsum.compat.k2.ctc import DenseFsaVec as DenseFsaVec
@@ -7,12 +7,15 @@ from pathsum.compat.k2.ctc import ctc_graph as ctc_graph
 from pathsum.compat.k2.ctc import ctc_loss as ctc_loss
 from pathsum.compat.k2.ctc import ctc_topo as ctc_topo
 from pathsum.compat.k2.ctc import linear_fsa as linear_fsa
+from pathsum.compat.k2.pruning import do_rnnt_pruning as do_rnnt_pruning
+from pathsum.compat.k2.pruning import get_rnnt_prune_ranges as get_rnnt_prune_ranges
+from pathsum.compat.k2.pruning import rnnt_loss_pruned as rnnt_loss_pruned
 from pathsum.compat.k2.transducer import get_rnnt_logprobs as get_rnnt_logprobs
 from pathsum.compat.k2.transducer import get_rnnt_logprobs_joint as get_rnnt_logprobs_joint
 from pathsum.compat.k2.transducer import get_rnnt_logprobs_smoothed as get_rnnt_logprobs_smoothed
+from pathsum.compat.k2.transducer import joint_mutual_information_recursion as joint_mutual_information_recursion
 from pathsum.compat.k2.transducer import mutual_information_recursion as mutual_information_recursion
 from pathsum.compat.k2.transducer import rnnt_loss as rnnt_loss
-from pathsum.compat.k2.transducer import rnnt_loss_pruned as rnnt_loss_pruned
 from pathsum.compat.k2.transducer import rnnt_loss_simple as rnnt_loss_simple
 from pathsum.compat.k2.transducer import rnnt_loss_smoothed as rnnt_loss_smoothed
 
@@ -25,7 +28,10 @@ PLACES = {
         "get_rnnt_logprobs": get_rnnt_logprobs,
         "get_rnnt_logprobs_joint": get_rnnt_logprobs_joint,
         "get_rnnt_logprobs_smoothed": get_rnnt_logprobs_smoothed,
+        "get_rnnt_prune_ranges": get_rnnt_prune_ranges,
+        "do_rnnt_pruning": do_rnnt_pruning,
         "mutual_information_recursion": mutual_information_recursion,
+        "joint_mutual_information_recursion": joint_mutual_information_recursion,
     }
 }
 # Where k2 is, its graphs are acceptors that more than the loss reads.

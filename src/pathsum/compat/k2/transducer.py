@@ -1,13 +1,14 @@
-"""k2's transducer losses: ``rnnt_loss``, ``rnnt_loss_simple``, ``_smoothed``, ``_pruned``, and what makes them.
+"""k2's ``rnnt_loss``, ``rnnt_loss_simple`` and ``rnnt_loss_smoothed``, and the planes and recursion they are made of.
 
 The peer's quirks that are kept: symbols come with S of them and int64 boundaries ``[0, 0, S_n, T_n]``; a
 ``delay_penalty`` that is not above 0 is none; the smoothed loss takes its unigram from the whole batch, padding
 included. Not kept: second derivatives, which the peer drops in silence, are there; where S exceeds T the modified types
-have the loss infinity instead of an assertion. ``get_rnnt_prune_ranges`` stays the peer's own.
+have the loss infinity instead of an assertion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def rnnt_loss(
     """
     if boundary is not None and boundary[:, :2].any():
         planes = get_rnnt_logprobs_joint(logits, symbols, termination_symbol, rnnt_type, boundary)
-        return _reduced(planes, boundary, delay_penalty, reduction)
+        return reduced_planes(planes, boundary, delay_penalty, reduction)
     _, _, symbol_counts, frame_counts = _boundary(boundary, logits.shape[2] - 1, logits.shape[1], symbols).unbind(1)
     losses = transducer_losses(
         logits,
@@ -103,7 +104,7 @@ def rnnt_loss_simple(
         1.3863
     """
     planes = get_rnnt_logprobs(lm, am, symbols, termination_symbol, rnnt_type, boundary)
-    return _reduced(planes, boundary, delay_penalty, reduction, return_grad)
+    return reduced_planes(planes, boundary, delay_penalty, reduction, return_grad)
 
 
 def rnnt_loss_smoothed(
@@ -146,50 +147,7 @@ def rnnt_loss_smoothed(
     """
     scales = lm_only_scale, am_only_scale
     planes = get_rnnt_logprobs_smoothed(lm, am, symbols, termination_symbol, *scales, boundary, rnnt_type)
-    return _reduced(planes, boundary, delay_penalty, reduction, return_grad)
-
-
-def rnnt_loss_pruned(
-    logits: Tensor,
-    symbols: Tensor,
-    ranges: Tensor,
-    termination_symbol: int,
-    boundary: Tensor | None = None,
-    rnnt_type: str = "regular",
-    delay_penalty: float = 0.0,
-    reduction: str = "mean",
-    use_hat_loss: bool = False,
-) -> Tensor:
-    """``k2.rnnt_loss_pruned``: the loss over the walks in a band of positions, all else impossible.
-
-    Args:
-        logits: Joiner output (B, T, R, C) at the positions of ``ranges``.
-        symbols: As in ``rnnt_loss``; so is all that is not below.
-        ranges: (B, T, R) positions among the S+1, those of a frame in a row.
-        termination_symbol: See there.
-        boundary: See there.
-        rnnt_type: See there.
-        delay_penalty: See there.
-        reduction: See there.
-        use_hat_loss: The blank has the probability ``sigmoid(logit)``, the others share the rest.
-
-    Returns:
-        The reduced loss.
-
-    Example:
-        >>> import torch
-        >>> from pathsum.compat.k2 import rnnt_loss_pruned
-        >>> everything = torch.tensor([[[0, 1], [0, 1]]])
-        >>> round(rnnt_loss_pruned(torch.zeros(1, 2, 2, 2), torch.tensor([[0]]), everything, 1).item(), 4)
-        1.3863
-    """
-    log_probs = _hat(logits, termination_symbol) if use_hat_loss else logits.log_softmax(-1)
-    padded = torch.nn.functional.pad(symbols, (0, 1), value=termination_symbol)
-    labels = padded[:, None].expand(-1, logits.shape[1], -1).gather(2, ranges)
-    banded = log_probs.gather(3, labels[..., None])[..., 0], log_probs[..., termination_symbol]
-    impossible = logits.new_full((*logits.shape[:2], padded.shape[1]), -torch.inf)
-    px, py = (impossible.scatter(2, ranges, plane).transpose(1, 2) for plane in banded)
-    return _reduced(_typed(px[:, :-1], py, rnnt_type, boundary), boundary, delay_penalty, reduction)
+    return reduced_planes(planes, boundary, delay_penalty, reduction, return_grad)
 
 
 def get_rnnt_logprobs(
@@ -238,7 +196,7 @@ def get_rnnt_logprobs_smoothed(
     px = mixed(label_am, label_lm, log_unigram[symbols][..., None], slice(None, -1))
     blank = termination_symbol
     py = mixed(am[:, None, :, blank], lm[:, :, blank, None], log_unigram[blank], slice(None))
-    return _typed(px, py, rnnt_type, boundary)
+    return typed_planes(px, py, rnnt_type, boundary)
 
 
 def get_rnnt_logprobs_joint(
@@ -252,7 +210,7 @@ def get_rnnt_logprobs_joint(
     log_probs = logits.log_softmax(-1)
     labels = symbols[:, None, :, None].expand(-1, logits.shape[1], -1, -1)
     px = log_probs[:, :, :-1].gather(3, labels)[..., 0].transpose(1, 2)
-    return _typed(px, log_probs[..., termination_symbol].transpose(1, 2), rnnt_type, boundary)
+    return typed_planes(px, log_probs[..., termination_symbol].transpose(1, 2), rnnt_type, boundary)
 
 
 def mutual_information_recursion(
@@ -281,6 +239,32 @@ def mutual_information_recursion(
     with torch.enable_grad():
         leaves = px.detach().requires_grad_(), py.detach().requires_grad_()
         return scores, torch.autograd.grad(_log_sums(*leaves, boundary).sum(), leaves)
+
+
+def joint_mutual_information_recursion(
+    px: Sequence[Tensor], py: Sequence[Tensor], boundary: Tensor | None = None
+) -> Tensor:
+    """``k2.joint_mutual_information_recursion``: what each of K pairs of planes adds to the log-sum of their sum.
+
+    Args:
+        px: K planes as in ``mutual_information_recursion``.
+        py: K planes.
+        boundary: As in ``rnnt_loss``.
+
+    Returns:
+        (K, B): the scores of each pair, expected over the walks; in the first also the walks' entropy. They add up to
+        the log-sums, and their gradients by the planes to its gradient; the occupations are constants to them.
+    """
+    planes = torch.stack(list(px)).sum(0), torch.stack(list(py)).sum(0)
+    scores, occupations = mutual_information_recursion(*planes, boundary, return_grad=True)
+    # An impossible step has the score -inf and the occupation 0.
+    expected = [
+        [(occupied * plane.where(occupied > 0, 0)).sum((1, 2)) for plane in pair]
+        for occupied, pair in zip(occupations, (px, py), strict=True)
+    ]
+    each = torch.stack([by_labels + by_blanks for by_labels, by_blanks in zip(*expected, strict=True)])
+    rest = (scores - each.sum(0)).detach()
+    return torch.cat([each[:1] + rest, each[1:]])
 
 
 def _log_sums(px: Tensor, py: Tensor, boundary: Tensor | None) -> Tensor:
@@ -316,7 +300,7 @@ def _boundary(boundary: Tensor | None, num_symbols: int, num_frames: int, beside
     return torch.tensor([[0, 0, num_symbols, num_frames]], device=beside.device).expand(len(beside), 4)
 
 
-def _typed(px: Tensor, py: Tensor, rnnt_type: str, boundary: Tensor | None) -> Planes:
+def typed_planes(px: Tensor, py: Tensor, rnnt_type: str, boundary: Tensor | None) -> Planes:
     """The planes of a type, from label scores (B, S, T): no label behind the last frame, or two arcs in one."""
     if rnnt_type == "constrained":
         return px + py[:, 1:], py
@@ -328,16 +312,10 @@ def _typed(px: Tensor, py: Tensor, rnnt_type: str, boundary: Tensor | None) -> P
     return px.masked_fill(torch.arange(px.shape[2], device=px.device) == last, -torch.inf), py
 
 
-def _hat(logits: Tensor, blank: int) -> Tensor:
-    is_blank = torch.arange(logits.shape[-1], device=logits.device) == blank
-    blank_logit = logits[..., blank : blank + 1]
-    others = logits.masked_fill(is_blank, -torch.inf).log_softmax(-1) + torch.nn.functional.logsigmoid(-blank_logit)
-    return torch.where(is_blank, torch.nn.functional.logsigmoid(blank_logit), others)
-
-
-def _reduced(
+def reduced_planes(
     planes: Planes, boundary: Tensor | None, delay_penalty: float, reduction: str, return_grad: bool = False
 ) -> Any:
+    """The reduced loss of planes; with ``return_grad`` also their occupations."""
     px, py = planes
     if delay_penalty > 0:
         last = torch.tensor(py.shape[2]) if boundary is None else boundary[:, 3, None, None]

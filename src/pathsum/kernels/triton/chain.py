@@ -39,7 +39,7 @@ def reference_of(maximum):
 
 
 @triton.jit
-def _gather(
+def gather_by_state(
     scores, starts, stride_c, labels, labels_width, n, num_states, num_columns, reference, out, rows, real,
     WORK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -81,12 +81,12 @@ def score_rows(
         tl.store(sums + rows, total, mask=real)
         reference = reference_of(maximum)
         undefined = total != total
-    largest = _gather(
+    largest = gather_by_state(
         scores, starts, stride_c, step_labels, labels_width, n, states, num_columns, reference, step_scores, rows, real,
         WORK, BLOCK,
     )  # fmt: skip
     if not SHARED:
-        other = _gather(
+        other = gather_by_state(
             scores, starts, stride_c, stay_labels, labels_width, n, states, num_columns, reference, stay_scores, rows,
             real, WORK, BLOCK,
         )  # fmt: skip
@@ -99,7 +99,7 @@ def score_rows(
 
 
 @triton.jit
-def _is_wide(extent, frames, FIXED: tl.constexpr):
+def is_wide(extent, frames, FIXED: tl.constexpr):
     """Whether the exponents of a sample's paths may leave the narrow pair."""
     if FIXED:
         return extent == extent
@@ -109,7 +109,7 @@ def _is_wide(extent, frames, FIXED: tl.constexpr):
 
 
 @triton.jit
-def _constants(transitions, indices, n, width, s, used, TRANSITIONS: tl.constexpr):
+def constants_of(transitions, indices, n, width, s, used, TRANSITIONS: tl.constexpr):
     """The scores of arcs that are the same in all frames."""
     if TRANSITIONS:
         index = tl.load(indices + n * width + s, mask=used, other=-1)
@@ -168,8 +168,8 @@ def _alpha(
         s = strip + lanes
         used = s < states
         skip = tl.load(skips + n * width + s, mask=used, other=0) != 0
-        stay = _constants(transitions, stays, n, width, s, used, TRANSITIONS)
-        step = _constants(transitions, steps, n, width, s, used, TRANSITIONS)
+        stay = constants_of(transitions, stays, n, width, s, used, TRANSITIONS)
+        step = constants_of(transitions, steps, n, width, s, used, TRANSITIONS)
         word = _ones(s == start_state, WIDE)
         one_before, two_before = _ones(s - 1 == start_state, WIDE), _ones(s - 2 == start_state, WIDE)
         step_ahead, step_exponent_ahead = _weight(step_scores, frame, num_columns, s, used, step, WIDE)
@@ -214,9 +214,9 @@ def _beta(
         s = last_strip - back + lanes
         used, has_one, has_two = s < states, s + 1 < states, s + 2 < states
         skip = tl.load(skips + n * width + s + 2, mask=has_two, other=0) != 0
-        stay = _constants(transitions, stays, n, width, s, used, TRANSITIONS)
-        step = _constants(transitions, steps, n, width, s + 1, has_one, TRANSITIONS)
-        step_two = _constants(transitions, steps, n, width, s + 2, has_two, TRANSITIONS)
+        stay = constants_of(transitions, stays, n, width, s, used, TRANSITIONS)
+        step = constants_of(transitions, steps, n, width, s + 1, has_one, TRANSITIONS)
+        step_two = constants_of(transitions, steps, n, width, s + 2, has_two, TRANSITIONS)
         word = _ones(used & (s >= states - num_final), WIDE)
         tl.store(beta + (frame + frames - 1) * num_columns + s, word, mask=used)
         for behind in range(1, frames):
@@ -280,7 +280,7 @@ def solve(
     extent = tl.load(extents + n)
     frame = n * num_frames
     is_defined = (extent != UNDEFINED) & (frames >= 0)
-    if _is_wide(extent, frames, FIXED) == WIDE:
+    if is_wide(extent, frames, FIXED) == WIDE:
         if tl.program_id(1) == 1:
             if is_defined & (frames > 0):
                 _beta(
@@ -304,7 +304,7 @@ def solve(
 
 
 @triton.jit
-def _entering(alpha, rows, num_columns, s, t, mask, distance, start_state, WIDE: tl.constexpr):
+def entering(alpha, rows, num_columns, s, t, mask, distance, start_state, WIDE: tl.constexpr):
     """The masses of the frame before, ``distance`` states down; before the first frame all is in the start."""
     source = s - distance
     before = _load_words(alpha, (rows - 1) * num_columns + source, mask & (t > 0) & (source >= 0))
@@ -323,15 +323,15 @@ def _masses(
         mantissa, exponent = _times(_load_words(alpha, places, used), after, after_exponent)
         return mantissa, exponent, mantissa, exponent
     else:
-        step = _constants(transitions, steps, n, width, s, used, TRANSITIONS)
-        stay = _constants(transitions, stays, n, width, s, used, TRANSITIONS)
+        step = constants_of(transitions, steps, n, width, s, used, TRANSITIONS)
+        stay = constants_of(transitions, stays, n, width, s, used, TRANSITIONS)
         skip = tl.load(skips + n * width + s, mask=used, other=0) != 0
-        one, one_exponent = unpack(_entering(alpha, rows, num_columns, s, t, used, 1, start_state, WIDE))
-        skipping = _entering(alpha, rows, num_columns, s, t, used & skip, 2, start_state, WIDE)
+        one, one_exponent = unpack(entering(alpha, rows, num_columns, s, t, used, 1, start_state, WIDE))
+        skipping = entering(alpha, rows, num_columns, s, t, used & skip, 2, start_state, WIDE)
         two, two_exponent = unpack(tl.where(skip, skipping, zeros_like(skipping)))
         mantissa, exponent = add(one, one_exponent, two, two_exponent)
         weight, weight_exponent = _weight(step_scores, rows, num_columns, s, used, step, WIDE)
-        own = _entering(alpha, rows, num_columns, s, t, used, 0, start_state, WIDE)
+        own = entering(alpha, rows, num_columns, s, t, used, 0, start_state, WIDE)
         stay_weight, stay_exponent = _weight(stay_scores, rows, num_columns, s, used, stay, WIDE)
         staying, staying_exponent = _times(own, stay_weight * after, stay_exponent + after_exponent)
         return mantissa * weight * after, exponent + weight_exponent + after_exponent, staying, staying_exponent
@@ -354,7 +354,7 @@ def find_posteriors(
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
     frames, states = tl.load(input_lengths + n), tl.load(num_states + n)
     own = within & (t < frames) & (tl.load(losses + n) < float("inf"))
-    own = own & (_is_wide(tl.load(extents + n), frames, FIXED) == WIDE)
+    own = own & (is_wide(tl.load(extents + n), frames, FIXED) == WIDE)
     rows, n, t, states, own = rows[:, None], n[:, None], t[:, None], states[:, None], own[:, None]
     largest = tl.zeros([ROWS], tl.int64 if WIDE else tl.int32) - (2**60 if WIDE else 2**28)
     total = tl.zeros([ROWS], tl.float64 if WIDE else tl.float32)

@@ -22,6 +22,27 @@ def _posterior(stay, step, rows, entry, num_columns, mask):
     return entering + staying
 
 
+@triton.jit
+def sum_by_class(
+    stay, step, rows, n, classes, entries, first, num_entries, num_classes, num_columns, possible, carry,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of each row's entries: their classes, whether one is the last of its class, and the sum up to it.
+
+    The next block takes up the sum of this one's last class, ``carry`` (R, 1).
+    """
+    i = first + tl.arange(0, BLOCK)[None, :]
+    listed = possible[:, None] & (i < num_entries)
+    places = n[:, None] * num_entries + i
+    own = tl.load(classes + places, mask=listed, other=-1)
+    before = tl.load(classes + places - 1, mask=listed & (i > 0), other=-1)
+    after = tl.load(classes + places + 1, mask=listed & (i + 1 < num_entries), other=-1)
+    entry = tl.load(entries + places, mask=listed, other=0)
+    used = listed & (own < num_classes)
+    sums = segment_sums(_posterior(stay, step, rows[:, None], entry, num_columns, used), own != before, carry)
+    return own, used & (own != after), sums, last_column(sums, BLOCK)
+
+
 @kernel
 def write_gradient(
     grad_losses, scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32,
@@ -64,17 +85,9 @@ def write_gradient(
     tl.debug_barrier()
     carry = tl.zeros([ROWS, 1], WORK)
     for first in range(0, num_entries, BLOCK):
-        i = first + tl.arange(0, BLOCK)[None, :]
-        listed = possible[:, None] & (i < num_entries)
-        places = n[:, None] * num_entries + i
-        own = tl.load(classes + places, mask=listed, other=-1)
-        before = tl.load(classes + places - 1, mask=listed & (i > 0), other=-1)
-        after = tl.load(classes + places + 1, mask=listed & (i + 1 < num_entries), other=-1)
-        entry = tl.load(entries + places, mask=listed, other=0)
-        used = listed & (own < num_classes)
-        posterior = segment_sums(_posterior(stay, step, rows[:, None], entry, num_columns, used), own != before, carry)
-        carry = last_column(posterior, BLOCK)
-        ends = used & (own != after)
+        own, ends, posterior, carry = sum_by_class(
+            stay, step, rows, n, classes, entries, first, num_entries, num_classes, num_columns, possible, carry, BLOCK
+        )
         gradient = -upstream[:, None] * posterior
         if LOGITS:
             x = tl.load(scores + starts[:, None] + own * stride_c, mask=ends, other=float("-inf")).to(WORK)
@@ -84,18 +97,19 @@ def write_gradient(
 
 @kernel
 def count_arcs(
-    grad_losses, losses, input_lengths, num_states, posteriors, num_frames: tl.int32, num_columns: tl.int32, counts,
-    BLOCK: tl.constexpr,
+    grad_losses, losses, input_lengths, num_states, posteriors, entries: tl.float64, num_frames: tl.int32,
+    num_columns: tl.int32, counts, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Expected number of times, times minus the upstream gradient, that a sample takes each arc: (N, 2, S').
 
-    Every path enters a state once, and stays in it for the rest of the frames that it spends there.
+    Every path enters a state once, and stays in it for the rest of the frames that it spends there; along a tangent,
+    where ``posteriors`` are how they move, the one entry (``entries`` is 0 then) does not move.
     """
     n, s = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     loss, upstream = tl.load(losses + n), tl.load(grad_losses + n).to(tl.float64)
     used = s < tl.where(loss < float("inf"), tl.load(num_states + n), 0)
     frames = tl.load(input_lengths + n).to(tl.int32)
-    entering = tl.where(used & (frames > 0), 1.0, 0.0).to(tl.float64)
+    entering = tl.where(used & (frames > 0), entries, 0.0)
     staying = -entering
     for t in range(frames):
         places = (n * num_frames + t) * num_columns + s

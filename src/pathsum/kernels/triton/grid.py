@@ -23,7 +23,7 @@ from pathsum.kernels.triton.rows import locate, softmax_statistics
 
 
 @triton.jit
-def _starts(n, t, u, rows, labels, stride_n, stride_t, stride_u, PACKED: tl.constexpr):
+def starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED: tl.constexpr):
     """Where the rows of scores begin; ``stride_u`` is that of the rows where they are packed."""
     if PACKED:
         return rows * stride_u
@@ -44,7 +44,7 @@ def score_rows(
     n, t, u, _, labels, real = locate(
         rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels, PACKED
     )
-    starts = _starts(n, t, u, rows, labels, stride_n, stride_t, stride_u, PACKED)
+    starts = starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED)
     has_label = real & (u < labels)
     label = tl.load(targets + n * targets_width + u, mask=has_label, other=0).to(tl.int64)
     blank_score = tl.load(scores + starts + blank.to(tl.int64) * stride_v, mask=real, other=float("-inf"))
@@ -67,7 +67,7 @@ def score_rows(
 
 
 @triton.jit
-def _origin_and_width(n, frames, labels, row_offsets, num_frames, num_labels, PACKED: tl.constexpr):
+def origin_and_width(n, frames, labels, row_offsets, num_frames, num_labels, PACKED: tl.constexpr):
     """The node (0, 0) of a sample, and how many nodes a frame has."""
     if PACKED:
         return tl.load(row_offsets + n), (labels + 1).to(tl.int64)
@@ -150,7 +150,7 @@ def solve(
     """Alpha and the loss of a sample, or, by the second program of it, beta."""
     n = tl.program_id(0)
     frames, labels = tl.load(logit_lengths + n).to(tl.int32), tl.load(target_lengths + n).to(tl.int32)
-    origin, width = _origin_and_width(n, frames, labels, row_offsets, num_frames, num_labels, PACKED)
+    origin, width = origin_and_width(n, frames, labels, row_offsets, num_frames, num_labels, PACKED)
     is_defined = (tl.load(undefined + n) == 0) & (frames >= 0)
     if tl.program_id(1) == 1:
         if is_defined & (frames > 0):
@@ -216,8 +216,8 @@ def write_gradient(
     n, t, u, _, labels, real = locate(
         rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels, PACKED
     )
-    starts = _starts(n, t, u, rows, labels, stride_n, stride_t, stride_u, PACKED)
-    out_starts = _starts(n, t, u, rows, labels, out_stride_n, out_stride_t, out_stride_u, PACKED)
+    starts = starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED)
+    out_starts = starts_of(n, t, u, rows, out_stride_n, out_stride_t, out_stride_u, PACKED)
     if ALIGNED:
         starts, out_starts = tl.multiple_of(starts, 16), tl.multiple_of(out_starts, 16)
         stride_v, out_stride_v = 1, 1

@@ -71,3 +71,23 @@ def softmax_statistics(
         maximum = larger
     # The exponential of a NaN, and of +inf less itself, is NaN.
     return tl.where(total == total, maximum, float("nan")), total
+
+
+@triton.jit
+def softmax_mean(
+    scores, starts, stride_v, tangent, tangent_starts, tangent_stride_v, num_classes, maximum, read,
+    WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """The sum of exp(score - maximum) * tangent of each row."""
+    if ALIGNED:
+        starts, tangent_starts = tl.multiple_of(starts, 16), tl.multiple_of(tangent_starts, 16)
+        stride_v, tangent_stride_v = 1, 1
+    total = tl.zeros(starts.shape, WORK)
+    for first in range(0, num_classes, BLOCK):
+        v = first + tl.arange(0, BLOCK)
+        mask = read[:, None] & (v < num_classes)[None, :]
+        columns = v.to(tl.int64)[None, :]
+        x = tl.load(scores + starts[:, None] + columns * stride_v, mask=mask, other=float("-inf")).to(WORK)
+        moved = tl.load(tangent + tangent_starts[:, None] + columns * tangent_stride_v, mask=mask, other=0.0).to(WORK)
+        total += tl.sum(tl.exp(x - maximum[:, None]) * moved, 1)
+    return total

@@ -5,15 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from pathsum.lattice import ChainLattice
-from pathsum.torch._autograd.lattices import FIRST_ONLY, differentiable
+from pathsum.torch._autograd.lattices import differentiable
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.chain import chain_backward, chain_forward, chain_hvp
 from pathsum.torch._ops.registration import launched
 
 triton_chain_forward, triton_chain_backward = launched(chain_forward), launched(chain_backward)
+triton_chain_hvp = launched(chain_hvp)
 
 differentiable(chain_forward, chain_backward, chain_hvp, num_inputs=2)
-differentiable(triton_chain_forward, triton_chain_backward, None, num_inputs=2, reason=FIRST_ONLY)
+differentiable(triton_chain_forward, triton_chain_backward, triton_chain_hvp, num_inputs=2)
 
 
 def chain_losses(

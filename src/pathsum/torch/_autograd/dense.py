@@ -5,15 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from pathsum.lattice import DenseLattice
-from pathsum.torch._autograd.lattices import FIRST_ONLY, differentiable
+from pathsum.torch._autograd.lattices import differentiable
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.dense import dense_backward, dense_forward, dense_hvp
 from pathsum.torch._ops.registration import launched
 
 triton_dense_forward, triton_dense_backward = launched(dense_forward), launched(dense_backward)
+triton_dense_hvp = launched(dense_hvp)
 
 differentiable(dense_forward, dense_backward, dense_hvp, num_inputs=2)
-differentiable(triton_dense_forward, triton_dense_backward, None, num_inputs=2, reason=FIRST_ONLY)
+differentiable(triton_dense_forward, triton_dense_backward, triton_dense_hvp, num_inputs=2)
 
 
 def dense_losses(scores: Tensor, lattice: DenseLattice, transitions: Tensor, *, impl: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pathsum.errors import GradientConsumedError
 from pathsum.lattice import GridLattice
-from pathsum.torch._autograd.lattices import FIRST_ONLY, differentiable, grid_tensors
+from pathsum.torch._autograd.lattices import differentiable, grid_tensors
 from pathsum.torch._autograd.operators import refuse_graph
 from pathsum.torch._ops.grid import (
     grid_backward,
@@ -23,9 +23,10 @@ from pathsum.torch._ops.grid import (
 from pathsum.torch._ops.registration import launched, launches
 
 triton_grid_forward, triton_grid_backward = launched(grid_forward), launched(grid_backward)
+triton_grid_hvp = launched(grid_hvp)
 
 differentiable(grid_forward, grid_backward, grid_hvp, num_inputs=1)
-differentiable(triton_grid_forward, triton_grid_backward, None, num_inputs=1, reason=FIRST_ONLY)
+differentiable(triton_grid_forward, triton_grid_backward, triton_grid_hvp, num_inputs=1)
 differentiable(planes_forward, planes_backward, planes_hvp, num_inputs=2)
 
 

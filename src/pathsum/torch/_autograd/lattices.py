@@ -25,7 +25,7 @@ from pathsum.torch._autograd.reweighted import REWEIGHTED
 from pathsum.torch._ops.arrays import as_tensor
 
 FIRST_ONLY = "impl='triton' has first derivatives only; impl='reference' is differentiable to any order"
-_THIRD = "impl='numba' has two derivatives; impl='reference' is differentiable to any order"
+_THIRD = "impl='numba' and impl='triton' have two derivatives; impl='reference' is differentiable to any order"
 
 
 def differentiable(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.triton import grid
+from pathsum.kernels.triton import grid_hvp as kernels_hvp
 from pathsum.torch._launch.common import (
     aligned,
     bucket,
@@ -28,6 +29,8 @@ from pathsum.torch._launch.common import (
 
 # Label positions that a program of the recursion holds; wider grids are done in strips.
 STRIP = 2048
+# The same of the means of second derivatives, which need more registers a node.
+MEANS_STRIP = 1024
 _NODES = 256
 
 
@@ -189,3 +192,59 @@ def _write_gradient(
         targets.shape[1], layout.num_classes, blank, *saved, fastemit_lambda, clamp, out,
         *target.strides, **options, ROWS=rows, BLOCK=classes, ALIGNED=aligned(scores, out),
     )  # fmt: skip
+
+
+def grid_hvp(
+    tangent: Tensor,
+    grad_losses: Tensor,
+    scores: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    targets: Tensor,
+    row_offsets: Tensor,
+    blank: int,
+    logits: bool,
+    fastemit_lambda: float,
+    clamp: float,
+    losses: Tensor,
+    maxima: Tensor,
+    sums: Tensor,
+    blank_posteriors: Tensor,
+    label_posteriors: Tensor,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    product = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    layout, moved, target = (
+        Layout(tensor, logit_lengths, target_lengths, targets, row_offsets) for tensor in (scores, tangent, product)
+    )
+    empty, work = empties(scores), work_dtype(scores)
+    rows, classes = tiles(layout.num_classes, work)
+    integers = (layout.num_rows, *layout.integers, *layout.sizes, targets.shape[1], layout.num_classes, blank)
+    read = (tangent, *moved.strides, scores, *layout.strides, *integers)
+    options: dict[str, Any] = {"LOGITS": logits, "PACKED": layout.packed, "WORK": in_triton(work), "ROWS": rows}
+    posteriors = (blank_posteriors, label_posteriors)
+    means = empty(layout.num_rows if logits else 0, dtype=work)
+    arc_costs = empty(layout.num_rows), empty(layout.num_rows)
+    launch(
+        kernels_hvp.gather_tangents, (programs(layout.num_rows, rows),), scores,
+        *read, maxima, sums, *posteriors, means, *arc_costs, **options, BLOCK=classes, ALIGNED=aligned(scores, tangent),
+    )  # fmt: skip
+    before, after, costs = empty(layout.num_rows), empty(layout.num_rows), empty(len(losses))
+    block = bucket(layout.width, 32, MEANS_STRIP)
+    launch(
+        kernels_hvp.solve, (len(losses), 2), scores,
+        *posteriors, *arc_costs, losses, *layout.lengths, *layout.sizes[1:], before, after, costs,
+        PACKED=layout.packed, BLOCK=block, num_warps=warps(block),
+    )  # fmt: skip
+    launch(
+        kernels_hvp.move_posteriors, (programs(layout.num_rows, _NODES),), scores,
+        *posteriors, losses, before, after, costs, layout.num_rows, *layout.lengths, *layout.sizes, *arc_costs,
+        PACKED=layout.packed, ROWS=_NODES,
+    )  # fmt: skip
+    tangents = arc_costs
+    launch(
+        kernels_hvp.write_product, (programs(layout.num_rows, rows),), scores,
+        grad_losses.contiguous(), *read, losses, maxima, sums, *posteriors, means, *tangents, product, *target.strides,
+        **options, BLOCK=classes, ALIGNED=aligned(scores, tangent, product),
+    )  # fmt: skip
+    return -costs, product

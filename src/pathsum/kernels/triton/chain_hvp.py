@@ -1,0 +1,372 @@
+"""Second derivatives of chains on the GPU.
+
+Along a tangent of the scores an arc has a cost, and its posterior moves by itself times
+
+    mean cost before its source + cost + mean cost behind its destination - mean cost
+
+of the paths through it. The means are weighted by posteriors, which are not negative: they are swept in float64, where
+sums over any number of frames keep their digits, and no state of a frame waits for a sum over all of them.
+
+Five kernels: rows (what arcs cost), the posteriors of the arcs that forward has added up, the two sweeps by two
+programs a sample at the same time, in strips as in ``chain``, how the posteriors move, and rows again.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from pathsum.kernels.triton.chain import constants_of, entering, gather_by_state, is_wide, reference_of
+from pathsum.kernels.triton.chain_gradient import sum_by_class
+from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.extended import shift, split, unpack, zeros_like
+from pathsum.kernels.triton.rows import softmax_mean
+
+# What passes through a node of less, an eps squared, is lost in any sum.
+LEAST_32, LEAST_64 = tl.constexpr(2.0**-46), tl.constexpr(2.0**-104)
+
+
+@kernel
+def gather_tangents(
+    tangent, tangent_stride_n: tl.int64, tangent_stride_t: tl.int64, tangent_stride_c: tl.int64, scores,
+    stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
+    num_classes: tl.int32, input_lengths, num_states, stay_labels, step_labels, num_columns: tl.int32, losses, maxima,
+    sums, means, stay_scores, step_scores, stay_costs, step_costs, extents, LOGITS: tl.constexpr, SHARED: tl.constexpr,
+    WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Scores of each state's arcs, as ``chain.score_rows`` has them, what they cost, and each row's mean tangent."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    within = rows < num_samples.to(tl.int64) * num_frames
+    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+    real = within & (t < tl.load(input_lengths + n))
+    possible = real & (tl.load(losses + n) < float("inf"))
+    states = tl.load(num_states + n)
+    starts, moved = n * stride_n + t * stride_t, n * tangent_stride_n + t * tangent_stride_t
+    nothing, reference = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
+    if LOGITS:
+        maximum = tl.load(maxima + rows, mask=possible, other=0.0)
+        reference = reference_of(maximum)
+        mean = softmax_mean(
+            scores, starts, stride_c, tangent, moved, tangent_stride_c, num_classes, maximum, possible, WORK, BLOCK,
+            ALIGNED,
+        ) / tl.load(sums + rows, mask=possible, other=1.0)  # fmt: skip
+        tl.store(means + rows, mean, mask=within)
+    largest = gather_by_state(
+        scores, starts, stride_c, step_labels, num_columns, n, states, num_columns, reference, step_scores, rows,
+        possible, WORK, BLOCK,
+    )  # fmt: skip
+    gather_by_state(
+        tangent, moved, tangent_stride_c, step_labels, num_columns, n, states, num_columns, nothing, step_costs, rows,
+        possible, WORK, BLOCK,
+    )  # fmt: skip
+    if not SHARED:
+        other = gather_by_state(
+            scores, starts, stride_c, stay_labels, num_columns, n, states, num_columns, reference, stay_scores, rows,
+            possible, WORK, BLOCK,
+        )  # fmt: skip
+        gather_by_state(
+            tangent, moved, tangent_stride_c, stay_labels, num_columns, n, states, num_columns, nothing, stay_costs,
+            rows, possible, WORK, BLOCK,
+        )  # fmt: skip
+        largest = tl.maximum(largest, other)
+    tl.atomic_max(extents + n, largest.to(tl.int32, bitcast=True), mask=possible)
+
+
+@triton.jit
+def _weighed(word, transitions, indices, n, width, s, used, TRANSITIONS: tl.constexpr):
+    """A mass times the exponential of a transition that is the same in all frames."""
+    mantissa, exponent = unpack(word)
+    if TRANSITIONS:
+        factor, power = split(constants_of(transitions, indices, n, width, s, used, TRANSITIONS))
+        mantissa, exponent = mantissa * factor, exponent + power
+    return mantissa, exponent
+
+
+@kernel
+def tell_arcs_apart(
+    extents, losses, input_lengths, num_states, skips, stays, steps, transitions, alpha, stay_posteriors,
+    step_posteriors, num_samples: tl.int32, num_frames: tl.int32, num_columns: tl.int32, start_state: tl.int32, stay,
+    step, skip, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    WIDE: tl.constexpr, FIXED: tl.constexpr,
+):  # fmt: skip
+    """Posteriors of the arcs that stay, step and skip into each state of each frame, 0 where there is no path.
+
+    Of those that forward saved together each has the share of its source in alpha, their scores being the same.
+    """
+    rows = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    s = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    within = rows < num_samples.to(tl.int64) * num_frames
+    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+    frames = tl.load(input_lengths + n)
+    own = within & (t < frames) & (tl.load(losses + n) < float("inf"))
+    own = own & (is_wide(tl.load(extents + n), frames, FIXED) == WIDE)
+    used, places = own & (s < tl.load(num_states + n)), rows * num_columns + s
+    one = entering(alpha, rows, num_columns, s, t, used, 1, start_state, WIDE)
+    step_mass, step_exponent = _weighed(one, transitions, steps, n, num_columns, s, used, TRANSITIONS)
+    two = entering(alpha, rows, num_columns, s, t, used, 2, start_state, WIDE)
+    two = tl.where(tl.load(skips + n * num_columns + s, mask=used, other=0) != 0, two, zeros_like(two))
+    skip_mass, skip_exponent = _weighed(two, transitions, steps, n, num_columns, s, used, TRANSITIONS)
+    largest = tl.maximum(step_exponent, skip_exponent)
+    entered = tl.load(step_posteriors + places, mask=used, other=0.0)
+    least = LEAST_64 if entered.dtype == tl.float64 else LEAST_32
+    if SHARED:
+        staying = entering(alpha, rows, num_columns, s, t, used, 0, start_state, WIDE)
+        stay_mass, stay_exponent = _weighed(staying, transitions, stays, n, num_columns, s, used, TRANSITIONS)
+        largest = tl.maximum(largest, stay_exponent)
+        stay_mass = shift(stay_mass, stay_exponent - largest)
+        step_mass, skip_mass = shift(step_mass, step_exponent - largest), shift(skip_mass, skip_exponent - largest)
+        total = stay_mass + step_mass + skip_mass
+        share = tl.where((entered > least) & (total > 0), entered / tl.where(total > 0, total, 1.0), 0.0)
+        tl.store(stay + places, stay_mass * share, mask=own & (s < num_columns))
+    else:
+        step_mass, skip_mass = shift(step_mass, step_exponent - largest), shift(skip_mass, skip_exponent - largest)
+        total = step_mass + skip_mass
+        share = tl.where((entered > least) & (total > 0), entered / tl.where(total > 0, total, 1.0), 0.0)
+        stayed = tl.load(stay_posteriors + places, mask=used, other=0.0)
+        tl.store(stay + places, tl.where(stayed > least, stayed, 0.0), mask=own & (s < num_columns))
+    tl.store(step + places, step_mass * share, mask=own & (s < num_columns))
+    tl.store(skip + places, skip_mass * share, mask=own & (s < num_columns))
+
+
+@triton.jit
+def _load(plane, places, mask):
+    return tl.load(plane + places, mask=mask, other=0.0).to(tl.float64)
+
+
+@triton.jit
+def _arcs_into(stay, step, skip, stay_costs, step_costs, places, used):
+    """Shares of the three arcs that enter each state, and what staying and entering cost."""
+    stayed, stepped, skipped = _load(stay, places, used), _load(step, places, used), _load(skip, places, used)
+    mass = stayed + stepped + skipped
+    share = 1.0 / tl.where(mass > 0, mass, 1.0)
+    return (
+        stayed * share, stepped * share, skipped * share, _load(stay_costs, places, used),
+        _load(step_costs, places, used),
+    )  # fmt: skip
+
+
+@triton.jit
+def _arcs_out_of(stay, step, skip, stay_costs, step_costs, places, used, has_one, has_two):
+    """Shares of the three arcs that leave each state, and what they cost."""
+    stayed = _load(stay, places, used)
+    stepped, skipped = _load(step, places + 1, has_one), _load(skip, places + 2, has_two)
+    mass = stayed + stepped + skipped
+    share = 1.0 / tl.where(mass > 0, mass, 1.0)
+    return (
+        stayed * share, stepped * share, skipped * share, _load(stay_costs, places, used),
+        _load(step_costs, places + 1, has_one), _load(step_costs, places + 2, has_two),
+    )  # fmt: skip
+
+
+@triton.jit
+def _beside(mean, plane, places, lanes, distance, inside, BLOCK: tl.constexpr):
+    """The means ``distance`` lanes further down, or up where negative: the strip's own, or read from the plane."""
+    other = lanes - distance
+    own = tl.gather(mean, tl.minimum(tl.maximum(other, 0), BLOCK - 1), 0)
+    outside = (other < 0) | (other >= BLOCK)
+    return tl.where(outside, tl.load(plane + places, mask=inside & outside, other=0.0), own)
+
+
+@triton.jit
+def _sweep_forward(
+    stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states, num_columns, before,
+    CONSTANTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Mean cost of the paths up to each state of each frame, the frame's own cost included."""
+    lanes = tl.arange(0, BLOCK)
+    nothing = tl.zeros([BLOCK], tl.float64)
+    for strip in range(0, states, BLOCK):
+        # What an earlier strip has stored other threads read.
+        tl.debug_barrier()
+        s = strip + lanes
+        used = s < states
+        stay_constant = constants_of(constants, stays, n, num_columns, s, used, CONSTANTS)
+        step_constant = constants_of(constants, steps, n, num_columns, s, used, CONSTANTS)
+        mean, one_before, two_before = nothing, nothing, nothing
+        stay_ahead, step_ahead, skip_ahead, stay_cost_ahead, step_cost_ahead = _arcs_into(
+            stay, step, skip, stay_costs, step_costs, frame * num_columns + s, used
+        )
+        for t in range(frames):
+            stayed, stepped, skipped = stay_ahead, step_ahead, skip_ahead
+            stay_cost, step_cost = stay_cost_ahead + stay_constant, step_cost_ahead + step_constant
+            places = (frame + t) * num_columns + s
+            # A frame ahead, so that no step waits for memory.
+            stay_ahead, step_ahead, skip_ahead, stay_cost_ahead, step_cost_ahead = _arcs_into(
+                stay, step, skip, stay_costs, step_costs, places + num_columns, used & (t + 1 < frames)
+            )
+            if t > 0:
+                one_before = _beside(mean, before, places - num_columns - 1, lanes, 1, used & (s > 0), BLOCK)
+                two_before = _beside(mean, before, places - num_columns - 2, lanes, 2, used & (s > 1), BLOCK)
+            entered = stepped * (one_before + step_cost) + skipped * (two_before + step_cost)
+            mean = stayed * (mean + stay_cost) + entered
+            tl.store(before + places, mean, mask=used)
+
+
+@triton.jit
+def _sweep_back(
+    stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states, num_columns, behind,
+    CONSTANTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Mean cost of the paths behind each state of each frame."""
+    lanes = tl.arange(0, BLOCK)
+    nothing = tl.zeros([BLOCK], tl.float64)
+    last_strip = (states - 1) // BLOCK * BLOCK
+    for back in range(0, states, BLOCK):
+        tl.debug_barrier()
+        s = last_strip - back + lanes
+        used, has_one, has_two = s < states, s + 1 < states, s + 2 < states
+        stay_constant = constants_of(constants, stays, n, num_columns, s, used, CONSTANTS)
+        step_constant = constants_of(constants, steps, n, num_columns, s + 1, has_one, CONSTANTS)
+        skip_constant = constants_of(constants, steps, n, num_columns, s + 2, has_two, CONSTANTS)
+        mean = nothing
+        places = (frame + frames - 1) * num_columns + s
+        tl.store(behind + places, mean, mask=used)
+        stay_ahead, step_ahead, skip_ahead, stay_cost_ahead, step_cost_ahead, skip_cost_ahead = _arcs_out_of(
+            stay, step, skip, stay_costs, step_costs, places, used, has_one, has_two
+        )
+        for back_frames in range(1, frames):
+            stayed, stepped, skipped = stay_ahead, step_ahead, skip_ahead
+            stay_cost, step_cost = stay_cost_ahead + stay_constant, step_cost_ahead + step_constant
+            skip_cost = skip_cost_ahead + skip_constant
+            places = (frame + frames - back_frames) * num_columns + s
+            is_next = back_frames + 1 < frames
+            stay_ahead, step_ahead, skip_ahead, stay_cost_ahead, step_cost_ahead, skip_cost_ahead = _arcs_out_of(
+                stay, step, skip, stay_costs, step_costs, places - num_columns, used & is_next, has_one & is_next,
+                has_two & is_next,
+            )  # fmt: skip
+            one_after = _beside(mean, behind, places + 1, lanes, -1, has_one, BLOCK)
+            two_after = _beside(mean, behind, places + 2, lanes, -2, has_two, BLOCK)
+            left = stepped * (one_after + step_cost) + skipped * (two_after + skip_cost)
+            mean = stayed * (mean + stay_cost) + left
+            tl.store(behind + places - num_columns, mean, mask=used)
+
+
+@triton.jit
+def _mean_of_ends(stay, step, skip, before, frame, frames, states, num_columns, num_final):
+    """Mean cost of all paths, of those that end in each of the final states."""
+    s = states - 1 - tl.arange(0, 2)
+    final = (tl.arange(0, 2) < num_final) & (s >= 0)
+    places = (frame + frames - 1) * num_columns + s
+    posterior = _load(stay, places, final) + _load(step, places, final) + _load(skip, places, final)
+    mass = tl.sum(posterior, 0)
+    return tl.sum(posterior * _load(before, places, final), 0) / tl.where(mass > 0, mass, 1.0)
+
+
+@kernel
+def solve(
+    stay, step, skip, stay_costs, step_costs, constants, stays, steps, losses, input_lengths, num_states,
+    num_frames: tl.int32, num_columns: tl.int32, num_final: tl.int32, before, behind, costs, CONSTANTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Mean cost up to each state, and of all paths of a sample, or, by its second program, behind each state.
+
+    ``constants`` are the costs of transitions, the same in all frames.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    frames, states = tl.load(input_lengths + n).to(tl.int32), tl.load(num_states + n).to(tl.int32)
+    frame = n * num_frames
+    loss = tl.load(losses + n)
+    possible = (loss < float("inf")) & (frames > 0)
+    if tl.program_id(1) == 1:
+        if possible:
+            _sweep_back(
+                stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states,
+                num_columns, behind, CONSTANTS, BLOCK,
+            )  # fmt: skip
+    else:
+        cost = tl.where(loss == loss, 0.0, float("nan")).to(tl.float64)
+        if possible:
+            _sweep_forward(
+                stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states,
+                num_columns, before, CONSTANTS, BLOCK,
+            )  # fmt: skip
+            tl.debug_barrier()
+            cost = _mean_of_ends(stay, step, skip, before, frame, frames, states, num_columns, num_final)
+        tl.store(costs + n, cost)
+
+
+@kernel
+def move_posteriors(
+    stay, step, skip, stay_costs, step_costs, constants, stays, steps, losses, input_lengths, num_states, before,
+    behind, costs, num_samples: tl.int32, num_frames: tl.int32, num_columns: tl.int32, SHARED: tl.constexpr,
+    CONSTANTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Overwrite ``step`` by how the posteriors move that entered, or where SHARED were, there; ``stay`` the same."""
+    rows = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    s = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    within = rows < num_samples.to(tl.int64) * num_frames
+    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+    own = within & (t < tl.load(input_lengths + n)) & (tl.load(losses + n) < float("inf"))
+    used, places = own & (s < tl.load(num_states + n)), rows * num_columns + s
+    after = _load(behind, places, used) - tl.load(costs + n, mask=own, other=0.0)
+    stay_cost = _load(stay_costs, places, used) + constants_of(constants, stays, n, num_columns, s, used, CONSTANTS)
+    step_cost = _load(step_costs, places, used) + constants_of(constants, steps, n, num_columns, s, used, CONSTANTS)
+    sources = places - num_columns
+    here = _load(before, sources, used & (t > 0))
+    one_before = _load(before, sources - 1, used & (t > 0) & (s > 0))
+    two_before = _load(before, sources - 2, used & (t > 0) & (s > 1))
+    stayed = _load(stay, places, used) * (here + stay_cost + after)
+    entered = _load(step, places, used) * (one_before + step_cost + after)
+    entered += _load(skip, places, used) * (two_before + step_cost + after)
+    if SHARED:
+        entered += stayed
+    else:
+        tl.store(stay + places, stayed.to(stay.dtype.element_ty), mask=used)
+    tl.store(step + places, entered.to(step.dtype.element_ty), mask=used)
+
+
+@kernel
+def write_product(
+    grad_losses, tangent, tangent_stride_n: tl.int64, tangent_stride_t: tl.int64, tangent_stride_c: tl.int64, scores,
+    stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
+    num_classes: tl.int32, input_lengths, losses, maxima, sums, means, stay, step, classes, entries,
+    num_entries: tl.int32, num_columns: tl.int32, out, out_stride_n: tl.int64, out_stride_t: tl.int64,
+    out_stride_c: tl.int64, LOGITS: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """upstream * (softmax's tangent - that of each class's posterior), or 0, padding included.
+
+    ``stay`` and ``step`` are how the posteriors move; ``entries`` and ``classes`` as in ``chain_gradient``.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    within = rows < num_samples.to(tl.int64) * num_frames
+    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+    loss = tl.load(losses + n)
+    real = within & (t < tl.load(input_lengths + n))
+    possible, undefined = real & (loss < float("inf")), real & (loss != loss)
+    upstream = tl.load(grad_losses + n).to(WORK)
+    starts, moved = n * stride_n + t * stride_t, n * tangent_stride_n + t * tangent_stride_t
+    out_starts = n * out_stride_n + t * out_stride_t
+    if ALIGNED:
+        starts, moved = tl.multiple_of(starts, 16), tl.multiple_of(moved, 16)
+        out_starts = tl.multiple_of(out_starts, 16)
+        stride_c, tangent_stride_c, out_stride_c = 1, 1, 1
+    maximum, scale, mean = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
+    if LOGITS:
+        maximum = tl.load(maxima + rows, mask=possible, other=0.0)
+        scale = upstream / tl.load(sums + rows, mask=possible, other=1.0)
+        mean = tl.load(means + rows, mask=within, other=0.0)
+    for first in range(0, num_classes, BLOCK):
+        c = (first + tl.arange(0, BLOCK)).to(tl.int64)[None, :]
+        product = tl.zeros([ROWS, BLOCK], WORK)
+        if LOGITS:
+            read = possible[:, None] & (c < num_classes)
+            x = tl.load(scores + starts[:, None] + c * stride_c, mask=read, other=float("-inf")).to(WORK)
+            cost = tl.load(tangent + moved[:, None] + c * tangent_stride_c, mask=read, other=0.0).to(WORK)
+            product = scale[:, None] * tl.exp(x - maximum[:, None]) * (cost - mean[:, None])
+        product = tl.where(undefined[:, None], float("nan"), product)
+        places = out + out_starts[:, None] + c * out_stride_c
+        tl.store(places, product.to(out.dtype.element_ty), mask=within[:, None] & (c < num_classes))
+    # The entries of the targets' classes are written once more, by other threads.
+    tl.debug_barrier()
+    carry = tl.zeros([ROWS, 1], WORK)
+    for first in range(0, num_entries, BLOCK):
+        c, ends, posterior, carry = sum_by_class(
+            stay, step, rows, n, classes, entries, first, num_entries, num_classes, num_columns, possible, carry, BLOCK
+        )
+        product = -upstream[:, None] * posterior
+        if LOGITS:
+            x = tl.load(scores + starts[:, None] + c * stride_c, mask=ends, other=float("-inf")).to(WORK)
+            cost = tl.load(tangent + moved[:, None] + c * tangent_stride_c, mask=ends, other=0.0).to(WORK)
+            product += scale[:, None] * tl.exp(x - maximum[:, None]) * (cost - mean[:, None])
+        tl.store(out + out_starts[:, None] + c * out_stride_c, product.to(out.dtype.element_ty), mask=ends)
