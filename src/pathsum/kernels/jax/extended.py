@@ -69,7 +69,9 @@ def select(mask: Array, chosen: Number, other: Number) -> Number:
 def keep(mask: Array, number: Number) -> Number:
     """The number, or zero where the mask is not set."""
     return Number(
-        jnp.where(mask, number.mantissa, 0), jnp.where(mask, number.high, _format(number).zero), jnp.where(mask, number.low, 0)
+        jnp.where(mask, number.mantissa, 0),
+        jnp.where(mask, number.high, _format(number).zero),
+        jnp.where(mask, number.low, 0),
     )
 
 
