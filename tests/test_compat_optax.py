@@ -120,13 +120,6 @@ def test_padding_between_frames_where_corrected():
         assert not np.delete(gradient[n], kept, 0).any()
 
 
-@pytest.fixture
-def x64():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def test_second_derivatives_are_those_of_the_forward_probabilities(x64):
     # One sample by the kernels; others whose target does not fit, whose frames have a gap, whose label is out of range.
     labels, lengths = np.array([[1, 2], [1, 1], [2, 1], [1, 5]]), np.array([2, 2, 1, 2])

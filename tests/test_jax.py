@@ -1,8 +1,7 @@
-"""The losses for JAX: both implementations against the float64 reference in torch, under JAX's transformations."""
+"""The losses for JAX: both implementations against the float64 reference in torch, and against optax's answers."""
 
+import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,72 +19,19 @@ from support import solve, tensor
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
-import pathsum.jax  # noqa: E402
-from pathsum.jax import asg_loss, ctc_loss, rnnt_loss, simple_ctc_loss  # noqa: E402
-
-# These programs run once, on next to nothing: it is their compilation that takes the time.
-jax.config.update("jax_disable_most_optimizations", True)
-
-IMPLEMENTATIONS = ("numba", "jax")
-CHAINS = {"ctc": ctc_loss, "simple_ctc": simple_ctc_loss}
-LOSSES = (*CHAINS, "asg", "rnnt")
-
-
-@pytest.fixture
-def x64():
-    """64-bit numbers, which JAX has only where told to."""
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
-def problem(name, *, seed=0):
-    """A small ragged batch of a loss: scores in float64, samples first, and integers."""
-    if name == "rnnt":
-        inputs = grid_inputs(3, 6, 3, 5, seed=seed)
-        return [inputs.logits], inputs[1:]
-    inputs = chain_inputs(8, 3, 5, 3, seed=seed)
-    scores = [np.ascontiguousarray(inputs.logits.swapaxes(0, 1))]
-    if name == "asg":
-        scores.append(np.random.default_rng(seed).standard_normal((5, 5)))
-    return scores, inputs[1:]
-
-
-def function_of(name, integers, **options):
-    """The losses as a function of the scores alone."""
-    targets, *lengths = integers
-    if name == "asg":
-        return lambda inputs, transitions: asg_loss(inputs, targets, transitions, *lengths, **options)
-    loss = rnnt_loss if name == "rnnt" else CHAINS[name]
-    return lambda scores: loss(scores, targets, *lengths, **options)
-
-
-def reference_of(name, integers, **options):
-    """The same in torch, in float64 by plain operations."""
-    options = {"reduction": "none", "impl": "reference"} | options
-    targets, *lengths = integers
-    if name == "rnnt":
-        return lambda scores: pathsum.torch.rnnt_loss(scores, targets, *lengths, **options)
-    if name == "asg":
-        return lambda inputs, transitions: pathsum.torch.asg_loss(
-            inputs, targets, transitions, *lengths, batch_first=True, **options
-        )
-    loss = getattr(pathsum.torch, f"{name}_loss")
-    options = {"fused_log_softmax": True} | options
-    return lambda scores: loss(scores, targets, *lengths, batch_first=True, **options)
-
-
-def expected(name, scores, integers, upstream, **options):
-    """Losses of the reference, and the gradient of upstream times them."""
-    scores = [tensor(array).requires_grad_() for array in scores]
-    losses = reference_of(name, integers, **options)(*scores)
-    losses.backward(tensor(upstream))
-    return losses.detach().numpy(), [array.grad.numpy() for array in scores]
-
-
-def differentiated(function, scores, upstream):
-    losses, pull = jax.vjp(jax.jit(function), *scores)
-    return losses, pull(jnp.asarray(upstream, losses.dtype))
+from jax_problems import (  # noqa: E402
+    CHAINS,
+    IMPLEMENTATIONS,
+    LOSSES,
+    differentiated,
+    expected,
+    function_of,
+    hard_batch,
+    in_fresh_process,
+    problem,
+    reference_of,
+)
+from pathsum.jax import asg_loss, ctc_loss, rnnt_loss  # noqa: E402
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -123,85 +69,6 @@ def test_half_precision_is_computed_in_float32(name, impl):
 
 
 # The second derivative is JAX's in both implementations.
-@pytest.mark.parametrize("name, impl", [*((name, "jax") for name in LOSSES), ("ctc", "numba")])
-@pytest.mark.filterwarnings("ignore:.*equal neighbours")
-def test_hessians_are_those_of_the_reference(name, impl, x64):
-    scores, integers = problem(name, seed=1)
-    position = len(scores) - 1  # ASG's by its transitions
-    rest = [jnp.asarray(array) for array in scores[:position]]
-    function = function_of(name, integers, impl=impl, reduction="sum")
-    hessian = jax.jit(jax.hessian(lambda last: function(*rest, last)))(jnp.asarray(scores[position]))
-
-    fixed = [tensor(array) for array in scores[:position]]
-    reference = reference_of(name, integers, reduction="sum")
-    exact = torch.autograd.functional.hessian(lambda last: reference(*fixed, last), tensor(scores[position]))
-    assert_close(hessian, exact, absolute=1e-11)
-
-
-def test_derivatives_agree_whichever_way_they_are_taken(x64):
-    scores, integers = problem("ctc")
-    function = function_of("ctc", integers, reduction="sum")
-    x = jnp.asarray(scores[0])
-    direction = jnp.asarray(np.random.default_rng(0).standard_normal(x.shape))
-
-    @jax.jit
-    def derivatives(x):
-        gradient = jax.grad(function)
-        slopes = (gradient(x) * direction).sum(), jax.jvp(function, (x,), (direction,))[1]
-        products = (
-            jax.jvp(gradient, (x,), (direction,))[1],
-            jax.grad(lambda x: (gradient(x) * direction).sum())(x),
-            jax.grad(lambda x: jax.jvp(function, (x,), (direction,))[1])(x),
-        )
-        return slopes, products
-
-    for first, *others in derivatives(x):
-        for other in others:
-            assert_close(other, first, absolute=1e-12)
-
-
-def test_a_scan_over_the_loss_has_derivatives(x64):
-    scores, integers = problem("ctc")
-    x = jnp.asarray(scores[0])
-    direction = jnp.ones_like(x).at[:, ::2].set(-1.0)
-
-    def scanned(x, impl):
-        function = function_of("ctc", integers, impl=impl, reduction="sum")
-        return jax.lax.scan(lambda total, scale: (total + function(scale * x), None), 0.0, jnp.array([1.0, 0.5]))[0]
-
-    def product(x, impl):
-        return jax.jvp(jax.grad(lambda x: scanned(x, impl)), (x,), (direction,))[1]
-
-    once = jax.grad(function_of("ctc", integers, reduction="sum"))
-    expected = once(x) + 0.5 * once(0.5 * x)
-    assert_close(jax.grad(lambda x: scanned(x, "numba"))(x), expected, absolute=1e-12)
-
-    step = 1e-5
-    slope = [once(scale * (x + sign * step * direction)) * scale for scale in (1, 0.5) for sign in (1, -1)]
-    slope = (slope[0] - slope[1] + slope[2] - slope[3]) / (2 * step)
-    assert_close(jax.jit(lambda x: product(x, "jax"))(x), slope, absolute=1e-8)
-    # JAX forgets the rules of functions in a scan that it differentiates twice: an error, not a wrong number.
-    with pytest.raises(ValueError, match="cannot be differentiated"):
-        product(x, "numba")
-
-
-@pytest.mark.parametrize("name, impl", [*((name, "numba") for name in LOSSES), ("ctc", "jax")])
-def test_vmap_is_a_loop(name, impl):
-    scores = [jnp.stack([jnp.asarray(problem(name, seed=s)[0][i], jnp.float32) for s in range(2)])
-              for i in range(len(problem(name)[0]))]  # fmt: skip
-    integers = [jnp.stack([jnp.asarray(np.asarray(problem(name, seed=s)[1][i])) for s in range(2)]) for i in range(3)]
-
-    def gradients(scores, integers):
-        return jax.value_and_grad(lambda scores: function_of(name, integers, impl=impl)(*scores).sum())(scores)
-
-    mapped = jax.jit(jax.vmap(gradients))(scores, integers)
-    one = jax.jit(gradients)
-    for i in range(2):
-        alone = one([array[i] for array in scores], [array[i] for array in integers])
-        for own, other in zip(jax.tree.leaves(mapped), jax.tree.leaves(alone), strict=True):
-            assert_close(own[i], other, absolute=2e-6)
-
-
 @pytest.mark.parametrize("name, pose", [("ctc", pose_ctc), ("simple_ctc", pose_simple_ctc), ("rnnt", pose_rnnt)])
 def test_every_path_is_counted(name, pose, x64):
     scores, integers = problem(name)
@@ -215,41 +82,6 @@ def test_every_path_is_counted(name, pose, x64):
         paths = sum_over_paths(log_probs[n], lattice, n)
         assert_close(losses[n], -paths.log_z, absolute=1e-12)
         assert_close(gradient[n], -paths.posteriors, absolute=1e-12)
-
-
-def test_problems_are_posed_alike_while_being_traced():
-    _, integers = problem("ctc")
-    targets, *lengths = (jnp.asarray(array) for array in integers)
-    for pose in (pose_ctc, pose_simple_ctc):
-        posed = pose(np.asarray(targets), *map(np.asarray, lengths), 0)
-        traced = jax.jit(lambda *arrays, pose=pose: {k: v for k, v in vars(pose(*arrays, 0)).items() if v is not None})
-        for name, value in traced(targets, *lengths).items():
-            assert_close(value, getattr(posed, name), what=name)
-
-
-def hard_batch(name):
-    """Samples, one a line, whose answers are known; their padding is NaN."""
-    nan, inf = np.nan, np.inf
-    scores = np.random.default_rng(0).standard_normal((8, 4, 5)).astype(np.float32)
-    targets = np.array([[1, 2, 3]] * 8)
-    input_lengths, target_lengths = np.full(8, 4), np.full(8, 3)
-    target_lengths[1] = 0  # an empty target
-    input_lengths[2] = target_lengths[2] = 0  # no frames, no labels
-    input_lengths[3] = 2  # does not fit
-    scores[4, 1, 3 if name == "rnnt" else 4] = -inf  # no class of the target, nor the blank
-    scores[5, 0, 2] = nan
-    scores[6, 0, 3] = inf
-    scores[7, 0] = -inf  # a frame without any class
-    for n in range(8):
-        scores[n, input_lengths[n] :] = nan
-        targets[n, target_lengths[n] :] = -7
-    if name == "rnnt":
-        scores = np.repeat(scores[:, :, None], 4, 2)
-        for n in range(8):
-            scores[n, :, target_lengths[n] + 1 :] = nan
-        targets[targets > 0] -= 1
-    transitions = [np.zeros((5, 5), np.float32)] if name == "asg" else []
-    return [scores, *transitions], (targets, input_lengths, target_lengths)
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -280,25 +112,6 @@ def test_infinity_is_made_zero_where_asked():
     losses = function_of("ctc", integers, zero_infinity=True)(jnp.asarray(scores[0]))
     assert not np.asarray(losses)[[3, 7]].any()
     assert not np.isinf(losses).any()
-
-
-@pytest.mark.parametrize("name, impl", [*((name, "numba") for name in LOSSES), ("ctc", "jax")])
-def test_what_is_wrong_while_tracing_is_nan_for_its_sample(name, impl):
-    scores, integers = hard_batch(name)
-    scores[0] = np.nan_to_num(scores[0], neginf=-1.0, posinf=1.0)
-    targets, input_lengths, target_lengths = (array[:4].copy() for array in integers)
-    input_lengths[:], target_lengths[:], targets[:] = 4, 2, 1
-    targets[0, 1] = 5
-    input_lengths[1] = 5
-    target_lengths[2] = 4
-    scores = [jnp.asarray(array[:4]) if array.ndim > 2 else jnp.asarray(array) for array in scores]
-
-    def losses(scores, *integers):
-        return function_of(name, integers, impl=impl)(*scores)
-
-    values = jax.jit(losses)(scores, *map(jnp.asarray, (targets, input_lengths, target_lengths)))
-    assert np.isnan(values).tolist() == [True, True, True, False]
-    assert np.isfinite(values[3])
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -457,31 +270,21 @@ def test_what_fails_in_a_foreign_function_is_raised():
         jax.block_until_ready(ffi.call("pathsum_test_failure", result, "sequential", jnp.arange(2), number=np.int32(7)))
 
 
-@pytest.mark.peer
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "optax.json").read_text())["vectors"]
+
+
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-def test_optax_agrees_on_feasible_targets(impl):
-    optax = pytest.importorskip("optax")
-    (scores,), (targets, lengths, target_lengths) = problem("ctc", seed=2)
-    scores, targets = jnp.asarray(scores, jnp.float32), jnp.asarray(np.maximum(targets, 0))
-    paddings = [jnp.asarray(np.arange(size) >= of[:, None], jnp.float32)
-                for size, of in ((scores.shape[1], lengths), (targets.shape[1], target_lengths))]  # fmt: skip
+@pytest.mark.parametrize("vector", VECTORS[:2], ids=["ragged", "peaky"])
+def test_optax_agrees_on_feasible_targets(vector, impl):
+    lengths = [(1 - np.asarray(vector[name])).sum(1).astype(int) for name in ("logit_paddings", "label_paddings")]
+    targets = np.asarray(vector["labels"])
 
-    def theirs(x):
-        return optax.ctc_loss(x, paddings[0], targets, paddings[1])
+    def function(logits):
+        return ctc_loss(logits, targets, *lengths, blank=vector["blank"], impl=impl)
 
-    losses, (gradient,) = differentiated(
-        lambda x: ctc_loss(x, targets, lengths, target_lengths, impl=impl), [scores], np.ones(3)
-    )
-    their_losses, (their_gradient,) = differentiated(theirs, [scores], np.ones(3))
-    assert_close(losses, their_losses, relative=1e-5)
-    assert_close(gradient, their_gradient, absolute=1e-5)
-
-
-def in_fresh_process(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
-                          env={"PYTHONPATH": ":".join(sys.path), "PATH": "", "JAX_PLATFORMS": "cpu"})  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    losses, (gradient,) = differentiated(function, [jnp.asarray(vector["logits"], jnp.float32)], np.ones(len(targets)))
+    assert_close(losses, vector["losses"], relative=1e-6, absolute=1e-6)
+    assert_close(gradient, vector["gradient"], absolute=2e-6)
 
 
 def test_jax_needs_no_other_framework():
@@ -501,36 +304,6 @@ for impl in ("numba", "jax"):
     assert jax.grad(lambda x: rnnt_loss(x, [[0]], impl=impl).sum())(jnp.zeros((1, 2, 2, 2))).any()
     assert jax.grad(lambda x: asg_loss(x, [[1]], jnp.zeros((2, 2)), impl=impl).sum())(jnp.zeros((1, 3, 2))).any()
 assert not blocked & sys.modules.keys()
-print("ran")
-"""
-    assert in_fresh_process(code) == ["ran"]
-
-
-def test_batches_divided_among_devices():
-    code = """
-import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from pathsum.jax import asg_loss, ctc_loss
-random = np.random.default_rng(0)
-scores = jnp.asarray(random.normal(size=(4, 7, 5)), jnp.float32)
-targets = jnp.asarray(random.integers(1, 5, (4, 3)))
-table = jnp.asarray(random.normal(size=(5, 5)), jnp.float32)
-mesh = Mesh(np.array(jax.devices()), ("batch",))
-divided = [jax.device_put(array, NamedSharding(mesh, P("batch"))) for array in (scores, targets)]
-for impl in ("numba", "jax"):
-    def ctc(scores, targets):
-        return jax.grad(lambda scores: ctc_loss(scores, targets, impl=impl).sum())(scores)
-    def asg(scores, targets, table):
-        return jax.grad(lambda *scores: asg_loss(scores[0], targets, scores[1], impl=impl).sum(), (0, 1))(scores, table)
-    there = jax.shard_map(ctc, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))(*divided)
-    np.testing.assert_allclose(there, ctc(scores, targets), atol=1e-6)
-    np.testing.assert_allclose(jax.jit(ctc)(*divided), ctc(scores, targets), atol=1e-6)
-    specs = {"in_specs": (P("batch"), P("batch"), P()), "out_specs": (P("batch"), P())}
-    there = jax.shard_map(asg, mesh=mesh, **specs)(*divided, table)
-    for own, other in zip(there, asg(scores, targets, table)):
-        np.testing.assert_allclose(own, other, atol=1e-5)
 print("ran")
 """
     assert in_fresh_process(code) == ["ran"]

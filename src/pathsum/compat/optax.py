@@ -20,6 +20,7 @@ from jax import lax
 from pathsum import jax as pathsum_jax
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.jax.extended import varying_as
+from pathsum.kernels.jax.rows import work_dtype
 
 Array = jax.Array
 
@@ -158,13 +159,8 @@ def _inputs(
     if paddings.shape != scores.shape[:2]:
         raise InvalidValueError(function, "logit_paddings", f"have shape {scores.shape[:2]}", paddings.shape)
     lengths = (label_paddings == 0).sum(1)
-    epsilon = jnp.asarray(-jnp.inf if corrected else log_epsilon, _work_dtype(scores))
+    epsilon = jnp.asarray(-jnp.inf if corrected else log_epsilon, work_dtype(scores))
     return scores, _Batch(paddings == 0, labels.astype(jnp.int32), lengths.astype(jnp.int32), epsilon)
-
-
-def _work_dtype(scores: Array) -> jnp.dtype:
-    """The dtype of arithmetic: never below float32."""
-    return jnp.promote_types(scores.dtype, jnp.float32)
 
 
 def _options(function: str, scores: Array, blank: int, corrected: bool, impl: str) -> _Options:
@@ -279,7 +275,7 @@ def _scan(options: _Options, batch: _Batch, logits: Array) -> tuple[Array, tuple
 
 def _frames(options: _Options, batch: _Batch, logits: Array) -> tuple[Array, Array, Array]:
     """Log-probabilities of the blank (T, N, 1) and of the labels (T, N, S), and which frames are real (T, N, 1)."""
-    log_probs = jax.nn.log_softmax(jnp.where(batch.real[:, :, None], logits.astype(_work_dtype(logits)), 0))
+    log_probs = jax.nn.log_softmax(jnp.where(batch.real[:, :, None], logits.astype(work_dtype(logits)), 0))
     inside = (batch.labels >= 0) & (batch.labels < options.num_classes)
     index = jnp.where(inside, batch.labels, 0)[:, None]
     log_labels = jnp.where(inside[:, None], jnp.take_along_axis(log_probs, index, 2), 0)

@@ -16,6 +16,7 @@ from jax import lax
 
 from pathsum.errors import NotDifferentiableError
 from pathsum.jax._solvers import Integers, Scores, Solver
+from pathsum.kernels.jax.rows import work_dtype
 from pathsum.lattice import Array
 
 
@@ -68,6 +69,6 @@ def _on_platform(solver: Solver, compiled: Any, plain: Any, scores: Scores, inte
 
 def _inner(gradient: Array, change: Array) -> Array:
     """(N,) inner products; what is no part of a sample's loss has no part here either, infinite or NaN as it may be."""
-    work = jnp.promote_types(gradient.dtype, jnp.float32)
+    work = work_dtype(gradient)
     products = gradient.astype(work) * change.astype(work)
     return jnp.where(gradient == 0, 0, products).sum(tuple(range(1, gradient.ndim)))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from pathsum import _checks
 from pathsum.jax._inputs import IntegersLike, check_batch, check_impl, check_scores, solve
 from pathsum.jax._solvers import ASGSolver
+from pathsum.kernels.jax.rows import work_dtype
 from pathsum.lattice import Array
 
 
@@ -81,6 +82,6 @@ def asg_loss(
         blank=None,
     )
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
-    work = jnp.promote_types(scores.dtype, jnp.float32)
+    work = work_dtype(scores)
     scores = scores.astype(work), table.astype(work)
     return solve(ASGSolver(impl), scores, batch, reduction=reduction, zero_infinity=bool(zero_infinity))

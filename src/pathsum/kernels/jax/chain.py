@@ -185,7 +185,8 @@ def _by_index(values: Array, indices: Array, size: int) -> Array:
     indices = lax.optimization_barrier(indices)
     position = jnp.arange(width)
     first = jnp.where(indices[:, :, None] == indices[:, None, :], position, width).min(2)
-    merged = jnp.einsum("nts,nsf->nft", values, first[:, :, None] == position, precision=lax.Precision.HIGHEST)
+    is_first = (first[:, :, None] == position).astype(values.dtype)
+    merged = jnp.einsum("nts,nsf->nft", values, is_first, precision=lax.Precision.HIGHEST)
     # Out of range, and different from one another.
     target = jnp.where((first == position) & (indices >= 0), indices, size + position)
     sums = jnp.zeros((num_samples, size, num_frames), values.dtype)

@@ -69,7 +69,9 @@ def select(mask: Array, chosen: Number, other: Number) -> Number:
 def keep(mask: Array, number: Number) -> Number:
     """The number, or zero where the mask is not set."""
     return Number(
-        jnp.where(mask, number.mantissa, 0), jnp.where(mask, number.high, _format(number).zero), number.low * mask
+        jnp.where(mask, number.mantissa, 0),
+        jnp.where(mask, number.high, _format(number).zero),
+        jnp.where(mask, number.low, 0),
     )
 
 
@@ -78,7 +80,7 @@ def varying_as(start: Any, *sources: Any) -> Any:
 
     Under shard_map JAX asks that a scan ends with the kind of arrays it has begun with. Sums of nothing are added.
     """
-    nothing = sum(jnp.ravel(leaf)[:0].sum() for leaf in jax.tree.leaves(sources))
+    nothing = sum(jnp.ravel(leaf)[:0].sum().astype(jnp.float32) for leaf in jax.tree.leaves(sources))
     return jax.tree.map(lambda part: part + jnp.asarray(nothing).astype(part.dtype), start)
 
 
