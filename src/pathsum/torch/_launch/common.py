@@ -62,7 +62,8 @@ class Tiles(NamedTuple):
 def tiles(num_classes: int, work: torch.dtype) -> Tiles:
     size = TILE // work.itemsize
     classes = bucket(num_classes, 16, size)
-    return Tiles(size // classes, classes)
+    # Triton 3.6 fails to compile some kernels for more rows than that in float64.
+    return Tiles(min(size // classes, 8) if work == torch.float64 else size // classes, classes)
 
 
 def in_rows(*tensors: Tensor | None) -> list[Any]:
