@@ -11,8 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pathsum.errors import NotDifferentiableError
-from pathsum.kernels.tensorflow.grid import REWEIGHTED
+from pathsum.kernels.tensorflow.grid import refuse
 from pathsum.lattice import Array
 from pathsum.tensorflow._ops import host
 from pathsum.tensorflow._solvers import Integers, Solver
@@ -68,7 +67,7 @@ def _gradient(solver: Solver, upstream: Array, scores: Scores, integers: Integer
 
         def derivative(*tangents: Array) -> list[Array]:
             if solver.reweighted:
-                raise NotDifferentiableError(REWEIGHTED)
+                refuse()
             return _products(solver, tangents, upstream, scores, integers, kept)
 
         return gradients, derivative

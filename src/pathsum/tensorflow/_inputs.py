@@ -8,8 +8,9 @@ label or length gives its sample NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -21,10 +22,25 @@ from pathsum.lattice import Array
 from pathsum.tensorflow import _derivatives, _placement
 from pathsum.tensorflow._solvers import Integers, Solver
 
-# What runs while a graph is built is plain Python, and not to be rewritten as the graph's own control flow.
-outside_autograph = tf.autograph.experimental.do_not_convert
-
 IntegersLike = Array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def outside_autograph(function: Function) -> Function:
+    """The function as plain Python in a ``tf.function`` too, not rewritten as the graph's own control flow."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (ValueError, TypeError, RuntimeError) as error:
+            # Or else AutoGraph puts an error of its own in its place.
+            error.ag_pass_through = True  # pyright: ignore
+            raise
+
+    return tf.autograph.experimental.do_not_convert(call)
 
 
 class Batch(NamedTuple):

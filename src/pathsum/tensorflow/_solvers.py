@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from pathsum.kernels.tensorflow import chain, dense, grid
-from pathsum.kernels.tensorflow.log_domain import rows, sizes, undefined
+from pathsum.kernels.tensorflow.log_domain import losses, rows, sizes, undefined
 from pathsum.lattice import Array, ChainLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.rnnt import pose_rnnt
@@ -140,12 +140,8 @@ class ASGSolver:
         found = rows(inputs, tf.sequence_mask(integers.input_lengths, sizes(inputs)[1]))
         of_target, _ = chain.solve(found, target, transitions)
         of_all = dense.solve(found, every, transitions)
-        feasible = of_target > -np.inf
-        # Where no path spells the target there may be none at all, and infinities must not meet.
-        zero = tf.zeros([], tf.float64)
-        losses = tf.where(feasible, tf.where(feasible, of_all, zero) - tf.where(feasible, of_target, zero), np.inf)
         table = tf.where((integers.input_lengths > 1)[:, None, None], transitions, tf.zeros([], transitions.dtype))
-        return losses + undefined(found.scores) + undefined(table)
+        return losses(of_all, of_target, undefined(found.scores) + undefined(table))
 
     def forward(self, scores: Arrays, integers: Arrays) -> list[np.ndarray]:
         return asg_arrays.forward(*scores, _posed_asg(scores, integers))

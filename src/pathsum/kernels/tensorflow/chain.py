@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from pathsum.kernels.tensorflow.log_domain import IMPOSSIBLE, Rows, fold, log_add, log_sum, rows, sizes, undefined
+from pathsum.kernels.tensorflow.log_domain import (
+    IMPOSSIBLE,
+    Rows,
+    fold,
+    log_add,
+    log_sum,
+    losses,
+    rows,
+    sizes,
+    undefined,
+)
 from pathsum.lattice import Array, ChainLattice
 
 # Columns in front of the first state: the virtual state, and one more for a skip into state 0 to come from.
@@ -19,8 +29,8 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> Array:
         found = found._replace(maxima=tf.zeros_like(found.maxima))
     log_z, used = solve(found, lattice)
     if logits:
-        return tf.reduce_sum(found.log_sums, 1) - log_z + undefined(found.scores)
-    return undefined(used) - log_z
+        return losses(tf.reduce_sum(found.log_sums, 1), log_z, undefined(found.scores))
+    return losses(tf.zeros_like(log_z), log_z, undefined(used))
 
 
 def solve(found: Rows, lattice: ChainLattice, transitions: Array | None = None) -> tuple[Array, Array]:

@@ -8,14 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from pathsum.errors import NotDifferentiableError
-from pathsum.kernels.tensorflow.log_domain import IMPOSSIBLE, fold, log_add, rows, sizes, undefined
+from pathsum.kernels.tensorflow.log_domain import IMPOSSIBLE, fold, log_add, losses, rows, sizes, undefined
 from pathsum.lattice import Array, GridLattice
-
-REWEIGHTED = (
-    "the gradient of a loss with fastemit_lambda or clamp is re-weighted: it is not the gradient of anything, and has "
-    "no derivative"
-)
-
 
 def forward(
     scores: Array, lattice: GridLattice, *, logits: bool, fastemit_lambda: float = 0.0, clamp: float = -1.0
@@ -48,7 +42,8 @@ def _losses(scores: Array, lattice: GridLattice, logits: bool, fastemit_lambda: 
 
     read = found.scores if logits else tf.stack([blank_scores, label_scores], 3)
     log_z = _solve(blank, label, lattice)
-    return undefined(read) - tf.where(lattice.logit_lengths > 0, log_z, impossible)
+    log_z = tf.where(lattice.logit_lengths > 0, log_z, impossible)
+    return losses(tf.zeros_like(log_z), log_z, undefined(read))
 
 
 def _solve(blank: Array, label: Array, lattice: GridLattice) -> Array:
@@ -99,24 +94,31 @@ def _reweighted(
     """The same losses with a gradient that is not theirs: clamped before the upstream gradient multiplies it."""
 
     @tf.custom_gradient
-    def losses(scores: Array) -> tuple[Array, Any]:
+    def solved(scores: Array) -> tuple[Array, Any]:
         with tf.GradientTape() as tape:
             tape.watch(scores)
-            losses = _losses(scores, lattice, logits, fastemit_lambda)
-        gradient = tape.gradient(losses, scores)
+            values = _losses(scores, lattice, logits, fastemit_lambda)
+        gradient = tape.gradient(values, scores)
         gradient = tf.clip_by_value(gradient, -clamp, clamp) if clamp > 0 else gradient
         # Where no path exists an infinite upstream gradient meets a gradient of exactly 0.
-        infeasible = losses == math.inf
+        infeasible = values == math.inf
 
         @tf.custom_gradient
         def weigh(upstream: Array, scores: Array) -> tuple[Array, Any]:
             upstream = tf.where(infeasible, tf.zeros([], tf.float64), upstream)
-            return gradient * tf.cast(upstream, gradient.dtype)[:, None, None, None], _refuse
+            return gradient * tf.cast(upstream, gradient.dtype)[:, None, None, None], refuse
 
-        return losses, lambda upstream: weigh(upstream, scores)
+        return values, lambda upstream: weigh(upstream, scores)
 
-    return losses(scores)
+    return solved(scores)
 
 
-def _refuse(*_: Array) -> Any:
-    raise NotDifferentiableError(REWEIGHTED)
+def refuse(*_: Array) -> Any:
+    """Raise what a second derivative of re-weighted gradients is answered with."""
+    error = NotDifferentiableError(
+        "the gradient of a loss with fastemit_lambda or clamp is re-weighted: it is not the gradient of anything, "
+        "and has no derivative"
+    )
+    # Or else AutoGraph puts an error of its own in its place.
+    error.ag_pass_through = True  # pyright: ignore
+    raise error

@@ -67,6 +67,14 @@ def undefined(scores: Array) -> Array:
     return tf.reduce_sum(factor * tf.cast(harmless, tf.float64), axes)
 
 
+def losses(log_all: Array, log_z: Array, undefined: Array) -> Array:
+    """(N,) log_all - log_z; infinity with derivative 0 where no path exists, NaN where a score is undefined."""
+    counted = (log_z != IMPOSSIBLE) | tf.math.is_nan(undefined)
+    zero = tf.zeros([], tf.float64)
+    difference = tf.where(counted, log_all, zero) - tf.where(counted, log_z, zero)
+    return tf.where(counted, difference + undefined, tf.constant(math.inf, tf.float64))
+
+
 def fold(step: Callable[..., Array], start: Array, planes: Sequence[Array]) -> Array:
     """What is left of ``start`` after a step for each entry of the planes' first axis."""
     return tf.foldl(lambda state, entry: step(state, *entry), tuple(planes), initializer=start)

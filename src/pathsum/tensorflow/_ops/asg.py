@@ -46,7 +46,7 @@ def backward(
         logits=False, num_threads=num_threads(),
     )  # fmt: skip
     dense.backward(upstream, num_classes, every, all_paths, strided(parts[1]), num_frames, num_threads=num_threads())
-    parts[0][...] -= parts[1]
+    _subtract(*parts)
     counts = chain.transition_gradient(upstream, num_classes, target, target_paths)
     counts -= _every_transition(upstream, rows, transitions, every, all_paths)
     return [parts[0], aligned(counts, transitions.dtype)]
@@ -76,7 +76,7 @@ def hvp(
         _every_transition(weights, rows, transitions, every, all_paths), strided(parts[1]), num_frames,
         need_transitions=True, num_threads=num_threads(),
     )  # fmt: skip
-    parts[0][...] -= parts[1]
+    _subtract(*parts)
     slopes = np.where(target_paths.losses == np.inf, 0.0, by_target.slopes - by_all.slopes)
     products = aligned(by_target.transitions - by_all.transitions, transitions.dtype)
     return [aligned(slopes, upstream.dtype), parts[0], products]
@@ -84,6 +84,11 @@ def hvp(
 
 def _of_feasible(upstream: np.ndarray, target_paths: Saved) -> np.ndarray:
     return np.where(target_paths.losses == np.inf, 0.0, upstream.astype(np.float64))
+
+
+def _subtract(total: np.ndarray, part: np.ndarray) -> None:
+    with np.errstate(invalid="ignore"):  # NaN in a sample that has one among its scores
+        total -= part
 
 
 def _every_transition(
