@@ -144,7 +144,8 @@ def check_batch(
         targets = _pad(targets, target_lengths)
     else:
         if len(targets) != count:
-            raise InvalidValueError(function, targets_name, f"have one row a sample, N = {count}", f"{len(targets)} rows")
+            rule = f"have one row a sample, N = {count}"
+            raise InvalidValueError(function, targets_name, rule, f"{len(targets)} rows")
         _check_range(function, target_lengths_name, target_lengths, f"the width of {targets_name}", targets.shape[1])
     if targets.shape[1] == 0:
         targets = np.zeros((count, 1), np.int64)

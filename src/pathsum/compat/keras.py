@@ -35,7 +35,7 @@ class CTC(keras.losses.Loss):
 
     def __init__(
         self,
-        reduction: str | None = "sum_over_batch_size",
+        reduction: Any = "sum_over_batch_size",
         name: str = "ctc",
         dtype: Any = None,
         *,
@@ -62,10 +62,9 @@ def ctc(y_true: Any, y_pred: Any, *, zero_infinity: bool = False, impl: str = "a
         >>> round(float(ctc(np.array([[1, 2]]), np.zeros((1, 2, 3), np.float32))[0]), 4)
         2.1972
     """
-    labels = ops.cast(y_true, "int32")
-    num_samples, num_frames, _ = ops.shape(y_pred)
+    labels, sizes = ops.cast(y_true, "int32"), ops.shape(y_pred)
     label_length = ops.sum(ops.cast(labels != 0, "int32"), axis=-1)
-    logit_length = num_frames * ops.ones((num_samples,), dtype="int32")
+    logit_length = sizes[1] * ops.ones((sizes[0],), dtype="int32")  # pyright: ignore
     return ctc_loss(labels, y_pred, label_length, logit_length, zero_infinity=zero_infinity, impl=impl)
 
 
@@ -88,9 +87,9 @@ def ctc_loss(
         >>> round(float(loss[0]), 4)
         2.1972
     """
-    integers = [ops.cast(array, "int32") for array in (target, target_length, output_length)]
+    logits: Any = ops.convert_to_tensor(output)
+    integers: list[Any] = [ops.cast(array, "int32") for array in (target, target_length, output_length)]
     labels, label_length, logit_length = integers
-    logits = ops.convert_to_tensor(output)
     options: dict[str, Any] = {"zero_infinity": zero_infinity, "impl": impl}
     backend = keras.config.backend()
     if backend == "tensorflow":

@@ -40,7 +40,8 @@ def classic_ctc_loss(labels: Any, logits: Any, label_length: Any, logit_length: 
     Example:
         >>> import tensorflow as tf
         >>> from pathsum.compat.tf_seq2seq_losses import classic_ctc_loss
-        >>> loss = classic_ctc_loss(tf.constant([[1, 2, 2, 1]]), tf.zeros([1, 5, 3]), tf.constant([4]), tf.constant([5]))
+        >>> labels, label_length, logit_length = tf.constant([[1, 2, 2, 1]]), tf.constant([4]), tf.constant([5])
+        >>> loss = classic_ctc_loss(labels, tf.zeros([1, 5, 3]), label_length, logit_length)
         >>> round(float(loss[0]), 4)  # one of 3**5 labellings
         5.4931
     """
@@ -92,9 +93,7 @@ class BaseCtcLossData(ABC):
         self._given = labels, label_length, logit_length, blank_index
         self._logprobas = tf.convert_to_tensor(logprobas)
 
-    @property
-    @abstractmethod
-    def _losses(self) -> Callable[..., Any]: ...
+    _losses: Callable[..., Any]
 
     @property
     @abstractmethod
@@ -153,7 +152,7 @@ class BaseCtcLossData(ABC):
     @cached_property
     def alpha(self) -> Any:
         """(N, T+1, states): log mass of the frames before t that lead to a state."""
-        start = tf.tile(self._first, [tf.shape(self._logprobas)[0]] + [1] * (len(self._first.shape) - 1))
+        start = tf.tile(self._first, tf.stack([tf.shape(self._logprobas)[0]] + [1] * (len(self._first.shape) - 1)))
         return _swapped(self._scanned(self._advance, start))
 
     @cached_property
@@ -179,7 +178,7 @@ class BaseCtcLossData(ABC):
         def step(mass: Any, t: Any) -> Any:
             return tf.where(first <= t, self._advance(mass, t), unit)
 
-        masses = self._scanned(step, tf.tile(unit, [num_samples, num_times, *ones, *ones]))
+        masses = self._scanned(step, tf.tile(unit, tf.stack([num_samples, num_times, *ones, *ones])))
         second = tf.reshape(tf.range(num_times), [-1, 1, 1, *ones, *ones])
         masses = tf.where(first <= second, masses, _impossible(masses))
         return tf.transpose(masses, [*range(1, 3 + axes), 0, *range(3 + axes, 3 + 2 * axes)])
@@ -337,7 +336,7 @@ class _Scores:
 
         longest = tf.reduce_max(tf.concat([self.label_length, [0]], 0))
         labels = tf.cast(labels, tf.int32)[:, :longest]
-        labels = tf.pad(labels, [[0, 0], [0, longest + 1 - tf.shape(labels)[1]]])
+        labels = tf.pad(labels, tf.stack([[0, 0], [0, longest + 1 - tf.shape(labels)[1]]]))
         self.next_label = self._of(scores, labels, tf.sequence_mask(self.label_length, longest + 1))
         before = tf.pad(labels, [[0, 0], [1, 0]])[:, :-1]
         has_one = tf.range(longest + 1) > 0

@@ -44,7 +44,7 @@ def _compiled(solver: Solver, scores: Scores, integers: Integers) -> Array:
     @tf.custom_gradient
     def forward(*scores: Array) -> tuple[Array, Any]:
         def run(*arrays: Any) -> Any:
-            return solver.forward(arrays[:count], arrays[count:])
+            return solver.forward(arrays[:count], Integers(*arrays[count:]))
 
         result = tf.TensorSpec(scores[0].shape[:1], work)
         values, *kept = host.call(run, [*scores, *integers], [result], [dtype or work for dtype in solver.kept])
@@ -53,19 +53,19 @@ def _compiled(solver: Solver, scores: Scores, integers: Integers) -> Array:
     return forward(*scores)
 
 
-def _gradient(solver: Solver, upstream: Array, scores: Scores, integers: Integers, kept: Sequence[Any]) -> list[Array]:
+def _gradient(solver: Solver, upstream: Array, scores: Scores, integers: Integers, kept: Sequence[Any]) -> Any:
     """The gradients of upstream * losses."""
     count = len(scores)
 
     @tf.custom_gradient
     def backward(upstream: Array, *scores: Array) -> tuple[list[Array], Any]:
         def run(upstream: Any, *arrays: Any) -> Any:
-            return solver.backward(upstream, arrays[:count], arrays[count : count + 3], arrays[count + 3 :])
+            return solver.backward(upstream, arrays[:count], Integers(*arrays[count : count + 3]), arrays[count + 3 :])
 
         results = [tf.TensorSpec(array.shape, array.dtype) for array in scores]
         gradients = host.call(run, [upstream, *scores, *integers, *kept], results)
 
-        def derivative(*tangents: Array) -> list[Array]:
+        def derivative(*tangents: Array) -> Any:
             if solver.reweighted:
                 refuse()
             return _products(solver, tangents, upstream, scores, integers, kept)
@@ -77,7 +77,7 @@ def _gradient(solver: Solver, upstream: Array, scores: Scores, integers: Integer
 
 def _products(
     solver: Solver, tangents: Scores, upstream: Array, scores: Scores, integers: Integers, kept: Sequence[Any]
-) -> list[Array]:
+) -> Any:
     """The derivatives of <tangents, gradients> with respect to the upstream gradient and to the scores."""
     count = len(scores)
 
@@ -85,23 +85,23 @@ def _products(
     def move(*arguments: Array) -> tuple[list[Array], Any]:
         def run(*arrays: Any) -> Any:
             tangents, upstream, *rest = arrays[:count], *arrays[count:]
-            return solver.hvp(tangents, upstream, rest[:count], rest[count : count + 3], rest[count + 3 :])
+            return solver.hvp(tangents, upstream, rest[:count], Integers(*rest[count : count + 3]), rest[count + 3 :])
 
         results = [tf.TensorSpec(array.shape, array.dtype) for array in arguments[count:]]
         products = host.call(run, [*arguments, *integers, *kept], results)
 
-        def derivative(*further: Array) -> list[Array]:
+        def derivative(*further: Array) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(arguments)
                 again = _plain_products(solver, arguments, integers)
-            return tape.gradient(again, arguments, further, tf.UnconnectedGradients.ZERO)
+            return tape.gradient(again, arguments, list(further), tf.UnconnectedGradients.ZERO)
 
         return products, derivative
 
     return move(*tangents, upstream, *scores)
 
 
-def _plain_products(solver: Solver, arguments: Sequence[Array], integers: Integers) -> list[Array]:
+def _plain_products(solver: Solver, arguments: Sequence[Array], integers: Integers) -> Any:
     """The same by TensorFlow's own operations, of tangents, upstream gradient and scores."""
     count = len(arguments) // 2
     tangents, upstream, scores = arguments[:count], arguments[count], arguments[count + 1 :]
@@ -110,8 +110,8 @@ def _plain_products(solver: Solver, arguments: Sequence[Array], integers: Intege
         with tf.GradientTape() as first:
             first.watch(scores)
             values = _plain(solver, scores, integers)
-        gradients = first.gradient(values, scores, upstream)
-    return second.gradient(gradients, [upstream, *scores], tangents, tf.UnconnectedGradients.ZERO)
+        gradients: Any = first.gradient(values, scores, upstream)
+    return second.gradient(gradients, [upstream, *scores], list(tangents), tf.UnconnectedGradients.ZERO)
 
 
 def _work_dtype(scores: Array) -> Any:

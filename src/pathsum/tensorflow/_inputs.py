@@ -159,10 +159,10 @@ def _lengths(function: str, argument: str, value: Any, num_samples: Any, size: A
 
 def _stand_ins(given: Sequence[Any], num_samples: int | None) -> list[np.ndarray]:
     """Zeros of the shapes of labels and lengths, with the sizes that are not known yet made to agree."""
-    known = [size for size in (num_samples, *(array.shape[0] for array in given if len(array.shape))) if size is not None]
-    sizes = [known[0] if known else 1, 1]
+    found = [num_samples, *(array.shape[0] for array in given if len(array.shape)), 1]
+    others = next(size for size in found if size is not None), 1
     return [
-        np.zeros([sizes[k] if size is None else size for k, size in enumerate(array.shape)], np.int64)
+        np.zeros([others[k] if size is None else size for k, size in enumerate(array.shape)], np.int64)
         for array in given
     ]
 
@@ -178,5 +178,5 @@ def _in_range(integers: Integers, num_frames: Any, max_labels: Any, num_classes:
     valid &= (target_lengths >= 0) & (target_lengths <= max_labels) & ~tf.reduce_any(used & wrong, 1)
     kept = tf.where(valid[:, None] & used, targets, 0)
     # A column at least for the kernels to read.
-    kept = tf.pad(kept, [[0, 0], [0, tf.maximum(1 - tf.shape(kept)[1], 0)]])
+    kept = tf.pad(kept, tf.stack([[0, 0], [0, tf.maximum(1 - tf.shape(kept)[1], 0)]]))
     return Batch(Integers(kept, tf.where(valid, input_lengths, 0), tf.where(valid, target_lengths, 0)), valid)

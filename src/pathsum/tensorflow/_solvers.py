@@ -24,7 +24,7 @@ from pathsum.tensorflow._ops import chain as chain_arrays
 from pathsum.tensorflow._ops import grid as grid_arrays
 from pathsum.tensorflow._posing import Posable
 
-Arrays = Sequence[np.ndarray]
+Arrays = Sequence[Any]  # of NumPy's
 
 
 class Integers(NamedTuple):
@@ -51,12 +51,12 @@ class Solver(Protocol):
 
     def plain(self, scores: Sequence[Array], integers: Integers) -> Array: ...
 
-    def forward(self, scores: Arrays, integers: Arrays) -> list[np.ndarray]: ...
+    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]: ...
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Arrays, kept: Arrays) -> list[np.ndarray]: ...
+    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]: ...
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Arrays, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
     ) -> list[np.ndarray]: ...
 
 
@@ -74,15 +74,15 @@ class ChainSolver:
     def plain(self, scores: Sequence[Array], integers: Integers) -> Array:
         return chain.forward(scores[0], _posed(self.pose, integers, self.blank), logits=self.logits)
 
-    def forward(self, scores: Arrays, integers: Arrays) -> list[np.ndarray]:
+    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
         return chain_arrays.forward(scores[0], self.pose(*integers, self.blank), logits=self.logits)
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Arrays, kept: Arrays) -> list[np.ndarray]:
+    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]:
         lattice = self.pose(*integers, self.blank)
         return chain_arrays.backward(upstream, scores[0], lattice, kept, logits=self.logits)
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Arrays, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
     ) -> list[np.ndarray]:
         lattice = self.pose(*integers, self.blank)
         return chain_arrays.hvp(tangents[0], upstream, scores[0], lattice, kept, logits=self.logits)
@@ -111,15 +111,15 @@ class GridSolver:
         lattice = _posed(pose_rnnt, integers, self.blank)
         return grid.forward(scores[0], lattice, logits=self.logits, **self._weights)
 
-    def forward(self, scores: Arrays, integers: Arrays) -> list[np.ndarray]:
+    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
         return grid_arrays.forward(scores[0], pose_rnnt(*integers, self.blank), logits=self.logits)
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Arrays, kept: Arrays) -> list[np.ndarray]:
+    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]:
         lattice = pose_rnnt(*integers, self.blank)
         return grid_arrays.backward(upstream, scores[0], lattice, kept, logits=self.logits, **self._weights)
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Arrays, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
     ) -> list[np.ndarray]:
         lattice = pose_rnnt(*integers, self.blank)
         return grid_arrays.hvp(tangents[0], upstream, scores[0], lattice, kept, logits=self.logits)
@@ -143,20 +143,20 @@ class ASGSolver:
         table = tf.where((integers.input_lengths > 1)[:, None, None], transitions, tf.zeros([], transitions.dtype))
         return losses(of_all, of_target, undefined(found.scores) + undefined(table))
 
-    def forward(self, scores: Arrays, integers: Arrays) -> list[np.ndarray]:
-        return asg_arrays.forward(*scores, _posed_asg(scores, integers))
+    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
+        inputs, transitions = scores
+        return asg_arrays.forward(inputs, transitions, pose_asg(*integers, len(transitions)))
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Arrays, kept: Arrays) -> list[np.ndarray]:
-        return asg_arrays.backward(upstream, *scores, _posed_asg(scores, integers), kept)
+    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]:
+        inputs, transitions = scores
+        return asg_arrays.backward(upstream, inputs, transitions, pose_asg(*integers, len(transitions)), kept)
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Arrays, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
     ) -> list[np.ndarray]:
-        return asg_arrays.hvp(*tangents, upstream, *scores, _posed_asg(scores, integers), kept)
-
-
-def _posed_asg(scores: Arrays, integers: Arrays) -> Any:
-    return pose_asg(*integers, scores[0].shape[2])
+        (tangent, other), (inputs, transitions) = tangents, scores
+        posed = pose_asg(*integers, len(transitions))
+        return asg_arrays.hvp(tangent, other, upstream, inputs, transitions, posed, kept)
 
 
 def _posed(pose: Callable[..., Any], integers: Integers, option: Any) -> Any:

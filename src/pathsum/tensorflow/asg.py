@@ -64,14 +64,13 @@ def asg_loss(
     """
     scores = check_scores("asg_loss", "logits", logits, "(N, T, C)")
     table = tf.convert_to_tensor(transitions)
-    num_classes = scores.shape[2] if scores.shape[2] is not None else table.shape[-1]
+    num_classes = next((size for size in (scores.shape[2], *table.shape) if size is not None), 1)
+    shape = tuple(num_classes if size is None else size for size in table.shape)
     _checks.check_table(
-        "asg_loss", "transitions", table.dtype.name, tuple(table.shape), "(C, C)", (num_classes,) * 2, scores.dtype.name
+        "asg_loss", "transitions", table.dtype.name, shape, "(C, C)", (num_classes,) * 2, scores.dtype.name
     )
     impl = check_impl("asg_loss", impl, scores)
-    batch = check_batch(
-        "asg_loss", labels, label_length, logit_length, scores=scores, max_labels=None, blank=None
-    )
+    batch = check_batch("asg_loss", labels, label_length, logit_length, scores=scores, max_labels=None, blank=None)
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
     work = tf.float64 if scores.dtype == tf.float64 else tf.float32
     return solve(ASGSolver(impl), [tf.cast(scores, work), tf.cast(table, work)], batch, zero_infinity=zero_infinity)

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from pathsum.lattice import Array, ChainLattice
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.tensorflow._inputs import IntegersLike, check_batch, check_blank, check_impl, check_scores, outside_autograph, solve
+from pathsum.tensorflow._inputs import (
+    IntegersLike,
+    check_batch,
+    check_blank,
+    check_impl,
+    check_scores,
+    outside_autograph,
+    solve,
+)
 from pathsum.tensorflow._solvers import ChainSolver
 
 

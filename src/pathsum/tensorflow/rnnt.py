@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathsum import _checks
 from pathsum.lattice import Array
-from pathsum.tensorflow._inputs import IntegersLike, check_batch, check_blank, check_impl, check_scores, outside_autograph, solve
+from pathsum.tensorflow._inputs import (
+    IntegersLike,
+    check_batch,
+    check_blank,
+    check_impl,
+    check_scores,
+    outside_autograph,
+    solve,
+)
 from pathsum.tensorflow._solvers import GridSolver
 
 

@@ -41,8 +41,8 @@ def solve(found: Rows, lattice: ChainLattice, transitions: Array | None = None) 
     num_states = sizes(lattice.step_labels)[1]
     own_states = tf.sequence_mask(lattice.num_states, num_states)
     step, used = _emitted(found, lattice.step_labels, own_states)
-    stay, used_by_stays = (step, used[:, :, :0]) if lattice.shared_labels else _emitted(
-        found, lattice.stay_labels, own_states
+    stay, used_by_stays = (
+        (step, used[:, :, :0]) if lattice.shared_labels else _emitted(found, lattice.stay_labels, own_states)
     )
     if transitions is not None:
         stay += _constant(transitions, lattice.stay_transitions)

@@ -11,6 +11,7 @@ from pathsum.errors import NotDifferentiableError
 from pathsum.kernels.tensorflow.log_domain import IMPOSSIBLE, fold, log_add, losses, rows, sizes, undefined
 from pathsum.lattice import Array, GridLattice
 
+
 def forward(
     scores: Array, lattice: GridLattice, *, logits: bool, fastemit_lambda: float = 0.0, clamp: float = -1.0
 ) -> Array:
@@ -88,9 +89,7 @@ def _with_scaled_gradient(plane: Array, factor: float) -> Array:
     return same(plane)
 
 
-def _reweighted(
-    scores: Array, lattice: GridLattice, logits: bool, fastemit_lambda: float, clamp: float
-) -> Array:
+def _reweighted(scores: Array, lattice: GridLattice, logits: bool, fastemit_lambda: float, clamp: float) -> Array:
     """The same losses with a gradient that is not theirs: clamped before the upstream gradient multiplies it."""
 
     @tf.custom_gradient

@@ -49,10 +49,10 @@ class Rows(NamedTuple):
 def rows(scores: Array, real: Array) -> Rows:
     """Look at scores (..., C) where the rows are a sample's own (...)."""
     work = tf.float64 if scores.dtype == tf.float64 else tf.float32
-    own = tf.where(real[..., None], tf.cast(scores, work), tf.zeros([], work))
+    own = tf.where(tf.expand_dims(real, -1), tf.cast(scores, work), tf.zeros([], work))
     greatest = tf.reduce_max(tf.stop_gradient(own), -1)
     maxima = tf.where(tf.math.is_finite(greatest), greatest, tf.zeros([], work))
-    log_sums = tf.cast(log_sum(own - maxima[..., None], -1), tf.float64)
+    log_sums = tf.cast(log_sum(own - tf.expand_dims(maxima, -1), -1), tf.float64)
     log_sums = tf.where(real & (log_sums != IMPOSSIBLE), log_sums, tf.zeros([], tf.float64))
     return Rows(own, maxima, log_sums)
 
@@ -83,7 +83,7 @@ def fold(step: Callable[..., Array], start: Array, planes: Sequence[Array]) -> A
 def sizes(tensor: Array) -> tuple[Any, ...]:
     """The shape of a tensor: numbers where they are known beforehand, tensors of int64 elsewhere."""
     dynamic = tf.shape(tensor, tf.int64) if None in tensor.shape else None
-    return tuple(dynamic[k] if size is None else size for k, size in enumerate(tensor.shape))
+    return tuple(dynamic[k] if dynamic is not None and size is None else size for k, size in enumerate(tensor.shape))
 
 
 def _finite(largest: Array) -> Array:

@@ -68,8 +68,8 @@ def hvp(
     rows, (_, num_frames, num_classes) = strided(scores), scores.shape
     parts = empty(scores.shape, scores.dtype), np.empty_like(scores)
     by_target = of_chain.hvp(
-        weights, strided(tangent), transition_tangent, rows, num_classes, target, transitions, target_paths, strided(parts[0]),
-        num_frames, logits=False, num_threads=num_threads(),
+        weights, strided(tangent), transition_tangent, rows, num_classes, target, transitions, target_paths,
+        strided(parts[0]), num_frames, logits=False, num_threads=num_threads(),
     )  # fmt: skip
     by_all = of_dense.hvp(
         weights, strided(tangent), transition_tangent, rows, num_classes, every, transitions, all_paths,

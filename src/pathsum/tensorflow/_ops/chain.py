@@ -17,9 +17,7 @@ from pathsum.tensorflow._ops.host import aligned, empty, encoded, num_threads
 def forward(scores: np.ndarray, lattice: ChainLattice, *, logits: bool) -> list[np.ndarray]:
     """Losses (N,) of scores (N, T, C), and what is kept for the derivatives."""
     rows = strided(*encoded(scores))
-    saved = chain.forward(
-        rows, scores.shape[2], lattice, logits=logits, need_gradient=True, num_threads=num_threads()
-    )
+    saved = chain.forward(rows, scores.shape[2], lattice, logits=logits, need_gradient=True, num_threads=num_threads())
     return [aligned(saved.losses, work_dtype(rows.flat)), saved.losses, saved.maxima, saved.sums, *saved.posteriors]
 
 

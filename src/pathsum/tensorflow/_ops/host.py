@@ -88,7 +88,7 @@ def _as_array(argument: Any) -> np.ndarray:
     if memory.size:
         # Kernels are compiled for arrays that may be written to, and would be once more for others.
         bytes_ = (ctypes.c_byte * memory.nbytes).from_address(memory.ctypes.data)
-        memory = np.frombuffer(bytes_, memory.dtype).reshape(memory.shape)
+        memory = np.frombuffer(memoryview(bytes_), memory.dtype).reshape(memory.shape)
     return memory.view(_BFLOAT16) if half else memory
 
 
