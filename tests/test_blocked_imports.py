@@ -63,8 +63,18 @@ for impl in ("numba", "jax"):
     assert gradient(rnnt_loss, (1, 2, 2, 2), [[0]]).any()
     assert gradient(asg_loss, (1, 3, 2), [[1]], jnp.zeros((2, 2))).any()
 """
-OF_TORCH = ("k2", "nemo", "optimized_transducer", "speechbrain", "torch_asg", "torch_functional", "torchaudio", "warp_rnnt",
-            "warp_transducer", "warprnnt_numba")  # fmt: skip
+OF_TORCH = (
+    "k2",
+    "nemo",
+    "optimized_transducer",
+    "speechbrain",
+    "torch_asg",
+    "torch_functional",
+    "torchaudio",
+    "warp_rnnt",
+    "warp_transducer",
+    "warprnnt_numba",
+)
 OF_TENSORFLOW = ("tf_seq2seq_losses", "keras")
 OF_JAX = ("optax",)
 

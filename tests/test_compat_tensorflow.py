@@ -1,4 +1,4 @@
-"""The drop-ins for tf_seq2seq_losses and Keras: the peers' published values, and the peers themselves where they are."""
+"""The drop-ins for tf_seq2seq_losses and Keras: the peers' published values, and the peers where they are."""
 
 import os
 
