@@ -77,9 +77,8 @@ def check_blank(function: str, blank: Any, num_classes: int | None) -> int:
 
 def check_impl(function: str, impl: str, scores: Array) -> str:
     """``"numba"`` or ``"tensorflow"``."""
-    device = _placement.device_type(scores)
-    chosen = dispatch.select_program(function, "tensorflow", device, impl, numba=_placement.can_call_back())
-    return ("numba" if device == "cpu" else "tensorflow") if chosen == "auto" else chosen
+    device, numba = _placement.device_type(scores), _placement.can_call_back()
+    return dispatch.select_placed(function, "tensorflow", device, impl, numba=numba)
 
 
 def check_batch(
