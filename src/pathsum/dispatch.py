@@ -5,7 +5,9 @@ and has the kernels, elsewhere ``reference``. An implementation asked for by nam
 silence.
 
 JAX compiles a program for a device that may be known only then: ``"auto"`` is ``numba`` in a program for the CPU and
-``jax``, plain operations, in one for any other device.
+``jax``, plain operations, in one for any other device. TensorFlow builds a program for a device that is known then:
+``"auto"`` is ``numba`` on the CPU and ``tensorflow``, plain operations, on any other device and in what cannot call
+the compiled kernels, programs that XLA compiles and saved models.
 """
 
 from __future__ import annotations
@@ -73,10 +75,16 @@ def select_program(function: str, own: str, device: str | None, impl: str, *, nu
     if impl not in ("auto", "numba", own):
         raise InvalidValueError(function, "impl", f"be one of auto, numba, {own}", repr(impl))
     if impl == "numba" and not numba:
-        raise ImplementationError(f"{function}: impl='numba' cannot be called from programs of this {own}")
+        raise ImplementationError(f"{function}: impl='numba' cannot be called from this program of {own}'s")
     if impl == "numba" and device not in (None, "cpu"):
         raise ImplementationError(f"{function}: impl='numba' runs on the CPU; the scores are on {device}")
     return own if impl == "auto" and not numba else impl
+
+
+def select_placed(function: str, own: str, device: str, impl: str, *, numba: bool) -> str:
+    """As ``select_program``, for a framework that knows the device while a program is built: never ``"auto"``."""
+    chosen = select_program(function, own, device, impl, numba=numba)
+    return ("numba" if device == "cpu" else own) if chosen == "auto" else chosen
 
 
 def explain_program(own: str, *, numba: bool) -> str:
@@ -84,3 +92,8 @@ def explain_program(own: str, *, numba: bool) -> str:
     if numba:
         return f"{own}: numba in programs for the CPU; elsewhere {own}, plain operations in extended range"
     return f"{own}: {own}, plain operations in extended range; numba cannot be called from programs of this {own}"
+
+
+def explain_placed(own: str) -> str:
+    """Say in a sentence what ``impl="auto"`` runs in a framework that knows the device while a program is built."""
+    return f"{own}: numba on the CPU; on other devices, under XLA and in saved models {own}, plain operations"
