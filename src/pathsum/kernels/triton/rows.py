@@ -51,12 +51,19 @@ def locate(
 
 
 @triton.jit
+def in_pieces(x, ALIGNED: tl.constexpr):
+    """A multiple of a number of elements, as one that the compiler knows for it: it moves so many at a time then."""
+    return x // ALIGNED * ALIGNED
+
+
+@triton.jit
 def softmax_statistics(
     scores, starts, stride_v, num_classes, read, WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr
 ):  # fmt: skip
     """Maximum and sum of exp(score - maximum) of each row, 0 of nothing but -inf; NaN where a score is NaN or +inf."""
-    if ALIGNED:
-        starts, stride_v = tl.multiple_of(starts, 16), 1
+    if ALIGNED > 1:
+        num_classes = in_pieces(num_classes, ALIGNED)
+        starts, stride_v = in_pieces(starts, ALIGNED), 1
     columns = tl.arange(0, BLOCK)
     maximum = tl.full(starts.shape, float("-inf"), WORK)
     total = tl.zeros(starts.shape, WORK)
@@ -79,8 +86,9 @@ def softmax_mean(
     WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """The sum of exp(score - maximum) * tangent of each row."""
-    if ALIGNED:
-        starts, tangent_starts = tl.multiple_of(starts, 16), tl.multiple_of(tangent_starts, 16)
+    if ALIGNED > 1:
+        num_classes = in_pieces(num_classes, ALIGNED)
+        starts, tangent_starts = in_pieces(starts, ALIGNED), in_pieces(tangent_starts, ALIGNED)
         stride_v, tangent_stride_v = 1, 1
     total = tl.zeros(starts.shape, WORK)
     for first in range(0, num_classes, BLOCK):
