@@ -6,6 +6,8 @@ import torch
 from pathsum.testing import assert_close, assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
 from pathsum.torch import asg_loss, ctc_loss, rnnt_joint_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
 from support import Solved, assert_same, assert_within_bounds, random_like, second_derivative, solve, tensor
+from test_second_order_grid import inputs_of
+from variants import VARIANTS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -172,6 +174,19 @@ def test_second_derivatives(loss, dtype):
         assert_same_bits(one.cpu(), other.cpu())
         bound = 1e-4 if dtype == torch.float32 else 1e-10
         assert_close(one.cpu(), wanted, absolute=bound * max(1.0, float(wanted.abs().max())))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants(name):
+    heads, integers = inputs_of(VARIANTS[name], 3, 40, 12, seed=1)
+    solved = []
+    for device, dtype in (("cuda", torch.float32), ("cuda", torch.float32), ("cpu", torch.float64)):
+        leaves = [head.to(device, dtype).requires_grad_() for head in heads]
+        loss = VARIANTS[name].loss(leaves, *integers, reduction="none")
+        solved.append([loss.detach().cpu(), *(g.cpu() for g in torch.autograd.grad(loss.sum(), leaves))])
+    for found, again, expected in zip(*solved, strict=True):
+        assert_same_bits(found, again)
+        assert_close(found, expected, absolute=1e-5, relative=1e-6)
 
 
 def test_a_stream_of_its_own():

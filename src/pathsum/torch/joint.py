@@ -83,8 +83,8 @@ def rnnt_joint_loss(
             costs more. 0 computes every node that has a gradient.
         tile_memory: Bytes for the tile that is held; a tile of some megabytes is as fast as any.
         check: As in ``rnnt_loss``.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` (but for float64 and
-            for the variants) or ``"reference"``, which holds all logits.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"``, or ``"reference"``, which
+            holds all logits, as Triton does of float64 and of the variants.
 
     Returns:
         The reduced loss, float64 for float64 operands and float32 for all others.
@@ -124,12 +124,13 @@ def rnnt_joint_loss(
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat and encoder_out.dtype != torch.float64
-    chosen = dispatch.select(function, encoder_out.device.type, impl, triton=is_regular)
+    chosen = dispatch.select(function, encoder_out.device.type, impl)
+    is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat
+    by_tiles = not hat if chosen == "numba" else chosen == "triton" and is_regular and weight.dtype != torch.float64
     integers = (targets, logit_lengths, target_lengths)
-    device = unread_on(function, check, chosen, encoder_out, *integers)
+    device = unread_on(function, check, chosen, encoder_out, *integers) if by_tiles else None
     lattice = _pose_joint(function, encoder_out, predictor_out, len(weight), *integers, blank, device)
-    if chosen != "reference" and not hat:
+    if by_tiles:
         losses = joint_losses(
             joiner.operands,
             lattice if chosen == "numba" else on_device(lattice, encoder_out.device),

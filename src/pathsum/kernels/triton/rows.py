@@ -58,9 +58,13 @@ def in_pieces(x, ALIGNED: tl.constexpr):
 
 @triton.jit
 def softmax_statistics(
-    scores, starts, stride_v, num_classes, read, WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr
+    scores, starts, stride_v, num_classes, read, WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    lone=-1, LONE: tl.constexpr = False,
 ):  # fmt: skip
-    """Maximum and sum of exp(score - maximum) of each row, 0 of nothing but -inf; NaN where a score is NaN or +inf."""
+    """Maximum and sum of exp(score - maximum) of each row, 0 of nothing but -inf; NaN where a score is NaN or +inf.
+
+    With ``LONE`` the class ``lone`` has no part in them.
+    """
     if ALIGNED > 1:
         num_classes = in_pieces(num_classes, ALIGNED)
         starts, stride_v = in_pieces(starts, ALIGNED), 1
@@ -72,6 +76,8 @@ def softmax_statistics(
         mask = read[:, None] & (v < num_classes)[None, :]
         x = tl.load(scores + starts[:, None] + v.to(tl.int64)[None, :] * stride_v, mask=mask, other=float("-inf"))
         x = x.to(WORK)
+        if LONE:
+            x = tl.where(v[None, :] == lone, float("-inf"), x)
         larger = tl.maximum(maximum, tl.max(x, 1))
         reference = tl.where(larger > float("-inf"), larger, 0.0)
         total = total * tl.exp(maximum - reference) + tl.sum(tl.exp(x - reference[:, None]), 1)

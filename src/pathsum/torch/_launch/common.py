@@ -48,7 +48,7 @@ def in_triton(dtype: torch.dtype) -> Any:
 
 
 def aligned(*tensors: Tensor) -> int:
-    """Elements that may be moved at a time: 16 bytes of them where every row of classes is made of such pieces, else 1."""
+    """How many elements are moved at a time: 16 bytes where every row of classes is made of such pieces, else 1."""
     size = 16 // tensors[0].dtype.itemsize
     steps = [step for tensor in tensors for step in (*tensor.stride()[:-1], tensor.shape[-1])]
     in_pieces = all(tensor.stride(-1) == 1 for tensor in tensors) and all(step % size == 0 for step in steps)
@@ -71,6 +71,17 @@ def tiles(num_classes: int, work: torch.dtype) -> Tiles:
 def in_rows(*tensors: Tensor | None) -> list[Any]:
     """Integers as kernels read them, contiguous; posing may leave them strided."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def sent(device: torch.device, *integers: Tensor) -> list[Tensor]:
+    """Integers on a device, contiguous; from pinned memory the copy waits in its queue, and nobody waits for it."""
+    from_host = device.type == "cuda"
+    return [
+        (tensor.pin_memory() if from_host and tensor.device.type == "cpu" else tensor)
+        .to(device, non_blocking=True)
+        .contiguous()
+        for tensor in integers
+    ]
 
 
 def empty_gradient(scores: Tensor) -> Tensor:
