@@ -1,7 +1,7 @@
 """Station 3: which implementation solves a lattice on a device.
 
-``impl="auto"`` is a documented order: on the CPU ``numba``, on a CUDA or ROCm device ``triton`` where it is installed
-and has the kernels, elsewhere ``reference``. An implementation asked for by name runs or raises; nothing falls back in
+``impl="auto"`` is a documented order: on the CPU ``numba``, on a CUDA or ROCm device ``triton`` where it is installed,
+elsewhere ``reference``. An implementation asked for by name runs or raises; nothing falls back in
 silence.
 
 JAX compiles a program for a device that may be known only then: ``"auto"`` is ``numba`` in a program for the CPU and
@@ -20,22 +20,19 @@ from pathsum.errors import ImplementationError, InvalidValueError
 IMPLEMENTATIONS = ("reference", "numba", "triton")
 
 
-def select(function: str, device: str, impl: str, *, triton: bool = False) -> str:
-    """The implementation that runs ``function`` on a device type, as ``impl`` asks for.
-
-    ``triton`` says whether there are Triton kernels for the function.
-    """
+def select(function: str, device: str, impl: str) -> str:
+    """The implementation that runs ``function`` on a device type, as ``impl`` asks for."""
     if impl == "auto":
         if device == "cpu":
             return "numba"
-        return "triton" if device == "cuda" and triton and _has_triton() else "reference"
+        return "triton" if device == "cuda" and _has_triton() else "reference"
     if impl not in IMPLEMENTATIONS:
         rule = f"be one of auto, {', '.join(IMPLEMENTATIONS)}"
         raise InvalidValueError(function, "impl", rule, repr(impl))
     if impl == "numba" and device != "cpu":
         raise ImplementationError(f"{function}: impl='numba' runs on the CPU; the scores are on {device}")
     if impl == "triton":
-        _check_triton(function, device, triton)
+        _check_triton(function, device)
     return impl
 
 
@@ -47,12 +44,10 @@ def explain(device: str = "cpu") -> str:
         return f"{device}: reference, plain torch operations in float64; no kernels for this device yet"
     if not _has_triton():
         return f"{device}: reference, plain torch operations in float64; triton is not installed"
-    return f"{device}: triton, compiled for this device at first use; reference where it has no kernels yet"
+    return f"{device}: triton, compiled for this device at first use"
 
 
-def _check_triton(function: str, device: str, has_kernels: bool) -> None:
-    if not has_kernels:
-        raise ImplementationError(f"{function}: impl='triton' has no kernels for it yet")
+def _check_triton(function: str, device: str) -> None:
     if not _has_triton():
         raise ImplementationError(f"{function}: impl='triton' needs the package triton")
     if device != "cuda" and not (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
