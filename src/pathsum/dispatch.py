@@ -1,8 +1,7 @@
 """Station 3: which implementation solves a lattice on a device.
 
 ``impl="auto"`` is a documented order: on the CPU ``numba``, on a CUDA or ROCm device ``triton`` where it is installed,
-elsewhere ``reference``. An implementation asked for by name runs or raises; nothing falls back in
-silence.
+elsewhere ``reference``. An implementation asked for by name runs or raises; nothing falls back in silence.
 
 JAX compiles a program for a device that may be known only then: ``"auto"`` is ``numba`` in a program for the CPU and
 ``jax``, plain operations, in one for any other device. TensorFlow builds a program for a device that is known then:
