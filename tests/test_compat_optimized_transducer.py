@@ -1,4 +1,4 @@
-"""The drop-in for optimized_transducer: its stored answers and its README."""
+"""The drop-in for optimized_transducer: the peer's own numbers, its README's example among them."""
 
 import pytest
 import torch
@@ -18,36 +18,37 @@ def test_optimized_transducer_vectors(vector):
     assert_close(logits.grad, vector["gradient"], absolute=3e-6)
 
 
-def readme_joiner(seed=0):
+README = load("optimized_transducer_readme")[0].values[0]
+
+
+def readme_joiner():
     """The two halves of the README's example: a joiner over padded frames, and over the real ones alone."""
-    random = torch.Generator().manual_seed(seed)
-    num_samples, num_frames, num_labels, width = 2, 6, 3, 4
-    encoder_out = torch.rand(num_samples, num_frames, width, generator=random)
-    decoder_out = torch.rand(num_samples, num_labels + 1, width, generator=random)
-    linear = torch.nn.Linear(width, 5)
-    logit_lengths, target_lengths = torch.tensor([6, 4]), torch.tensor([2, 3])
-    targets = torch.tensor([[1, 2, 0], [4, 4, 3]])
-    padded = linear(torch.tanh(encoder_out.unsqueeze(2) + decoder_out.unsqueeze(1)))
+    names = ("encoder_out", "decoder_out", "weight", "bias")
+    encoder_out, decoder_out, weight, bias = (torch.tensor(README[name]) for name in names)
+    weight.requires_grad_()
+    padded = torch.tanh(encoder_out.unsqueeze(2) + decoder_out.unsqueeze(1)) @ weight.T + bias
     rows = [
-        (encoder_out[i, :t].unsqueeze(1) + decoder_out[i, : u + 1].unsqueeze(0)).reshape(-1, width)
-        for i, (t, u) in enumerate(zip(logit_lengths, target_lengths, strict=True))
+        (encoder_out[i, :t].unsqueeze(1) + decoder_out[i, : u + 1].unsqueeze(0)).reshape(-1, encoder_out.shape[2])
+        for i, (t, u) in enumerate(zip(README["logit_lengths"], README["target_lengths"], strict=True))
     ]
-    packed = linear(torch.tanh(torch.cat(rows)))
-    return linear, padded, packed, (targets, logit_lengths, target_lengths)
+    packed = torch.tanh(torch.cat(rows)) @ weight.T + bias
+    return weight, padded, packed, integers_of(README)
 
 
 def test_optimized_transducer_readme():
-    linear, padded, packed, integers = readme_joiner()
+    weight, padded, packed, integers = readme_joiner()
     options = {"blank": 0, "reduction": "mean"}
-    before = torchaudio.rnnt_loss(padded, *integers, **options)
-    after = optimized_transducer.transducer_loss(packed, *integers, from_log_softmax=False, **options)
-    normalised = optimized_transducer.transducer_loss(
-        packed.log_softmax(-1), *integers, from_log_softmax=True, **options
-    )
-    gradients = [torch.autograd.grad(loss, linear.weight, retain_graph=True)[0] for loss in (before, after, normalised)]
-    for loss, gradient in ((after, gradients[1]), (normalised, gradients[2])):
-        assert_close(loss, before, relative=1e-6)
-        assert_close(gradient, gradients[0], absolute=1e-6)
+    losses = {
+        "before": torchaudio.rnnt_loss(padded, *integers, **options),
+        "after": optimized_transducer.transducer_loss(packed, *integers, from_log_softmax=False, **options),
+        "normalised": optimized_transducer.transducer_loss(
+            packed.log_softmax(-1), *integers, from_log_softmax=True, **options
+        ),
+    }
+    for name, loss in losses.items():
+        assert_close(loss, README["losses"], relative=1e-6, what=name)
+        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        assert_close(gradient, README["gradient"], absolute=1e-6, what=name)
 
 
 def test_optimized_transducer_one_symbol_a_frame():

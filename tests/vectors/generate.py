@@ -234,6 +234,34 @@ def optimized_transducer():
     return "optimized_transducer.transducer_loss (CPU)", version("optimized-transducer"), vectors
 
 
+def optimized_transducer_readme():
+    """The example of its README: a joiner over the real frames alone, then the loss; the gradient is by its weight."""
+    import torch
+    from optimized_transducer import transducer_loss
+
+    torch.random.manual_seed(0)
+    num_samples, num_frames, num_positions, width, num_classes = 2, 6, 4, 4, 5
+    shapes = {
+        "encoder_out": (num_samples, num_frames, width),
+        "decoder_out": (num_samples, num_positions, width),
+        "weight": (num_classes, width),
+        "bias": (num_classes,),
+    }
+    scores = {name: torch.rand(shape).numpy().round(DECIMALS) for name, shape in shapes.items()}
+    encoder_out, decoder_out, weight, bias = map(torch.from_numpy, scores.values())
+    case = {"targets": [[1, 2, 0], [4, 4, 3]], "logit_lengths": [6, 4], "target_lengths": [2, 3]}
+    x = [
+        (encoder_out[i, :t].unsqueeze(1) + decoder_out[i, : u + 1].unsqueeze(0)).reshape(-1, width)
+        for i, (t, u) in enumerate(zip(case["logit_lengths"], case["target_lengths"], strict=True))
+    ]
+    logits = torch.tanh(torch.cat(x)) @ weight.requires_grad_().T + bias
+    loss = transducer_loss(logits, *integers(torch, case), blank=0, reduction="mean", from_log_softmax=False)
+    loss.backward()
+    numbers = scores | {"losses": loss.item(), "gradient": weight.grad.numpy()}
+    answer = case | {name: np.asarray(array, np.float64).round(9).tolist() for name, array in numbers.items()}
+    return "optimized_transducer.transducer_loss (CPU)", "1.4+g863667a", [{"options": {}} | answer]
+
+
 def speechbrain():
     """Its own CUDA kernels in numba's simulator, for they run nowhere else: its docstring's example, and others."""
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
@@ -338,6 +366,7 @@ PEERS = {
         tf_seq2seq_losses,
         tf_seq2seq_losses_hessian,
         optimized_transducer,
+        optimized_transducer_readme,
         optax,
         speechbrain,
         torch_asg,
