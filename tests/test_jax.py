@@ -303,6 +303,8 @@ for impl in ("numba", "jax"):
         assert jax.grad(lambda x: loss(x, [[1]], impl=impl).sum())(jnp.zeros((1, 3, 2))).any()
     assert jax.grad(lambda x: rnnt_loss(x, [[0]], impl=impl).sum())(jnp.zeros((1, 2, 2, 2))).any()
     assert jax.grad(lambda x: asg_loss(x, [[1]], jnp.zeros((2, 2)), impl=impl).sum())(jnp.zeros((1, 3, 2))).any()
+from pathsum.compat.optax import ctc_loss
+assert ctc_loss(jnp.zeros((1, 3, 2)), jnp.zeros((1, 3)), [[1]], [[0]]) > 0
 assert not blocked & sys.modules.keys()
 print("ran")
 """
