@@ -1,4 +1,7 @@
+import ctypes
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -6,6 +9,13 @@ from hypothesis import settings
 # The same examples everywhere and always: a failure is a defect, never bad luck. No example is timed.
 settings.register_profile("pathsum", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pathsum"))
+
+# Triton's library and TensorFlow's each have an LLVM of their own: loaded behind TensorFlow's, Triton's ends the
+# process. Not the package, which looks at the environment when it is imported.
+triton = importlib.util.find_spec("triton")
+for folder in (triton and triton.submodule_search_locations) or ():
+    for library in Path(folder, "_C").glob("libtriton.*so"):
+        ctypes.CDLL(str(library))
 
 
 @pytest.fixture

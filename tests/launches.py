@@ -99,6 +99,29 @@ def _best_path(module):
     module.padded_grid(torch.empty(2, 3, 1501, 4), lattice, num_labels=1500, logits=True)
 
 
+def _arcs(module):
+    # Padded in bfloat16 with a lone class; packed in float32 with skips; Graves' arcs, wide, in float64.
+    for shape, packed, dtype, arcs, lone, skips in (
+        ((2, 3, 40, 64), False, torch.bfloat16, ((1, 0), (2, 0), (0, 1), (1, 1), (2, 1)), 0, None),
+        ((2, 3, 40, 33), True, torch.float32, ((1, 0), (1, 1)), -1, 1),
+        ((1, 2, 1500, 2), False, torch.float64, ((1, 0), (0, 1)), -1, None),
+    ):
+        num_samples, num_frames, width, num_classes = shape
+        inputs = grid_inputs(num_samples, num_frames, width - 1, num_classes, ragged=False)
+        lengths, target_lengths, targets = integers(*inputs[2:], inputs.targets)
+        offsets = torch.arange(num_samples + 1) * num_frames * width
+        scores = torch.empty((num_samples * num_frames * width, num_classes) if packed else shape, dtype=dtype)
+        rows = (scores, lengths, target_lengths, targets, offsets, targets, targets, [0, -1], lone, True, 0.0)
+        saved = module.row_scores_forward(*rows)
+        module.row_scores_backward(saved[0], saved[1], *rows, *saved, [True])
+        module.row_scores_hvp(scores, saved[0], saved[1], *rows, *saved, [True])
+        planes = torch.empty(len(arcs), len(saved[0][0]), dtype=torch.float64)
+        steps = ([frames for frames, _ in arcs], [labels for _, labels in arcs])
+        lattice = (planes, lengths, target_lengths, offsets, *steps, False, skips, 0.0)
+        saved = module.arcs_forward(*lattice, True)
+        module.arcs_hvp(planes, saved[0], *lattice, *saved, [True])
+
+
 def _joint(module):
     for dtype, activation in ((torch.float32, "tanh"), (torch.bfloat16, "gelu")):
         num_samples, num_frames, width, num_classes, size = 2, 3, 40, 500, 512

@@ -8,7 +8,18 @@ import torch
 
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.testing import assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
-from pathsum.torch import _bounded, asg, asg_loss, ctc, ctc_loss, rnnt, rnnt_loss, rnnt_packed_loss
+from pathsum.torch import (
+    _bounded,
+    asg,
+    asg_loss,
+    ctc,
+    ctc_loss,
+    joint,
+    rnnt,
+    rnnt_joint_loss,
+    rnnt_loss,
+    rnnt_packed_loss,
+)
 from support import solve, tensor
 from triton_targets import interpreted  # noqa: F401
 
@@ -20,7 +31,7 @@ def as_on_a_device(monkeypatch):
     def unread_on(function, check, impl, scores, *integers):
         return scores.device if check == "async" else None
 
-    for module in (asg, ctc, rnnt):
+    for module in (asg, ctc, joint, rnnt):
         monkeypatch.setattr(module, "unread_on", unread_on)
 
 
@@ -28,17 +39,25 @@ def zero_transitions(scores, *integers, **options):
     return asg_loss(scores, integers[0], torch.zeros(5, 5, dtype=scores.dtype), *integers[1:], **options)
 
 
+def of_encoders(scores, *integers, **options):
+    """The fused joiner's, of its first operand."""
+    predictor, weight = torch.linspace(-1, 1, 36).view(3, 3, 4), torch.linspace(1, -1, 20).view(5, 4).sin()
+    return rnnt_joint_loss(scores[..., :4], predictor, weight, None, *integers, **options)
+
+
 def case(loss):
-    if loss in (ctc_loss, zero_transitions):
+    if loss in CHAINS:
         inputs = chain_inputs(6, 3, 5, 2, seed=1, ragged=False)
     else:
         inputs = grid_inputs(3, 4, 2, 5, blank=0, seed=1, ragged=False)
     scores = pack_rows(inputs.logits, *inputs[2:]) if loss is rnnt_packed_loss else inputs.logits
+    scores = scores[:, :, 0] if loss is of_encoders else scores
     options = {"impl": "triton"} | ({} if loss is zero_transitions else {"blank": 0})
     return tensor(scores, torch.float32), [torch.from_numpy(array) for array in inputs[1:]], options
 
 
-LOSSES = [ctc_loss, zero_transitions, rnnt_loss, rnnt_packed_loss]
+CHAINS = [ctc_loss, zero_transitions]
+LOSSES = [*CHAINS, rnnt_loss, rnnt_packed_loss, of_encoders]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
@@ -64,7 +83,7 @@ def test_a_bad_integer_makes_its_sample_undefined(loss, argument, value):
         assert solved.loss.isnan().all()
         assert not solved.gradient.any()
     else:
-        others, axis = torch.tensor([0, 2]), 1 if scores.ndim == 3 else 0
+        others, axis = torch.tensor([0, 2]), int(loss in CHAINS)
         assert solved.loss[1].isnan()
         assert_same_bits(solved.loss[others], expected.loss[others])
         assert_same_bits(solved.gradient.index_select(axis, others), expected.gradient.index_select(axis, others))

@@ -11,7 +11,10 @@ import pytest
 
 from pathsum.compat import PEERS
 
-FRONT_ENDS = ["pathsum.torch", *(["pathsum.jax"] if importlib.util.find_spec("jax") else [])]
+FRONT_ENDS = [
+    "pathsum.torch",
+    *(f"pathsum.{framework}" for framework in ("jax", "tensorflow") if importlib.util.find_spec(framework)),
+]
 MODULES = ["pathsum", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.testing"]
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from pathsum.testing import assert_close, assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
-from pathsum.torch import asg_loss, ctc_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
-from support import Solved, assert_same, assert_within_bounds, solve, tensor
+from pathsum.torch import asg_loss, ctc_loss, rnnt_joint_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
+from support import Solved, assert_same, assert_within_bounds, random_like, second_derivative, solve, tensor
+from test_second_order_grid import inputs_of
+from variants import VARIANTS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,6 +43,24 @@ def grid_case(size, dtype, **options):
     return tensor(inputs.logits, dtype), [torch.from_numpy(array) for array in inputs[1:]]
 
 
+def joint(encoder, *integers, **options):
+    """The fused joiner's loss of its first operand (N, T, 16); the others are the same each time."""
+    width, device = int(integers[0].shape[1]) + 1, encoder.device
+    predictor = torch.linspace(-1, 1, len(encoder) * width * 16, device=device).sin().view(-1, width, 16)
+    weight = torch.linspace(-3, 3, 7 * 16, device=device).cos().view(7, 16)
+    return rnnt_joint_loss(encoder, predictor.to(encoder), weight.to(encoder), None, *integers, **options)
+
+
+def step_case(loss):
+    """A loss and what a step of it is given."""
+    if loss in CHAIN:
+        return CHAIN[loss], *chain_case((9, 2, 7, 4), torch.float32)
+    logits, integers = grid_case((2, 9, 4, 7), torch.float32)
+    if loss == "joint":
+        return joint, torch.linspace(-1, 1, 2 * 9 * 16).view(2, 9, 16), integers
+    return rnnt_loss, logits, integers
+
+
 def on_gpu(function, scores, integers, **options):
     integers = [integer.cuda() for integer in integers]
     solved = solve(function, scores.cuda(), *integers, **options)
@@ -69,7 +89,7 @@ def test_grids(dtype, size):
     assert_same_bits(on_gpu(rnnt_packed_loss, rows, integers).loss, padded.loss)
 
 
-@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt", "joint"])
 def test_cpu_and_gpu_agree_to_the_rounding(loss):
     if loss == "rnnt":
         scores, integers = grid_case((3, 60, 20, 100), torch.float32)
@@ -82,7 +102,7 @@ def test_cpu_and_gpu_agree_to_the_rounding(loss):
     assert_close(on_gpu(function, scores, integers, **options).gradient, on_cpu.gradient, absolute=2e-6)
 
 
-@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt", "joint"])
 def test_the_same_input_gives_the_same_bits(loss):
     if loss == "rnnt":
         scores, integers = grid_case((5, 90, 40, 300), torch.float32)
@@ -94,12 +114,9 @@ def test_the_same_input_gives_the_same_bits(loss):
         assert_same(on_gpu(function, scores, integers), first)
 
 
-@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt", "joint"])
 def test_nothing_waits_for_the_device(loss):
-    scores, integers = (
-        grid_case((2, 9, 4, 7), torch.float32) if loss == "rnnt" else chain_case((9, 2, 7, 4), torch.float32)
-    )
-    function = rnnt_loss if loss == "rnnt" else CHAIN[loss]
+    function, scores, integers = step_case(loss)
     scores, integers = scores.cuda().requires_grad_(), [integer.cuda() for integer in integers]
     function(scores, *integers).backward()
     torch.cuda.synchronize()
@@ -110,12 +127,9 @@ def test_nothing_waits_for_the_device(loss):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt", "joint"])
 def test_a_step_can_be_captured_as_a_graph(loss):
-    scores, integers = (
-        grid_case((2, 9, 4, 7), torch.float32) if loss == "rnnt" else chain_case((9, 2, 7, 4), torch.float32)
-    )
-    function = rnnt_loss if loss == "rnnt" else CHAIN[loss]
+    function, scores, integers = step_case(loss)
     integers = [integer.cuda() for integer in integers]
     static = scores.cuda().requires_grad_()
 
@@ -138,6 +152,41 @@ def test_a_step_can_be_captured_as_a_graph(loss):
         expected = solve(function, static, *integers, reduction="sum")
         assert_same_bits(gradient.cpu(), expected.gradient.cpu())
         assert_same_bits(loss_out.cpu(), expected.loss.cpu())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("loss", [*CHAIN, "rnnt"])
+def test_second_derivatives(loss, dtype):
+    if loss == "rnnt":
+        function, (scores, integers) = rnnt_loss, grid_case((3, 50, 20, 300), dtype)
+    else:
+        function, (scores, integers) = CHAIN[loss], chain_case((120, 3, 60, 30), dtype)
+    upstream, tangents = [1.0, -2.0, 0.5], random_like([scores])
+
+    def second(device, dtype):
+        own = [integer.to(device) for integer in integers]
+        given = [[x.to(device, dtype) for x in tensors] for tensors in ([scores], tangents)]
+        weights = torch.tensor(upstream, dtype=torch.float64, device=device)
+        return second_derivative(lambda x: function(x, *own, reduction="none"), given[0], weights, given[1])
+
+    found, again, expected = second("cuda", dtype), second("cuda", dtype), second("cpu", torch.float64)
+    for one, other, wanted in zip(found, again, expected, strict=True):
+        assert_same_bits(one.cpu(), other.cpu())
+        bound = 1e-4 if dtype == torch.float32 else 1e-10
+        assert_close(one.cpu(), wanted, absolute=bound * max(1.0, float(wanted.abs().max())))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants(name):
+    heads, integers = inputs_of(VARIANTS[name], 3, 40, 12, seed=1)
+    solved = []
+    for device, dtype in (("cuda", torch.float32), ("cuda", torch.float32), ("cpu", torch.float64)):
+        leaves = [head.to(device, dtype).requires_grad_() for head in heads]
+        loss = VARIANTS[name].loss(leaves, *integers, reduction="none")
+        solved.append([loss.detach().cpu(), *(g.cpu() for g in torch.autograd.grad(loss.sum(), leaves))])
+    for found, again, expected in zip(*solved, strict=True):
+        assert_same_bits(found, again)
+        assert_close(found, expected, absolute=1e-5, relative=1e-6)
 
 
 def test_a_stream_of_its_own():

@@ -154,8 +154,6 @@ def test_without_a_gradient_the_loss_is_the_same():
 def test_triton_runs_where_it_can_or_says_why_not(monkeypatch):
     inputs = grid_inputs(1, 2, 1, 3)
     scores = tensor(inputs.logits, torch.float32)
-    with pytest.raises(ImplementationError, match="no kernels for it"):
-        rnnt_loss(scores, *inputs[1:], rnnt_type="modified", impl="triton")
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ImplementationError, match="TRITON_INTERPRET"):
         rnnt_loss(scores, *inputs[1:], impl="triton")

@@ -109,6 +109,8 @@ def check_batch(
     target_lengths: np.ndarray,
     *,
     lengths_name: str,
+    targets_name: str = "targets",
+    target_lengths_name: str = "target_lengths",
     num_samples: int | None,
     num_frames: int | None,
     max_labels: int | None,
@@ -123,32 +125,33 @@ def check_batch(
     A size of ``None`` is not bounded by the scores (packed rows have no padded shape); packed scores have ``num_rows``.
     ``blank=None``: every class may occur in a target.
     """
-    targets = check_integers(function, "targets", targets, (1, 2))
+    targets = check_integers(function, targets_name, targets, (1, 2))
     input_lengths = check_integers(function, lengths_name, input_lengths, (1,))
-    target_lengths = check_integers(function, "target_lengths", target_lengths, (1,))
+    target_lengths = check_integers(function, target_lengths_name, target_lengths, (1,))
 
     count = len(input_lengths) if num_samples is None else num_samples
-    for name, lengths in ((lengths_name, input_lengths), ("target_lengths", target_lengths)):
+    for name, lengths in ((lengths_name, input_lengths), (target_lengths_name, target_lengths)):
         if len(lengths) != count:
             raise InvalidValueError(function, name, f"have one entry a sample, N = {count}", f"{len(lengths)} entries")
     _check_range(function, lengths_name, input_lengths, "T", num_frames)
-    _check_range(function, "target_lengths", target_lengths, "the number of labels scored", max_labels)
+    _check_range(function, target_lengths_name, target_lengths, "the number of labels scored", max_labels)
 
     if targets.ndim == 1:
         total = int(target_lengths.sum())
         if len(targets) != total:
-            rule = f"have sum(target_lengths) = {total} entries when concatenated"
-            raise InvalidValueError(function, "targets", rule, f"{len(targets)} entries")
+            rule = f"have sum({target_lengths_name}) = {total} entries when concatenated"
+            raise InvalidValueError(function, targets_name, rule, f"{len(targets)} entries")
         targets = _pad(targets, target_lengths)
     else:
         if len(targets) != count:
-            raise InvalidValueError(function, "targets", f"have one row a sample, N = {count}", f"{len(targets)} rows")
-        _check_range(function, "target_lengths", target_lengths, "the width of targets", targets.shape[1])
+            rule = f"have one row a sample, N = {count}"
+            raise InvalidValueError(function, targets_name, rule, f"{len(targets)} rows")
+        _check_range(function, target_lengths_name, target_lengths, f"the width of {targets_name}", targets.shape[1])
     if targets.shape[1] == 0:
         targets = np.zeros((count, 1), np.int64)
 
     used = np.arange(targets.shape[1]) < target_lengths[:, None]
-    _check_labels(function, targets, used, num_classes, blank, big_blanks)
+    _check_labels(function, targets_name, targets, used, num_classes, blank, big_blanks)
     if num_rows is not None:
         _check_packed_rows(function, num_rows, int((input_lengths * (target_lengths + 1)).sum()), scores)
     return Batch(targets, input_lengths, target_lengths)
@@ -178,6 +181,7 @@ def _pad(concatenated: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def _check_labels(
     function: str,
+    argument: str,
     targets: np.ndarray,
     used: np.ndarray,
     num_classes: int,
@@ -188,14 +192,14 @@ def _check_labels(
     if outside.any():
         sample, position = np.argwhere(outside)[0]
         rule = f"lie in [0, C) with C = {num_classes}"
-        raise InvalidValueError(function, "targets", rule, int(targets[sample, position]), int(sample))
+        raise InvalidValueError(function, argument, rule, int(targets[sample, position]), int(sample))
     if blank is not None and (used & (targets == blank)).any():
         sample = int(np.argwhere(used & (targets == blank))[0, 0])
-        raise InvalidValueError(function, "targets", f"not contain the blank, {blank}", blank, sample)
+        raise InvalidValueError(function, argument, f"not contain the blank, {blank}", blank, sample)
     wrong = used & np.isin(targets, big_blanks) if big_blanks else used[:0]
     if wrong.any():
         sample, position = (int(i) for i in np.argwhere(wrong)[0])
-        raise InvalidValueError(function, "targets", "not contain a big blank", int(targets[sample, position]), sample)
+        raise InvalidValueError(function, argument, "not contain a big blank", int(targets[sample, position]), sample)
 
 
 def check_count(function: str, argument: str, value: Any, minimum: int = 0) -> int:

@@ -7,8 +7,13 @@ from typing import Any
 
 
 def namespace(array: Any) -> Any:
-    """Return ``numpy``, ``torch`` or ``jax.numpy``, whichever made ``array``; imports none of them."""
+    """Return ``numpy``, ``torch`` or ``jax.numpy``, whichever made ``array``; imports none of them.
+
+    An array of pathsum's own says so itself, as the array API has it.
+    """
     library = type(array).__module__.partition(".")[0]
+    if library == "pathsum":
+        return array.__array_namespace__()
     return sys.modules["jax.numpy" if library in ("jax", "jaxlib") else library]
 
 

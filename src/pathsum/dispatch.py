@@ -1,11 +1,13 @@
 """Station 3: which implementation solves a lattice on a device.
 
-``impl="auto"`` is a documented order: on the CPU ``numba``, on a CUDA or ROCm device ``triton`` where it is installed
-and has the kernels, elsewhere ``reference``. An implementation asked for by name runs or raises; nothing falls back in
+``impl="auto"`` is a documented order: on the CPU ``numba``, on a CUDA or ROCm device ``triton`` where it is installed,
+elsewhere ``reference``. An implementation asked for by name runs or raises; nothing falls back in
 silence.
 
 JAX compiles a program for a device that may be known only then: ``"auto"`` is ``numba`` in a program for the CPU and
-``jax``, plain operations, in one for any other device.
+``jax``, plain operations, in one for any other device. TensorFlow builds a program for a device that is known then:
+``"auto"`` is ``numba`` on the CPU and ``tensorflow``, plain operations, on any other device and in what cannot call
+the compiled kernels, programs that XLA compiles and saved models.
 """
 
 from __future__ import annotations
@@ -18,22 +20,19 @@ from pathsum.errors import ImplementationError, InvalidValueError
 IMPLEMENTATIONS = ("reference", "numba", "triton")
 
 
-def select(function: str, device: str, impl: str, *, triton: bool = False) -> str:
-    """The implementation that runs ``function`` on a device type, as ``impl`` asks for.
-
-    ``triton`` says whether there are Triton kernels for the function.
-    """
+def select(function: str, device: str, impl: str) -> str:
+    """The implementation that runs ``function`` on a device type, as ``impl`` asks for."""
     if impl == "auto":
         if device == "cpu":
             return "numba"
-        return "triton" if device == "cuda" and triton and _has_triton() else "reference"
+        return "triton" if device == "cuda" and _has_triton() else "reference"
     if impl not in IMPLEMENTATIONS:
         rule = f"be one of auto, {', '.join(IMPLEMENTATIONS)}"
         raise InvalidValueError(function, "impl", rule, repr(impl))
     if impl == "numba" and device != "cpu":
         raise ImplementationError(f"{function}: impl='numba' runs on the CPU; the scores are on {device}")
     if impl == "triton":
-        _check_triton(function, device, triton)
+        _check_triton(function, device)
     return impl
 
 
@@ -45,12 +44,10 @@ def explain(device: str = "cpu") -> str:
         return f"{device}: reference, plain torch operations in float64; no kernels for this device yet"
     if not _has_triton():
         return f"{device}: reference, plain torch operations in float64; triton is not installed"
-    return f"{device}: triton, compiled for this device at first use; reference where it has no kernels yet"
+    return f"{device}: triton, compiled for this device at first use"
 
 
-def _check_triton(function: str, device: str, has_kernels: bool) -> None:
-    if not has_kernels:
-        raise ImplementationError(f"{function}: impl='triton' has no kernels for it yet")
+def _check_triton(function: str, device: str) -> None:
     if not _has_triton():
         raise ImplementationError(f"{function}: impl='triton' needs the package triton")
     if device != "cuda" and not (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
@@ -73,10 +70,16 @@ def select_program(function: str, own: str, device: str | None, impl: str, *, nu
     if impl not in ("auto", "numba", own):
         raise InvalidValueError(function, "impl", f"be one of auto, numba, {own}", repr(impl))
     if impl == "numba" and not numba:
-        raise ImplementationError(f"{function}: impl='numba' cannot be called from programs of this {own}")
+        raise ImplementationError(f"{function}: impl='numba' cannot be called from this program of {own}'s")
     if impl == "numba" and device not in (None, "cpu"):
         raise ImplementationError(f"{function}: impl='numba' runs on the CPU; the scores are on {device}")
     return own if impl == "auto" and not numba else impl
+
+
+def select_placed(function: str, own: str, device: str, impl: str, *, numba: bool) -> str:
+    """As ``select_program``, for a framework that knows the device while a program is built: never ``"auto"``."""
+    chosen = select_program(function, own, device, impl, numba=numba)
+    return ("numba" if device == "cpu" else own) if chosen == "auto" else chosen
 
 
 def explain_program(own: str, *, numba: bool) -> str:
@@ -84,3 +87,8 @@ def explain_program(own: str, *, numba: bool) -> str:
     if numba:
         return f"{own}: numba in programs for the CPU; elsewhere {own}, plain operations in extended range"
     return f"{own}: {own}, plain operations in extended range; numba cannot be called from programs of this {own}"
+
+
+def explain_placed(own: str) -> str:
+    """Say in a sentence what ``impl="auto"`` runs in a framework that knows the device while a program is built."""
+    return f"{own}: numba on the CPU; on other devices, under XLA and in saved models {own}, plain operations"

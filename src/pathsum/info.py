@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import pkgutil
 import platform
@@ -145,7 +146,7 @@ def _implementations(torch: Any) -> str:
     for device in devices:
         lines.append((device, dispatch.explain(device).partition(": ")[2]))
         lines += [(f"  {loss}", dispatch.select(loss, device, "auto")) for loss in losses]
-    lines += _jax_implementation()
+    lines += _jax_implementation() + _tensorflow_implementation()
     return _section("devices and implementations (impl='auto')", lines)
 
 
@@ -159,6 +160,12 @@ def _jax_implementation() -> list[tuple[str, str]]:
     except Exception as error:
         return [("pathsum.jax", f"cannot be imported: {type(error).__name__}: {error}")]
     return [("jax", dispatch.explain_program("jax", numba=numba).partition(": ")[2])]
+
+
+def _tensorflow_implementation() -> list[tuple[str, str]]:
+    if importlib.util.find_spec("tensorflow") is None:
+        return []
+    return [("tensorflow", dispatch.explain_placed("tensorflow").partition(": ")[2])]
 
 
 def _losses() -> list[str]:

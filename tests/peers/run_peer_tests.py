@@ -97,6 +97,7 @@ SUITES = [
         ("rnnt_loss_test.py", "mutual_information_test.py", "ctc_loss_test.py"),
         without=(("test_prune_ranges", "calls get_rnnt_prune_ranges_deprecated"),),
     ),
+    Suite("tf_seq2seq_losses", "tf_seq2seq_losses", ("tests",), ("tests",)),
     Suite(
         "speechbrain",
         "speechbrain",
@@ -146,7 +147,8 @@ def run(suite, checkouts, verbose):
         print(output)
     if suite.script:
         return {"passed" if done.returncode == 0 else "failed": 1}
-    summary = done.stdout.strip().splitlines()[-1]
+    # Not always the last line: libraries may have something to say behind it.
+    summary = [line for line in output.splitlines() if re.search(r"\d+ \w+.* in [\d.:]+", line)][-1]
     return {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|deselected|error)", summary)}
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 PEERS = (
     "k2",
+    "keras",
     "nemo",
     "optax",
     "optimized_transducer",
     "speechbrain",
+    "tf_seq2seq_losses",
     "torch_asg",
     "torch_functional",
     "torchaudio",

@@ -71,7 +71,7 @@ def ctc_loss(
     try:
         posed = pose_chain(
             "ctc_loss", pose_ctc, scores, labels, input_lengths, target_lengths, blank, "none", False, impl,
-            triton=True, check="async",
+            check="async",
         )  # fmt: skip
     except (InvalidTypeError, InvalidValueError) as error:
         raise RuntimeError(str(error)) from error

@@ -68,21 +68,25 @@ def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, 
     """Losses (N,) of the scores that the lattice reads, or of joiners that make them, by the implementation chosen."""
     reading = {"lone": lattice.blank if scoring.hat else -1, "logits": scoring.logits}
     clamp = scoring.clamp
-    if chosen == "numba":
+    if chosen != "numba":
+        heads = tuple(head.logits() if isinstance(head, Joiner) else head for head in heads)
+    if chosen != "reference":
         # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes. The upstream gradient
         # comes by the samples then, for logits beside a joiner too, as with a clamp: at infinity one clamps nothing.
         by_loss = clamp > 0 or any(isinstance(head, Joiner) for head in heads)
         logits_clamp = math.inf if by_loss and clamp <= 0 else clamp
+        if chosen == "triton" and scoring.reweights:
+            heads = tuple(first_derivative_only(head) for head in heads if isinstance(head, Tensor))
         read = [
             joint_scores(head, lattice, classes, clamp=clamp, **reading)
             if isinstance(head, Joiner)
-            else row_scores(head, lattice, classes, clamp=logits_clamp, **reading)
+            else row_scores(head, lattice, classes, clamp=logits_clamp, impl=chosen, **reading)
             for head, classes in zip(heads, lattice.reads, strict=True)
         ]
         scores = add_planes([planes for planes, _ in read], lattice, scoring, chosen)
-        losses = arc_losses(scores, lattice, scoring.skip_score)
+        losses = arc_losses(scores, lattice, scoring.skip_score, impl=chosen)
         return upstream_to_samples(losses, torch.stack([samples for _, samples in read])) if by_loss else losses
-    tensors = tuple(head.logits() if isinstance(head, Joiner) else head for head in heads)
+    tensors = tuple(head for head in heads if isinstance(head, Tensor))
     posed = on_device(lattice, tensors[0].device)
     if scoring.reweights:
         tensors = tuple(map(first_derivative_only, tensors))
@@ -99,8 +103,8 @@ def solve(heads: tuple[Tensor | Joiner, ...], lattice: ArcLattice, chosen: str, 
 
 def read_planes(scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], chosen: str, *, logits: bool) -> Tensor:
     """Planes (K, rows) of the classes of padded or packed scores, by the implementation chosen."""
-    if chosen == "numba":
-        return row_scores(scores, lattice, classes, lone=-1, logits=logits, clamp=-1.0)[0]
+    if chosen != "reference":
+        return row_scores(scores, lattice, classes, lone=-1, logits=logits, clamp=-1.0, impl=chosen)[0]
     return reference.row_scores(scores, on_device(lattice, scores.device), classes, lone=-1, logits=logits)
 
 

@@ -40,12 +40,10 @@ def check_asg(
     start_scores: Tensor | None,
     final_scores: Tensor | None,
     impl: str,
-    *,
-    triton: bool = False,
 ) -> tuple[Tensor, _checks.Batch, str]:
     """The scores with those of the ends added, the integers, and the implementation."""
     scores, lengths, chosen = check_dense(
-        function, inputs, transitions, input_lengths, start_scores, final_scores, impl, triton=triton
+        function, inputs, transitions, input_lengths, start_scores, final_scores, impl
     )
     return scores, _check_batch(function, scores, targets, torch.from_numpy(lengths), target_lengths, None), chosen
 
@@ -58,8 +56,6 @@ def check_dense(
     start_scores: Tensor | None,
     final_scores: Tensor | None,
     impl: str,
-    *,
-    triton: bool = False,
 ) -> tuple[Tensor, np.ndarray, str]:
     """The scores with those of the ends added, the lengths, and the implementation."""
     _checks.check_scores(function, "inputs", dtype_of(inputs), shape_of(inputs), ("(N, T, C)",))
@@ -70,7 +66,7 @@ def check_dense(
             check_table(function, name, ends, inputs, "(C,)")
     if start_scores is not None or final_scores is not None:
         inputs = with_ends(inputs.to(work_dtype(inputs)), lengths, start_scores, final_scores)
-    return inputs, lengths, dispatch.select(function, inputs.device.type, impl, triton=triton)
+    return inputs, lengths, dispatch.select(function, inputs.device.type, impl)
 
 
 def _check_batch(

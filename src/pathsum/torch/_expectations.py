@@ -105,8 +105,8 @@ class PosedRNNT(NamedTuple):
         return read_planes(costs, self.lattice, (0, 1), self.impl, logits=False)
 
     def solve(self, planes: Tensor) -> Tensor:
-        if self.impl == "numba":
-            return arc_losses(planes, self.lattice)
+        if self.impl != "reference":
+            return arc_losses(planes, self.lattice, impl=self.impl)
         return reference_arcs.forward(planes, on_device(self.lattice, planes.device))
 
 

@@ -126,7 +126,6 @@ def asg_loss(
         impl,
         start_scores=start_scores,
         final_scores=final_scores,
-        triton=True,
         check=check,
     )
     batch = posed.batch
@@ -198,7 +197,6 @@ def pose_asg_call(
     *,
     start_scores: Tensor | None = None,
     final_scores: Tensor | None = None,
-    triton: bool = False,
     check: str = "sync",
 ) -> PosedASG:
     axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
@@ -210,7 +208,7 @@ def pose_asg_call(
     for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
         if ends is not None:
             check_table(function, name, ends, scores, "(C,)")
-    chosen = dispatch.select(function, scores.device.type, impl, triton=triton)
+    chosen = dispatch.select(function, scores.device.type, impl)
     device = unread_on(function, check, chosen, scores, targets, input_lengths, target_lengths)
     batch = _asg_batch(function, targets, input_lengths, target_lengths, scores, batched, device)
     if scores.dtype in (torch.bfloat16, torch.float16):

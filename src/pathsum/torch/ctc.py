@@ -204,7 +204,6 @@ def _chain_loss(
         reduction,
         batch_first,
         impl,
-        triton=True,
         check=check,
     )
     losses = posed.solve(posed.scores, logits=fused_log_softmax)
@@ -252,7 +251,6 @@ def pose_chain(
     batch_first: bool,
     impl: str,
     *,
-    triton: bool = False,
     check: str = "sync",
 ) -> PosedChain:
     axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
@@ -265,7 +263,7 @@ def pose_chain(
     num_classes = scores.shape[2]
     blank = _checks.check_blank(function, blank, num_classes)
     _checks.check_reduction(function, reduction)
-    chosen = dispatch.select(function, scores.device.type, impl, triton=triton)
+    chosen = dispatch.select(function, scores.device.type, impl)
 
     batch = as_batch(
         function,

@@ -48,7 +48,7 @@ def ctc_entropy(
             the mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced entropy, float64 for float64 scores and float32 for all others; from 0 to the log of the number of
@@ -105,7 +105,7 @@ def simple_ctc_entropy(
             the mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         As ``ctc_entropy``.
@@ -157,7 +157,7 @@ def rnnt_entropy(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         fused_log_softmax: Take the log-softmax inside.
         rnnt_type: As in ``rnnt_loss``.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced entropy, float64 for float64 logits and float32 for all others. An infeasible sample has entropy 0
@@ -219,7 +219,7 @@ def asg_entropy(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         paths: ``"target"``: of the sequences that stretch the target; ``"all"``: of all.
         batch_first: ``inputs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced entropy, float64 for float64 inputs and float32 for all others. A sample without paths has entropy

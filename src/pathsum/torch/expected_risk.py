@@ -51,7 +51,7 @@ def ctc_expected_risk(
             mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` and ``costs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced risk, float64 for float64 scores and float32 for all others. An infeasible sample has no path, and
@@ -116,7 +116,7 @@ def simple_ctc_expected_risk(
             mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` and ``costs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         As ``ctc_expected_risk``.
@@ -174,7 +174,7 @@ def rnnt_expected_risk(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         fused_log_softmax: Take the log-softmax inside.
         rnnt_type: As in ``rnnt_loss``.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced risk, float64 for float64 logits and float32 for all others. An infeasible sample has risk 0 with
@@ -242,7 +242,7 @@ def asg_expected_risk(
         transition_costs: Of the transitions (C, C), in the order of ``transitions``; none where ``None``.
         paths: ``"target"``: of the sequences that stretch the target; ``"all"``: of all.
         batch_first: ``inputs`` and ``costs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced risk, float64 for float64 inputs and float32 for all others. A sample without paths has risk 0

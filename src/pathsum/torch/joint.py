@@ -19,6 +19,7 @@ from pathsum.torch._autograd.arcs import arc_losses, arc_scores
 from pathsum.torch._autograd.grid import plane_losses
 from pathsum.torch._autograd.joint import joint_losses
 from pathsum.torch._autograd.operators import transformed
+from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
     check_joiner,
@@ -52,6 +53,7 @@ def rnnt_joint_loss(
     hat: bool = False,
     gate: float | None = None,
     tile_memory: int = 2**23,
+    check: str = "async",
     impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss of a joiner whose logits are never held.
@@ -80,8 +82,9 @@ def rnnt_joint_loss(
             this share of the unit mass that goes through it. None: half an eps of the arithmetic, so that rounding
             costs more. 0 computes every node that has a gradient.
         tile_memory: Bytes for the tile that is held; a tile of some megabytes is as fast as any.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` (but for float64 and
-            for the variants) or ``"reference"``, which holds all logits.
+        check: As in ``rnnt_loss``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"``, or ``"reference"``, which
+            holds all logits, as Triton does of float64 and of the variants.
 
     Returns:
         The reduced loss, float64 for float64 operands and float32 for all others.
@@ -121,12 +124,13 @@ def rnnt_joint_loss(
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat and encoder_out.dtype != torch.float64
-    chosen = dispatch.select(function, encoder_out.device.type, impl, triton=is_regular)
-    lattice = _pose_joint(
-        function, encoder_out, predictor_out, len(weight), targets, logit_lengths, target_lengths, blank
-    )
-    if chosen != "reference" and not hat:
+    chosen = dispatch.select(function, encoder_out.device.type, impl)
+    is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat
+    by_tiles = not hat if chosen == "numba" else chosen == "triton" and is_regular and weight.dtype != torch.float64
+    integers = (targets, logit_lengths, target_lengths)
+    device = unread_on(function, check, chosen, encoder_out, *integers) if by_tiles else None
+    lattice = _pose_joint(function, encoder_out, predictor_out, len(weight), *integers, blank, device)
+    if by_tiles:
         losses = joint_losses(
             joiner.operands,
             lattice if chosen == "numba" else on_device(lattice, encoder_out.device),
@@ -284,6 +288,7 @@ def _pose_joint(
     logit_lengths: Integers,
     target_lengths: Integers,
     blank: int,
+    device: torch.device | None = None,
 ) -> GridLattice:
     return pose_grid(
         function,
@@ -295,4 +300,5 @@ def _pose_joint(
         num_frames=encoder_out.shape[1],
         max_labels=predictor_out.shape[1] - 1,
         num_classes=num_classes,
+        device=device,
     )

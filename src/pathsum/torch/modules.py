@@ -370,6 +370,7 @@ class RNNTJointLoss(_Loss):
         hat: bool = False,
         gate: float | None = None,
         tile_memory: int = 2**23,
+        check: str = "async",
         impl: str = "auto",
     ):
         super().__init__(locals())

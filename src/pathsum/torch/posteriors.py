@@ -6,7 +6,7 @@ Nothing here is differentiable.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._batch_first import check_asg, pose_chain, real_frames
 from pathsum.torch._inputs import PADDED, Integers, on_device, pose_logits
 from pathsum.torch._ops.arrays import as_array, as_rows, as_table, work_dtype
+from pathsum.torch._ops.registration import launches
 
 
 class ChainPosteriors(NamedTuple):
@@ -95,7 +96,7 @@ def ctc_posteriors(
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``nodes``, ``stays`` and ``entries`` (N, T, 2S+1), of the states blank y1 blank y2 ... yS blank: the labels are
@@ -138,7 +139,7 @@ def simple_ctc_posteriors(
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``nodes``, ``stays`` and ``entries`` (N, T, S+1): s labels emitted after frame t; a blank in frame t after s
@@ -178,7 +179,7 @@ def rnnt_posteriors(
         target_lengths: Labels of each sample (N,), at most U.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: Take the log-softmax inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``nodes`` and ``blanks`` (N, T, U+1) and ``labels`` (N, T, U), float64 for float64 logits and float32 for all
@@ -212,7 +213,7 @@ def rnnt_posteriors(
         )
     else:
         own = on_device(lattice, logits.device)
-        losses, blanks, labels = reference_posteriors.grid_posteriors(logits.detach(), own, logits=fused_log_softmax)
+        losses, blanks, labels = _on(chosen).grid_posteriors(logits.detach(), own, logits=fused_log_softmax)
     frame = torch.arange(logits.shape[1])
     label = torch.arange(logits.shape[2])
     real = (frame < torch.from_numpy(lattice.logit_lengths)[:, None])[:, :, None]
@@ -242,7 +243,7 @@ def asg_posteriors(
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         start_scores: Scores (C,) of the first label.
         final_scores: Scores (C,) of the last label.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``nodes``, ``stays`` and ``entries`` (N, T, S), ``classes`` (N, T, C) and ``transitions`` (C, C); float64 for
@@ -280,7 +281,7 @@ def asg_posteriors(
             losses, classes, counts = map(torch.from_numpy, found)
         else:
             own = on_device(dense, scores.device)
-            losses, classes, counts = reference_posteriors.dense_posteriors(scores.detach(), own, transitions.detach())
+            losses, classes, counts = _on(chosen).dense_posteriors(scores.detach(), own, transitions.detach())
     classes = _defined(classes, losses, real_frames(batch.input_lengths, scores)[:, :, None], scores)
     return ASGPosteriors(*target, classes, counts.to(work_dtype(scores)))
 
@@ -318,11 +319,16 @@ def _posteriors_of_chain(
         losses, stays, entries = map(torch.from_numpy, found)
     else:
         own = on_device(lattice, scores.device)
-        losses, stays, entries = reference_posteriors.chain_posteriors(scores.detach(), own, transitions, logits=logits)
+        losses, stays, entries = _on(chosen).chain_posteriors(scores.detach(), own, transitions, logits=logits)
     used = torch.arange(stays.shape[2]) < torch.from_numpy(lattice.num_states)[:, None]
     real = real_frames(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
     stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))
     return ChainPosteriors(stays + entries, stays, entries)
+
+
+def _on(chosen: str) -> Any:
+    """The functions of an implementation on tensors."""
+    return launches("posteriors") if chosen == "triton" else reference_posteriors
 
 
 def _defined(plane: Tensor, losses: Tensor, real: Tensor, scores: Tensor) -> Tensor:

@@ -229,10 +229,11 @@ def _grid_loss(
     if overwrite_logits and is_variant:
         rule = "be False with another rnnt_type than regular, with delay_penalty and with hat"
         raise InvalidValueError(function, "overwrite_logits", rule, True)
-    chosen = dispatch.select(function, logits.device.type, impl, triton=not is_variant)
+    chosen = dispatch.select(function, logits.device.type, impl)
     if overwrite_logits:
         _check_overwrite(function, logits, scoring.logits, chosen)
-    device = unread_on(function, check, chosen, logits, *integers)
+    # Sizes of a variant's planes are of the lengths' values.
+    device = None if is_variant else unread_on(function, check, chosen, logits, *integers)
     lattice = pose_logits(function, logits, *integers, blank, layouts=(layout,), device=device)
     options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
     if is_variant:

@@ -73,7 +73,7 @@ def tdt_loss(
             [-clamp, clamp], before the upstream gradient multiplies it.
         reduction: ``"none"``: losses (N,). ``"sum"``: their sum. ``"mean"``: their mean over N, lengths not counted.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 token logits and float32 for all others.
@@ -160,7 +160,7 @@ def multi_blank_rnnt_loss(
         clamp: As in ``rnnt_loss``.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 logits and float32 for all others.
@@ -239,7 +239,7 @@ def ar_rnnt_loss(
         clamp: As in ``rnnt_loss``.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 logits and float32 for all others.
@@ -309,7 +309,7 @@ def wildcard_rnnt_loss(
         clamp: As in ``rnnt_loss``.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 logits and float32 for all others.

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.rows import in_pieces
 from pathsum.kernels.triton.segments import last_column, segment_sums
 
 
@@ -63,8 +64,9 @@ def write_gradient(
     possible, undefined = real & (loss < float("inf")), real & (loss != loss)
     upstream = tl.load(grad_losses + n).to(WORK)
     starts, out_starts = n * stride_n + t * stride_t, n * out_stride_n + t * out_stride_t
-    if ALIGNED:
-        starts, out_starts = tl.multiple_of(starts, 16), tl.multiple_of(out_starts, 16)
+    if ALIGNED > 1:
+        num_classes = in_pieces(num_classes, ALIGNED)
+        starts, out_starts = in_pieces(starts, ALIGNED), in_pieces(out_starts, ALIGNED)
         stride_c, out_stride_c = 1, 1
     maximum, scale = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
     if LOGITS:

@@ -20,7 +20,7 @@ from pathsum.kernels.triton.chain import constants_of, entering, gather_by_state
 from pathsum.kernels.triton.chain_gradient import sum_by_class
 from pathsum.kernels.triton.compilation import kernel
 from pathsum.kernels.triton.extended import shift, split, unpack, zeros_like
-from pathsum.kernels.triton.rows import softmax_mean
+from pathsum.kernels.triton.rows import in_pieces, softmax_mean
 
 # What passes through a node of less, an eps squared, is lost in any sum.
 LEAST_32, LEAST_64 = tl.constexpr(2.0**-46), tl.constexpr(2.0**-104)
@@ -337,9 +337,10 @@ def write_product(
     upstream = tl.load(grad_losses + n).to(WORK)
     starts, moved = n * stride_n + t * stride_t, n * tangent_stride_n + t * tangent_stride_t
     out_starts = n * out_stride_n + t * out_stride_t
-    if ALIGNED:
-        starts, moved = tl.multiple_of(starts, 16), tl.multiple_of(moved, 16)
-        out_starts = tl.multiple_of(out_starts, 16)
+    if ALIGNED > 1:
+        num_classes = in_pieces(num_classes, ALIGNED)
+        starts, moved = in_pieces(starts, ALIGNED), in_pieces(moved, ALIGNED)
+        out_starts = in_pieces(out_starts, ALIGNED)
         stride_c, tangent_stride_c, out_stride_c = 1, 1, 1
     maximum, scale, mean = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
     if LOGITS:

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from pathsum.kernels.triton.compilation import kernel
 from pathsum.kernels.triton.extended import add, log, normalise, pack, plain, split, unpack
-from pathsum.kernels.triton.rows import locate, softmax_statistics
+from pathsum.kernels.triton.rows import in_pieces, locate, softmax_statistics
 
 
 @triton.jit
@@ -218,8 +218,9 @@ def write_gradient(
     )
     starts = starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED)
     out_starts = starts_of(n, t, u, rows, out_stride_n, out_stride_t, out_stride_u, PACKED)
-    if ALIGNED:
-        starts, out_starts = tl.multiple_of(starts, 16), tl.multiple_of(out_starts, 16)
+    if ALIGNED > 1:
+        num_classes = in_pieces(num_classes, ALIGNED)
+        starts, out_starts = in_pieces(starts, ALIGNED), in_pieces(out_starts, ALIGNED)
         stride_v, out_stride_v = 1, 1
     loss = tl.load(losses + n)
     undefined = real & (loss != loss)

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from pathsum.kernels.triton.compilation import kernel
 from pathsum.kernels.triton.grid import origin_and_width, starts_of
-from pathsum.kernels.triton.rows import locate, softmax_mean
+from pathsum.kernels.triton.rows import in_pieces, locate, softmax_mean
 
 
 @kernel
@@ -205,9 +205,10 @@ def write_product(
     starts = starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED)
     moved = starts_of(n, t, u, rows, tangent_stride_n, tangent_stride_t, tangent_stride_u, PACKED)
     out_starts = starts_of(n, t, u, rows, out_stride_n, out_stride_t, out_stride_u, PACKED)
-    if ALIGNED:
-        starts, moved = tl.multiple_of(starts, 16), tl.multiple_of(moved, 16)
-        out_starts = tl.multiple_of(out_starts, 16)
+    if ALIGNED > 1:
+        num_classes = in_pieces(num_classes, ALIGNED)
+        starts, moved = in_pieces(starts, ALIGNED), in_pieces(moved, ALIGNED)
+        out_starts = in_pieces(out_starts, ALIGNED)
         stride_v, tangent_stride_v, out_stride_v = 1, 1, 1
     maximum, scale, mean = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
     if LOGITS:

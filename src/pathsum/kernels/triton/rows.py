@@ -51,12 +51,23 @@ def locate(
 
 
 @triton.jit
+def in_pieces(x, ALIGNED: tl.constexpr):
+    """A multiple of a number of elements, as one that the compiler knows for it: it moves so many at a time then."""
+    return x // ALIGNED * ALIGNED
+
+
+@triton.jit
 def softmax_statistics(
-    scores, starts, stride_v, num_classes, read, WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr
+    scores, starts, stride_v, num_classes, read, WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    lone=-1, LONE: tl.constexpr = False,
 ):  # fmt: skip
-    """Maximum and sum of exp(score - maximum) of each row, 0 of nothing but -inf; NaN where a score is NaN or +inf."""
-    if ALIGNED:
-        starts, stride_v = tl.multiple_of(starts, 16), 1
+    """Maximum and sum of exp(score - maximum) of each row, 0 of nothing but -inf; NaN where a score is NaN or +inf.
+
+    With ``LONE`` the class ``lone`` has no part in them.
+    """
+    if ALIGNED > 1:
+        num_classes = in_pieces(num_classes, ALIGNED)
+        starts, stride_v = in_pieces(starts, ALIGNED), 1
     columns = tl.arange(0, BLOCK)
     maximum = tl.full(starts.shape, float("-inf"), WORK)
     total = tl.zeros(starts.shape, WORK)
@@ -65,6 +76,8 @@ def softmax_statistics(
         mask = read[:, None] & (v < num_classes)[None, :]
         x = tl.load(scores + starts[:, None] + v.to(tl.int64)[None, :] * stride_v, mask=mask, other=float("-inf"))
         x = x.to(WORK)
+        if LONE:
+            x = tl.where(v[None, :] == lone, float("-inf"), x)
         larger = tl.maximum(maximum, tl.max(x, 1))
         reference = tl.where(larger > float("-inf"), larger, 0.0)
         total = total * tl.exp(maximum - reference) + tl.sum(tl.exp(x - reference[:, None]), 1)
@@ -79,8 +92,9 @@ def softmax_mean(
     WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """The sum of exp(score - maximum) * tangent of each row."""
-    if ALIGNED:
-        starts, tangent_starts = tl.multiple_of(starts, 16), tl.multiple_of(tangent_starts, 16)
+    if ALIGNED > 1:
+        num_classes = in_pieces(num_classes, ALIGNED)
+        starts, tangent_starts = in_pieces(starts, ALIGNED), in_pieces(tangent_starts, ALIGNED)
         stride_v, tangent_stride_v = 1, 1
     total = tl.zeros(starts.shape, WORK)
     for first in range(0, num_classes, BLOCK):

@@ -25,20 +25,37 @@ from pathsum.torch._ops.arcs import (
     row_scores_hvp,
 )
 from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._ops.registration import launched
+
+triton_row_scores_forward, triton_row_scores_backward = launched(row_scores_forward), launched(row_scores_backward)
+triton_row_scores_hvp = launched(row_scores_hvp)
+triton_arcs_forward, triton_arcs_backward = launched(arcs_forward), launched(arcs_backward)
+triton_arcs_hvp = launched(arcs_hvp)
 
 differentiable(row_scores_forward, row_scores_backward, row_scores_hvp, num_inputs=1, num_losses=2)
+differentiable(triton_row_scores_forward, triton_row_scores_backward, triton_row_scores_hvp, num_inputs=1, num_losses=2)
 differentiable(arcs_forward, arcs_backward, arcs_hvp, num_inputs=1)
+differentiable(triton_arcs_forward, triton_arcs_backward, triton_arcs_hvp, num_inputs=1)
 
 
 def row_scores(
-    scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], *, lone: int, logits: bool, clamp: float
+    scores: Tensor,
+    lattice: ArcLattice,
+    classes: tuple[int, ...],
+    *,
+    lone: int,
+    logits: bool,
+    clamp: float,
+    impl: str = "numba",
 ) -> tuple[Tensor, Tensor]:
-    """Planes (K, rows) of padded or packed scores by the numba kernels, and zeros (N,) that stand for the samples.
+    """Planes (K, rows) of padded or packed scores by the kernels of numba, or of Triton, and zeros (N,) that stand for
+    the samples.
 
     With a clamp the upstream gradient of each loss must come back through the latter: see ``upstream_to_samples``.
     """
     tensors = [*grid_tensors(lattice), *map(as_tensor, (lattice.first_frames, lattice.last_frames))]
-    planes, samples, _, _ = row_scores_forward(scores, *tensors, list(classes), lone, logits, clamp)
+    forward = triton_row_scores_forward if impl == "triton" else row_scores_forward
+    planes, samples, _, _ = forward(scores, *tensors, list(classes), lone, logits, clamp)
     return planes, samples
 
 
@@ -58,12 +75,13 @@ def arc_scores(
     return arc_scores_forward(planes[0], second, terms, labels_on, sigma, label_bonus, fastemit_lambda)
 
 
-def arc_losses(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Tensor:
-    """Losses (N,) in float64 of the planes (K, rows) of an arc lattice by the numba kernels."""
+def arc_losses(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0, *, impl: str = "numba") -> Tensor:
+    """Losses (N,) in float64 of the planes (K, rows) of an arc lattice by the kernels of numba, or of Triton."""
     frames_on, labels_on = (list(steps) for steps in zip(*lattice.arcs, strict=True))
     options = (frames_on, labels_on, lattice.label_ends, lattice.skips_to, skip_score, False)
     lengths, target_lengths, _, row_offsets = grid_tensors(lattice)
-    return arcs_forward(planes, lengths, target_lengths, row_offsets, *options)[0]
+    forward = triton_arcs_forward if impl == "triton" else arcs_forward
+    return forward(planes, lengths, target_lengths, row_offsets, *options)[0]
 
 
 @differentiates(arc_scores_forward)

@@ -47,9 +47,12 @@ def in_triton(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def aligned(*tensors: Tensor) -> bool:
-    """Whether every row of classes starts at a multiple of 16 elements."""
-    return all(tensor.stride(-1) == 1 and all(step % 16 == 0 for step in tensor.stride()[:-1]) for tensor in tensors)
+def aligned(*tensors: Tensor) -> int:
+    """How many elements are moved at a time: 16 bytes where every row of classes is made of such pieces, else 1."""
+    size = 16 // tensors[0].dtype.itemsize
+    steps = [step for tensor in tensors for step in (*tensor.stride()[:-1], tensor.shape[-1])]
+    in_pieces = all(tensor.stride(-1) == 1 for tensor in tensors) and all(step % size == 0 for step in steps)
+    return size if in_pieces else 1
 
 
 class Tiles(NamedTuple):
@@ -62,12 +65,24 @@ class Tiles(NamedTuple):
 def tiles(num_classes: int, work: torch.dtype) -> Tiles:
     size = TILE // work.itemsize
     classes = bucket(num_classes, 16, size)
-    return Tiles(size // classes, classes)
+    # Triton 3.6 fails to compile some kernels for more rows than that in float64.
+    return Tiles(min(size // classes, 8) if work == torch.float64 else size // classes, classes)
 
 
 def in_rows(*tensors: Tensor | None) -> list[Any]:
     """Integers as kernels read them, contiguous; posing may leave them strided."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def sent(device: torch.device, *integers: Tensor) -> list[Tensor]:
+    """Integers on a device, contiguous; from pinned memory the copy waits in its queue, and nobody waits for it."""
+    from_host = device.type == "cuda"
+    return [
+        (tensor.pin_memory() if from_host and tensor.device.type == "cpu" else tensor)
+        .to(device, non_blocking=True)
+        .contiguous()
+        for tensor in integers
+    ]
 
 
 def empty_gradient(scores: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from pathsum.kernels.reference import chain_best_path as reference
 from pathsum.lattice import ChainLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._ops.arrays import as_array, as_table
-from pathsum.torch.align._triton import best_paths
+from pathsum.torch._ops.registration import launches
 
 
 def best_path(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None, chosen: str) -> ChainPath:
@@ -30,7 +30,7 @@ def best_path(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None,
     own = on_device(lattice, scores.device)
     table = None if transitions is None else transitions.detach()
     if chosen == "triton":
-        return best_paths().chain(scores.detach(), own, table)
+        return launches("best_path").chain(scores.detach(), own, table)
     return reference.best_path(scores.detach(), own, table)
 
 

@@ -16,8 +16,8 @@ from pathsum.problems.asg import pose_asg
 from pathsum.torch._batch_first import check_asg, check_dense, real_frames
 from pathsum.torch._inputs import Integers, on_device
 from pathsum.torch._ops.arrays import as_array, as_table, work_dtype
+from pathsum.torch._ops.registration import launches
 from pathsum.torch.align._chain import best_path, labels_of
-from pathsum.torch.align._triton import best_paths
 from pathsum.torch.align.ctc import Alignment
 
 
@@ -88,7 +88,6 @@ def asg_align(
         start_scores,
         final_scores,
         impl,
-        triton=True,
     )
     lattice = pose_asg(*batch, scores.shape[2])[1]
     found = best_path(scores, lattice, transitions, chosen)
@@ -137,7 +136,7 @@ def asg_viterbi(
         [[0, 0, 0]]
     """
     scores, lengths, chosen = check_dense(
-        "asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, impl, triton=True
+        "asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, impl
     )
     lattice = DenseLattice(input_lengths=lengths, num_states=scores.shape[2])
     if chosen == "numba":
@@ -151,7 +150,7 @@ def asg_viterbi(
         )
         log_probs, paths = map(torch.from_numpy, found)
     else:
-        best_path = best_paths().dense if chosen == "triton" else reference.best_path
+        best_path = launches("best_path").dense if chosen == "triton" else reference.best_path
         log_probs, paths = best_path(scores.detach(), on_device(lattice, scores.device), transitions.detach())
     return Alignment(paths, _with_transitions(scores, transitions, paths, log_probs, lengths))
 

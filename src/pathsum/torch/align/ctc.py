@@ -136,7 +136,7 @@ def _align(
     impl: str,
 ) -> Alignment:
     lattice = pose_chain(function, pose, log_probs, targets, input_lengths, target_lengths, blank)
-    found = best_path(log_probs, lattice, None, dispatch.select(function, log_probs.device.type, impl, triton=True))
+    found = best_path(log_probs, lattice, None, dispatch.select(function, log_probs.device.type, impl))
     dtype = targets.dtype if isinstance(targets, Tensor) else torch.int64
     return Alignment(labels_of(found.states, lattice).to(dtype), _frame_scores(log_probs, found, lattice))
 

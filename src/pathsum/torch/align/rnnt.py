@@ -12,7 +12,7 @@ from pathsum.kernels.numba import grid_best_path
 from pathsum.kernels.reference import grid_best_path as reference
 from pathsum.torch._inputs import PADDED, Integers, on_device, pose_logits
 from pathsum.torch._ops.arrays import as_rows, work_dtype
-from pathsum.torch.align._triton import best_paths
+from pathsum.torch._ops.registration import launches
 
 
 class RNNTAlignment(NamedTuple):
@@ -74,7 +74,7 @@ def rnnt_align(
         ([[1]], [0.504])
     """
     lattice = pose_logits("rnnt_align", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
-    chosen = dispatch.select("rnnt_align", logits.device.type, impl, triton=True)
+    chosen = dispatch.select("rnnt_align", logits.device.type, impl)
     num_labels = logits.shape[2] - 1
     if chosen == "numba":
         found = grid_best_path.best_path(
@@ -87,7 +87,7 @@ def rnnt_align(
         )
         log_probs, frames, scores = map(torch.from_numpy, found)
     else:
-        best_path = best_paths().padded_grid if chosen == "triton" else reference.best_path
+        best_path = launches("best_path").padded_grid if chosen == "triton" else reference.best_path
         own = on_device(lattice, logits.device)
         log_probs, frames, scores = best_path(logits.detach(), own, num_labels=num_labels, logits=fused_log_softmax)
     return RNNTAlignment(frames, scores.to(work_dtype(logits)), log_probs.to(work_dtype(logits)))

@@ -1,0 +1,1 @@
+"""TensorFlow's own operations, differentiable by TensorFlow to any order; XLA compiles them."""

@@ -1,0 +1,96 @@
+"""Log-domain sums whose values and derivatives of any order survive -inf, and what is summed: rows of scores.
+
+Recursions are in float64, where a log keeps nine digits behind the point at a million frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from pathsum.lattice import Array
+
+IMPOSSIBLE = -math.inf
+
+
+def log_sum(terms: Array, axis: int) -> Array:
+    """log(sum(exp(terms))), -inf with zero derivative where every term is -inf."""
+    largest = _finite(tf.reduce_max(tf.stop_gradient(terms), axis, keepdims=True))
+    total = tf.reduce_sum(tf.exp(terms - largest), axis)
+    return _where_positive(total, tf.squeeze(largest, axis))
+
+
+def log_add(*terms: Array) -> Array:
+    """The same of a few tensors of one shape."""
+    largest = tf.stop_gradient(terms[0])
+    for term in terms[1:]:
+        largest = tf.maximum(largest, tf.stop_gradient(term))
+    largest = _finite(largest)
+    return _where_positive(tf.add_n([tf.exp(term - largest) for term in terms]), largest)
+
+
+class Rows(NamedTuple):
+    """Rows of scores, those of padding 0.
+
+    Attributes:
+        scores: (..., C) in the dtype of arithmetic, never below float32.
+        maxima: (...) the greatest score, 0 where it is not finite; it has no derivative.
+        log_sums: (...) float64 log(sum(exp(scores - maxima))), 0 in padding and in a row of nothing but -inf.
+    """
+
+    scores: Array
+    maxima: Array
+    log_sums: Array
+
+
+def rows(scores: Array, real: Array) -> Rows:
+    """Look at scores (..., C) where the rows are a sample's own (...)."""
+    work = tf.float64 if scores.dtype == tf.float64 else tf.float32
+    own = tf.where(tf.expand_dims(real, -1), tf.cast(scores, work), tf.zeros([], work))
+    greatest = tf.reduce_max(tf.stop_gradient(own), -1)
+    maxima = tf.where(tf.math.is_finite(greatest), greatest, tf.zeros([], work))
+    log_sums = tf.cast(log_sum(own - tf.expand_dims(maxima, -1), -1), tf.float64)
+    log_sums = tf.where(real & (log_sums != IMPOSSIBLE), log_sums, tf.zeros([], tf.float64))
+    return Rows(own, maxima, log_sums)
+
+
+def undefined(scores: Array) -> Array:
+    """(N,) 0 with derivative 0, or NaN with derivative NaN in a sample that has a NaN or +inf among its scores."""
+    axes = list(range(1, len(scores.shape)))
+    defined = tf.reduce_all(scores < math.inf, axes, keepdims=True)
+    factor = tf.where(defined, tf.zeros([], tf.float64), tf.constant(math.nan, tf.float64))
+    # Where all is well -inf is there, and 0 times it would not be 0.
+    harmless = tf.where(defined & ~tf.math.is_finite(scores), tf.zeros([], scores.dtype), scores)
+    return tf.reduce_sum(factor * tf.cast(harmless, tf.float64), axes)
+
+
+def losses(log_all: Array, log_z: Array, undefined: Array) -> Array:
+    """(N,) log_all - log_z; infinity with derivative 0 where no path exists, NaN where a score is undefined."""
+    counted = (log_z != IMPOSSIBLE) | tf.math.is_nan(undefined)
+    zero = tf.zeros([], tf.float64)
+    difference = tf.where(counted, log_all, zero) - tf.where(counted, log_z, zero)
+    return tf.where(counted, difference + undefined, tf.constant(math.inf, tf.float64))
+
+
+def fold(step: Callable[..., Array], start: Array, planes: Sequence[Array]) -> Array:
+    """What is left of ``start`` after a step for each entry of the planes' first axis."""
+    return tf.foldl(lambda state, entry: step(state, *entry), tuple(planes), initializer=start)
+
+
+def sizes(tensor: Array) -> tuple[Any, ...]:
+    """The shape of a tensor: numbers where they are known beforehand, tensors of int64 elsewhere."""
+    dynamic = tf.shape(tensor, tf.int64) if None in tensor.shape else None
+    return tuple(dynamic[k] if dynamic is not None and size is None else size for k, size in enumerate(tensor.shape))
+
+
+def _finite(largest: Array) -> Array:
+    return tf.where(largest == IMPOSSIBLE, tf.zeros([], largest.dtype), largest)
+
+
+def _where_positive(total: Array, largest: Array) -> Array:
+    possible = total != 0
+    log = tf.math.log(tf.where(possible, total, tf.ones([], total.dtype))) + largest
+    return tf.where(possible, log, tf.constant(IMPOSSIBLE, total.dtype))

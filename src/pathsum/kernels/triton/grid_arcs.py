@@ -1,0 +1,193 @@
+"""Grids with arcs of several kinds on the GPU: planes of the arcs' scores in, losses and posteriors out.
+
+Planes are (kinds, nodes) in float64, packed; ``ARCS`` has the (frames, labels) that each kind goes on. As in ``grid``
+two programs a sample go over anti-diagonals, in strips; but arcs come from several diagonals back, so that masses are
+read from the plane that keeps them, which costs a barrier a diagonal. A grid of Graves' two arcs goes through ``grid``.
+
+``SKIPS``: how many frames before the end it is that the last frames may be left out to, -1 where none may.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.extended import add, log, pack, plain, split, unpack
+from pathsum.kernels.triton.rows import locate
+
+NOTHING = tl.constexpr(float("-inf"))
+
+
+@kernel
+def mark_undefined(
+    planes, num_nodes: tl.int64, logit_lengths, target_lengths, row_offsets, num_samples: tl.int32, undefined,
+    NUM_KINDS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """undefined[n] = 1 where a score of the sample is NaN or +inf."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n, _, _, _, _, real = locate(rows, num_nodes, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True)
+    wrong = rows < 0
+    for k in tl.static_range(NUM_KINDS):
+        wrong = wrong | ~(tl.load(planes + k * num_nodes + rows, mask=real, other=0.0) < float("inf"))
+    # The same integer whoever comes first.
+    tl.atomic_max(undefined + n, tl.full([ROWS], 1, tl.int32), mask=real & wrong)
+
+
+@triton.jit
+def _number(word, where):
+    """The extended-range number of a score's exponential, 0 elsewhere."""
+    return split(tl.where(where, word, NOTHING))
+
+
+@triton.jit
+def _alpha(
+    planes, num_nodes, alpha, origin, frames, labels, skip_score, ARCS: tl.constexpr, LABEL_ENDS: tl.constexpr,
+    SKIPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Fill a plane of packed masses; that of all paths, and its logarithm."""
+    lanes, width = tl.arange(0, BLOCK), (labels + 1).to(tl.int64)
+    total, log_total = tl.zeros([], tl.float64) + NOTHING, tl.zeros([], tl.float64) + NOTHING
+    for strip in range(0, labels + 1, BLOCK):
+        u = strip + lanes
+        skipped, skipped_exponent = unpack(tl.full([BLOCK], NOTHING, tl.float64))
+        # The end is a node as well, behind the last frame.
+        for d in range(strip, frames + 1 + tl.minimum(strip + BLOCK - 1, labels)):
+            # What other threads have stored of earlier diagonals.
+            tl.debug_barrier()
+            t = d - u
+            inside = (t >= 0) & (t < frames) & (u <= labels)
+            is_end = (t == frames) & (u == labels)
+            node = origin + t * width + u
+            mantissa, exponent = _number(tl.zeros([BLOCK], tl.float64), (t == 0) & (u == 0))
+            for k in tl.static_range(len(ARCS)):
+                arrives = (inside | is_end) if LABEL_ENDS or ARCS[k][1] == 0 else inside
+                arrives = arrives & (t >= ARCS[k][0]) & (t - ARCS[k][0] < frames) & (u >= ARCS[k][1])
+                source = node - ARCS[k][0] * width - ARCS[k][1]
+                other, other_exponent = unpack(tl.load(alpha + source, mask=arrives, other=NOTHING))
+                score = tl.load(planes + k * num_nodes + source, mask=arrives, other=NOTHING)
+                weight, weight_exponent = split(score)
+                mantissa, exponent = add(mantissa, exponent, other * weight, other_exponent + weight_exponent)
+            if SKIPS >= 0:
+                skip, skip_exponent = _number(tl.zeros([BLOCK], tl.float64) + skip_score, inside & (u == 0) & (t > 0))
+                mantissa, exponent = add(mantissa, exponent, skip, skip_exponent)
+                lands = (u == labels) & (t == frames - SKIPS)
+                mantissa, exponent = add(
+                    mantissa, exponent, tl.where(lands, skipped, 0.0), tl.where(lands, skipped_exponent, exponent)
+                )
+                leaves = inside & (u == labels) & (t < frames - 1)
+                skip, skip_exponent = _number(tl.zeros([BLOCK], tl.float64) + skip_score, leaves)
+                skipped, skipped_exponent = add(skipped, skipped_exponent, mantissa * skip, exponent + skip_exponent)
+            word = pack(mantissa, exponent)
+            tl.store(alpha + node, word, mask=inside)
+            total = tl.maximum(total, tl.max(tl.where(is_end, word, NOTHING), 0))
+            log_total = tl.maximum(log_total, tl.max(tl.where(is_end, log(mantissa, exponent), NOTHING), 0))
+    return total, log_total
+
+
+@triton.jit
+def _onwards(beta, node, width, t, u, frames, labels, leaves, FRAMES: tl.constexpr, LABELS: tl.constexpr, LABEL_ENDS):
+    """Words of the mass behind an arc out of each node: its destination's, 1 at the end, 0 where there is none."""
+    lands = leaves & (t + FRAMES < frames) & (u + LABELS <= labels)
+    word = tl.load(beta + node + FRAMES * width + LABELS, mask=lands, other=NOTHING)
+    ends = leaves & (t + FRAMES == frames) & (u + LABELS == labels)
+    if LABEL_ENDS or LABELS == 0:
+        word = tl.where(ends, 0.0, word)
+    return word
+
+
+@triton.jit
+def _beta(
+    planes, num_nodes, beta, origin, frames, labels, skip_score, ARCS: tl.constexpr, LABEL_ENDS: tl.constexpr,
+    SKIPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Fill a plane of the masses that leave each node; what the first frames' skips bring is not among it."""
+    lanes, width = tl.arange(0, BLOCK), (labels + 1).to(tl.int64)
+    for strip in range(0, labels + 1, BLOCK):
+        u = labels - strip - lanes
+        # What a skip of the last frames leads to: the end, or the last node.
+        rest = tl.full([BLOCK], 0.0 if SKIPS == 0 else NOTHING, tl.float64)
+        for d in range(strip, frames + tl.minimum(strip + BLOCK - 1, labels)):
+            tl.debug_barrier()
+            t = frames - 1 - (d - strip - lanes)
+            inside = (t >= 0) & (t < frames) & (u >= 0)
+            node = origin + t * width + u
+            mantissa, exponent = unpack(tl.full([BLOCK], NOTHING, tl.float64))
+            for k in tl.static_range(len(ARCS)):
+                word = _onwards(beta, node, width, t, u, frames, labels, inside, ARCS[k][0], ARCS[k][1], LABEL_ENDS)
+                other, other_exponent = unpack(word)
+                weight, weight_exponent = split(tl.load(planes + k * num_nodes + node, mask=inside, other=NOTHING))
+                mantissa, exponent = add(mantissa, exponent, other * weight, other_exponent + weight_exponent)
+            if SKIPS >= 0:
+                leaves = inside & (u == labels) & (t < frames - 1)
+                skip, skip_exponent = _number(tl.zeros([BLOCK], tl.float64) + skip_score, leaves)
+                other, other_exponent = unpack(rest)
+                mantissa, exponent = add(mantissa, exponent, other * skip, other_exponent + skip_exponent)
+            word = pack(mantissa, exponent)
+            if SKIPS == 1:
+                rest = tl.where((u == labels) & (t == frames - 1), word, rest)
+            tl.store(beta + node, word, mask=inside)
+
+
+@kernel
+def solve(
+    planes, num_nodes: tl.int64, logit_lengths, target_lengths, row_offsets, undefined, skip_score: tl.float64, alpha,
+    beta, losses, totals, ARCS: tl.constexpr, LABEL_ENDS: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Alpha and the loss of a sample, or, by the second program of it, beta."""
+    n = tl.program_id(0)
+    frames, labels = tl.load(logit_lengths + n).to(tl.int32), tl.load(target_lengths + n).to(tl.int32)
+    origin = tl.load(row_offsets + n)
+    is_defined = (tl.load(undefined + n) == 0) & (frames >= 0)
+    if tl.program_id(1) == 1:
+        if is_defined & (frames > 0):
+            _beta(planes, num_nodes, beta, origin, frames, labels, skip_score, ARCS, LABEL_ENDS, SKIPS, BLOCK)
+    else:
+        loss = tl.where(is_defined, float("inf"), float("nan")).to(tl.float64)
+        if is_defined & (frames > 0):
+            total, log_total = _alpha(
+                planes, num_nodes, alpha, origin, frames, labels, skip_score, ARCS, LABEL_ENDS, SKIPS, BLOCK
+            )
+            tl.store(totals + n, total)
+            loss = -log_total
+        tl.store(losses + n, loss)
+
+
+@kernel
+def find_posteriors(
+    planes, alpha, beta, losses, totals, num_nodes: tl.int64, logit_lengths, target_lengths, row_offsets,
+    num_samples: tl.int32, skip_score: tl.float64, posteriors, skips, ARCS: tl.constexpr, LABEL_ENDS: tl.constexpr,
+    SKIPS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Posteriors of the arcs out of each node, and of the skips (2, nodes) into and out of it; NaN where undefined."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n, t, u, frames, labels, real = locate(
+        rows, num_nodes, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True
+    )
+    loss = tl.load(losses + n)
+    possible = real & (loss < float("inf"))
+    elsewhere = tl.where(real & (loss != loss), float("nan"), 0.0).to(tl.float64)
+    before, before_exponent = unpack(tl.load(alpha + rows, mask=possible, other=NOTHING))
+    total, total_exponent = unpack(tl.load(totals + n, mask=possible, other=0.0))
+    before, before_exponent = before / total, before_exponent - total_exponent
+    width = labels + 1
+    for k in tl.static_range(len(ARCS)):
+        word = _onwards(beta, rows, width, t, u, frames, labels, possible, ARCS[k][0], ARCS[k][1], LABEL_ENDS)
+        after, after_exponent = unpack(word)
+        weight, weight_exponent = split(tl.load(planes + k * num_nodes + rows, mask=possible, other=NOTHING))
+        posterior = plain(before * weight * after, before_exponent + weight_exponent + after_exponent)
+        tl.store(posteriors + k * num_nodes + rows, posterior + elsewhere, mask=rows < num_nodes)
+    if SKIPS >= 0:
+        skip, skip_exponent = split(tl.zeros([ROWS], tl.float64) + skip_score)
+        entered = possible & (u == 0) & (t > 0)
+        after, after_exponent = unpack(tl.load(beta + rows, mask=entered, other=NOTHING))
+        posterior = plain(skip * after / total, skip_exponent + after_exponent - total_exponent)
+        tl.store(skips + rows, posterior, mask=rows < num_nodes)
+        leaves = possible & (u == labels) & (t < frames - 1)
+        word = tl.zeros([ROWS], tl.float64)
+        if SKIPS == 1:
+            last = rows + (frames - 1 - t) * width
+            word = tl.load(beta + last, mask=leaves, other=NOTHING)
+        after, after_exponent = unpack(tl.where(leaves, word, NOTHING))
+        posterior = plain(before * skip * after, before_exponent + skip_exponent + after_exponent)
+        tl.store(skips + num_nodes + rows, posterior, mask=rows < num_nodes)

@@ -1,0 +1,118 @@
+"""Losses with their derivatives: those of TensorFlow's own operations, or the compiled kernels'.
+
+The compiled kernels have two derivatives. Further ones, and those with respect to a tangent, are TensorFlow's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import tensorflow as tf
+
+from pathsum.kernels.tensorflow.grid import refuse
+from pathsum.lattice import Array
+from pathsum.tensorflow._ops import host
+from pathsum.tensorflow._solvers import Integers, Solver
+
+Scores = Sequence[Array]
+
+
+def losses(solver: Solver, scores: Scores, integers: Integers) -> Array:
+    """Losses (N,) in the dtype of arithmetic."""
+    return (_compiled if solver.impl == "numba" else _plain)(solver, scores, integers)
+
+
+def _plain(solver: Solver, scores: Scores, integers: Integers) -> Array:
+    """By TensorFlow's own operations, whose loops are those of a graph."""
+    program = _program(solver) if tf.executing_eagerly() else solver.plain
+    integers = Integers(*(tf.convert_to_tensor(array) for array in integers))
+    return tf.cast(program(tuple(scores), integers), _work_dtype(scores[0]))
+
+
+@cache
+def _program(solver: Solver) -> Callable[..., Array]:
+    return tf.function(solver.plain, autograph=False, reduce_retracing=True)
+
+
+def _compiled(solver: Solver, scores: Scores, integers: Integers) -> Array:
+    """By the kernels on arrays."""
+    count = len(scores)
+    work = _work_dtype(scores[0])
+
+    @tf.custom_gradient
+    def forward(*scores: Array) -> tuple[Array, Any]:
+        def run(*arrays: Any) -> Any:
+            return solver.forward(arrays[:count], Integers(*arrays[count:]))
+
+        result = tf.TensorSpec(scores[0].shape[:1], work)
+        values, *kept = host.call(run, [*scores, *integers], [result], [dtype or work for dtype in solver.kept])
+        return values, lambda upstream: _gradient(solver, upstream, scores, integers, kept)
+
+    return forward(*scores)
+
+
+def _gradient(solver: Solver, upstream: Array, scores: Scores, integers: Integers, kept: Sequence[Any]) -> Any:
+    """The gradients of upstream * losses."""
+    count = len(scores)
+
+    @tf.custom_gradient
+    def backward(upstream: Array, *scores: Array) -> tuple[list[Array], Any]:
+        def run(upstream: Any, *arrays: Any) -> Any:
+            return solver.backward(upstream, arrays[:count], Integers(*arrays[count : count + 3]), arrays[count + 3 :])
+
+        results = [tf.TensorSpec(array.shape, array.dtype) for array in scores]
+        gradients = host.call(run, [upstream, *scores, *integers, *kept], results)
+
+        def derivative(*tangents: Array) -> Any:
+            if solver.reweighted:
+                refuse()
+            return _products(solver, tangents, upstream, scores, integers, kept)
+
+        return gradients, derivative
+
+    return backward(upstream, *scores)
+
+
+def _products(
+    solver: Solver, tangents: Scores, upstream: Array, scores: Scores, integers: Integers, kept: Sequence[Any]
+) -> Any:
+    """The derivatives of <tangents, gradients> with respect to the upstream gradient and to the scores."""
+    count = len(scores)
+
+    @tf.custom_gradient
+    def move(*arguments: Array) -> tuple[list[Array], Any]:
+        def run(*arrays: Any) -> Any:
+            tangents, upstream, *rest = arrays[:count], *arrays[count:]
+            return solver.hvp(tangents, upstream, rest[:count], Integers(*rest[count : count + 3]), rest[count + 3 :])
+
+        results = [tf.TensorSpec(array.shape, array.dtype) for array in arguments[count:]]
+        products = host.call(run, [*arguments, *integers, *kept], results)
+
+        def derivative(*further: Array) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                again = _plain_products(solver, arguments, integers)
+            return tape.gradient(again, arguments, list(further), tf.UnconnectedGradients.ZERO)
+
+        return products, derivative
+
+    return move(*tangents, upstream, *scores)
+
+
+def _plain_products(solver: Solver, arguments: Sequence[Array], integers: Integers) -> Any:
+    """The same by TensorFlow's own operations, of tangents, upstream gradient and scores."""
+    count = len(arguments) // 2
+    tangents, upstream, scores = arguments[:count], arguments[count], arguments[count + 1 :]
+    with tf.GradientTape() as second:
+        second.watch([upstream, *scores])
+        with tf.GradientTape() as first:
+            first.watch(scores)
+            values = _plain(solver, scores, integers)
+        gradients: Any = first.gradient(values, scores, upstream)
+    return second.gradient(gradients, [upstream, *scores], list(tangents), tf.UnconnectedGradients.ZERO)
+
+
+def _work_dtype(scores: Array) -> Any:
+    return tf.float64 if scores.dtype == tf.float64 else tf.float32

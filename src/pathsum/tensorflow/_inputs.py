@@ -1,0 +1,181 @@
+"""What the public functions do to their arguments alike, and to the losses at last.
+
+Values are checked where that is free: integers given as lists, NumPy's arrays, or tensors on the CPU outside of a
+graph. In a graph they are not known before it runs, those on another device would have to be waited for: there a bad
+label or length gives its sample NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from pathsum import _checks, dispatch
+from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.kernels.tensorflow.log_domain import sizes
+from pathsum.lattice import Array
+from pathsum.tensorflow import _derivatives, _placement
+from pathsum.tensorflow._solvers import Integers, Solver
+
+IntegersLike = Array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def outside_autograph(function: Function) -> Function:
+    """The function as plain Python in a ``tf.function`` too, not rewritten as the graph's own control flow."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (ValueError, TypeError, RuntimeError) as error:
+            # Or else AutoGraph puts an error of its own in its place.
+            error.ag_pass_through = True  # pyright: ignore
+            raise
+
+    return tf.autograph.experimental.do_not_convert(call)
+
+
+class Batch(NamedTuple):
+    """The integers of a call, and of each sample whether they are in range (N,); ``None`` where all are."""
+
+    integers: Integers
+    valid: Array | None
+
+
+def check_scores(function: str, argument: str, scores: Any, axes: str) -> Array:
+    """The scores as a tensor."""
+    tensor = tf.convert_to_tensor(scores)
+    if tensor.shape.rank is None:
+        raise InvalidValueError(function, argument, f"have shape {axes}", "a tensor of unknown rank")
+    # A size that is not known yet passes.
+    shape = tuple(1 if size is None else size for size in tensor.shape)
+    _checks.check_scores(function, argument, tensor.dtype.name, shape, (axes,))
+    return tensor
+
+
+def check_blank(function: str, blank: Any, num_classes: int | None) -> int:
+    """The blank index as a number; negative it counts from the end, where that is known."""
+    value = tf.get_static_value(blank) if tf.is_tensor(blank) else blank
+    if value is None:
+        raise InvalidTypeError(function, "blank_index", "be known while the graph is built", "a tensor")
+    number = value.item() if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0 else value
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise InvalidTypeError(function, "blank_index", "be an int", type(value).__name__)
+    least, end = (0, math.inf) if num_classes is None else (-num_classes, num_classes)
+    if not least <= number < end:
+        raise InvalidValueError(function, "blank_index", f"lie in [{least}, {end})", number)
+    return number if num_classes is None else number % num_classes
+
+
+def check_impl(function: str, impl: str, scores: Array) -> str:
+    """``"numba"`` or ``"tensorflow"``."""
+    device, numba = _placement.device_type(scores), _placement.can_call_back()
+    return dispatch.select_placed(function, "tensorflow", device, impl, numba=numba)
+
+
+def check_batch(
+    function: str,
+    labels: Any,
+    label_length: Any,
+    logit_length: Any,
+    *,
+    scores: Array,
+    max_labels: int | None,
+    blank: int | None,
+) -> Batch:
+    """Check the integers against scores (N, T, ..., C); lengths that are ``None`` are the padded sizes."""
+    labels = _as_integers(function, "labels", labels)
+    if len(labels.shape) != 2:
+        raise InvalidValueError(function, "labels", "have shape (N, L)", f"shape {tuple(labels.shape)}")
+    num_samples, num_frames, *_, num_classes = sizes(scores)
+    width = sizes(labels)[1]
+    label_length = _lengths(function, "label_length", label_length, num_samples, width)
+    logit_length = _lengths(function, "logit_length", logit_length, num_samples, num_frames)
+    given = (labels, logit_length, label_length)
+    readable = all(isinstance(array, np.ndarray) for array in given) and None not in scores.shape
+    # Without values there still are shapes and dtypes to check: zeros pass for any lengths, and for no label at all.
+    known = given if readable else _stand_ins(given, scores.shape[0])
+    checked = _checks.check_batch(
+        function,
+        *known,
+        lengths_name="logit_length",
+        targets_name="labels",
+        target_lengths_name="label_length",
+        num_samples=scores.shape[0] if readable else len(known[1]),
+        num_frames=scores.shape[1],
+        max_labels=max_labels,
+        num_classes=num_classes if readable else 1,
+        blank=blank,
+    )
+    if readable:
+        return Batch(Integers(*checked), None)
+    integers = Integers(*(tf.cast(array, tf.int64) for array in given))
+    widest = width if max_labels is None else tf.minimum(tf.cast(width, tf.int64), sizes(scores)[2] - 1)
+    return _in_range(integers, num_frames, widest, num_classes, blank)
+
+
+def solve(solver: Solver, scores: Sequence[Array], batch: Batch, *, zero_infinity: bool) -> Array:
+    """The losses (N,)."""
+    losses = _derivatives.losses(solver, scores, batch.integers)
+    zero = tf.zeros([], losses.dtype)
+    if zero_infinity:
+        losses = tf.where(losses == math.inf, zero, losses)
+    if batch.valid is not None:
+        losses *= tf.where(batch.valid, zero + 1, math.nan)
+    return losses
+
+
+def _as_integers(function: str, argument: str, value: Any) -> Any:
+    """An array of NumPy's where the values are at hand, else a tensor."""
+    if tf.is_tensor(value):
+        if value.dtype not in (tf.int32, tf.int64):
+            raise InvalidTypeError(function, argument, "have dtype int32 or int64", value.dtype.name)
+        if value.shape.rank is None:
+            raise InvalidValueError(function, argument, "have a known rank", "a tensor of unknown shape")
+        at_hand = tf.executing_eagerly() and _placement.device_type(value) == "cpu"
+        return value.numpy() if at_hand else value
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+    return array.astype(np.int64) if array.size == 0 else array
+
+
+def _lengths(function: str, argument: str, value: Any, num_samples: Any, size: Any) -> Any:
+    if value is not None:
+        return _as_integers(function, argument, value)
+    known = isinstance(num_samples, int) and isinstance(size, int)
+    return np.full(num_samples, size) if known else tf.fill([num_samples], tf.cast(size, tf.int64))
+
+
+def _stand_ins(given: Sequence[Any], num_samples: int | None) -> list[np.ndarray]:
+    """Zeros of the shapes of labels and lengths, with the sizes that are not known yet made to agree."""
+    found = [num_samples, *(array.shape[0] for array in given if len(array.shape)), 1]
+    others = next(size for size in found if size is not None), 1
+    return [
+        np.zeros([others[k] if size is None else size for k, size in enumerate(array.shape)], np.int64)
+        for array in given
+    ]
+
+
+def _in_range(integers: Integers, num_frames: Any, max_labels: Any, num_classes: Any, blank: int | None) -> Batch:
+    """The integers of samples whose own are in range; harmless ones in place of the others'."""
+    targets, input_lengths, target_lengths = integers
+    used = tf.sequence_mask(target_lengths, sizes(targets)[1])
+    wrong = (targets < 0) | (targets >= num_classes)
+    if blank is not None:
+        wrong |= targets == blank
+    valid = (input_lengths >= 0) & (input_lengths <= num_frames)
+    valid &= (target_lengths >= 0) & (target_lengths <= max_labels) & ~tf.reduce_any(used & wrong, 1)
+    kept = tf.where(valid[:, None] & used, targets, 0)
+    # A column at least for the kernels to read.
+    kept = tf.pad(kept, tf.stack([[0, 0], [0, tf.maximum(1 - tf.shape(kept)[1], 0)]]))
+    return Batch(Integers(kept, tf.where(valid, input_lengths, 0), tf.where(valid, target_lengths, 0)), valid)

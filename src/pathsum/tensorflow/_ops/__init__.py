@@ -1,0 +1,1 @@
+"""The compiled kernels as operations of TensorFlow on the CPU."""

@@ -1,0 +1,24 @@
+"""Where operations being built will run, as far as that is known then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext  # pyright: ignore
+from tensorflow.python.saved_model.save_context import in_save_context  # pyright: ignore
+
+
+def device_type(tensor: Any) -> str:
+    """``"cpu"``, ``"gpu"`` or another; in a graph that of the only kind of device there is, or that asked for."""
+    if tensor.device:
+        return tf.DeviceSpec.from_string(tensor.device).device_type.lower()
+    return "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
+
+
+def can_call_back() -> bool:
+    """Whether what is being built can call functions of this process: not a program of XLA's, nor a saved model."""
+    if tf.executing_eagerly():
+        return True
+    # TensorFlow has no public word for either.
+    return not in_save_context() and not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

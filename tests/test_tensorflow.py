@@ -1,0 +1,572 @@
+"""The losses for TensorFlow: both implementations against the float64 reference in torch, eagerly and in graphs."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pathsum.torch
+from pathsum.errors import ImplementationError, InvalidTypeError, InvalidValueError, NotDifferentiableError
+from pathsum.problems.asg import pose_asg
+from pathsum.problems.ctc import pose_ctc
+from pathsum.problems.rnnt import pose_rnnt
+from pathsum.problems.simple_ctc import pose_simple_ctc
+from pathsum.testing import assert_close, chain_inputs, grid_inputs, sum_over_paths
+from support import solve, tensor
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+tf = pytest.importorskip("tensorflow")
+
+from pathsum.tensorflow import asg_loss, classic_ctc_loss, ctc_loss, rnnt_loss, simple_ctc_loss  # noqa: E402
+from pathsum.tensorflow._posing import Posable  # noqa: E402
+
+IMPLEMENTATIONS = ("numba", "tensorflow")
+CHAINS = {"ctc": ctc_loss, "simple_ctc": simple_ctc_loss}
+LOSSES = (*CHAINS, "asg", "rnnt")
+
+# Retraced on purpose: each of these functions runs once.
+tf.get_logger().setLevel("ERROR")
+pytestmark = pytest.mark.filterwarnings("ignore:.*equal neighbours")
+
+
+def problem(name, *, seed=0):
+    """A small ragged batch of a loss: scores in float64, samples first, and integers."""
+    if name == "rnnt":
+        inputs = grid_inputs(3, 6, 3, 5, seed=seed)
+        return [inputs.logits], inputs[1:]
+    inputs = chain_inputs(8, 3, 5, 3, seed=seed)
+    scores = [np.ascontiguousarray(inputs.logits.swapaxes(0, 1))]
+    if name == "asg":
+        scores.append(np.random.default_rng(seed).standard_normal((5, 5)))
+    return scores, inputs[1:]
+
+
+def function_of(name, integers, **options):
+    """The losses as a function of the scores alone."""
+    targets, logit_length, label_length = integers
+    if name == "asg":
+        return lambda inputs, transitions: asg_loss(targets, inputs, transitions, label_length, logit_length, **options)
+    loss, blank = (rnnt_loss, -1) if name == "rnnt" else (CHAINS[name], 0)
+    return lambda scores: loss(targets, scores, label_length, logit_length, blank, **options)
+
+
+def reference_of(name, integers, **options):
+    """The same in torch, in float64 by plain operations."""
+    options = {"reduction": "none", "impl": "reference"} | options
+    targets, *lengths = integers
+    if name == "rnnt":
+        return lambda scores: pathsum.torch.rnnt_loss(scores, targets, *lengths, **options)
+    if name == "asg":
+        return lambda inputs, transitions: pathsum.torch.asg_loss(
+            inputs, targets, transitions, *lengths, batch_first=True, **options
+        )
+    loss = getattr(pathsum.torch, f"{name}_loss")
+    options = {"fused_log_softmax": True} | options
+    return lambda scores: loss(scores, targets, *lengths, batch_first=True, **options)
+
+
+def expected(name, scores, integers, upstream, **options):
+    """Losses of the reference, and the gradient of upstream times them."""
+    scores = [tensor(array).requires_grad_() for array in scores]
+    losses = reference_of(name, integers, **options)(*scores)
+    losses.backward(tensor(upstream))
+    return losses.detach().numpy(), [array.grad.numpy() for array in scores]
+
+
+def differentiated(function, scores, upstream):
+    """Losses, and the gradient of upstream times them."""
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        losses = function(*scores)
+    return losses, tape.gradient(losses, scores, tf.cast(upstream, losses.dtype))
+
+
+def in_graph(function, scores, upstream, **options):
+    return tf.function(lambda scores: differentiated(function, scores, upstream), **options)(scores)
+
+
+def product(function, scores, tangents):
+    """The derivatives of <tangents, gradients of the losses' sum>."""
+    with tf.GradientTape() as second:
+        second.watch(scores)
+        with tf.GradientTape() as first:
+            first.watch(scores)
+            losses = function(*scores)
+        gradients = first.gradient(losses, scores)
+    return second.gradient(gradients, scores, tangents)
+
+
+def hessian(function, x, *, pfor=False):
+    with tf.GradientTape(persistent=True) as second:
+        second.watch(x)
+        with tf.GradientTape() as first:
+            first.watch(x)
+            losses = function(x)
+        gradient = first.gradient(losses, x)
+    return second.jacobian(gradient, x, experimental_use_pfor=pfor)
+
+
+@pytest.mark.parametrize("name, impl, run", [
+    *((name, "numba", differentiated) for name in LOSSES),
+    *((name, impl, in_graph) for name in LOSSES for impl in IMPLEMENTATIONS),
+    ("ctc", "tensorflow", differentiated),
+])  # fmt: skip
+def test_values_and_gradients_are_those_of_the_reference(name, impl, run):
+    scores, integers = problem(name)
+    upstream = np.array([1.0, -0.5, 2.0])
+    options = {"fused_log_softmax": False} if name == "simple_ctc" else {}
+    for dtype, bound in (("float64", 1e-12), ("float32", 2e-6))[: 2 if impl == "numba" else 1]:
+        given = [tf.constant(array, dtype) for array in scores]
+        losses, gradients = run(function_of(name, integers, impl=impl, **options), given, upstream)
+        exact, exact_gradients = expected(
+            name, [np.array(array, float) for array in given], integers, upstream, **options
+        )
+        assert losses.dtype == dtype
+        assert_close(losses, exact, relative=bound, absolute=bound, what=f"{dtype} loss")
+        for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+            assert gradient.dtype == dtype
+            assert_close(gradient, exact_gradient, absolute=2 * bound, relative=bound, what=f"{dtype} gradient")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_programs_that_xla_compiles_are_tensorflows_own(name):
+    scores, integers = problem(name)
+    upstream = np.array([1.0, -0.5, 2.0])
+    given = [tf.constant(array, tf.float32) for array in scores]
+    losses, gradients = in_graph(function_of(name, integers), given, upstream, jit_compile=True)
+    exact, exact_gradients = expected(name, [np.array(array, float) for array in given], integers, upstream)
+    assert_close(losses, exact, relative=1e-6)
+    for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+        assert_close(gradient, exact_gradient, absolute=4e-6, relative=2e-6)
+
+
+@pytest.mark.parametrize("dtype, eps", [("bfloat16", 2.0**-8), ("float16", 2.0**-11)])
+@pytest.mark.parametrize("name, impl, run", [
+    ("ctc", "numba", differentiated),
+    ("rnnt", "numba", in_graph),
+    ("asg", "numba", differentiated),
+    ("ctc", "tensorflow", in_graph),
+])  # fmt: skip
+def test_half_precision_is_computed_in_float32(name, impl, run, dtype, eps):
+    scores, integers = problem(name)
+    given = [tf.cast(array, dtype) for array in scores]
+    losses, gradients = run(function_of(name, integers, impl=impl), given, np.ones(3))
+    exact, exact_gradients = expected(
+        name, [tf.cast(array, tf.float64).numpy() for array in given], integers, np.ones(3)
+    )
+    assert losses.dtype == tf.float32
+    assert_close(losses, exact, relative=1e-6, absolute=1e-6)
+    for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+        assert gradient.dtype == dtype
+        assert_close(tf.cast(gradient, tf.float64), exact_gradient, relative=eps, absolute=4e-6)
+
+
+@pytest.mark.parametrize("name, impl", [*((name, "numba") for name in LOSSES), ("ctc", "tensorflow")])
+def test_hessians_are_those_of_the_reference(name, impl):
+    scores, integers = problem(name, seed=1)
+    position = len(scores) - 1  # ASG's by its transitions
+    rest = [tf.constant(array) for array in scores[:position]]
+    function = function_of(name, integers, impl=impl)
+    x = tf.constant(scores[position])
+    nested = hessian(lambda last: function(*rest, last), x)
+
+    @tf.function
+    def in_one_word(last):
+        return tf.hessians(tf.reduce_sum(function(*rest, last)), last)[0]
+
+    fixed = [tensor(array) for array in scores[:position]]
+    reference = reference_of(name, integers, reduction="sum")
+    exact = torch.autograd.functional.hessian(lambda last: reference(*fixed, last), tensor(scores[position]))
+    assert_close(nested, exact, absolute=1e-11)
+    assert_close(in_one_word(x), exact, absolute=1e-11)
+
+
+@pytest.mark.parametrize("impl, options", [("tensorflow", {}), ("numba", {}), ("tensorflow", {"jit_compile": True})])
+def test_products_in_graphs_are_those_of_the_reference(impl, options):
+    # ASG has all there is: two lattices, and two arrays of scores.
+    scores, integers = problem("asg", seed=1)
+    random = np.random.default_rng(0)
+    tangents = [random.standard_normal(array.shape) for array in scores]
+    given, along = [tf.constant(array) for array in scores], [tf.constant(array) for array in tangents]
+    products = tf.function(lambda scores: product(function_of("asg", integers, impl=impl), scores, along), **options)
+    exact = torch.autograd.functional.hvp(
+        reference_of("asg", integers, reduction="sum"), tuple(map(tensor, scores)), tuple(map(tensor, tangents))
+    )[1]
+    for own, other in zip(products(given), exact, strict=True):
+        assert_close(own, other, absolute=1e-11)
+
+
+def test_jacobians_of_each_sample_alone():
+    scores, integers = problem("ctc", seed=1)
+    function, x = function_of("ctc", integers), tf.constant(scores[0])
+    for pfor in (False, True):
+        with tf.GradientTape(persistent=True) as second:
+            second.watch(x)
+            with tf.GradientTape() as first:
+                first.watch(x)
+                losses = function(x)
+            gradient = first.gradient(losses, x)
+        blocks = second.batch_jacobian(gradient, x, experimental_use_pfor=pfor)
+        whole = hessian(function, x)
+        for n in range(3):
+            assert_close(blocks[n], whole[n, :, :, n], absolute=1e-13)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_gradient_that_happens_to_be_zero_has_a_derivative(impl):
+    # Of two frames, alike, either emits the label: the posterior is the softmax.
+    x = tf.zeros([1, 2, 2], tf.float64)
+    derivative = hessian(lambda x: simple_ctc_loss([[1]], x, impl=impl), x)
+    block = np.array([[0.25, -0.25], [-0.25, 0.25]])
+    assert_close(derivative[0, 0, :, 0, 1], block, absolute=1e-15)
+    assert_close(derivative[0, 0, :, 0, 0], np.zeros((2, 2)), absolute=1e-15)
+
+
+def test_third_derivatives_of_the_compiled_kernels_are_tensorflows():
+    scores, integers = problem("ctc", seed=1)
+    x, tangent = tf.constant(scores[0]), tf.constant(np.random.default_rng(0).standard_normal(scores[0].shape))
+
+    def third(impl):
+        with tf.GradientTape() as tape:
+            tape.watch([x, tangent])
+            (moved,) = product(function_of("ctc", integers, impl=impl), [x], [tangent])
+            squares = tf.reduce_sum(moved**2)
+        return tape.gradient(squares, [x, tangent])
+
+    for own, other in zip(third("numba"), third("tensorflow"), strict=True):
+        assert_close(own, other, absolute=1e-11)
+
+
+@pytest.mark.parametrize("name, pose", [("ctc", pose_ctc), ("simple_ctc", pose_simple_ctc), ("rnnt", pose_rnnt)])
+def test_every_path_is_counted(name, pose):
+    scores, integers = problem(name)
+    log_probs = tf.nn.log_softmax(scores[0]).numpy()
+    blank = 0 if name != "rnnt" else 4
+    lattice = pose(np.maximum(integers[0], 0), *integers[1:], blank)
+    function = function_of(name, integers, impl="tensorflow", fused_log_softmax=False)
+    losses, (gradient,) = in_graph(function, [tf.constant(log_probs)], np.ones(3))
+    for n in range(3):
+        paths = sum_over_paths(log_probs[n], lattice, n)
+        assert_close(losses[n], -paths.log_z, absolute=1e-12)
+        assert_close(gradient[n], -paths.posteriors, absolute=1e-12)
+
+
+@pytest.mark.parametrize("pose", [pose_ctc, pose_simple_ctc, pose_rnnt, pose_asg])
+def test_problems_are_posed_alike_of_tensors(pose):
+    arrays = [np.asarray(array, np.int64) for array in problem("ctc")[1]]
+    posed, of_tensors = (pose(*integers, 4) for integers in (arrays, [Posable(tf.constant(a)) for a in arrays]))
+    for own, other in zip(*((p if isinstance(p, tuple) else (p,)) for p in (of_tensors, posed)), strict=True):
+        for name, value in vars(own).items():
+            if isinstance(value, Posable):
+                assert_close(value.tensor, getattr(other, name), what=name)
+            else:
+                assert value == getattr(other, name), name
+    assert pose is pose_asg or sum(isinstance(value, Posable) for value in vars(of_tensors).values()) >= 4
+
+
+def hard_batch(name):
+    """Samples, one a line, whose answers are known; their padding is NaN."""
+    nan, inf = np.nan, np.inf
+    scores = np.random.default_rng(0).standard_normal((8, 4, 5)).astype(np.float32)
+    targets = np.array([[1, 2, 3]] * 8)
+    input_lengths, target_lengths = np.full(8, 4), np.full(8, 3)
+    target_lengths[1] = 0  # an empty target
+    input_lengths[2] = target_lengths[2] = 0  # no frames, no labels
+    input_lengths[3] = 2  # does not fit
+    scores[4, 1, 3 if name == "rnnt" else 4] = -inf  # no class of the target, nor the blank
+    scores[5, 0, 2] = nan
+    scores[6, 0, 3] = inf
+    scores[7, 0] = -inf  # a frame without any class
+    for n in range(8):
+        scores[n, input_lengths[n] :] = nan
+        targets[n, target_lengths[n] :] = -7
+    if name == "rnnt":
+        scores = np.repeat(scores[:, :, None], 4, 2)
+        for n in range(8):
+            scores[n, :, target_lengths[n] + 1 :] = nan
+        targets[targets > 0] -= 1
+    transitions = [np.zeros((5, 5), np.float32)] if name == "asg" else []
+    return [scores, *transitions], (targets, input_lengths, target_lengths)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_hard_samples_have_their_answers_and_leave_the_others_alone(name, impl):
+    scores, integers = hard_batch(name)
+    given = [tf.constant(array) for array in scores]
+    run = tf.function(lambda scores, upstream: differentiated(function_of(name, integers, impl=impl), scores, upstream))
+    losses, gradients = run(given, tf.ones(8))
+    exact, exact_gradients = expected(name, scores, integers, np.ones(8))
+    assert_close(losses, exact, relative=1e-6, absolute=1e-6)
+    infeasible = {"ctc": [3, 7], "simple_ctc": [3, 7], "asg": [1, 3, 7], "rnnt": [2, 7]}[name]
+    assert np.flatnonzero(np.isinf(losses)).tolist() == infeasible
+    assert np.flatnonzero(np.isnan(losses)).tolist() == [5, 6]
+    sound = [n for n in range(8) if n not in (5, 6)]
+    gradient = gradients[0].numpy()
+    assert_close(gradient[sound], exact_gradients[0][sound], absolute=2e-6)
+    assert not gradient[infeasible].any()
+    for n in (5, 6):
+        assert np.isnan(gradient[n, : integers[1][n]]).all()
+
+    # An infinite upstream gradient, as functions of an infinite loss have, meets a gradient of exactly 0.
+    assert not run(given, tf.fill([8], np.inf))[1][0].numpy()[infeasible].any()
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_hard_samples_have_second_derivatives(name, impl):
+    scores, integers = hard_batch(name)
+    keep = [0, 1, 2, 3, 4, 7]
+    scores[0] = scores[0][keep]
+    integers = [array[keep] for array in integers]
+    given = [tf.constant(array) for array in scores]
+    along = [tf.ones_like(array) * tf.constant([1.0, 2.0, -1.0, 0.5, 0.0]) for array in given]
+    products = tf.function(lambda scores: product(function_of(name, integers, impl=impl), scores, along))(given)
+    tangents = tuple(tensor(array.numpy()) for array in along)
+    exact = torch.autograd.functional.hvp(
+        lambda *scores: reference_of(name, integers)(*scores).nan_to_num(posinf=0.0).sum(),
+        tuple(map(tensor, scores)),
+        tangents,
+    )[1]
+    for own, other in zip(products, exact, strict=True):
+        assert_close(own, other, absolute=1e-5)
+
+
+def test_infinity_is_made_zero_where_asked():
+    scores, integers = hard_batch("ctc")
+    losses = function_of("ctc", integers, zero_infinity=True)(tf.constant(scores[0])).numpy()
+    assert not losses[[3, 7]].any()
+    assert not np.isinf(losses).any()
+
+
+@pytest.mark.parametrize("name, impl", [*((name, "numba") for name in LOSSES), ("rnnt", "tensorflow")])
+def test_what_is_wrong_in_a_graph_is_nan_for_its_sample(name, impl):
+    scores, integers = hard_batch(name)
+    scores[0] = np.nan_to_num(scores[0], neginf=-1.0, posinf=1.0)
+    targets, input_lengths, target_lengths = (array[:4].copy() for array in integers)
+    input_lengths[:], target_lengths[:], targets[:] = 4, 2, 1
+    targets[0, 1] = 5
+    input_lengths[1] = 5
+    target_lengths[2] = 4
+    scores = [tf.constant(array[:4] if array.ndim > 2 else array) for array in scores]
+
+    @tf.function
+    def losses(scores, *integers):
+        return function_of(name, integers, impl=impl)(*scores)
+
+    values = losses(scores, *map(tf.constant, (targets, input_lengths, target_lengths))).numpy()
+    assert np.isnan(values).tolist() == [True, True, True, False]
+    assert np.isfinite(values[3])
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_sizes_that_are_known_when_the_graph_runs(impl):
+    for name in ("ctc", "asg", "rnnt"):
+        scores, integers = problem(name)
+        given = [tf.constant(array) for array in scores]
+        integers = [tf.constant(np.maximum(array, 0), tf.int32) for array in integers]
+        unknown = [tf.TensorSpec([None] * array.ndim, tf.float64) for array in scores]
+        lengths = [tf.TensorSpec([None], tf.int32)] * 2
+        if name == "rnnt":
+            unknown[0] = tf.TensorSpec([None, None, None, 5], tf.float64)  # its blank counts from the end
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32), *lengths, *unknown])
+        def run(targets, logit_length, label_length, *scores, name=name):
+            function = function_of(name, (targets, logit_length, label_length), impl=impl)
+            return differentiated(function, scores, tf.ones(tf.shape(scores[0])[0]))
+
+        losses, gradients = run(*integers, *given)
+        exact, exact_gradients = expected(name, scores, integers, np.ones(3))
+        assert_close(losses, exact, relative=1e-12)
+        assert_close(gradients[0], exact_gradients[0], absolute=1e-12)
+        if name == "ctc":
+            losses, (gradient,) = run(tf.ones([2, 0], tf.int32), [0, 0], [0, 0], tf.zeros([2, 0, 5], tf.float64))
+            assert not losses.numpy().any()
+            assert gradient.shape == (2, 0, 5)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_no_frames_and_no_samples(impl):
+    empty, targets = {"label_length": [0, 1], "impl": impl}, [[1], [1]]
+    for loss in CHAINS.values():
+        assert loss(targets, tf.zeros([2, 0, 3]), **empty).numpy().tolist() == [0.0, np.inf]
+    assert asg_loss(targets, tf.zeros([2, 0, 3]), tf.zeros([3, 3]), **empty).numpy().tolist() == [0.0, np.inf]
+    assert rnnt_loss(targets, tf.zeros([2, 0, 2, 3]), **empty).numpy().tolist() == [np.inf, np.inf]
+    assert ctc_loss(np.zeros((0, 2), int), tf.zeros([0, 4, 3]), impl=impl).shape == (0,)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_fastemit_and_clamp_are_those_of_torch(impl):
+    scores, integers = problem("rnnt")
+    for options in ({"fastemit_lambda": 0.3}, {"fastemit_lambda": 0.3, "clamp": 0.05}):
+        function = function_of("rnnt", integers, impl=impl, **options)
+        losses, (gradient,) = in_graph(function, [tf.constant(scores[0], tf.float32)], np.array([1.0, 2.0, 3.0]))
+        exact, (exact_gradient,) = expected("rnnt", scores, integers, [1.0, 2.0, 3.0], **options)
+        assert_close(losses, exact, relative=1e-6)
+        assert_close(gradient, exact_gradient, absolute=2e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("option", [{"fastemit_lambda": 0.3}, {"clamp": 0.05}])
+def test_reweighted_gradients_have_no_derivative(option, impl):
+    scores, integers = problem("rnnt")
+    function = function_of("rnnt", integers, impl=impl, **option)
+    given = [tf.constant(scores[0], tf.float32)]
+    with pytest.raises(NotDifferentiableError, match="re-weighted"):
+        tf.function(lambda scores: product(function, scores, scores)).get_concrete_function(given)
+
+
+# Half a minute of audio, its logits near uniform and peaky, as a training's are first and last: the bounds that are
+# documented. The number of frames decides, so the rest is small.
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_long_chains_keep_two_parts_in_a_million(impl):
+    inputs = chain_inputs(3000, 2, 10, 20, ragged=False)
+    scores = tensor(inputs.logits.swapaxes(0, 1) * np.array([1.0, 8.0])[:, None, None], torch.float32)
+    exact = solve(pathsum.torch.ctc_loss, scores.double(), *inputs[1:], fused_log_softmax=True, batch_first=True)
+    function = function_of("ctc", inputs[1:], impl=impl)
+    losses, (gradient,) = in_graph(function, [tf.constant(scores.numpy())], np.ones(2))
+    assert_close(losses, exact.loss, relative=1e-7, absolute=1e-6 * 3000**0.5)
+    assert_close(gradient, exact.gradient, absolute=2e-6)
+
+
+def test_long_transducers_keep_five_parts_in_a_million():
+    inputs = grid_inputs(2, 1000, 20, 8, ragged=False)
+    scores = tensor(inputs.logits * np.array([1.0, 8.0])[:, None, None, None], torch.float32)
+    exact = solve(pathsum.torch.rnnt_loss, scores.double(), *inputs[1:])
+    function = function_of("rnnt", inputs[1:], impl="tensorflow")
+    losses, (gradient,) = in_graph(function, [tf.constant(scores.numpy())], np.ones(2))
+    assert_close(losses, exact.loss, relative=1e-7, absolute=1e-6 * 1000**0.5)
+    assert_close(gradient, exact.gradient, absolute=5e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", ["ctc", "rnnt", "asg"])
+def test_scores_of_any_size(name, impl):
+    scores, integers = problem(name)
+    given = [(array * 1e10).astype(np.float32) for array in scores]
+    losses, gradients = in_graph(function_of(name, integers, impl=impl), list(map(tf.constant, given)), np.ones(3))
+    exact, exact_gradients = expected(name, given, integers, np.ones(3))
+    assert_close(losses, exact, relative=1e-6)
+    for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+        assert_close(gradient, exact_gradient, absolute=2e-6)
+
+
+def test_a_second_gradient_is_the_first_once_more():
+    scores, integers = problem("asg")
+    given = [tf.constant(array, tf.float32) for array in scores]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(given)
+        losses = function_of("asg", integers)(*given)
+    first, second = (tape.gradient(losses, given) for _ in range(2))
+    for own, other in zip(first, second, strict=True):
+        assert (own.numpy() == other.numpy()).all()
+    assert (given[0].numpy() == scores[0].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: ctc_loss([[1]], tf.zeros([1, 3])), InvalidValueError, r"logits must have shape \(N, T, C\)"),
+    (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2], tf.int32)), InvalidTypeError, "logits must have dtype"),
+    (lambda: ctc_loss([1], tf.zeros([1, 3, 2])), InvalidValueError, r"labels must have shape \(N, L\)"),
+    (lambda: ctc_loss([[1.0]], tf.zeros([1, 3, 2])), InvalidTypeError, "labels must have dtype int32 or int64"),
+    (lambda: ctc_loss([[2]], tf.zeros([1, 3, 2])), InvalidValueError, r"labels must lie in \[0, C\).*sample 0"),
+    (lambda: ctc_loss(tf.constant([[0]]), tf.zeros([1, 3, 2])), InvalidValueError, "not contain the blank, 0"),
+    (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), [1], [4]), InvalidValueError, r"logit_length must lie in \[0, T\]"),
+    (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), [2]), InvalidValueError, "label_length must lie .*width of labels"),
+    (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), [1, 1]), InvalidValueError, "one entry a sample"),
+    (lambda: ctc_loss([[1], [1, 2]], tf.zeros([1, 3, 2])), InvalidValueError, "rectangular array"),
+    (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), blank_index=2), InvalidValueError, "blank_index must lie in"),
+    (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), blank_index=0.5), InvalidTypeError, "blank_index must be an int"),
+    (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), impl="torch"), InvalidValueError, "auto, numba, tensorflow"),
+    (lambda: rnnt_loss([[1]], tf.zeros([1, 3, 1, 2])), InvalidValueError, "label_length must lie in"),
+    (lambda: rnnt_loss([[1]], tf.zeros([1, 3, 2, 2]), fastemit_lambda=-1), InvalidValueError, "fastemit_lambda"),
+    (lambda: asg_loss([[1]], tf.zeros([1, 3, 2]), tf.zeros([2])), InvalidValueError, "transitions must have shape"),
+    (lambda: tf.function(ctc_loss)(tf.constant([[1]] * 2), tf.zeros([1, 3, 2])), InvalidValueError, "one row a sample"),
+])  # fmt: skip
+def test_errors_name_the_rule(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_the_blank_may_be_a_tensor_whose_value_is_known():
+    logits = tf.random.stateless_normal([1, 3, 3], [0, 1])
+    assert_close(ctc_loss([[0]], logits, blank_index=tf.constant(2)), ctc_loss([[0]], logits, blank_index=-1))
+    with pytest.raises(InvalidTypeError, match="be known while the graph is built"):
+        tf.function(lambda blank: ctc_loss([[0]], logits, blank_index=blank))(tf.constant(2))
+
+
+def calls_back(concrete):
+    graph = concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return any("PyFunc" in node.op for node in nodes)
+
+
+def test_graphs_call_the_compiled_kernels_where_they_can():
+    logits, labels = tf.zeros([1, 3, 2]), tf.constant([[1]])
+
+    def built(impl, **options):
+        loss = tf.function(lambda x: ctc_loss(labels, x, impl=impl), **options)
+        return calls_back(loss.get_concrete_function(logits))
+
+    assert [built(impl) for impl in ("auto", "numba", "tensorflow")] == [True, True, False]
+    assert not built("auto", jit_compile=True)
+    with pytest.raises(ImplementationError, match="impl='numba' cannot be called"):
+        built("numba", jit_compile=True)
+
+
+def test_numba_is_not_for_other_devices():
+    from pathsum.tensorflow import _placement
+
+    def built(device):
+        graph = tf.Graph()
+        with graph.as_default(), tf.device(device):
+            scores = tf.zeros([1, 3, 2])
+            return _placement.device_type(scores)
+
+    assert [built("/GPU:0"), built("/CPU:0"), built(None)] == ["gpu", "cpu", "cpu"]
+    with tf.Graph().as_default(), tf.device("/GPU:0"), pytest.raises(ImplementationError, match="on gpu"):
+        ctc_loss([[1]], tf.zeros([1, 3, 2]), impl="numba")
+
+
+class Model(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None, None])])
+    def loss(self, labels, logits):
+        return ctc_loss(labels, logits)
+
+
+def test_saved_models_need_nothing_of_pathsum(tmp_path):
+    model = Model()
+    expected = model.loss(tf.constant([[1]]), tf.zeros([1, 3, 2]))
+    assert calls_back(model.loss.get_concrete_function())
+    tf.saved_model.save(model, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    assert_close(loaded.loss(tf.constant([[1]]), tf.zeros([1, 3, 2])), expected, relative=1e-6)
+    # Loading takes the first function that fits, and that is all it takes from this process.
+    assert not calls_back(loaded.loss.concrete_functions[0])
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_tensorflow_agrees_on_feasible_labels(impl):
+    (scores,), (targets, lengths, target_lengths) = problem("ctc", seed=2)
+    scores, targets = tf.constant(scores, tf.float32), np.maximum(targets, 0)
+
+    def theirs(x):
+        return tf.nn.ctc_loss(targets, x, target_lengths, lengths, logits_time_major=False, blank_index=0)
+
+    losses, (gradient,) = differentiated(
+        lambda x: classic_ctc_loss(targets, x, target_lengths, lengths, impl=impl), [scores], np.ones(3)
+    )
+    their_losses, (their_gradient,) = differentiated(theirs, [scores], np.ones(3))
+    assert_close(losses, their_losses, relative=1e-5)
+    assert_close(gradient, their_gradient, absolute=1e-5)
+
+
+def test_the_examples_of_the_documentation_run():
+    page = Path(__file__).parent.parent / "docs" / "tensorflow.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), {})
