@@ -157,6 +157,18 @@ def test_vmap_is_a_loop():
         assert_close(own, jnp.stack(other), relative=1e-6, absolute=2e-6)
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+def test_no_dtype_is_promoted_unasked(corrected):
+    logits, *rest = arguments_of(VECTORS[CASES["ragged"]])
+
+    def losses(logits):
+        return sum(part.sum() for part in ctc_loss_with_forward_probs(logits, *rest, corrected=corrected))
+
+    with jax.numpy_dtype_promotion("strict"):
+        for dtype in (jnp.float32, jnp.bfloat16):
+            assert jax.eval_shape(jax.hessian(losses), logits.astype(dtype)).dtype == dtype
+
+
 def test_what_the_peer_takes():
     logits = jnp.zeros((1, 4, 3))
     expected = ctc_loss(logits, jnp.zeros((1, 4)), jnp.array([[1]]), jnp.zeros((1, 1)))

@@ -1,13 +1,15 @@
 """Chains: two scans over the frames, each step all states of all samples at once, in extended range.
 
-The scan forward keeps alpha in front of each frame; the scan back makes the posteriors of the frame's arcs. Both are
-sums and products of positive numbers, and JAX differentiates them, to any order.
+The scan forward keeps alpha in front of each frame, the scan back the mass of what its arcs lead to, and the posteriors
+are made of both, all frames at once. All are sums and products of positive numbers, and JAX differentiates them, to any
+order.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -17,6 +19,8 @@ from pathsum.lattice import Array, ChainLattice
 
 # Columns in front of the first state: the virtual state, and one more so that a skip into state 0 reads a zero.
 FRONT = 2
+# Columns behind the last state, zeros for a step and a skip out of it.
+BACK = 2
 
 
 class Solved(NamedTuple):
@@ -28,6 +32,15 @@ class Solved(NamedTuple):
     defined: Array
     step: Array
     stay: Array | None
+
+
+class _Ahead(NamedTuple):
+    """The sum over the paths ahead, from a frame's arcs on: of those that enter each state (N, S'+2), and of those that
+    stay in it (N, S') where they score otherwise.
+    """
+
+    step: Number
+    stay: Number | None
 
 
 class _Frame(NamedTuple):
@@ -64,40 +77,48 @@ def solve(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Arra
     """Solve scores (N, T, C) less the maxima (N, T) of their rows; transitions (C, C) where the lattice has any."""
     num_states = lattice.step_labels.shape[1]
     frames, defined = _frames(scores, maxima, lattice, transitions)
+    front, back = (extended.zeros((len(scores), columns), scores.dtype) for columns in (FRONT, BACK))
 
     def advance(alpha: Number, frame: _Frame) -> tuple[Number, Number]:
         entered = extended.multiply(_arriving(alpha, lattice), frame.step)
         if frame.stay is not None:
             entered = extended.add(entered, extended.multiply(_inner(alpha), frame.stay))
-        front = extended.zeros((len(scores), FRONT), scores.dtype)
         return extended.select(frame.real, extended.concatenate([front, entered], 1), alpha), alpha
 
-    def retreat(beta: Number, step: tuple[_Frame, Number]) -> tuple[Number, tuple[Array, Array | None]]:
-        frame, alpha = step
-        stepped = extended.multiply(beta, frame.step)
-        stayed = stepped if frame.stay is None else extended.multiply(beta, frame.stay)
-        masses = [extended.multiply(_arriving(alpha, lattice), stepped)]
-        if frame.stay is not None:
-            masses.append(extended.multiply(_inner(alpha), stayed))
-        # The posteriors of a frame sum to 1: divided by their own sum they are free of what alpha and beta have in
-        # common, and of its rounding.
-        shares = extended.shares(extended.concatenate(masses, 1), 1)
-        leaving = extended.add(stayed, _following(stepped, 1), _following(extended.keep(lattice.skips, stepped), 2))
-        posteriors = shares[:, :num_states], None if frame.stay is None else shares[:, num_states:]
-        return extended.select(frame.real, leaving, beta), posteriors
+    def retreat(later: _Ahead, step: tuple[_Frame, Array]) -> tuple[_Ahead, _Ahead]:
+        frame, is_last = step
+        beta = _leaving(later, skipped)
+
+        def entering(weight: Number, beyond: list[Number]) -> Number:
+            # The selection outside of all else, and the carry handed on as it came: of other forms XLA makes more loops
+            # a frame, or computes a frame twice.
+            first, further = extended.keep(final, weight), extended.multiply(beta, weight)
+            return extended.select(is_last, *(extended.concatenate([own, *beyond], 1) for own in (first, further)))
+
+        stay = None if frame.stay is None else entering(frame.stay, [])
+        return _Ahead(entering(frame.step, [back]), stay), later
 
     state = jnp.arange(-FRONT, num_states)
     start = jnp.broadcast_to(state == lattice.start_state, (len(scores), len(state)))
     last = lattice.num_states[:, None]
-    final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
-    first_alpha, last_beta = extended.varying_as(
-        (extended.one_where(start, scores.dtype), extended.one_where(final[:, FRONT:], scores.dtype)),
-        (frames, lattice.skips, lattice.num_states),
+    is_final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
+    final = is_final[:, FRONT:]
+    nothing = _Ahead(
+        extended.zeros((len(scores), num_states + BACK), scores.dtype),
+        None if frames.stay is None else extended.zeros((len(scores), num_states), scores.dtype),
+    )
+    first_alpha, nothing = extended.varying_as(
+        (extended.one_where(start, scores.dtype), nothing), (frames, lattice.skips, lattice.num_states)
     )
     alpha, before = lax.scan(advance, first_alpha, frames)
-    total = extended.total(extended.keep(final, alpha), 1)
-    _, (step, stay) = lax.scan(retreat, last_beta, (frames, before), reverse=True)
-    return Solved(total, defined, step.swapaxes(0, 1), None if stay is None else stay.swapaxes(0, 1))
+    total = extended.total(extended.keep(is_final, alpha), 1)
+
+    skipped = jnp.pad(lattice.skips, ((0, 0), (0, BACK)))[:, BACK:]
+    is_last = jnp.arange(1, len(frames.real) + 1)[:, None, None] >= lattice.input_lengths[:, None]
+    first, later = lax.scan(retreat, nothing, (frames, is_last), reverse=True)
+    ahead = jax.tree.map(lambda own, others: jnp.concatenate([own[None], others])[:-1], first, later)
+
+    return Solved(total, defined, *_posteriors(before, ahead, lattice))
 
 
 def expected_counts(solved: Solved, lattice: ChainLattice, num_classes: int) -> Array:
@@ -117,10 +138,14 @@ def expected_transitions(solved: Solved, lattice: ChainLattice, real: Array, num
 
 
 def product_over_frames(factors: Array) -> Number:
-    """(N,) product of positive floats (N, T)."""
-    numbers = extended.number_of(factors.T)
-    start = extended.varying_as(extended.ones(factors.shape[:1], factors.dtype), factors)
-    return lax.scan(lambda product, factor: (extended.multiply(product, factor), None), start, numbers)[0]
+    """(N,) product of positive floats (N, T), by halves: the log of T products after one another."""
+    product = extended.number_of(factors) if factors.shape[1] else extended.ones((len(factors), 1), factors.dtype)
+    while (width := product.high.shape[1]) > 1:
+        half = width // 2
+        parts = slice(half), slice(half, 2 * half), slice(2 * half, None)
+        first, second, rest = (extended.at(product, (..., part)) for part in parts)
+        product = extended.concatenate([extended.multiply(first, second), rest], 1)
+    return extended.at(product, (..., 0))
 
 
 def _frames(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None) -> tuple[_Frame, Array]:
@@ -148,6 +173,18 @@ def _emitted(
     return extended.exp(score, rest), ((score < jnp.inf) | ~own_states).all((0, 2))
 
 
+def _posteriors(before: Number, ahead: _Ahead, lattice: ChainLattice) -> tuple[Array, Array | None]:
+    """Of all frames (N, T, S'), from alpha in front of each and what is ahead of its arcs, both time first."""
+    masses = [extended.multiply(_arriving(before, lattice), extended.at(ahead.step, (..., slice(None, -BACK))))]
+    if ahead.stay is not None:
+        masses.append(extended.multiply(_inner(before), ahead.stay))
+    # Those of a frame sum to 1: divided by their own sum they are free of what alpha and beta have in common, and of
+    # its rounding.
+    shares = extended.shares(extended.concatenate(masses, 2), 2).swapaxes(0, 1)
+    step, *stay = jnp.split(shares, len(masses), 2)
+    return step, stay[0] if stay else None
+
+
 def _shared_scores(lattice: ChainLattice) -> bool:
     """Whether all arcs into a state have the same score."""
     return lattice.shared_labels and lattice.stay_transitions is None
@@ -167,11 +204,12 @@ def _arriving(alpha: Number, lattice: ChainLattice) -> Number:
     return extended.add(before, two_before)
 
 
-def _following(number: Number, distance: int) -> Number:
-    """The numbers of the states so many further on."""
-    width = number.high.shape[1]
-    beyond = extended.zeros((number.high.shape[0], min(distance, width)), number.high.dtype)
-    return extended.concatenate([extended.at(number, (..., slice(distance, None))), beyond], 1)
+def _leaving(later: _Ahead, skipped: Array) -> Number:
+    """What is ahead of each state; ``skipped``: whether a skip leaves it."""
+    own, next_state, after_skip = (
+        extended.at(later.step, (..., slice(distance, distance - BACK or None))) for distance in range(BACK + 1)
+    )
+    return extended.add(own if later.stay is None else later.stay, next_state, extended.keep(skipped, after_skip))
 
 
 def _by_index(values: Array, indices: Array, size: int) -> Array:
