@@ -21,6 +21,7 @@ from jax_problems import (  # noqa: E402
     problem,
     reference_of,
 )
+from pathsum.jax import simple_ctc_loss  # noqa: E402
 
 
 @pytest.mark.parametrize("name, impl", [*((name, "jax") for name in LOSSES), ("ctc", "numba")])
@@ -36,6 +37,29 @@ def test_hessians_are_those_of_the_reference(name, impl, x64):
     reference = reference_of(name, integers, reduction="sum")
     exact = torch.autograd.functional.hessian(lambda last: reference(*fixed, last), tensor(scores[position]))
     assert_close(hessian, exact, absolute=1e-11)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_gradient_that_happens_to_be_zero_has_a_derivative(impl, x64):
+    # Of two frames, alike, either emits the label: the posterior is the softmax.
+    x = jnp.zeros((1, 2, 2))
+    derivative = jax.hessian(lambda x: simple_ctc_loss(x, [[1]], impl=impl).sum())(x)
+    block = np.array([[0.25, -0.25], [-0.25, 0.25]])
+    assert_close(derivative[0, 0, :, 0, 1], block, absolute=1e-15)
+    assert_close(derivative[0, 0, :, 0, 0], np.zeros((2, 2)), absolute=1e-15)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_tangents_of_padding_go_nowhere(name):
+    scores, integers = problem(name)
+    given = [jnp.asarray(array, jnp.float32) for array in scores]
+    function = function_of(name, integers)
+    tangents = [jnp.ones_like(array) for array in given]
+    expected = jax.jvp(function, given, tangents)[1]
+    real = np.arange(given[0].shape[1]) < np.asarray(integers[1])[:, None]
+    assert not real.all()
+    spoilt = [tangents[0].at[~real].set(jnp.nan), *tangents[1:]]
+    assert_close(jax.jvp(function, given, spoilt)[1], expected)
 
 
 def test_derivatives_agree_whichever_way_they_are_taken(x64):

@@ -240,6 +240,27 @@ def test_third_derivatives_of_the_compiled_kernels_are_tensorflows():
         assert_close(own, other, absolute=1e-11)
 
 
+def test_forward_mode_is_right_or_raises():
+    scores, integers = problem("ctc", seed=1)
+    x, tangent = tf.constant(scores[0]), tf.constant(np.random.default_rng(0).standard_normal(scores[0].shape))
+    function = function_of("ctc", integers)
+
+    def slope(x):
+        with tf.autodiff.ForwardAccumulator(x, tangent) as accumulator:
+            losses = function(x)
+        return accumulator.jvp(losses)
+
+    (gradient,) = differentiated(function, [x], np.ones(3))[1]
+    assert_close(slope(x), tf.reduce_sum(gradient * tangent, [1, 2]), absolute=1e-12)
+    moved = differentiated(slope, [x], np.ones(3))[1]
+    assert_close(moved[0], product(function, [x], [tangent])[0], absolute=1e-12)
+    with pytest.raises(LookupError, match="no forward-mode derivative"):
+        tf.function(slope, autograph=False)(x)
+    with pytest.raises(NotDifferentiableError, match="a second GradientTape can"):
+        with tf.autodiff.ForwardAccumulator(x, tangent):
+            differentiated(function, [x], np.ones(3))
+
+
 @pytest.mark.parametrize("name, pose", [("ctc", pose_ctc), ("simple_ctc", pose_simple_ctc), ("rnnt", pose_rnnt)])
 def test_every_path_is_counted(name, pose):
     scores, integers = problem(name)
@@ -476,6 +497,7 @@ def test_a_second_gradient_is_the_first_once_more():
     (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), [1], [4]), InvalidValueError, r"logit_length must lie in \[0, T\]"),
     (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), [2]), InvalidValueError, "label_length must lie .*width of labels"),
     (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), [1, 1]), InvalidValueError, "one entry a sample"),
+    (lambda: ctc_loss(tf.sparse.from_dense([[1]]), tf.zeros([1, 3, 2])), InvalidTypeError, "labels must be a dense"),
     (lambda: ctc_loss([[1], [1, 2]], tf.zeros([1, 3, 2])), InvalidValueError, "rectangular array"),
     (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), blank_index=2), InvalidValueError, "blank_index must lie in"),
     (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), blank_index=0.5), InvalidTypeError, "blank_index must be an int"),
@@ -488,6 +510,15 @@ def test_a_second_gradient_is_the_first_once_more():
 def test_errors_name_the_rule(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("run", [lambda function: function, tf.function])
+def test_labels_may_be_ragged(run):
+    scores, (_, lengths, _) = problem("ctc")
+    rows = [[1], [], [2, 3, 3]]
+    padded = np.array([[1, 0, 0], [0, 0, 0], [2, 3, 3]])
+    losses = run(lambda labels: ctc_loss(labels, scores[0], None, lengths))(tf.ragged.constant(rows, tf.int32))
+    assert_close(losses, ctc_loss(padded, scores[0], [1, 0, 3], lengths), relative=1e-15)
 
 
 def test_the_blank_may_be_a_tensor_whose_value_is_known():

@@ -32,7 +32,8 @@ def losses(solver: Solver, scores: Scores, integers: Integers) -> Array:
 @losses.defjvp
 def _(solver: Solver, primals: Any, tangents: Any) -> tuple[Array, Array]:
     values, gradients = _with_gradients(solver, *primals)
-    changes = jnp.stack([_inner(*pair) for pair in zip(gradients, tangents[0], strict=True)])
+    own = [mask & _feasible(values, mask.ndim) for mask in solver.own(*primals)]
+    changes = jnp.stack([_inner(*parts) for parts in zip(gradients, tangents[0], own, strict=True)])
     return values, changes.sum(0).astype(values.dtype)
 
 
@@ -67,8 +68,16 @@ def _on_platform(solver: Solver, compiled: Any, plain: Any, scores: Scores, inte
     return lax.platform_dependent(scores, integers, cpu=compiled, default=plain)
 
 
-def _inner(gradient: Array, change: Array) -> Array:
-    """(N,) inner products; what is no part of a sample's loss has no part here either, infinite or NaN as it may be."""
+def _feasible(losses: Array, rank: int) -> Array:
+    """(N, 1, ..., 1) whether a sample has a gradient at all."""
+    return (losses != jnp.inf).reshape(-1, *[1] * (rank - 1))
+
+
+def _inner(gradient: Array, change: Array, own: Array) -> Array:
+    """(N,) inner products; what is no part of a sample's loss has no part here either, infinite or NaN as it may be.
+
+    That is told by its place. A gradient that is 0 may have a derivative.
+    """
     work = work_dtype(gradient)
     products = gradient.astype(work) * change.astype(work)
-    return jnp.where(gradient == 0, 0, products).sum(tuple(range(1, gradient.ndim)))
+    return jnp.where(own, products, 0).sum(tuple(range(1, gradient.ndim)))

@@ -40,6 +40,10 @@ class Solver(Protocol):
         """Whether what it gives for gradients is not the losses' own."""
         ...
 
+    def own(self, scores: Scores, integers: Integers) -> tuple[Array, ...]:
+        """Where the gradients are a sample's own and not padding, in shapes that broadcast to theirs."""
+        ...
+
     def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]: ...
 
     def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
@@ -56,6 +60,9 @@ class ChainSolver:
     blank: int
     logits: bool
     reweighted = False
+
+    def own(self, scores: Scores, integers: Integers) -> tuple[Array, ...]:
+        return (_frames(scores[0], integers)[:, :, None],)
 
     def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
         losses, gradient = chain.forward(scores[0], self.pose(*integers, self.blank), logits=self.logits)
@@ -80,6 +87,10 @@ class GridSolver:
     @property
     def reweighted(self) -> bool:
         return self.fastemit_lambda > 0 or self.clamp > 0
+
+    def own(self, scores: Scores, integers: Integers) -> tuple[Array, ...]:
+        labels = jnp.arange(scores[0].shape[2]) <= integers.target_lengths[:, None]
+        return ((_frames(scores[0], integers)[:, :, None] & labels[:, None])[..., None],)
 
     def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
         targets, input_lengths, target_lengths = integers
@@ -111,6 +122,9 @@ class ASGSolver:
     impl: str
     reweighted = False
 
+    def own(self, scores: Scores, integers: Integers) -> tuple[Array, ...]:
+        return _frames(scores[0], integers)[:, :, None], (integers.input_lengths > 1)[:, None, None]
+
     def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
         inputs, transitions = scores
         num_classes = inputs.shape[2]
@@ -140,3 +154,8 @@ class ASGSolver:
         inputs, transitions = scores
         losses, *gradients = asg_function.forward(inputs, transitions, *integers, need_gradient=need_gradient)
         return losses, tuple(gradients)
+
+
+def _frames(scores: Array, integers: Integers) -> Array:
+    """(N, T) whether a frame is its sample's own."""
+    return jnp.arange(scores.shape[1]) < integers.input_lengths[:, None]

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pathsum.errors import NotDifferentiableError
 from pathsum.kernels.tensorflow.grid import refuse
 from pathsum.lattice import Array
 from pathsum.tensorflow._ops import host
@@ -111,6 +112,8 @@ def _plain_products(solver: Solver, arguments: Sequence[Array], integers: Intege
             first.watch(scores)
             values = _plain(solver, scores, integers)
         gradients: Any = first.gradient(values, scores, upstream)
+    if any(gradient is None for gradient in gradients):
+        raise NotDifferentiableError("ForwardAccumulator cannot differentiate a gradient; a second GradientTape can")
     return second.gradient(gradients, [upstream, *scores], list(tangents), tf.UnconnectedGradients.ZERO)
 
 

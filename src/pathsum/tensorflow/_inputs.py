@@ -92,6 +92,9 @@ def check_batch(
     blank: int | None,
 ) -> Batch:
     """Check the integers against scores (N, T, ..., C); lengths that are ``None`` are the padded sizes."""
+    if isinstance(labels, tf.RaggedTensor):
+        label_length = labels.row_lengths() if label_length is None else label_length
+        labels = labels.to_tensor()
     labels = _as_integers(function, "labels", labels)
     if len(labels.shape) != 2:
         raise InvalidValueError(function, "labels", "have shape (N, L)", f"shape {tuple(labels.shape)}")
@@ -135,6 +138,8 @@ def solve(solver: Solver, scores: Sequence[Array], batch: Batch, *, zero_infinit
 
 def _as_integers(function: str, argument: str, value: Any) -> Any:
     """An array of NumPy's where the values are at hand, else a tensor."""
+    if isinstance(value, (tf.SparseTensor, tf.RaggedTensor)):
+        raise InvalidTypeError(function, argument, "be a dense tensor", type(value).__name__)
     if tf.is_tensor(value):
         if value.dtype not in (tf.int32, tf.int64):
             raise InvalidTypeError(function, argument, "have dtype int32 or int64", value.dtype.name)

@@ -43,7 +43,7 @@ def call(
         return function(*given)
 
     dtypes = [*(result.dtype for result in results), *kept]
-    outputs = tf.numpy_function(run, [arguments[k] for k in fed], dtypes, stateful=False)
+    outputs = tf.numpy_function(run, [_constant(arguments[k]) for k in fed], dtypes, stateful=False)
     outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
     for output, result in zip(outputs, results, strict=False):
         output.set_shape(result.shape)
@@ -77,6 +77,15 @@ def num_threads() -> int:
     if asked:
         return max(1, asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _constant(tensor: Any) -> Any:
+    """The tensor, for a function that is not differentiated: what calls it has a gradient of its own.
+
+    In a graph ForwardAccumulator knows of none, and takes the derivative for 0. It shall fail instead.
+    """
+    reason = "impl='numba' has no forward-mode derivative in a tf.function; reverse mode has, and eager execution"
+    return tf.raw_ops.PreventGradient(input=tensor, message=reason) if tensor.dtype.is_floating else tensor
 
 
 def _as_array(argument: Any) -> np.ndarray:
