@@ -18,7 +18,7 @@ def nemo_batch():
 @pytest.mark.parametrize("reduction, expected", [
     (None, lambda x, u: x), ("sum", lambda x, u: x.sum()), ("mean_batch", lambda x, u: x.mean()),
     ("mean", lambda x, u: (x / u).mean()), ("mean_volume", lambda x, u: x.sum() / u.sum()),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_nemo_reductions(reduction, expected):
     logits, targets, frames, lengths = nemo_batch()
     losses = rnnt_loss(logits, targets, frames, lengths, reduction="none")
