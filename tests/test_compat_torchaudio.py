@@ -27,8 +27,9 @@ def test_torchaudio_half_precision_has_its_own_dtype():
 
 
 @pytest.mark.peer
+@pytest.mark.parametrize("clamp", [-1.0, 0.1])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-def test_torchaudio_itself(reduction):
+def test_torchaudio_itself(reduction, clamp):
     peer = pytest.importorskip("torchaudio").functional
     inputs = grid_inputs(3, 7, 3, 5, seed=1)
     inputs.logit_lengths[0], inputs.target_lengths[0] = 7, 3  # it wants one sample of the padded size
@@ -37,8 +38,31 @@ def test_torchaudio_itself(reduction):
     inputs.targets[0, 2] = 4
     logits = torch.from_numpy(inputs.logits).float()
     integers = [torch.from_numpy(array).int() for array in inputs[1:]]
-    ours, theirs = (f(logits, *integers, reduction=reduction) for f in (torchaudio.rnnt_loss, peer.rnnt_loss))
+    (ours, gradient), (theirs, expected) = (
+        differentiated(loss, logits, integers, reduction=reduction, clamp=clamp)
+        for loss in (torchaudio.rnnt_loss, peer.rnnt_loss)
+    )
     assert_close(ours, theirs, relative=2e-6)
+    assert_close(gradient, expected, absolute=2e-6)
+
+
+def differentiated(loss, logits, integers, **options):
+    leaf = logits.clone().requires_grad_()
+    value = loss(leaf, *integers, **options)
+    value.backward(torch.linspace(-2, 2, value.numel()).reshape(value.shape))
+    return value.detach(), leaf.grad
+
+
+def test_the_blank_among_the_labels_is_clamped_before_the_upstream_gradient():
+    inputs = grid_inputs(2, 5, 2, 4, seed=2, ragged=False)
+    integers = torch.tensor([[3, 1], [0, 2]]), *(torch.from_numpy(array) for array in inputs[2:])
+    logits = torch.from_numpy(inputs.logits)
+    losses, gradient = differentiated(torchaudio.rnnt_loss, logits, integers, reduction="none")
+    bounded_losses, bounded = differentiated(torchaudio.rnnt_loss, logits, integers, reduction="none", clamp=0.1)
+    assert_close(bounded_losses, losses, relative=1e-12)
+    upstream = torch.tensor([-2.0, 2.0])[:, None, None, None]
+    assert_close(bounded, upstream * (gradient / upstream).clamp(-0.1, 0.1), absolute=1e-12)
+    assert bounded.abs().max() > 0.1
 
 
 def test_forced_align_stops_where_the_peer_does():
@@ -50,3 +74,18 @@ def test_forced_align_stops_where_the_peer_does():
         torchaudio.forced_align(log_probs, targets, lengths)
     paths, _ = torchaudio.forced_align(log_probs, targets, lengths, corrected=True)
     assert paths[1].tolist() == [-1, -1, -1]
+
+
+def test_the_column_of_a_blank_among_the_labels_lacks_the_labels_share():
+    inputs = grid_inputs(2, 5, 2, 4, seed=2, ragged=False)
+    integers = torch.tensor([[3, 1], [0, 2]]), *(torch.from_numpy(array) for array in inputs[2:])
+    logits = torch.from_numpy(inputs.logits)
+    (loss, quirk), (corrected_loss, corrected) = (
+        differentiated(torchaudio.rnnt_loss, logits, integers, reduction="sum", corrected=flag)
+        for flag in (False, True)
+    )
+    assert_close(loss, corrected_loss, relative=1e-12)
+    # The first label of the first sample is the blank, class 3: in every frame but the last.
+    differs = ((quirk - corrected).abs() > 1e-12).nonzero().tolist()
+    assert differs == [[0, t, 0, 3] for t in range(4)]
+    assert_close(corrected.sum(3), torch.zeros(2, 5, 3), absolute=1e-12)

@@ -68,7 +68,7 @@ def transducer_losses(
     *,
     fused_log_softmax: bool = True,
     clamp: float = -1,
-    keep_both_arcs: bool = True,
+    arcs: str = "both",
     **options: Any,
 ) -> Tensor:
     """Losses (N,) of padded (N, T, U+1, V) or packed (rows, V) logits, the blank allowed among the labels.
@@ -80,33 +80,46 @@ def transducer_losses(
         target_lengths: As in ``rnnt_loss``.
         blank: As in ``rnnt_loss``.
         fused_log_softmax: As in ``rnnt_loss``.
-        clamp: As in ``rnnt_loss``; where a label is the blank it is refused.
-        keep_both_arcs: Where a label is the blank, its column gets the gradients of both arcs; of the label's alone
-            if False. Padded logits only.
+        clamp: As in ``rnnt_loss``; where a label is the blank, of padded logits only.
+        arcs: Where a label is the blank, whose gradients its column gets: ``"both"``; ``"label"``, the label's alone;
+            ``"blank"``, the softmax's of both and else the blank's alone, but in the last frame. Padded logits only.
         options: Further options of ``rnnt_loss``.
     """
     loss: Callable[..., Tensor] = rnnt_loss if logits.ndim == 4 else rnnt_packed_loss
     column = blank % logits.shape[-1]
     is_blank = blanks_among(targets, target_lengths, column)
     if is_blank.any():
-        if clamp > 0:
-            raise InvalidValueError("rnnt_loss", "clamp", "be off where the blank is among the labels", clamp)
         log_probs = logits.log_softmax(-1) if fused_log_softmax else logits
         scores, targets = blanks_apart(log_probs, targets, is_blank, column)
-        if not keep_both_arcs:
+        if arcs != "both":
             # The label u leaves the nodes (t, u); no label leaves those of the last u.
             doubled = torch.nn.functional.pad(is_blank, (0, logits.shape[2] - is_blank.shape[1]))[:, None, :, None]
-            is_column = torch.arange(scores.shape[-1], device=scores.device) == column
-            scores = torch.where(doubled.to(scores.device) & is_column, scores.detach(), scores)
-        logits, fused_log_softmax = scores, False
-    return loss(
-        logits,
-        targets,
-        logit_lengths,
-        target_lengths,
-        blank=column,
-        clamp=clamp,
-        reduction="none",
-        fused_log_softmax=fused_log_softmax,
-        **options,
-    )
+            doubled = doubled.to(scores.device)
+            if arcs == "label":
+                is_column = torch.arange(scores.shape[-1], device=scores.device) == column
+                scores = torch.where(doubled & is_column, scores.detach(), scores)
+            else:
+                frames = torch.arange(logits.shape[1], device=scores.device)[:, None, None]
+                last = torch.as_tensor(logit_lengths, device=scores.device)[:, None, None, None] - 1
+                own = logits[..., column, None]
+                # Adds nothing to the copy, and takes from its gradient what goes to the logit itself.
+                nothing = torch.where(doubled & (frames < last) & own.isfinite(), own.detach() - own, 0.0)
+                scores = torch.cat([scores[..., :-1], scores[..., -1:] + nothing], -1)
+        options |= {"fused_log_softmax": False}
+    else:
+        scores = logits
+        options |= {"fused_log_softmax": fused_log_softmax, "clamp": clamp}
+    lengths = logit_lengths, target_lengths
+    losses = loss(scores, targets, *lengths, blank=column, reduction="none", **options)
+    return losses if scores is logits or clamp <= 0 else _clamped(losses, logits, clamp)
+
+
+def _clamped(losses: Tensor, logits: Tensor, clamp: float) -> Tensor:
+    """Losses (N,) whose gradient by the logits (N, T, U+1, V) is clamped before the upstream gradient multiplies it."""
+    if not losses.requires_grad:
+        return losses
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    gradient = gradient.clamp(-clamp, clamp)
+    # -inf, and whatever is in the padding, has the gradient 0.
+    linear = torch.where(gradient == 0, 0.0, logits) * gradient
+    return report(losses, linear.sum((1, 2, 3)).to(losses.dtype))

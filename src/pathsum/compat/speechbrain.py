@@ -53,7 +53,7 @@ def transducer_loss(
         (0.6931, 3.0)
     """
     losses = transducer_losses(
-        log_probs, labels, T, U, blank, fused_log_softmax=False, keep_both_arcs=corrected, impl=impl
+        log_probs, labels, T, U, blank, fused_log_softmax=False, arcs="both" if corrected else "label", impl=impl
     )
     return _reported(losses, T, reduction, corrected)
 
@@ -91,7 +91,7 @@ class TransducerLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Integers, T: Integers, U: Integers) -> Tensor:
         # The log-softmax inside saves two copies of the logits.
-        losses = transducer_losses(logits, labels, T, U, self.blank, keep_both_arcs=self.corrected)
+        losses = transducer_losses(logits, labels, T, U, self.blank, arcs="both" if self.corrected else "label")
         return _reported(losses, T, self.reduction, self.corrected)
 
 

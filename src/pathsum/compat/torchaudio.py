@@ -1,10 +1,11 @@
 """``torchaudio.functional.rnnt_loss`` and ``forced_align``, ``torchaudio.transforms.RNNTLoss``.
 
 The peer's quirks that are kept: the mean is over N, lengths not counted; the loss of half precision has its dtype;
-``clamp`` acts before the upstream gradient; the blank may be among the labels of ``rnnt_loss``; a target that does not
-fit stops ``forced_align``. Not kept: the loss of an infeasible sample is infinity with gradient 0, where the peer has
-NaN or, without frames, what was in memory; ``clamp`` bounds both sides on every device; T and U need not be reached,
-integers may be int64, scores float64 and strided; ``forced_align`` takes any number of samples.
+``clamp`` acts before the upstream gradient; the blank may be among the labels of ``rnnt_loss``, where its column
+lacks the label's share of the gradient but in the last frame; a target that does not fit stops ``forced_align``. Not
+kept: the loss of an infeasible sample is infinity with gradient 0, where the peer has NaN or, without frames, what
+was in memory; ``clamp`` bounds both sides on every device; T and U need not be reached, integers may be int64, scores
+float64 and strided; ``forced_align`` takes any number of samples.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ def rnnt_loss(
         logit_lengths: Frames of each sample (N,).
         target_lengths: Labels of each sample (N,).
         blank: Index of the blank class; negative counts from the end.
-        clamp: As in ``pathsum.torch.rnnt_loss``; refused where the blank is among the labels.
+        clamp: As in ``pathsum.torch.rnnt_loss``.
         reduction: ``"none"``, ``"sum"`` or ``"mean"``.
         fused_log_softmax: Take the log-softmax inside.
-        corrected: The loss of half precision is float32.
+        corrected: The loss of half precision is float32; a blank among the labels gets the gradients of both its arcs.
         impl: As in ``pathsum.torch.rnnt_loss``.
 
     Returns:
@@ -64,6 +65,7 @@ def rnnt_loss(
         blank,
         clamp=clamp,
         fused_log_softmax=fused_log_softmax,
+        arcs="both" if corrected else "blank",
         impl=impl,
     )
     return reduced("rnnt_loss", losses if corrected else losses.to(logits.dtype), reduction)

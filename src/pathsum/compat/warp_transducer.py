@@ -58,7 +58,7 @@ def rnnt_loss(
         label_lens,
         blank,
         fastemit_lambda=fastemit_lambda,
-        keep_both_arcs=corrected or acts.is_cuda,
+        arcs="both" if corrected or acts.is_cuda else "label",
         impl=impl,
     )
     return as_one(losses, reduction)

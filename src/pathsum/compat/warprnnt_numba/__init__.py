@@ -71,7 +71,7 @@ def rnnt_loss(
         blank,
         clamp=-1 if late else clamp,
         fastemit_lambda=fastemit_lambda,
-        keep_both_arcs=not late,
+        arcs="label" if late else "both",
         impl=impl,
     )
     if fastemit_lambda and not corrected:

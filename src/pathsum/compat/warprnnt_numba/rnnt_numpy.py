@@ -35,7 +35,7 @@ class RNNTLoss(nn.Module):
             label_lens,
             self.blank,
             fastemit_lambda=self.fastemit_lambda,
-            keep_both_arcs=False,
+            arcs="label",
             impl="reference",
         )
         return as_one(report(losses * (1 + self.fastemit_lambda), losses), "sum")
