@@ -48,12 +48,13 @@ def recorded(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("group", TIMED)
-def test_the_losses_for_jax_are_measured_where_asked_for(group, tmp_path, capsys):
-    pytest.importorskip("jax")
-    options = ["--quick", "--peers", "pathsum-jax", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
+@pytest.mark.parametrize("framework, group", [*(("jax", group) for group in TIMED), ("tensorflow", "simple_ctc")])
+def test_the_losses_for_other_frameworks_are_measured_where_asked_for(group, framework, tmp_path, capsys):
+    pytest.importorskip(framework)
+    name = f"pathsum-{framework}"
+    options = ["--quick", "--peers", name, "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
     assert cli.main(["bench", group, *options]) == 0
-    found = [row for row in rows_in(tmp_path, group) if row["impl"] == "pathsum-jax"]
+    found = [row for row in rows_in(tmp_path, group) if row["impl"] == name]
     assert {row["direction"] for row in found} == {"forward", "both"}
     assert {(row["kind"], row["lengths"]) for row in found} == {
         (case.kind, case.lengths) for case in cases.cases(group, quick=True)

@@ -232,6 +232,71 @@ def _compiled_step(problem: Problem, loss_of: Callable[..., Any], *arguments: np
     return step
 
 
+def prepare_pathsum_tensorflow(problem: Problem) -> Stepper:
+    import pathsum.tensorflow
+
+    function = getattr(pathsum.tensorflow, problem.op)
+    options: dict[str, Any] = {"blank_index": problem.blank, "fused_log_softmax": problem.kind == "logits"}
+    return _graph_step(problem, lambda labels, *given: function(labels, *given, **options))
+
+
+def prepare_tensorflow(problem: Problem) -> Stepper:
+    import tensorflow as tf  # pyright: ignore[reportMissingImports]
+
+    options: dict[str, Any] = {"logits_time_major": False, "blank_index": problem.blank}
+    return _graph_step(problem, lambda *given: tf.nn.ctc_loss(*given, **options))
+
+
+def prepare_tensorflow_sparse(problem: Problem) -> Stepper:
+    import tensorflow as tf  # pyright: ignore[reportMissingImports]
+
+    used = np.arange(problem.targets.shape[1]) < problem.target_lengths[:, None]
+    labels = tf.SparseTensor(np.argwhere(used), problem.targets[used].astype(np.int32), problem.targets.shape)
+    options: dict[str, Any] = {"logits_time_major": False, "blank_index": problem.blank}
+    return _graph_step(problem, lambda _, logits, __, lengths: tf.nn.ctc_loss(labels, logits, None, lengths, **options))
+
+
+def prepare_tf_seq2seq_losses(problem: Problem) -> Stepper:
+    import tf_seq2seq_losses  # pyright: ignore[reportMissingImports]
+
+    names = {"ctc_loss": "classic_ctc_loss", "simple_ctc_loss": "simplified_ctc_loss"}
+    function = getattr(tf_seq2seq_losses, names[problem.op])
+    return _graph_step(problem, lambda *given: function(*given, blank_index=problem.blank))
+
+
+def _graph_step(problem: Problem, loss_of: Callable[..., Any]) -> Stepper:
+    """A step of TensorFlow's for a function of labels, scores, samples first, and lengths of both."""
+    import tensorflow as tf  # pyright: ignore[reportMissingImports]
+
+    time_first = problem.op in ("ctc_loss", "simple_ctc_loss")
+    scores = np.ascontiguousarray(problem.scores.swapaxes(0, 1)) if time_first else problem.scores
+    labels, frames, num_labels = (tf.constant(array.astype(np.int32)) for array in problem.integers)
+    given = (labels, tf.constant(scores), num_labels, frames)
+
+    def differentiate(labels: Any, scores: Any, *lengths: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(scores)
+            loss = tf.reduce_sum(loss_of(labels, scores, *lengths))
+        return loss, tape.gradient(loss, scores)
+
+    forward = tf.function(lambda *given: tf.reduce_sum(loss_of(*given))).get_concrete_function(*given)
+    both = tf.function(differentiate).get_concrete_function(*given)
+
+    # A graph's forward and backward are one function, as JAX's are.
+    def step() -> Step:
+        start = perf_counter()
+        forward(*given).numpy()
+        middle = perf_counter()
+        loss, gradient = both(*given)
+        loss = float(loss)
+        end = perf_counter()
+        milliseconds = {"forward": 1e3 * (middle - start), "both": 1e3 * (end - middle)}
+        gradient = gradient.numpy()
+        return Step(milliseconds, loss, gradient.swapaxes(0, 1) if time_first else gradient)
+
+    return step
+
+
 def prepare_copy(problem: Problem) -> Stepper:
     import torch
 
@@ -262,15 +327,40 @@ PEERS = {
     "torchaudio": Peer(("torch", "torchaudio"), "torchaudio", prepare_torchaudio, _RNNT | _JOINT),
     "warprnnt-numba": Peer(("torch", "warprnnt_numba"), "warprnnt-numba", prepare_warprnnt_numba, _RNNT | _JOINT),
     "optax": Peer(("jax", "optax"), "optax", prepare_optax, _CTC - {("ctc_loss", "log_probs")}),
+    "pathsum-tensorflow": Peer(
+        ("pathsum", "tensorflow"), "pathsum", prepare_pathsum_tensorflow, _SCORES - {("rnnt_packed_loss", "logits")}
+    ),
+    "tensorflow": Peer(("tensorflow",), "tensorflow", prepare_tensorflow, _CTC - {("ctc_loss", "log_probs")}),
+    "tensorflow-sparse": Peer(
+        ("tensorflow",), "tensorflow", prepare_tensorflow_sparse, _CTC - {("ctc_loss", "log_probs")}
+    ),
+    "tf-seq2seq-losses": Peer(
+        ("tensorflow", "tf_seq2seq_losses"),
+        "tf-seq2seq-losses",
+        prepare_tf_seq2seq_losses,
+        frozenset({("ctc_loss", "logits"), ("simple_ctc_loss", "logits")}),
+    ),
     "copy": Peer(("torch",), "torch", prepare_copy, _SCORES),
 }
 
 # Our losses, of a joiner fused and of its logits, that take part whatever peers are asked for; and those that do as the
 # peers do, installed and asked for. The gate holds all of them to what is promised.
 ALWAYS = ("pathsum", "pathsum-packed", "pathsum-padded")
-OURS = (*ALWAYS, "pathsum-jax")
+OURS = (*ALWAYS, "pathsum-jax", "pathsum-tensorflow")
 
-RECORDED = ("numpy", "numba", "llvmlite", "torch", "torchaudio", "warprnnt-numba", "jax", "jaxlib", "optax")
+RECORDED = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "torch",
+    "torchaudio",
+    "warprnnt-numba",
+    "jax",
+    "jaxlib",
+    "optax",
+    "tensorflow",
+    "tf-seq2seq-losses",
+)
 
 
 def installed(module: str) -> bool:

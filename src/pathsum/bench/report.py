@@ -24,6 +24,10 @@ COLOURS = {
     "torchaudio": "#6f8fb5",
     "warprnnt-numba": "#9db4cf",
     "optax": "#7a9a6a",
+    "pathsum-tensorflow": "#b8506a",
+    "tensorflow": "#c9a24a",
+    "tensorflow-sparse": "#dcc48a",
+    "tf-seq2seq-losses": "#8a7a4a",
     "copy": "#b5b5b5",
 }
 
