@@ -47,7 +47,7 @@ def of_encoders(scores, *integers, **options):
 
 def case(loss):
     if loss in CHAINS:
-        inputs = chain_inputs(6, 3, 5, 2, seed=1, ragged=False)
+        inputs = chain_inputs(3, 3, 5, 2, seed=1, ragged=False)
     else:
         inputs = grid_inputs(3, 4, 2, 5, blank=0, seed=1, ragged=False)
     scores = pack_rows(inputs.logits, *inputs[2:]) if loss is rnnt_packed_loss else inputs.logits
