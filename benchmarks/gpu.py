@@ -106,7 +106,7 @@ DRY_GATE = {
     "ctc": (4, 2, 5, 2), "simple_ctc": (4, 2, 5, 2), "rnnt": (2, 3, 2, 5), "joint": (2, 3, 2, 5), "tdt": (2, 5, 2, 5),
     "asg": (4, 2, 4, 2),
 }  # fmt: skip
-DRY = [Case("ctc", (4, 2, 5, 2)), Case("rnnt", (2, 3, 2, 5)), Case("tdt", (2, 5, 2, 5)), Case("asg", (4, 2, 4, 2))]
+DRY = [Case("ctc", (4, 2, 5, 2)), Case("rnnt", (2, 3, 2, 5)), Case("tdt", (2, 5, 2, 5))]
 
 
 def make(case: Case, device: str, *, std: float = 1.0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -166,11 +166,13 @@ def ours(case: Case, leaves: list[torch.Tensor], integers: list[torch.Tensor], *
     return Step(lambda: function(leaves[0], *integers, **options), tuple(leaves))
 
 
-def gate(device: str, sizes: dict[str, tuple[int, int, int, int]], dtypes: list[torch.dtype]) -> list[str]:
+def gate(
+    device: str, sizes: dict[str, tuple[int, int, int, int]], dtypes: list[torch.dtype], stds: list[float]
+) -> list[str]:
     """What is wrong: gradients by Triton against float64 on the CPU, and bits from run to run."""
     wrong = []
     for loss, size in sizes.items():
-        for std in (1.0, 8.0):
+        for std in stds:
             for dtype in dtypes:
                 case = Case(loss, size, dtype)
                 leaves, integers = make(case, device, std=std)
@@ -283,7 +285,7 @@ def _difference(found: tuple[torch.Tensor, ...], expected: list[torch.Tensor] | 
 def rehearse() -> int:
     """Gate and contenders, each once, interpreted on the CPU."""
     # bfloat16 is left out: the interpreter multiplies its bits.
-    wrong = gate("cpu", DRY_GATE, [torch.float32])
+    wrong = gate("cpu", DRY_GATE, [torch.float32], [1.0])
     print("gate: red" if wrong else "gate: green", *wrong, sep="\n  ")
     for case in DRY:
         running, missing = contenders(case, "cpu")
@@ -370,7 +372,7 @@ def main() -> int:
         print("benchmarks/gpu.py: torch sees no CUDA or ROCm device", file=sys.stderr)
         return 2
     start = time.monotonic()
-    wrong = gate("cuda", GATE, [torch.float32, torch.bfloat16])
+    wrong = gate("cuda", GATE, [torch.float32, torch.bfloat16], [1.0, 8.0])
     if wrong:
         print("gate: red. Nothing was measured.", *wrong, sep="\n  ")
         return 1

@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled ahead of time for the devices it is meant for, as it is launched."""
+"""What needs a device to run, without one: kernels compiled ahead of time, and the benchmark's dry run."""
 
 import importlib.util
 import json
@@ -73,3 +73,16 @@ def test_kernels_compile_for_every_target(lattice, kernels, cache):
     for name, target, spilled, shared, _ in compiled:
         assert spilled <= 64, f"{name} on {target} spills {spilled} bytes a thread"
         assert shared <= SHARED[target], f"{name} on {target} asks for {shared} bytes of shared memory"
+
+
+def test_the_benchmark_runs_dry():
+    script = HERE.parent / "benchmarks" / "gpu.py"
+    environment = os.environ | {"PYTHONPATH": ":".join([str(HERE.parent / "src"), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), "--dry"],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "gate: green"
+    assert [line.split()[0] for line in lines if "pathsum" in line and line.endswith("ran")] == ["ctc", "rnnt", "tdt"]
