@@ -251,9 +251,11 @@ def prepare_tensorflow_sparse(problem: Problem) -> Stepper:
     import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
     used = np.arange(problem.targets.shape[1]) < problem.target_lengths[:, None]
-    labels = tf.SparseTensor(np.argwhere(used), problem.targets[used].astype(np.int32), problem.targets.shape)
-    options: dict[str, Any] = {"logits_time_major": False, "blank_index": problem.blank}
-    return _graph_step(problem, lambda _, logits, __, lengths: tf.nn.ctc_loss(labels, logits, None, lengths, **options))
+    labels: Any = tf.SparseTensor(np.argwhere(used), problem.targets[used].astype(np.int32), problem.targets.shape)
+    options: dict[str, Any] = {"label_length": None, "logits_time_major": False, "blank_index": problem.blank}
+    return _graph_step(
+        problem, lambda _, logits, __, lengths: tf.nn.ctc_loss(labels, logits, logit_length=lengths, **options)
+    )
 
 
 def prepare_tf_seq2seq_losses(problem: Problem) -> Stepper:
