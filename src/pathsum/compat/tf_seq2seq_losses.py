@@ -4,7 +4,8 @@ The peer's quirks that are kept: the losses take unnormalised scores, the classe
 they take for independent; frames behind a sample's own count as blanks of probability 1 in the classes; a
 ``logit_length`` beyond T is T. Not kept: float32 alone, in logarithms; NaN in the gradient of a frame without any
 class; third derivatives that are refused; the memory of the Hessian, O(T²L²) a sample, which ``gamma`` alone still has;
-a ``label_length`` beyond L, which the peer fills with blanks.
+a ``label_length`` beyond L and blanks among the labels, which are errors, or NaN for their sample in a
+``tf.function``.
 """
 
 from __future__ import annotations
