@@ -132,7 +132,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(command, absent):
         (["bench", "--repeats", "0"], "--repeats: must be positive; got 0"),
         (["bench", "--repeats", "many"], "--repeats: invalid int value: 'many'"),
         (["bench", "--threads", "-1"], "--threads: must be positive; got -1"),
-        (["bench", "--peers", "tensorflow"], "--peers: must be some of"),
+        (["bench", "--peers", "warpctc"], "--peers: must be some of"),
         (["bench", "--peer-python", "/no/such/python"], "--peer-python: must be an interpreter that can be run"),
         (["demo", "--losses", "mmi"], "invalid choice: 'mmi'"),
         (["demo", "--seconds", "nan"], "--seconds: must be positive; got nan"),
