@@ -13,6 +13,7 @@ from pathsum.torch import (
     ctc_posteriors,
     rnnt_entropy,
     rnnt_loss,
+    rnnt_loss_from_joint,
     rnnt_posteriors,
     simple_ctc_expected_risk,
     tdt_loss,
@@ -213,3 +214,22 @@ def test_fast_emit_leaves_the_loss_alone():
     assert_same_bits(plain, fast)
     hats = [rnnt_loss(heads[0], *inputs[1:], hat=True, fastemit_lambda=w, impl="triton") for w in (0.0, 0.5)]
     assert_same_bits(*hats)
+
+
+@pytest.mark.parametrize("options", [{}, {"rnnt_type": "modified", "fastemit_lambda": 0.3}, {"hat": True}], ids=str)
+def test_any_joiner_in_tiles(options):
+    inputs = grid_inputs(2, 4, 2, 5, seed=5)
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 4, 3), (2, 3, 3), (5, 3)
+    operands = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+
+    def solved(impl):
+        encoder, predictor, weight = operands
+        loss = rnnt_loss_from_joint(
+            lambda e, p: torch.tanh(e + p) @ weight.T, encoder, predictor, *inputs[1:], rows_per_tile=7,
+            reduction="none", impl=impl, **options,
+        )  # fmt: skip
+        return loss.detach(), *torch.autograd.grad(loss, operands, torch.tensor([1.0, -2.0], dtype=torch.float64))
+
+    for found, expected in zip(solved("triton"), solved("reference"), strict=True):
+        assert_close(found, expected, absolute=1e-9)

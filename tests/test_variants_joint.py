@@ -52,7 +52,8 @@ def test_the_fused_joint_is_the_loss_of_its_logits(impl, further, options):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("fastemit_lambda", [0.0, 0.3])
-def test_any_joiner_in_tiles_is_the_loss_of_its_logits(fastemit_lambda, options):
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+def test_any_joiner_in_tiles_is_the_loss_of_its_logits(impl, fastemit_lambda, options):
     tensors, integers = operands(seed=1)
     encoder, predictor, weight, bias = tensors
     options = {"reduction": "none", "fastemit_lambda": fastemit_lambda} | options
@@ -63,6 +64,7 @@ def test_any_joiner_in_tiles_is_the_loss_of_its_logits(fastemit_lambda, options)
         *integers,
         BLANK,
         rows_per_tile=7,
+        impl=impl,
         **options,
     )
     assert_agree(solved(losses, tensors), materialised(tensors, integers, **options))

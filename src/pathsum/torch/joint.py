@@ -11,14 +11,16 @@ from torch.utils.checkpoint import checkpoint
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.reference import grid as reference_grid
+from pathsum.kernels.reference import grid_arcs as reference_arcs
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
-from pathsum.torch._arcs import Scoring, solve
-from pathsum.torch._autograd.arcs import arc_losses, arc_scores
+from pathsum.torch._arcs import Scoring, add_planes, solve
+from pathsum.torch._autograd.arcs import arc_losses
 from pathsum.torch._autograd.grid import plane_losses
 from pathsum.torch._autograd.joint import joint_losses
 from pathsum.torch._autograd.operators import transformed
+from pathsum.torch._autograd.reweighted import first_derivative_only
 from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
@@ -166,6 +168,7 @@ def rnnt_loss_from_joint(
     delay_penalty: float = 0.0,
     hat: bool = False,
     rows_per_tile: int = 8192,
+    impl: str = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss of any joiner, its logits made a tile at a time.
 
@@ -190,6 +193,7 @@ def rnnt_loss_from_joint(
         delay_penalty: As in ``rnnt_loss``.
         hat: As in ``rnnt_loss``.
         rows_per_tile: Rows that are held at a time.
+        impl: As in ``rnnt_loss``: what sums the paths; the joiner's work is torch's.
 
     Returns:
         The reduced loss, float64 for float64 encoder output and float32 for all others.
@@ -233,7 +237,7 @@ def rnnt_loss_from_joint(
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    dispatch.select(function, encoder_out.device.type, "numba")
+    chosen = dispatch.select(function, encoder_out.device.type, impl)
     lattice = _pose_joint(
         function, encoder_out, predictor_out, num_classes, targets, logit_lengths, target_lengths, blank
     )  # fmt: skip
@@ -253,7 +257,7 @@ def rnnt_loss_from_joint(
         # The planes are float64: a thousand float32 log-scores would cost the gradient three digits.
         blank_logit, label_logit = logits[:, lattice.blank].double(), logits.gather(1, labels[:, None])[:, 0].double()
         if hat:
-            others = logits.index_fill(1, torch.tensor([lattice.blank]), -torch.inf)
+            others = logits.index_fill(1, torch.tensor([lattice.blank], device=logits.device), -torch.inf)
             label = label_logit - others.logsumexp(1).double() + torch.nn.functional.logsigmoid(-blank_logit)
             return torch.nn.functional.logsigmoid(blank_logit), label
         normaliser = logits.logsumexp(1).double()
@@ -261,21 +265,24 @@ def rnnt_loss_from_joint(
 
     planes = []
     keep_all = transformed()
-    for tile in torch.arange(len(sample)).split(rows_per_tile):
+    for tile in torch.arange(len(sample), device=sample.device).split(rows_per_tile):
         rows = encoder_out[sample[tile], t[tile]], predictor_out[sample[tile], u[tile]], labels[tile]
         # A checkpoint knows of backward alone.
         made = score(*rows) if keep_all else checkpoint(score, *rows, use_reentrant=False)
         planes.append(made)
     blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
     label_scores = torch.where(has_label, label_scores, -torch.inf)
-    arcs = arc_scores(
-        [torch.stack([blank_scores, label_scores])],
-        posed,
-        sigma=0.0,
-        delay_penalty=delay_penalty,
-        fastemit_lambda=fastemit_lambda,
-    )
-    losses = plane_losses(arcs[0], arcs[1], lattice) if rnnt_type == "regular" else arc_losses(arcs, posed)
+    scoring = Scoring(delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
+    read = torch.stack([blank_scores, label_scores])
+    if scoring.reweights and chosen != "numba":
+        read = first_derivative_only(read)
+    arcs = add_planes([read], posed, scoring, chosen)
+    if chosen == "reference":
+        losses = reference_arcs.forward(arcs, placed, 0.0)
+    elif chosen == "numba" and rnnt_type == "regular":
+        losses = plane_losses(arcs[0], arcs[1], lattice)
+    else:
+        losses = arc_losses(arcs, posed, impl=chosen)
     return reduce(finish(losses, encoder_out, zero_infinity), reduction)
 
 
