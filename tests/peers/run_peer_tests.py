@@ -148,8 +148,11 @@ def run(suite, checkouts, verbose):
     if suite.script:
         return {"passed" if done.returncode == 0 else "failed": 1}
     # Not always the last line: libraries may have something to say behind it.
-    summary = [line for line in output.splitlines() if re.search(r"\d+ \w+.* in [\d.:]+", line)][-1]
-    return {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|deselected|error)", summary)}
+    summaries = [line for line in output.splitlines() if re.search(r"\d+ \w+.* in [\d.:]+", line)]
+    if not summaries:
+        return {"error": 1}
+    words = re.findall(r"(\d+) (passed|failed|skipped|deselected|error)", summaries[-1])
+    return {word: int(count) for count, word in words}
 
 
 def main():
