@@ -28,6 +28,19 @@ def test_nemo_reductions(reduction, expected):
     assert_close(actual, expected(losses, lengths), relative=1e-12)
 
 
+@pytest.mark.parametrize("reduction", nemo.REDUCTIONS)
+def test_nemo_reduces_the_parts_of_a_batch_as_the_whole(reduction):
+    # As NeMo's fused joint: it scores a few samples at a time, with no reduction, and reduces the lists at the end.
+    logits, targets, frames, lengths = nemo_batch()
+    criterion = nemo.RNNTLoss(4, reduction)
+    expected = criterion(logits, targets, frames, lengths)
+    criterion.reduction = None
+    parts = [slice(0, 1), slice(1, 3)]
+    losses = [criterion(logits[part], targets[part], frames[part], lengths[part]) for part in parts]
+    criterion.reduction = reduction
+    assert_close(criterion.reduce(losses, [lengths[part] for part in parts]), expected, relative=1e-12)
+
+
 def test_nemo_loss_kwargs():
     acts = example()
     emphasised = nemo.RNNTLoss(0, loss_kwargs={"fastemit_lambda": 0.01})(acts, *INTEGERS)

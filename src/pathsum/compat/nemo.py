@@ -5,6 +5,9 @@ FastEmit the numba losses report the negative log-likelihood times ``1 + fastemi
 leave the durations' gradient alone; ``omega`` draws from Python's ``random`` whether a batch is scored as plain RNN-T;
 arguments that a loss does not take are warned of and ignored. Not kept: TDT and multi-blank run on the CPU too, any
 durations do, and -inf takes the place of the peer's -1000.
+
+Where NeMo is installed, ``install("nemo")`` replaces the kernels that ``losses.rnnt`` has by name, and no more: the
+peer's own ``RNNTLoss``, which models have imported by then, looks its kernels up there when a model is made.
 """
 
 from __future__ import annotations
@@ -27,14 +30,19 @@ from pathsum.torch import multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
 REDUCTIONS = (None, "mean", "sum", "mean_batch", "mean_volume")
 
 
-def reduce(losses: Tensor, target_lengths: Tensor, reduction: str | None) -> Tensor:
-    """NeMo's reductions of losses (N,).
+def reduce(
+    losses: Tensor | Sequence[Tensor], target_lengths: Tensor | Sequence[Tensor], reduction: str | None
+) -> Tensor:
+    """NeMo's reductions of losses (N,), or of a list of those of its parts.
 
     mean_batch:  sum over n of losses[n] / N
     mean:        sum over n of losses[n] / target_lengths[n] / N
     mean_volume: sum over n of losses[n] / sum over n of target_lengths[n]
     sum:         sum over n of losses[n]
     """
+    losses, target_lengths = (
+        values if isinstance(values, Tensor) else torch.cat(list(values)) for values in (losses, target_lengths)
+    )
     if reduction == "mean_batch":
         return losses.mean()
     if reduction == "mean":
@@ -313,9 +321,13 @@ class RNNTLoss(nn.Module):
         self._loss = make(blank=num_classes, **graph, **{name: given[name] for name in given if name in taken})
         self.reduction = reduction
 
+    def reduce(self, losses: Tensor | Sequence[Tensor], target_lengths: Tensor | Sequence[Tensor]) -> Tensor:
+        """The losses of a batch reduced, or those of its parts in a list: NeMo's fused joint calls it."""
+        return reduce(losses, target_lengths, self.reduction)
+
     def forward(self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
         losses = self._loss(acts=log_probs, labels=targets, act_lens=input_lengths, label_lens=target_lengths)
-        return reduce(losses, target_lengths, self.reduction)
+        return self.reduce(losses, target_lengths)
 
 
 def is_numba_cuda_fp16_supported(return_reason: bool = False) -> bool | tuple[bool, str]:
@@ -330,21 +342,25 @@ _KERNELS = {
     "MultiblankRNNTLossNumba": MultiblankRNNTLossNumba,
     "TDTLossNumba": TDTLossNumba,
 }
-# The peer's RNNTLoss finds its losses by the names in its own module.
+_GRAPH_LOSS, _GRAPH_W_LOSS = {"GraphRnntLoss": GraphRnntLoss}, {"GraphWTransducerLoss": GraphWTransducerLoss}
+# The peer's RNNTLoss finds its kernels by the names in its own module. A class is not replaced in the module that
+# defines it: whoever has imported it would call super(Name, self) with the drop-in's Name.
 PLACES = {
     f"{_ASR}.losses.rnnt": {
         **_KERNELS,
-        "RNNTLoss": RNNTLoss,
         "RNNTLossPytorch": RNNTLossPytorch,
         "MultiblankRNNTLossPytorch": MultiblankRNNTLossPytorch,
         "TDTLossPytorch": TDTLossPytorch,
+        **_GRAPH_LOSS,
+        **_GRAPH_W_LOSS,
     },
-    f"{_ASR}.parts.numba.rnnt_loss.rnnt_pytorch": _KERNELS,
-    f"{_ASR}.parts.k2.graph_transducer": {"GraphRnntLoss": GraphRnntLoss},
-    f"{_ASR}.parts.k2.w_transducer": {"GraphWTransducerLoss": GraphWTransducerLoss},
 }
 HELPERS = {
+    f"{_ASR}.losses.rnnt": {"RNNTLoss": RNNTLoss},
+    f"{_ASR}.parts.numba.rnnt_loss.rnnt_pytorch": _KERNELS,
     f"{_ASR}.parts.numba.rnnt_loss.rnnt_numpy": {"RNNTLoss": RNNTLossNumpy},
+    f"{_ASR}.parts.k2.graph_transducer": _GRAPH_LOSS,
+    f"{_ASR}.parts.k2.w_transducer": _GRAPH_W_LOSS,
     "nemo.core.utils.numba_utils": {
         **numba_utils.NAMES,
         "is_numba_cuda_fp16_supported": is_numba_cuda_fp16_supported,
