@@ -220,10 +220,37 @@ def test_keras_functions_have_their_values(keras):
 def test_keras_losses_are_saved_with_their_options(keras):
     from pathsum.compat.keras import CTC
 
-    loss = keras.losses.deserialize(
-        keras.losses.serialize(CTC(reduction="sum", zero_infinity=True, impl="tensorflow")),
-        custom_objects={"CTC": CTC},
-    )
+    loss = keras.losses.deserialize(keras.losses.serialize(CTC(reduction="sum", zero_infinity=True, impl="tensorflow")))
     assert (loss.reduction, loss.zero_infinity, loss.impl) == ("sum", True, "tensorflow")
     assert float(loss(np.array([[1, 1]]), np.zeros((1, 2, 3), "float32"))) == 0.0
     assert np.isinf(float(CTC()(np.array([[1, 1]]), np.zeros((1, 2, 3), "float32"))))
+
+
+@pytest.mark.parametrize("extension", ["keras", "h5"])
+@pytest.mark.parametrize("name", ["CTC", "ctc"])
+def test_a_saved_keras_model_is_loaded_with_its_loss(keras, tmp_path, extension, name):
+    from pathsum.compat import keras as ours
+
+    given = ours.CTC(zero_infinity=True) if name == "CTC" else ours.ctc
+    model = keras.Sequential([keras.Input((12, 6)), keras.layers.Dense(5)])
+    model.compile(optimizer="sgd", loss=given)
+    inputs, labels = keras_batch()
+    expected = model.evaluate(inputs, labels, verbose=0)
+    model.save(tmp_path / f"model.{extension}")
+    loaded = keras.models.load_model(tmp_path / f"model.{extension}")
+    assert type(loaded.loss) is type(given)
+    assert name == "ctc" or loaded.loss.zero_infinity
+    assert_close(loaded.evaluate(inputs, labels, verbose=0), expected, relative=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ctc", "CTC"])
+def test_keras_finds_the_installed_loss_by_its_name(keras, name):
+    from pathsum.compat import install
+
+    own = trained(keras, name, jit_compile=False)
+    with install("keras"):
+        assert type(keras.losses.get("CTC")).__module__ == keras.losses.get("ctc").__module__ == "pathsum.compat.keras"
+        ours = trained(keras, name, jit_compile=False)
+    assert_close(np.array(ours), np.array(own), relative=1e-5)
+    assert keras.losses.get("ctc") is keras.losses.ctc
+    assert keras.losses.ctc.__module__ != "pathsum.compat.keras"

@@ -39,16 +39,16 @@ class Installation:
     def __init__(self) -> None:
         self.replaced: list[str] = []
         self.stand_ins: list[str] = []
-        self._originals: list[tuple[ModuleType, str, Any]] = []
+        self._originals: list[tuple[dict[str, Any], str, Any]] = []
 
     def uninstall(self) -> None:
         """Put everything back as it was. A second time does nothing."""
         while self._originals:
-            module, name, original = self._originals.pop()
+            names, name, original = self._originals.pop()
             if original is _ABSENT:
-                delattr(module, name)
+                del names[name]
             else:
-                setattr(module, name, original)
+                names[name] = original
         for name in self.stand_ins:
             sys.modules.pop(name, None)
         self.replaced, self.stand_ins = [], []
@@ -62,14 +62,14 @@ class Installation:
     def __repr__(self) -> str:
         return f"Installation(replaced={self.replaced}, stand_ins={self.stand_ins})"
 
-    def _put(self, module: ModuleType, name: str, value: Any) -> None:
-        self._originals.append((module, name, vars(module).get(name, _ABSENT)))
-        setattr(module, name, value)
+    def _put(self, names: dict[str, Any], name: str, value: Any) -> None:
+        self._originals.append((names, name, names.get(name, _ABSENT)))
+        names[name] = value
 
-    def _fill(self, modules: dict[str, ModuleType], places: dict[str, dict[str, Any]]) -> None:
-        for place, module in modules.items():
+    def _fill(self, found: dict[str, dict[str, Any]], places: dict[str, dict[str, Any]]) -> None:
+        for place, names in found.items():
             for name, value in places[place].items():
-                self._put(module, name, value)
+                self._put(names, name, value)
                 self.replaced.append(f"{place}.{name}")
 
     def _stand_in(self, name: str) -> ModuleType:
@@ -82,7 +82,7 @@ class Installation:
         self.stand_ins.append(name)
         parent, _, leaf = name.rpartition(".")
         if parent:
-            self._put(self._stand_in(parent), leaf, module)
+            self._put(vars(self._stand_in(parent)), leaf, module)
         return module
 
 
@@ -122,14 +122,24 @@ def install(*peers: str) -> Installation:
     installation = Installation()
     for peer in peers:
         drop_in = importlib.import_module(f"pathsum.compat.{peer}")
-        found = {place: module for place in drop_in.PLACES if (module := _module(place)) is not None}
+        found = {place: names for place in drop_in.PLACES if (names := _names(place)) is not None}
         if found:
             installation._fill(found, drop_in.PLACES)
             continue
         # What a peer has beside its losses is needed only where the peer is not.
         for places in (drop_in.PLACES, getattr(drop_in, "HELPERS", {})):
-            installation._fill({place: installation._stand_in(place) for place in places}, places)
+            installation._fill({place: vars(installation._stand_in(place)) for place in places}, places)
     return installation
+
+
+def _names(place: str) -> dict[str, Any] | None:
+    """What a module, or a dictionary in a module, has by name; None where the module cannot be imported."""
+    module = _module(place)
+    if module is not None:
+        return vars(module)
+    above, _, name = place.rpartition(".")
+    names = getattr(_module(above), name, None) if above else None
+    return names if isinstance(names, dict) else None
 
 
 def _module(name: str) -> ModuleType | None:

@@ -3,6 +3,9 @@
 The peer's quirks that are kept: class 0 is the blank and the padding of labels, whose length is the number of entries
 that are not 0; all frames are a sample's own; half precision has its loss in float32. Not kept: a finite number, which
 differs from backend to backend, for a label that does not fit in its frames; float64 computed in float32.
+
+A model that was saved with these losses is loaded where this module has been imported. ``install("keras")`` puts them
+behind their names as well: ``model.compile(loss="ctc")``.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable(package="pathsum")
 class CTC(keras.losses.Loss):
     """``keras.losses.CTC``, to be given to ``model.compile``.
 
@@ -53,6 +57,7 @@ class CTC(keras.losses.Loss):
         return {**super().get_config(), "zero_infinity": self.zero_infinity, "impl": self.impl}
 
 
+@keras.saving.register_keras_serializable(package="pathsum")
 def ctc(y_true: Any, y_pred: Any, *, zero_infinity: bool = False, impl: str = "auto") -> Any:
     """``keras.losses.ctc``: losses (N,) of labels (N, L), 0 where padded, and logits (N, T, C).
 
@@ -110,7 +115,13 @@ def ctc_loss(
     raise ValueError(f"ctc_loss: Keras must have the backend tensorflow, jax or torch; got {backend}")
 
 
+_LOSSES, _OPERATIONS = {"CTC": CTC, "ctc": ctc}, {"ctc_loss": ctc_loss}
 PLACES = {
-    "keras.losses": {"CTC": CTC, "ctc": ctc},
-    "keras.ops": {"ctc_loss": ctc_loss},
+    "keras.losses": _LOSSES,
+    "keras.ops": _OPERATIONS,
+    # tf.keras
+    "keras._tf_keras.keras.losses": _LOSSES,
+    "keras._tf_keras.keras.ops": _OPERATIONS,
+    # What keras.losses.get, and so model.compile, finds names in.
+    "keras.src.losses.ALL_OBJECTS_DICT": _LOSSES,
 }
