@@ -218,4 +218,4 @@ def test_cached_kernels_are_current_only_while_all_that_they_inline_is():
     from pathsum.kernels.numba import chain_recursion
     from pathsum.kernels.numba.compilation import source_stamp
 
-    assert chain_recursion.solve_samples._cache._cache_file._source_stamp == source_stamp()
+    assert chain_recursion.solve_samples._cache.opened._cache_file._source_stamp == source_stamp()

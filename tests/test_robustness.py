@@ -1,11 +1,13 @@
 """Memory that nobody cleaned, threads, forks, kernels run uncompiled, gradients written over their logits."""
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -153,6 +155,38 @@ def test_a_forked_child_after_use_in_the_parent(num_threads, threads):
     child.join(60)
     assert child.exitcode == 0
     assert_same(run(*case("ctc", size=9)), expected[0])  # and the parent goes on
+
+
+def locks():
+    """Every lock that a module of the library holds, by module and name."""
+    kinds = (type(threading.Lock()), type(threading.RLock()))
+    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "pathsum"}
+    return {
+        (name, key): value for name, module in modules.items() for key, value in vars(module).items()
+        if isinstance(value, kinds)
+    }  # fmt: skip
+
+
+def free_locks(connection):
+    connection.send([place for place, lock in locks().items() if lock.acquire(timeout=0.1)])
+    connection.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_locks_that_another_thread_holds_are_free_in_a_forked_child():
+    held = locks()
+    assert len(held) >= 2
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for lock in held.values():
+            stack.enter_context(lock)
+        child = context.Process(target=free_locks, args=(sender,))
+        child.start()
+    assert receiver.poll(60), "the child hangs"
+    assert set(receiver.recv()) == set(held)
+    child.join(60)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -179,13 +179,15 @@ def _kernel_cache() -> str:
         from numba import config
 
         kernels = _cached_kernels()
-    # numba refuses to import a cached function where it finds no folder to write to.
+    # A broken installation raises OSError and others, and is what a report has to show.
     except Exception as error:
         return _section(title, [("unusable", f"{type(error).__name__}: {error}")])
     if config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
         return _section(title, [("state", "not used: NUMBA_DISABLE_JIT is set, kernels run as plain Python")])
 
-    folders = sorted({kernel.stats.cache_path for _, kernel in kernels})
+    folders = sorted({folder for _, kernel in kernels if (folder := kernel.stats.cache_path) is not None})
+    if not folders:
+        return _section(title, [("unusable", "no folder can be written to; kernels compile in every process")])
     lines = [("folder", f"{folder} ({_writable(folder)})") for folder in folders]
     variants = {name: _num_variants(kernel) for name, kernel in kernels}
     cold = [name for name, count in variants.items() if not count]
@@ -205,23 +207,20 @@ def _cached_kernels() -> list[tuple[str, Any]]:
     from numba.core.dispatcher import Dispatcher
 
     import pathsum.kernels.numba as package
+    from pathsum.kernels.numba.compilation import KernelCache
 
     found = []
-    for module_info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{module_info.name}")
+    for module_info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        module = importlib.import_module(module_info.name)
         for name, value in vars(module).items():
             own = isinstance(value, Dispatcher) and value.__module__ == module.__name__
-            if own and value.stats.cache_path is not None:
-                found.append((f"{module_info.name}.{name}", value))
+            if own and isinstance(value._cache, KernelCache):
+                found.append((f"{module_info.name.removeprefix(package.__name__ + '.')}.{name}", value))
     return found
 
 
 def _num_variants(kernel: Any) -> int:
-    # The index is empty where it was written by another numba or from another version of the kernels; its keys
-    # name the processor as second part.
-    index = kernel._cache._cache_file._load_index()
-    this_processor = kernel.targetdescr.target_context.codegen().magic_tuple()
-    return sum(key[1] == this_processor for key in index)
+    return kernel._cache.count(kernel.targetdescr.target_context.codegen().magic_tuple())
 
 
 def _writable(folder: str) -> str:

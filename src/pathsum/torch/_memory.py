@@ -9,6 +9,7 @@ huge pages, which torch does not.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import weakref
 
@@ -19,6 +20,16 @@ _KEPT_FROM = 2**22
 _KEPT_BUFFERS = 2
 _lock = threading.Lock()
 _kept: list[np.ndarray] = []
+
+
+def _renew_lock() -> None:
+    # Another thread of the parent may have held it, and is not there to let it go.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
