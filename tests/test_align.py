@@ -1,8 +1,10 @@
 """Best paths, posteriors and greedy decoding, beside enumeration of all paths."""
 
+import copy
 import itertools
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -27,17 +29,22 @@ from pathsum.testing import (
     sum_over_paths,
 )
 from pathsum.torch import (
+    TokenSpan,
+    asg_align,
     ctc_greedy_decode,
     ctc_loss,
     ctc_posteriors,
     forced_align,
+    multi_blank_rnnt_greedy_decode,
     rnnt_align,
     rnnt_greedy_decode,
     rnnt_loss,
     rnnt_posteriors,
     simple_ctc_align,
     simple_ctc_posteriors,
+    tdt_greedy_decode,
     token_spans,
+    word_spans,
 )
 from support import DTYPES, IMPLEMENTATIONS, tensor
 
@@ -460,6 +467,87 @@ def test_spans_of_a_path():
             token_spans(*wrong)
 
 
+def test_one_span_for_each_label_of_the_target():
+    log_probs = torch.tensor([[0.1, 0.1, 0.8], [0.2, 0.1, 0.7], [0.8, 0.1, 0.1]]).log()
+    found = simple_ctc_align(log_probs, [2, 2])
+    assert (found.paths.tolist(), found.positions.tolist()) == ([2, 2, 0], [0, 1, -1])
+    spans = token_spans(found.paths, found.scores, positions=found.positions)
+    assert [span[:3] for span in spans] == [(2, 0, 1), (2, 1, 2)]
+    assert_close([span.confidence for span in spans], [0.8, 0.7], relative=1e-6)
+    # A target of ASG's may repeat a label as well.
+    found = asg_align(torch.zeros(4, 2), [1, 1, 0], torch.zeros(2, 2))
+    assert found.positions.tolist() == [0, 1, 2, 2]
+    assert [span[:3] for span in token_spans(found.paths, found.scores, positions=found.positions)] == [
+        (1, 0, 1),
+        (1, 1, 2),
+        (0, 2, 4),
+    ]
+
+
+@pytest.mark.parametrize("loss", CHAIN)
+@given(num_frames=st.integers(0, 9), target=TARGETS, seed=st.integers(0, 999))
+def test_positions_spell_the_target(loss, num_frames, target, seed):
+    scores = torch.randn(num_frames, 3, generator=torch.Generator().manual_seed(seed))
+    found = CHAIN[loss][0](scores, target)
+    if not num_frames or (found.paths < 0).any():
+        assert (found.positions == -1).all()
+        return
+    assert ((found.positions == -1) == (found.paths == 0)).all()
+    spans = token_spans(found.paths, found.scores, positions=found.positions)
+    assert [span.token for span in spans] == target
+    assert all(
+        found.positions[span.start : span.end].tolist() == [k] * (span.end - span.start) for k, span in enumerate(spans)
+    )
+    if loss == "ctc":
+        assert spans == token_spans(found.paths, found.scores)
+
+
+def test_an_alignment_is_a_pair_that_keeps_its_positions():
+    found = forced_align(torch.zeros(2, 4, 3), [[1], [2]])
+    paths, scores = found
+    assert paths is found.paths
+    assert scores is found.scores
+    for copied in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert torch.equal(copied.positions, found.positions)
+        assert torch.equal(copied.paths, found.paths)
+
+
+def test_a_negative_blank_counts_from_the_end_of_the_classes():
+    path, scores = [4, 1, 1, 4, 2], [-1.0] * 5
+    expected = token_spans(path, scores, blank=4)
+    assert [span.token for span in expected] == [1, 2]
+    assert token_spans(path, scores, blank=-1, num_classes=5) == expected
+    assert token_spans(np.array(path, np.uint8), np.array(scores), blank=4) == expected
+    with pytest.raises(
+        ValueError, match="token_spans: blank must be at least 0 where num_classes is not given; got -1"
+    ):
+        token_spans(path, scores, blank=-1)
+    with pytest.raises(ValueError, match=r"token_spans: blank must lie in \[-2, 2\)"):
+        token_spans(path, scores, blank=-3, num_classes=2)
+    with pytest.raises(TypeError, match="token_spans: blank must be an int"):
+        token_spans(path, scores, blank=1.0)
+    heard = torch.eye(3)[torch.tensor([[0, 2, 1]])] * 9
+    options = (lambda tokens, state: (0.0 * tokens[:, None], state), torch.add)
+    found = rnnt_greedy_decode(heard, None, *options, -1, num_classes=3, max_symbols=1)
+    assert (
+        found.tokens.tolist() == rnnt_greedy_decode(heard, None, *options, 2, max_symbols=1).tokens.tolist() == [[0, 1]]
+    )
+
+
+def test_words_are_what_their_tokens_are():
+    spans = [TokenSpan(1, 0, 1, -1.0), TokenSpan(2, 2, 4, -4.0), TokenSpan(9, 4, 5, -9.0), TokenSpan(1, 7, 8, 0.5)]
+    words = word_spans(spans, [2, 1], between=1)
+    assert words == [(0, 4, -3.0), (7, 8, 0.5)]
+    assert [word.confidence for word in words] == [np.exp(-3.0), 1.0]
+    assert words[0].seconds(0.5) == (0.0, 2.0)
+    assert word_spans(spans, [4]) == [(0, 8, (-1.0 - 8 - 9 + 0.5) / 5)]
+    assert word_spans([], []) == []
+    with pytest.raises(ValueError, match="word_spans: spans must have one entry a token, 5; got 4 entries"):
+        word_spans(spans, [3, 1], between=1)
+    with pytest.raises(ValueError, match="word_spans: lengths must be at least 1; got 0"):
+        word_spans(spans, [4, 0])
+
+
 @given(num_frames=st.integers(0, 9), blank=st.integers(-3, 2), seed=st.integers(0, 999))
 def test_greedy_ctc_merges_runs_and_drops_blanks(num_frames, blank, seed):
     random = np.random.default_rng(seed)
@@ -522,6 +610,61 @@ def test_greedy_transducer_decoding_in_a_batch_is_that_of_each_sample(max_symbol
         assert (batch.tokens[n, count:] == -1).all()
 
 
+@pytest.mark.parametrize("max_symbols", [1, 3])
+@pytest.mark.parametrize("kind", ["tdt", "multi_blank"])
+def test_greedy_decoding_goes_as_many_frames_on_as_a_symbol_has(kind, max_symbols):
+    """Beside a loop over one sample's frames, written from the definition."""
+    durations, blank, big_blanks = ([1, 0, 3], 2, ()) if kind == "tdt" else ([2, 3], 2, (0, -1))
+    num_classes = 6
+    model = Transducer(num_classes + (3 if kind == "tdt" else 0), 8).double()
+    encoder_out = 2 * torch.randn(6, 14, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    lengths = [14, 0, 7, 1, 13, 2]
+
+    def join(frames, outputs):
+        logits = model.join(frames, outputs)
+        return (logits[:, :num_classes], logits[:, num_classes:]) if kind == "tdt" else logits
+
+    options = {"max_symbols": max_symbols, "state_axis": 1}
+    if kind == "tdt":
+        batch = tdt_greedy_decode(encoder_out, lengths, model.predict, join, durations, blank, **options)
+    else:
+        arguments = (durations, big_blanks, blank - num_classes)
+        options["num_classes"] = num_classes
+        batch = multi_blank_rnnt_greedy_decode(encoder_out, lengths, model.predict, join, *arguments, **options)
+    assert batch.lengths.max() > 3
+    for n, length in enumerate(lengths):
+        expected, t, emitted_here = [], 0, 0
+        with torch.no_grad():
+            output, state = model.predict(torch.tensor([blank]), None)
+            while t < length:
+                logits = join(encoder_out[n, t : t + 1], output)
+                tokens = (logits[0] if kind == "tdt" else logits)[0].log_softmax(0)
+                best = int(tokens.argmax())
+                if kind == "tdt":
+                    is_label = best != blank
+                    order = logits[1][0].argsort(descending=True).tolist()
+                    step = next(durations[d] for d in order if is_label or durations[d] > 0)
+                else:
+                    step = {blank: 1, 0: 2, num_classes - 1: 3}.get(best, 0)
+                    is_label = step == 0
+                if is_label:
+                    expected.append((best, t, tokens[best].item(), step))
+                    output, state = model.predict(torch.tensor([best]), state)
+                emitted_here = emitted_here + 1 if step == 0 else 0
+                if emitted_here == max_symbols:
+                    emitted_here, step = 0, 1
+                    t += 1
+                    continue
+                t += step
+        count = int(batch.lengths[n])
+        assert batch.tokens[n, :count].tolist() == [token for token, *_ in expected]
+        assert batch.frames[n, :count].tolist() == [frame for _, frame, *_ in expected]
+        assert_close(batch.scores[n, :count], [score for *_, score, _ in expected], absolute=1e-9)
+        if kind == "tdt":
+            assert batch.durations[n, :count].tolist() == [step for *_, step in expected]
+        assert (batch.tokens[n, count:] == -1).all()
+
+
 def test_states_may_be_nested():
     def predict(tokens, state):
         count = torch.zeros_like(tokens) if state is None else state["count"][0] + 1
@@ -539,8 +682,8 @@ def test_states_may_be_nested():
     "call, message",
     [
         (
-            lambda x: forced_align(x[0], [[1]]),
-            r"forced_align: log_probs must have shape \(N, T, C\); got shape \(4, 3\)",
+            lambda x: forced_align(x[0, 0], [[1]]),
+            r"forced_align: log_probs must have shape \(N, T, C\) or \(T, C\); got shape \(3,\)",
         ),
         (lambda x: forced_align(x.int(), [[1], [1]]), "forced_align: log_probs must have dtype"),
         (lambda x: forced_align(x, [[1], [3]]), r"forced_align: targets must lie in .* got 3 at sample 1"),
@@ -570,8 +713,29 @@ def test_states_may_be_nested():
         (lambda x: ctc_greedy_decode(x, [4, -1]), "ctc_greedy_decode: input_lengths must lie in .* got -1 at sample 1"),
         (lambda x: ctc_greedy_decode(x, None, 7), "ctc_greedy_decode: blank must lie in"),
         (lambda x: rnnt_greedy_decode(x, [4, 9], None, None, 0), "rnnt_greedy_decode: encoder_lengths must lie in"),
-        (lambda x: rnnt_greedy_decode(x, None, None, None, -1), "rnnt_greedy_decode: blank must be an int, at least 0"),
-        (lambda x: rnnt_greedy_decode(x, None, None, None, 0, max_symbols=0), "max_symbols must be an int, at least 1"),
+        (lambda x: rnnt_greedy_decode(x, None, None, None, -1), "blank must be at least 0 where num_classes is"),
+        (
+            lambda x: tdt_greedy_decode(x, None, None, None, [0], 0),
+            "tdt_greedy_decode: durations must have one above 0",
+        ),
+        (lambda x: tdt_greedy_decode(x, None, None, None, [1, 1], 0), "tdt_greedy_decode: durations must be different"),
+        (
+            lambda x: tdt_greedy_decode(x, None, lambda *a: a, lambda f, o: (f, f), [1, 2], 0),
+            r"tdt_greedy_decode: join must return logits \(N, V\) and \(N, D\), D = 2",
+        ),
+        (
+            lambda x: multi_blank_rnnt_greedy_decode(x, None, None, None, [2], [], 0),
+            "multi_blank_rnnt_greedy_decode: big_blanks must have one class a duration, 1",
+        ),
+        (
+            lambda x: multi_blank_rnnt_greedy_decode(x, None, lambda *a: a, lambda f, o: f, [2], [0], 0),
+            "multi_blank_rnnt_greedy_decode: big_blanks must differ from the blank",
+        ),
+        (
+            lambda x: rnnt_greedy_decode(x, None, lambda *a: a, lambda f, o: f, 5),
+            r"rnnt_greedy_decode: blank must lie in \[-3, 3\); got 5",
+        ),
+        (lambda x: rnnt_greedy_decode(x, None, None, None, 0, max_symbols=0), "max_symbols must be at least 1"),
     ],
 )
 def test_messages(call, message):

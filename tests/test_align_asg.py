@@ -221,7 +221,7 @@ def test_spans_of_the_best_path():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda x, w: asg_align(x[0], [[1]], w), r"asg_align: inputs must have shape \(N, T, C\)"),
+        (lambda x, w: asg_align(x[0, 0], [[1]], w), r"asg_align: inputs must have shape \(N, T, C\)"),
         (lambda x, w: asg_align(x, [[1], [3]], w), r"asg_align: targets must lie in .* got 3 at sample 1"),
         (lambda x, w: asg_align(x, [[1], [1]], w[:2]), r"asg_align: transitions must have shape \(C, C\) = \(3, 3\)"),
         (lambda x, w: asg_align(x, [[1], [1]], w.double()), "asg_align: transitions must have dtype float32"),

@@ -57,7 +57,7 @@ def test_the_legal_call_reaches_a_kernel():
     (VALUE, "final_scores must have shape (C,) = (5,); got shape (5, 1)", {"final_scores": torch.zeros(5, 1)}),
     (VALUE, "targets must lie in [0, C) with C = 5; got 5 at sample 1", {"targets": torch.tensor([[1, 2], [5, 0]])}),
     (VALUE, "targets must lie in [0, C) with C = 5; got -1 at sample 0", {"targets": torch.tensor([[1, -1], [3, 0]])}),
-    (TYPE, "targets must have dtype int32 or int64; got float32", {"targets": torch.zeros(2, 2)}),
+    (TYPE, "targets must have an integer dtype; got float32", {"targets": torch.zeros(2, 2)}),
     (VALUE, "targets must have one row a sample, N = 2; got 1 rows", {"targets": torch.tensor([[1, 2]])}),
     (VALUE, "target_lengths must be given where targets are concatenated; got None",
      {"targets": torch.tensor([1, 2, 3]), "target_lengths": None}),

@@ -79,7 +79,8 @@ def test_the_legal_call_reaches_a_kernel():
 @pytest.mark.parametrize("function", ALL)
 @pytest.mark.parametrize("scores, got", [(torch.zeros(4, 2, 5, dtype=torch.int64), "int64"),
                                          (torch.zeros(4, 2, 5, dtype=torch.complex64), "complex64"),
-                                         ([[[0.0]]], "list"), (np.zeros((4, 2, 5)), "ndarray")])  # fmt: skip
+                                         ([[[0.0]]], "list"),
+                                         (np.zeros((4, 2, 5), int), "a NumPy ndarray of int64")])  # fmt: skip
 def test_dtype_of_scores(function, scores, got):
     name = scores_of(function)
     raises(TYPE, function, f"{name} must have dtype float32, float64, bfloat16, float16; got {got}", **{name: scores})
@@ -140,11 +141,8 @@ def test_dtype_of_integers(function, make):
     for name, value in (("targets", [[1.0, 2.0], [3.0, 4.0]]), (lengths_of(function), [4.0, 3.0]),
                         ("target_lengths", [2.0, 1.0])):  # fmt: skip
         got = "float32" if make is torch.tensor else "float64"
-        raises(TYPE, function, f"{name} must have dtype int32 or int64; got {got}", **{name: make(value)})
-        raises(TYPE, function, f"{name} must have dtype int32 or int64; got bool", **{name: make([True, False])})
-    small = torch.tensor([4, 3], dtype=torch.int16)
-    message = f"{lengths_of(function)} must have dtype int32 or int64; got int16"
-    raises(TYPE, function, message, **{lengths_of(function): small})
+        raises(TYPE, function, f"{name} must have an integer dtype; got {got}", **{name: make(value)})
+        raises(TYPE, function, f"{name} must have an integer dtype; got bool", **{name: make([True, False])})
 
 
 @pytest.mark.parametrize("function", ALL)

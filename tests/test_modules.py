@@ -57,7 +57,7 @@ OTHERS = {
     "impl": "reference", "clamp": 0.1, "fastemit_lambda": 0.5, "overwrite_logits": True, "rnnt_type": "modified",
     "delay_penalty": 0.1, "hat": True, "activation": "relu", "gate": 0.5, "tile_memory": 2**20, "durations": [2, 1],
     "sigma": 0.1, "final": "any", "big_blank_durations": [3], "big_blanks": [4], "left": 2, "right": 3,
-    "skip_score": -0.5, "check": "sync",
+    "skip_score": -0.5, "check": "sync", "star": "any",
 }  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def test_alignment():
     refuses("left must be at least 0; got -1", left=-1)
     refuses("right must be at least 0; got -2", right=-2)
     raises(TYPE, "ar_rnnt_loss", "left must be an int; got float", left=1.0)
-    raises(TYPE, "ar_rnnt_loss", "alignment must have dtype int32 or int64; got float64", alignment=[[0.5, 1], [1, 1]])
+    raises(TYPE, "ar_rnnt_loss", "alignment must have an integer dtype; got float64", alignment=[[0.5, 1], [1, 1]])
 
 
 def test_concatenated_alignments():

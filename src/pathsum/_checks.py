@@ -84,14 +84,17 @@ def check_number(function: str, argument: str, value: Any, minimum: float = -mat
 
 
 def check_integers(function: str, argument: str, value: np.ndarray, ranks: tuple[int, ...]) -> np.ndarray:
-    """Integers of dtype int32 or int64 and of an allowed rank, as int64."""
+    """Integers of any integer dtype and of an allowed rank, as int64."""
     if value.size == 0 and value.dtype.kind == "f":
         value = value.astype(np.int64)  # an empty list has no dtype of its own
-    if value.dtype not in (np.int32, np.int64):
-        raise InvalidTypeError(function, argument, "have dtype int32 or int64", value.dtype.name)
+    if value.dtype.kind not in "iu":
+        raise InvalidTypeError(function, argument, "have an integer dtype", value.dtype.name)
     if value.ndim not in ranks:
         rule = f"have rank {' or '.join(map(str, ranks))}"
         raise InvalidValueError(function, argument, rule, f"shape {value.shape}")
+    largest = np.iinfo(np.int64).max
+    if value.dtype == np.uint64 and value.size and value.max() > largest:
+        raise InvalidValueError(function, argument, f"be at most {largest}", int(value.max()))
     return value.astype(np.int64, order="C")  # a copy: backward must not see the caller change its lengths
 
 

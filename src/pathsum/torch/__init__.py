@@ -5,12 +5,15 @@ from pathsum.torch.align.asg import ASGAlignment as ASGAlignment
 from pathsum.torch.align.asg import asg_align as asg_align
 from pathsum.torch.align.asg import asg_viterbi as asg_viterbi
 from pathsum.torch.align.ctc import Alignment as Alignment
+from pathsum.torch.align.ctc import BestPath as BestPath
 from pathsum.torch.align.ctc import forced_align as forced_align
 from pathsum.torch.align.ctc import simple_ctc_align as simple_ctc_align
 from pathsum.torch.align.rnnt import RNNTAlignment as RNNTAlignment
 from pathsum.torch.align.rnnt import rnnt_align as rnnt_align
 from pathsum.torch.align.spans import TokenSpan as TokenSpan
+from pathsum.torch.align.spans import WordSpan as WordSpan
 from pathsum.torch.align.spans import token_spans as token_spans
+from pathsum.torch.align.spans import word_spans as word_spans
 from pathsum.torch.asg import asg_loss as asg_loss
 from pathsum.torch.ctc import ctc_loss as ctc_loss
 from pathsum.torch.ctc import simple_ctc_loss as simple_ctc_loss
@@ -23,8 +26,11 @@ from pathsum.torch.expected_risk import ctc_expected_risk as ctc_expected_risk
 from pathsum.torch.expected_risk import rnnt_expected_risk as rnnt_expected_risk
 from pathsum.torch.expected_risk import simple_ctc_expected_risk as simple_ctc_expected_risk
 from pathsum.torch.greedy import Decoded as Decoded
+from pathsum.torch.greedy import TDTDecoded as TDTDecoded
 from pathsum.torch.greedy import ctc_greedy_decode as ctc_greedy_decode
+from pathsum.torch.greedy import multi_blank_rnnt_greedy_decode as multi_blank_rnnt_greedy_decode
 from pathsum.torch.greedy import rnnt_greedy_decode as rnnt_greedy_decode
+from pathsum.torch.greedy import tdt_greedy_decode as tdt_greedy_decode
 from pathsum.torch.joiner import Joiner as Joiner
 from pathsum.torch.joint import rnnt_joint_loss as rnnt_joint_loss
 from pathsum.torch.joint import rnnt_loss_from_joint as rnnt_loss_from_joint

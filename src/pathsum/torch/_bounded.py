@@ -75,6 +75,11 @@ def bounded_batch(
     return _checks.Batch(torch.where(wrong, 0, padded), lengths, labels)
 
 
+def check_integer_dtype(function: str, argument: str, tensor: Tensor) -> None:
+    if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
+        raise InvalidTypeError(function, argument, "have an integer dtype", str(tensor.dtype).removeprefix("torch."))
+
+
 def _bounded(values: Tensor, most: int | None, undefined: Tensor) -> tuple[Tensor, Tensor]:
     bounded = values.clamp(0, most)
     return bounded, undefined | (bounded != values)
@@ -83,10 +88,7 @@ def _bounded(values: Tensor, most: int | None, undefined: Tensor) -> tuple[Tenso
 def _integers(function: str, argument: str, tensor: Tensor, ranks: tuple[int, ...], device: torch.device) -> Tensor:
     if tensor.numel() == 0 and tensor.is_floating_point():
         tensor = tensor.long()  # an empty list has no dtype of its own
-    if tensor.dtype not in (torch.int32, torch.int64):
-        raise InvalidTypeError(
-            function, argument, "have dtype int32 or int64", str(tensor.dtype).removeprefix("torch.")
-        )
+    check_integer_dtype(function, argument, tensor)
     if tensor.ndim not in ranks:
         rule = f"have rank {' or '.join(map(str, ranks))}"
         raise InvalidValueError(function, argument, rule, f"shape {tuple(tensor.shape)}")

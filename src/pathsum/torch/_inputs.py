@@ -14,29 +14,78 @@ from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt import pose_rnnt
-from pathsum.torch._bounded import bounded_batch
+from pathsum.torch._bounded import bounded_batch, check_integer_dtype
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
 
-Integers = Tensor | Sequence[int]
+Integers = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
 
 # The layouts of a transducer's logits.
 PADDED, PACKED = "(N, T, U+1, V)", "(rows, V)"
 
 
+def as_scores(value: Any) -> Any:
+    """A NumPy array as a tensor, of the same memory where torch can share it. All else comes back as it is."""
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        return value
+    dtype = value.dtype
+    if dtype.name not in _checks.SCORE_DTYPES:
+        return value
+    # torch has no negative strides, no foreign byte order, and no memory that must not be written.
+    whole = all(step >= 0 and step % dtype.itemsize == 0 for step in value.strides)
+    if not (whole and dtype.isnative and value.flags.writeable):
+        value = value.astype(dtype.newbyteorder("="), order="C")
+    if dtype.name == "bfloat16":  # no dtype of NumPy's own
+        return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(value)
+
+
 def dtype_of(scores: Any) -> str:
+    if isinstance(scores, np.ndarray):
+        return f"a NumPy {type(scores).__name__} of {scores.dtype.name}"
     return str(scores.dtype).removeprefix("torch.") if isinstance(scores, Tensor) else type(scores).__name__
 
 
 def shape_of(scores: Any) -> tuple[int, ...]:
-    return tuple(scores.shape) if isinstance(scores, Tensor) else ()
+    return tuple(scores.shape) if isinstance(scores, (Tensor, np.ndarray)) else ()
+
+
+def samples_first(
+    function: str, argument: str, scores: Any, batch_first: bool, classes: str = "C"
+) -> tuple[Tensor, bool]:
+    """Scores (N, T, C), checked, and whether the caller's had a batch axis; one sample may come without, as (T, C)."""
+    scores = as_scores(scores)
+    axes = f"(N, T, {classes})" if batch_first else f"(T, N, {classes})"
+    _checks.check_scores(function, argument, dtype_of(scores), shape_of(scores), (axes, f"(T, {classes})"))
+    if scores.ndim == 2:
+        return scores.unsqueeze(0), False
+    return (scores if batch_first else scores.transpose(0, 1)), True
+
+
+def own_blank(function: str, blank: Any, num_classes: int | None) -> int:
+    """The blank as a class; a negative one counts from the end of the classes, which have to be known then."""
+    if num_classes is not None:
+        return _checks.check_blank(function, blank, _checks.check_count(function, "num_classes", num_classes, 1))
+    if isinstance(blank, bool) or not isinstance(blank, (int, np.integer)):
+        raise InvalidTypeError(function, "blank", "be an int", type(blank).__name__)
+    if blank < 0:
+        raise InvalidValueError(function, "blank", "be at least 0 where num_classes is not given", blank)
+    return int(blank)
+
+
+def tdt_durations(function: str, durations: Any) -> tuple[int, ...]:
+    """The durations of a token-and-duration transducer, checked."""
+    steps = _checks.check_durations(function, "durations", durations, minimum=0)
+    if max(steps) == 0:
+        raise InvalidValueError(function, "durations", "have one above 0", list(steps))
+    return steps
 
 
 def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
     """A tensor, array or list of integers as an array, its memory shared where it can be."""
     if isinstance(value, Tensor):
-        _check_integer_dtype(function, argument, value)
+        check_integer_dtype(function, argument, value)
         return value.cpu().numpy()
     try:
         return np.asarray(value)
@@ -48,13 +97,8 @@ def as_integer_tensor(function: str, argument: str, value: Any) -> Tensor:
     """A tensor or list of integers as a tensor."""
     if not isinstance(value, Tensor):
         return torch.as_tensor(value)
-    _check_integer_dtype(function, argument, value)
+    check_integer_dtype(function, argument, value)
     return value
-
-
-def _check_integer_dtype(function: str, argument: str, value: Tensor) -> None:
-    if value.dtype not in (torch.int32, torch.int64):
-        raise InvalidTypeError(function, argument, "have dtype int32 or int64", dtype_of(value))
 
 
 def values_unknown() -> bool:

@@ -24,12 +24,12 @@ from pathsum.torch._inputs import (
     Integers,
     as_batch,
     as_integer_tensor,
+    as_scores,
     as_values,
     check_table,
-    dtype_of,
     finish,
     on_device,
-    shape_of,
+    samples_first,
 )
 from pathsum.torch._ops.arrays import as_tensor
 
@@ -59,8 +59,8 @@ def asg_loss(
     Args:
         inputs: Unnormalised scores (T, N, C), or (T, C) for one sample; no softmax is taken. float32, float64,
             bfloat16 or float16, any strides.
-        targets: Labels (N, S), or (sum of target_lengths,) one target after another. int32 or int64, a tensor on any
-            device or a list. Entries beyond a target's length are never read.
+        targets: Labels (N, S), or (sum of target_lengths,) one target after another. Any integer dtype, a tensor on any
+            device, an array or a list. Entries beyond a target's length are never read.
         transitions: Scores (C, C) of passing from one label to the next: ``transitions[i, j]`` from j to i. The dtype
             of ``inputs``, or float32 beside half precision.
         input_lengths: Frames of each sample (N,), at most T; T where ``None``.
@@ -199,10 +199,8 @@ def pose_asg_call(
     final_scores: Tensor | None = None,
     check: str = "sync",
 ) -> PosedASG:
-    axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
-    _checks.check_scores(function, "inputs", dtype_of(inputs), shape_of(inputs), axes)
-    batched = inputs.ndim == 3
-    scores = (inputs if batch_first else inputs.transpose(0, 1)) if batched else inputs.unsqueeze(0)
+    scores, batched = samples_first(function, "inputs", inputs, batch_first)
+    transitions, start_scores, final_scores = map(as_scores, (transitions, start_scores, final_scores))
     _checks.check_reduction(function, reduction)
     check_table(function, "transitions", transitions, scores, "(C, C)")
     for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):

@@ -15,8 +15,9 @@ from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import reduce
 from pathsum.torch._autograd.chain import chain_losses
 from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import Integers, as_batch, dtype_of, finish, on_device, shape_of
+from pathsum.torch._inputs import Integers, as_batch, finish, on_device, samples_first
 from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._star import append_star, check_star
 
 
 def ctc_loss(
@@ -29,6 +30,7 @@ def ctc_loss(
     zero_infinity: bool = False,
     *,
     fused_log_softmax: bool = False,
+    star: str | None = None,
     batch_first: bool = False,
     check: str = "async",
     impl: str = "auto",
@@ -40,9 +42,10 @@ def ctc_loss(
 
     Args:
         log_probs: Log-probabilities (T, N, C), or (T, C) for one sample; with ``fused_log_softmax`` logits, which is
-            faster and takes less memory. float32, float64, bfloat16 or float16, any strides.
-        targets: Labels (N, S), or (sum of target_lengths,) one target after another. int32 or int64, a tensor on any
-            device or a list. Entries beyond a target's length are never read.
+            faster and takes less memory. float32, float64, bfloat16 or float16, a tensor of any strides or a NumPy
+            array.
+        targets: Labels (N, S), or (sum of target_lengths,) one target after another. Any integer dtype, a tensor on any
+            device, an array or a list. Entries beyond a target's length are never read.
         input_lengths: Frames of each sample (N,), at most T. A number for one sample without a batch axis.
         target_lengths: Labels of each sample (N,), at most S.
         blank: Index of the blank class; negative counts from the end.
@@ -50,6 +53,9 @@ def ctc_loss(
             least 1), then the mean over N.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C, one more than there are classes, stands for in targets: something that has no class of
+            its own. ``"any"``: any classes, the blank included, its log-probability 0 in every frame. ``"label"``: any
+            class but the blank, its log-probability ``log sum over c != blank of p(c | t)``. ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C).
         check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
             or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
@@ -71,6 +77,11 @@ def ctc_loss(
         posterior of each class; torch returns the gradient with respect to logits in its place. After a
         ``log_softmax`` the two agree.
 
+        A star is a column of scores more, which the lattice reads as any other: to stay in it, to step to it and to
+        leave it are as for a label. ``"any"`` takes in whole words with their pauses. What a star stands for overlaps
+        with what its neighbours do, so that labellings count more than once and the loss may be negative. With a star
+        a (N, T, C+1) copy of the scores is held.
+
         Twice differentiable (``create_graph=True``) at linear cost: a Hessian-vector product takes about as long as the
         loss and its gradient. A third derivative is had with ``impl="reference"`` alone.
 
@@ -79,7 +90,8 @@ def ctc_loss(
         Deterministic for any number of threads.
 
     References:
-        Graves, Fernández, Gomez, Schmidhuber (2006), Connectionist temporal classification.
+        Graves, Fernández, Gomez, Schmidhuber (2006), Connectionist temporal classification. Stars: Pratap et al.
+        (2022), Star temporal classification, arXiv 2201.12208; Pratap et al. (2023), arXiv 2305.13516.
 
     Example:
         >>> import torch
@@ -88,6 +100,8 @@ def ctc_loss(
         >>> loss = ctc_loss(logits, [[1]], [3], [1], fused_log_softmax=True, reduction="none")
         >>> round(loss.exp().item(), 4)  # 6 of the 8 labellings read as the target
         1.3333
+        >>> ctc_loss(logits, [[2]], [3], [1], fused_log_softmax=True, star="label").allclose(loss)  # the only label
+        True
     """
     return _chain_loss(
         "ctc_loss",
@@ -103,6 +117,7 @@ def ctc_loss(
         batch_first,
         check,
         impl,
+        star=star,
     )
 
 
@@ -192,7 +207,10 @@ def _chain_loss(
     batch_first: bool,
     check: str,
     impl: str,
+    *,
+    star: str | None = None,
 ) -> Tensor:
+    check_star(function, star)
     posed = pose_chain(
         function,
         pose,
@@ -205,8 +223,12 @@ def _chain_loss(
         batch_first,
         impl,
         check=check,
+        classes_added=0 if star is None else 1,
     )
-    losses = posed.solve(posed.scores, logits=fused_log_softmax)
+    if star is not None:
+        scores = append_star(posed.scores, posed.lattice.input_lengths, posed.blank, star, logits=fused_log_softmax)
+        posed = posed._replace(scores=scores)
+    losses = posed.solve(posed.scores, logits=fused_log_softmax and star is None)
     return posed.reduce(finish(losses, posed.scores, zero_infinity), reduction)
 
 
@@ -216,6 +238,7 @@ class PosedChain(NamedTuple):
     Attributes:
         scores: (N, T, C)
         lattice: of NumPy arrays, or of tensors where values are unknown.
+        blank: from 0.
         weights: (N,) what ``reduction="mean"`` divides by.
         batched: whether the caller's scores had a batch axis.
         impl: the implementation chosen.
@@ -223,6 +246,7 @@ class PosedChain(NamedTuple):
 
     scores: Tensor
     lattice: ChainLattice
+    blank: int
     weights: Tensor
     batched: bool
     impl: str
@@ -252,14 +276,10 @@ def pose_chain(
     impl: str,
     *,
     check: str = "sync",
+    classes_added: int = 0,
 ) -> PosedChain:
-    axes = ("(N, T, C)", "(T, C)") if batch_first else ("(T, N, C)", "(T, C)")
-    _checks.check_scores(function, "log_probs", dtype_of(log_probs), shape_of(log_probs), axes)
-    batched = log_probs.ndim == 3
-    if batched:
-        scores = log_probs if batch_first else log_probs.transpose(0, 1)
-    else:
-        scores = log_probs.unsqueeze(0)
+    """The call posed; so many classes behind those of the scores may occur in targets too."""
+    scores, batched = samples_first(function, "log_probs", log_probs, batch_first)
     num_classes = scores.shape[2]
     blank = _checks.check_blank(function, blank, num_classes)
     _checks.check_reduction(function, reduction)
@@ -274,9 +294,9 @@ def pose_chain(
         num_samples=scores.shape[0],
         num_frames=scores.shape[1],
         max_labels=None,
-        num_classes=num_classes,
+        num_classes=num_classes + classes_added,
         blank=blank,
         device=unread_on(function, check, chosen, scores, targets, input_lengths, target_lengths),
     )
     weights = as_tensor(batch.target_lengths).clamp(min=1).to(scores.device)
-    return PosedChain(scores, pose(*batch, blank), weights, batched, chosen)
+    return PosedChain(scores, pose(*batch, blank), blank, weights, batched, chosen)

@@ -16,7 +16,7 @@ from pathsum.torch._expectations import (
     pose_rnnt,
     rnnt_expectation,
 )
-from pathsum.torch._inputs import Integers, check_table, dtype_of, finish, shape_of
+from pathsum.torch._inputs import Integers, as_scores, check_table, dtype_of, finish, shape_of
 from pathsum.torch.asg import PATHS, pose_asg_call
 from pathsum.torch.ctc import pose_chain
 
@@ -268,6 +268,7 @@ def asg_expected_risk(
     posed = pose_asg_call(
         function, inputs, targets, transitions, input_lengths, target_lengths, reduction, batch_first, impl
     )
+    costs, transition_costs = as_scores(costs), as_scores(transition_costs)
     _check_costs(function, costs, tuple(inputs.shape), "of inputs")
     if transition_costs is not None:
         check_table(function, "transition_costs", transition_costs, posed.scores, "(C, C)")
@@ -277,6 +278,7 @@ def asg_expected_risk(
 
 def _chain_risk(function, pose, costs, arguments, reduction: str, logits: bool, batch_first: bool) -> Tensor:
     posed = pose_chain(function, pose, *arguments)
+    costs = as_scores(costs)
     _check_costs(function, costs, tuple(arguments[0].shape), "of log_probs")
     expected = chain_expectation(posed, chain_log_probs(posed, logits), _samples_first(costs, batch_first))
     return posed.reduce(finish(expected.costs, posed.scores, False), reduction)

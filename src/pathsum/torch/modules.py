@@ -51,6 +51,7 @@ class CTCLoss(_Loss):
         zero_infinity: bool = False,
         *,
         fused_log_softmax: bool = False,
+        star: str | None = None,
         batch_first: bool = False,
         check: str = "async",
         impl: str = "auto",

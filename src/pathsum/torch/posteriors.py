@@ -1,6 +1,7 @@
-"""Posteriors: how probable each node and each arc of a lattice is among all its paths. Samples come first, (N, T, C).
+"""Posteriors: how probable each node and each arc of a lattice is among all its paths.
 
-Nothing here is differentiable.
+Scores have the samples first, (N, T, C), unless ``batch_first=False``; results always have, and lack the axis N where
+one sample was given as (T, C). Nothing here is differentiable.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from pathsum.lattice import ChainLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._batch_first import check_asg, pose_chain, real_frames
+from pathsum.torch._batch_first import check_asg, check_asg_target, check_chain, of_samples, real_frames
 from pathsum.torch._inputs import PADDED, Integers, on_device, pose_logits
 from pathsum.torch._ops.arrays import as_array, as_rows, as_table, work_dtype
 from pathsum.torch._ops.registration import launches
@@ -78,24 +80,28 @@ class ASGPosteriors(NamedTuple):
 
 
 def ctc_posteriors(
-    log_probs: Tensor,
+    log_probs: Tensor | np.ndarray,
     targets: Integers,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     blank: int = 0,
     *,
     fused_log_softmax: bool = False,
+    star: str | None = None,
+    batch_first: bool = True,
     impl: str = "auto",
 ) -> ChainPosteriors:
     """How probable each state of CTC's chain is in each frame, among all paths that spell the target.
 
     Args:
-        log_probs: Log-probabilities (N, T, C); with ``fused_log_softmax`` logits.
+        log_probs: Log-probabilities (N, T, C), or (T, C) for one sample; with ``fused_log_softmax`` logits.
         targets: Labels (N, S) or (sum of target_lengths,).
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C stands for in targets, as in ``forced_align``; ``None``: no such label.
+        batch_first: ``log_probs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -116,29 +122,31 @@ def ctc_posteriors(
         >>> (nodes[0] * 6).round().int().tolist()
         [[3, 3, 0], [1, 4, 1], [0, 3, 3]]
     """
-    arguments = (log_probs, targets, input_lengths, target_lengths, blank, fused_log_softmax, impl)
-    return _chain_posteriors("ctc_posteriors", pose_ctc, *arguments)
+    arguments = (log_probs, targets, input_lengths, target_lengths, blank, batch_first)
+    return _chain_posteriors("ctc_posteriors", pose_ctc, arguments, fused_log_softmax, star, impl)
 
 
 def simple_ctc_posteriors(
-    log_probs: Tensor,
+    log_probs: Tensor | np.ndarray,
     targets: Integers,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     blank: int = 0,
     *,
     fused_log_softmax: bool = False,
+    batch_first: bool = True,
     impl: str = "auto",
 ) -> ChainPosteriors:
     """How many labels simplified CTC has emitted after each frame, among all paths that spell the target.
 
     Args:
-        log_probs: Log-probabilities (N, T, C); with ``fused_log_softmax`` logits.
+        log_probs: Log-probabilities (N, T, C), or (T, C) for one sample; with ``fused_log_softmax`` logits.
         targets: Labels (N, S) or (sum of target_lengths,).
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        batch_first: ``log_probs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -156,8 +164,8 @@ def simple_ctc_posteriors(
         >>> (entries[0, :, 1] * 3).round().int().tolist()
         [1, 1, 1]
     """
-    arguments = (log_probs, targets, input_lengths, target_lengths, blank, fused_log_softmax, impl)
-    return _chain_posteriors("simple_ctc_posteriors", pose_simple_ctc, *arguments)
+    arguments = (log_probs, targets, input_lengths, target_lengths, blank, batch_first)
+    return _chain_posteriors("simple_ctc_posteriors", pose_simple_ctc, arguments, fused_log_softmax, None, impl)
 
 
 def rnnt_posteriors(
@@ -223,26 +231,28 @@ def rnnt_posteriors(
 
 
 def asg_posteriors(
-    inputs: Tensor,
+    inputs: Tensor | np.ndarray,
     targets: Integers,
-    transitions: Tensor,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    transitions: Tensor | np.ndarray,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     *,
-    start_scores: Tensor | None = None,
-    final_scores: Tensor | None = None,
+    start_scores: Tensor | np.ndarray | None = None,
+    final_scores: Tensor | np.ndarray | None = None,
+    batch_first: bool = True,
     impl: str = "auto",
 ) -> ASGPosteriors:
     """How probable each label is in each frame, among the paths that stretch the target and among all paths.
 
     Args:
-        inputs: Unnormalised scores (N, T, C).
+        inputs: Unnormalised scores (N, T, C), or (T, C) for one sample.
         targets: Labels (N, S) or (sum of target_lengths,).
         transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         start_scores: Scores (C,) of the first label.
         final_scores: Scores (C,) of the last label.
+        batch_first: ``inputs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -263,10 +273,10 @@ def asg_posteriors(
         >>> found.nodes[0].tolist(), found.classes[0].tolist()
         ([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
     """
-    scores, batch, chosen = check_asg(
-        "asg_posteriors", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores, impl
-    )
-    dense, chain = pose_asg(*batch, scores.shape[2])
+    function = "asg_posteriors"
+    call = check_asg(function, inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
+    scores, transitions, chosen = call.scores, call.transitions, call.impl
+    dense, chain = pose_asg(*check_asg_target(function, call, targets, target_lengths), scores.shape[2])
     with torch.no_grad():
         target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
         if chosen == "numba":
@@ -282,25 +292,23 @@ def asg_posteriors(
         else:
             own = on_device(dense, scores.device)
             losses, classes, counts = _on(chosen).dense_posteriors(scores.detach(), own, transitions.detach())
-    classes = _defined(classes, losses, real_frames(batch.input_lengths, scores)[:, :, None], scores)
-    return ASGPosteriors(*target, classes, counts.to(work_dtype(scores)))
+    classes = _defined(classes, losses, real_frames(call.lengths, scores)[:, :, None], scores)
+    found = of_samples(call.batched, *target, classes)
+    return ASGPosteriors(*found, counts.to(work_dtype(scores)))
 
 
 def _chain_posteriors(
     function: str,
     pose: Callable[..., ChainLattice],
-    log_probs: Tensor,
-    targets: Integers,
-    input_lengths: Integers | None,
-    target_lengths: Integers | None,
-    blank: int,
+    arguments: tuple[Any, Integers, Integers | int | None, Integers | int | None, int, bool],
     fused_log_softmax: bool,
+    star: str | None,
     impl: str,
 ) -> ChainPosteriors:
-    lattice = pose_chain(function, pose, log_probs, targets, input_lengths, target_lengths, blank)
-    return _posteriors_of_chain(
-        log_probs, lattice, None, fused_log_softmax, dispatch.select(function, log_probs.device.type, impl)
-    )
+    scores, lattice, batched = check_chain(function, pose, *arguments, star=star, logits=fused_log_softmax)
+    chosen = dispatch.select(function, scores.device.type, impl)
+    found = _posteriors_of_chain(scores, lattice, None, fused_log_softmax and star is None, chosen)
+    return ChainPosteriors(*of_samples(batched, *found))
 
 
 def _posteriors_of_chain(

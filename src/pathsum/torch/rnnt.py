@@ -43,8 +43,8 @@ def rnnt_loss(
     Args:
         logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities. float32,
             float64, bfloat16 or float16, any strides.
-        targets: Labels (N, U), or (sum of target_lengths,) one target after another. int32 or int64, a tensor on any
-            device or a list. Entries beyond a target's length are never read.
+        targets: Labels (N, U), or (sum of target_lengths,) one target after another. Any integer dtype, a tensor on any
+            device, an array or a list. Entries beyond a target's length are never read.
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
         blank: Index of the blank class; negative counts from the end.

@@ -25,6 +25,7 @@ from pathsum.torch._inputs import (
     finish,
     pose_grid,
     pose_logits,
+    tdt_durations,
 )
 from pathsum.torch.joiner import Joiner
 
@@ -109,9 +110,7 @@ def tdt_loss(
         rule = f"have token_logits' dtype, {_dtype_of(token_logits)}"
         raise InvalidTypeError(function, "duration_logits", rule, _dtype_of(duration_logits))
     _checks.check_device(function, "duration_logits", str(duration_logits.device), str(token_logits.device))
-    steps = _checks.check_durations(function, "durations", durations, minimum=0)
-    if max(steps) == 0:
-        raise InvalidValueError(function, "durations", "have one above 0", list(steps))
+    steps = tdt_durations(function, durations)
     if tuple(duration_logits.shape) != wanted:
         rule = f"have shape (..., D) = {wanted}"
         raise InvalidValueError(function, "duration_logits", rule, f"shape {tuple(duration_logits.shape)}")

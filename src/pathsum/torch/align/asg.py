@@ -13,12 +13,12 @@ from pathsum.kernels.numba.rows import strided
 from pathsum.kernels.reference import dense_best_path as reference
 from pathsum.lattice import DenseLattice
 from pathsum.problems.asg import pose_asg
-from pathsum.torch._batch_first import check_asg, check_dense, real_frames
+from pathsum.torch._batch_first import ASGCall, check_asg, check_asg_target, of_samples, real_frames
 from pathsum.torch._inputs import Integers, on_device
 from pathsum.torch._ops.arrays import as_array, as_table, work_dtype
 from pathsum.torch._ops.registration import launches
 from pathsum.torch.align._chain import best_path, labels_of
-from pathsum.torch.align.ctc import Alignment
+from pathsum.torch.align.ctc import BestPath, path_dtype
 
 
 class ASGAlignment(NamedTuple):
@@ -37,39 +37,41 @@ class ASGAlignment(NamedTuple):
 
 
 def asg_align(
-    inputs: Tensor,
+    inputs: Tensor | np.ndarray,
     targets: Integers,
-    transitions: Tensor,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    transitions: Tensor | np.ndarray,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     *,
-    start_scores: Tensor | None = None,
-    final_scores: Tensor | None = None,
+    start_scores: Tensor | np.ndarray | None = None,
+    final_scores: Tensor | np.ndarray | None = None,
+    batch_first: bool = True,
     impl: str = "auto",
 ) -> ASGAlignment:
     """The best path of ASG that stretches the target: the label of every frame.
 
     Args:
-        inputs: Unnormalised scores (N, T, C).
+        inputs: Unnormalised scores (N, T, C), or (T, C) for one sample.
         targets: Labels (N, S) or (sum of target_lengths,).
         transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         start_scores: Scores (C,) of the first label.
         final_scores: Scores (C,) of the last label.
+        batch_first: ``inputs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
-        ``paths``, ``scores`` and ``positions`` (N, T).
+        ``paths``, ``scores`` and ``positions`` (N, T), or (T,) of one sample given as (T, C).
 
     Raises:
         InvalidValueError: As in ``asg_loss``.
         InvalidTypeError: As in ``asg_loss``.
 
     Notes:
-        Note that the samples come first, as everywhere here, and not the frames as in ``asg_loss``. Ties: every label
-        begins as early as the best score allows. A target longer than its input has no path, as has an empty one with
-        an input that is not. Cost: as of ``forced_align``.
+        Note that the samples come first unless ``batch_first=False``, and not the frames as in ``asg_loss``. Ties:
+        every label begins as early as the best score allows. A target longer than its input has no path, as has an
+        empty one with an input that is not. Cost: as of ``forced_align``.
 
     Example:
         >>> import torch
@@ -78,55 +80,48 @@ def asg_align(
         >>> asg_align(inputs, [[0, 1]], torch.zeros(2, 2)).paths.tolist()
         [[0, 0, 1]]
     """
-    scores, batch, chosen = check_asg(
-        "asg_align",
-        inputs,
-        targets,
-        transitions,
-        input_lengths,
-        target_lengths,
-        start_scores,
-        final_scores,
-        impl,
-    )
-    lattice = pose_asg(*batch, scores.shape[2])[1]
-    found = best_path(scores, lattice, transitions, chosen)
+    function = "asg_align"
+    call = check_asg(function, inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
+    lattice = pose_asg(*check_asg_target(function, call, targets, target_lengths), call.scores.shape[2])[1]
+    found = best_path(call.scores, lattice, call.transitions, call.impl)
     paths = labels_of(found.states, lattice)
-    dtype = targets.dtype if isinstance(targets, Tensor) else torch.int64
-    frame_scores = _with_transitions(scores, transitions, paths, found.log_probs, lattice.input_lengths)
-    return ASGAlignment(paths.to(dtype), frame_scores, found.states)
+    scores = _with_transitions(call, paths, found.log_probs)
+    return ASGAlignment(*of_samples(call.batched, paths.to(path_dtype(targets)), scores, found.states))
 
 
 def asg_viterbi(
-    inputs: Tensor,
-    transitions: Tensor,
-    input_lengths: Integers | None = None,
+    inputs: Tensor | np.ndarray,
+    transitions: Tensor | np.ndarray,
+    input_lengths: Integers | int | None = None,
     *,
-    start_scores: Tensor | None = None,
-    final_scores: Tensor | None = None,
+    start_scores: Tensor | np.ndarray | None = None,
+    final_scores: Tensor | np.ndarray | None = None,
+    batch_first: bool = True,
     impl: str = "auto",
-) -> Alignment:
+) -> BestPath:
     """The best path of ASG among all: decoding without a target, lexicon or language model.
 
     Args:
-        inputs: Unnormalised scores (N, T, C).
+        inputs: Unnormalised scores (N, T, C), or (T, C) for one sample.
         transitions: Scores (C, C), ``transitions[i, j]`` from j to i.
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
         start_scores: Scores (C,) of the first label.
         final_scores: Scores (C,) of the last label.
+        batch_first: ``inputs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
-        ``paths`` (N, T), and ``scores`` (N, T) of each class in its frame and of the transition to it.
+        ``paths`` (N, T), and ``scores`` (N, T) of each class in its frame and of the transition to it; (T,) of one
+        sample given as (T, C).
 
     Raises:
         InvalidValueError: (a ValueError) a length out of range, a wrong shape.
         InvalidTypeError: (a TypeError) a dtype or a device that is not accepted.
 
     Notes:
-        Note that the samples come first, and not the frames as in ``asg_loss``. ``token_spans(path, scores,
-        blank=None)`` merges the runs. Of several best paths the one whose last class is the lowest, then the one
-        before it, and so on. Cost: O(T*C*C) time and O(T*C) memory a sample.
+        Note that the samples come first unless ``batch_first=False``. ``token_spans(path, scores, blank=None)`` merges
+        the runs. Of several best paths the one whose last class is the lowest, then the one before it, and so on. Cost:
+        O(T*C*C) time and O(T*C) memory a sample.
 
     Example:
         >>> import torch
@@ -135,33 +130,31 @@ def asg_viterbi(
         >>> asg_viterbi(inputs, torch.tensor([[0.0, -1.0], [-1.0, 0.0]])).paths.tolist()
         [[0, 0, 0]]
     """
-    scores, lengths, chosen = check_dense(
-        "asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, impl
-    )
-    lattice = DenseLattice(input_lengths=lengths, num_states=scores.shape[2])
-    if chosen == "numba":
+    call = check_asg("asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
+    scores = call.scores
+    lattice = DenseLattice(input_lengths=call.lengths, num_states=scores.shape[2])
+    if call.impl == "numba":
         found = dense_best_path.best_path(
             strided(*as_array(scores)),
             scores.shape[2],
             lattice,
-            as_table(transitions, scores),
+            as_table(call.transitions, scores),
             num_frames=scores.shape[1],
             num_threads=torch.get_num_threads(),
         )
         log_probs, paths = map(torch.from_numpy, found)
     else:
-        best_path = launches("best_path").dense if chosen == "triton" else reference.best_path
-        log_probs, paths = best_path(scores.detach(), on_device(lattice, scores.device), transitions.detach())
-    return Alignment(paths, _with_transitions(scores, transitions, paths, log_probs, lengths))
+        best_path = launches("best_path").dense if call.impl == "triton" else reference.best_path
+        log_probs, paths = best_path(scores.detach(), on_device(lattice, scores.device), call.transitions.detach())
+    return BestPath(*of_samples(call.batched, paths, _with_transitions(call, paths, log_probs)))
 
 
-def _with_transitions(
-    scores: Tensor, transitions: Tensor, paths: Tensor, log_probs: Tensor, input_lengths: np.ndarray
-) -> Tensor:
+def _with_transitions(call: ASGCall, paths: Tensor, log_probs: Tensor) -> Tensor:
     """(N, T) score of each frame's class and of the transition to it, differentiable by both."""
+    scores = call.scores
     labels = paths.clamp(min=0)
     own = scores.to(work_dtype(scores)).gather(2, labels[:, :, None])[:, :, 0]
-    moves = transitions.to(own.dtype)[labels[:, 1:], labels[:, :-1]]
+    moves = call.transitions.to(own.dtype)[labels[:, 1:], labels[:, :-1]]
     moves = torch.cat([torch.zeros_like(own[:, :1]), moves], 1)
-    instead = torch.where(real_frames(input_lengths, scores), log_probs[:, None].to(own.dtype), 0)
+    instead = torch.where(real_frames(call.lengths, scores), log_probs[:, None].to(own.dtype), 0)
     return torch.where(paths >= 0, own + moves, instead)

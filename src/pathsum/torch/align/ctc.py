@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,13 +14,13 @@ from pathsum.kernels.protocol import ChainPath
 from pathsum.lattice import ChainLattice
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._batch_first import pose_chain, real_frames
+from pathsum.torch._batch_first import check_chain, of_samples, real_frames
 from pathsum.torch._inputs import Integers
 from pathsum.torch.align._chain import best_path, labels_of
 
 
-class Alignment(NamedTuple):
-    """A path through the frames of each sample.
+class BestPath(NamedTuple):
+    """A path through the frames of each sample. Without the axis N for one sample given as (T, C).
 
     Attributes:
         paths: (N, T) class of each frame; -1 in padding, and in all frames of a sample that has no path.
@@ -31,29 +32,57 @@ class Alignment(NamedTuple):
     scores: Tensor
 
 
+class Alignment(BestPath):
+    """The best path of each sample that spells its target: a pair of paths and scores, as torchaudio's, and positions.
+
+    Attributes:
+        paths, scores: (N, T) as in ``BestPath``: what the pair unpacks to.
+        positions: (N, T) which of the target's labels the frame belongs to, from 0; -1 in the frames of blanks, in
+            padding, and in all frames of a sample that has no path. ``token_spans`` tells equal neighbours apart by it.
+    """
+
+    positions: Tensor
+
+    def __new__(cls, paths: Tensor, scores: Tensor, positions: Tensor) -> Alignment:
+        pair = super().__new__(cls, paths, scores)
+        pair.positions = positions
+        return pair
+
+    def __getnewargs__(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.paths, self.scores, self.positions
+
+
 def forced_align(
-    log_probs: Tensor,
+    log_probs: Tensor | np.ndarray,
     targets: Integers,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     blank: int = 0,
     *,
+    star: str | None = None,
+    batch_first: bool = True,
     impl: str = "auto",
 ) -> Alignment:
     """The most probable CTC path that spells the target: the class of every frame.
 
     Args:
-        log_probs: Log-probabilities (N, T, C). float32, float64, bfloat16 or float16, any strides.
-        targets: Labels (N, S), or (sum of target_lengths,) one target after another. int32 or int64, a tensor on any
-            device or a list. Entries beyond a target's length are never read.
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
-        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        log_probs: Log-probabilities (N, T, C), or (T, C) for one sample. float32, float64, bfloat16 or float16, a
+            tensor of any strides or a NumPy array.
+        targets: Labels (N, S), or (sum of target_lengths,) one target after another. Any integer dtype, a tensor on
+            any device, an array or a list. Entries beyond a target's length are never read.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``. A number for one sample.
         blank: Index of the blank class; negative counts from the end.
+        star: What the label C, one more than there are classes, stands for in targets: something that has no class of
+            its own. ``"any"``: any classes, the blank included, in as many frames as are best; its score is 0 in every
+            frame. ``"label"``: any class but the blank; its score is the log-sum of theirs. ``None``: no such label.
+        batch_first: ``log_probs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
-        ``paths`` (N, T), in the integer dtype of ``targets`` where they are a tensor, and ``scores`` (N, T), in the
-        dtype of ``log_probs``, differentiable with respect to them.
+        ``paths`` (N, T), in the dtype of ``targets`` where they are an int32 tensor, else int64, and ``scores`` (N, T),
+        in the dtype of ``log_probs`` (with a star never half precision), differentiable with respect to them. The pair
+        has an attribute ``positions`` (N, T), int64: see ``Alignment``. Of one sample given as (T, C) all are (T,).
 
     Raises:
         InvalidValueError: (a ValueError) a label out of range or equal to the blank, a length out of range, shapes
@@ -81,31 +110,36 @@ def forced_align(
         >>> paths, scores = forced_align(probs.log(), [[1, 2]])
         >>> paths.tolist(), round(scores.sum().exp().item(), 3)
         ([[1, 0, 2]], 0.336)
+        >>> forced_align(probs[0].log(), [1, 3], star="any").positions.tolist()  # the star, 3, takes what is left
+        [0, 1, 1]
     """
-    return _align("forced_align", pose_ctc, log_probs, targets, input_lengths, target_lengths, blank, impl)
+    arguments = (log_probs, targets, input_lengths, target_lengths, blank, batch_first)
+    return _align("forced_align", pose_ctc, arguments, _positions_in_ctc, star, impl)
 
 
 def simple_ctc_align(
-    log_probs: Tensor,
+    log_probs: Tensor | np.ndarray,
     targets: Integers,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     blank: int = 0,
     *,
+    batch_first: bool = True,
     impl: str = "auto",
 ) -> Alignment:
     """The most probable path of simplified CTC: each label on one frame of its own, blanks elsewhere.
 
     Args:
-        log_probs: Log-probabilities (N, T, C).
+        log_probs: Log-probabilities (N, T, C), or (T, C) for one sample.
         targets: Labels (N, S) or (sum of target_lengths,).
-        input_lengths: Frames of each sample (N,), at most T; T where ``None``.
-        target_lengths: Labels of each sample (N,), at most S; S where ``None``.
+        input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
+        target_lengths: Labels of each sample (N,), at most S; S where ``None``. A number for one sample.
         blank: Index of the blank class; negative counts from the end.
+        batch_first: ``log_probs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
-        ``paths`` and ``scores`` (N, T) as in ``forced_align``.
+        ``paths`` and ``scores`` (N, T), and the attribute ``positions`` (N, T), as in ``forced_align``.
 
     Raises:
         InvalidValueError: As in ``forced_align``.
@@ -121,24 +155,42 @@ def simple_ctc_align(
         >>> probs = torch.tensor([[[0.1, 0.9], [0.3, 0.7], [0.8, 0.2]]])
         >>> simple_ctc_align(probs.log(), [[1, 1]]).paths.tolist()
         [[1, 1, 0]]
+        >>> simple_ctc_align(probs.log(), [[1, 1]]).positions.tolist()
+        [[0, 1, -1]]
     """
-    return _align("simple_ctc_align", pose_simple_ctc, log_probs, targets, input_lengths, target_lengths, blank, impl)
+    arguments = (log_probs, targets, input_lengths, target_lengths, blank, batch_first)
+    return _align("simple_ctc_align", pose_simple_ctc, arguments, _positions_in_simple_ctc, None, impl)
 
 
 def _align(
     function: str,
     pose: Callable[..., ChainLattice],
-    log_probs: Tensor,
-    targets: Integers,
-    input_lengths: Integers | None,
-    target_lengths: Integers | None,
-    blank: int,
+    arguments: tuple[Any, Integers, Integers | int | None, Integers | int | None, int, bool],
+    positions_of: Callable[[Tensor], Tensor],
+    star: str | None,
     impl: str,
 ) -> Alignment:
-    lattice = pose_chain(function, pose, log_probs, targets, input_lengths, target_lengths, blank)
-    found = best_path(log_probs, lattice, None, dispatch.select(function, log_probs.device.type, impl))
-    dtype = targets.dtype if isinstance(targets, Tensor) else torch.int64
-    return Alignment(labels_of(found.states, lattice).to(dtype), _frame_scores(log_probs, found, lattice))
+    scores, lattice, batched = check_chain(function, pose, *arguments, star=star)
+    found = best_path(scores, lattice, None, dispatch.select(function, scores.device.type, impl))
+    paths = labels_of(found.states, lattice).to(path_dtype(arguments[1]))
+    positions = torch.where(found.states < 0, -1, positions_of(found.states))
+    return Alignment(*of_samples(batched, paths, _frame_scores(scores, found, lattice), positions))
+
+
+def _positions_in_ctc(states: Tensor) -> Tensor:
+    """The labels' states are the odd ones."""
+    return torch.where(states % 2 == 1, states // 2, -1)
+
+
+def _positions_in_simple_ctc(states: Tensor) -> Tensor:
+    """States count the labels so far: a frame belongs to one where it makes the count greater."""
+    before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
+    return torch.where(states != before, states - 1, -1)
+
+
+def path_dtype(targets: Integers) -> torch.dtype:
+    """That of the targets where it is int32; int64 for all others, in which -1 and a star may not exist."""
+    return torch.int32 if isinstance(targets, Tensor) and targets.dtype == torch.int32 else torch.int64
 
 
 def _frame_scores(scores: Tensor, found: ChainPath, lattice: ChainLattice) -> Tensor:
