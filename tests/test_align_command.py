@@ -1,6 +1,9 @@
 """`pathsum align`: files and transcripts in, tables and files out."""
 
+import errno
 import json
+import os
+import pickle
 import re
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from pathsum import cli
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
+
+from pathsum.alignment import outputs
 
 # blank, space, a, b: "ab a" on eight frames of half a second.
 FRAMES = [0, 2, 2, 3, 1, 0, 2, 0]
@@ -163,6 +168,188 @@ def test_wrong_files_are_said_in_one_line(folder, capsys):
     np.save(folder / "nan.npy", scores.numpy())
     assert align(folder, "ab a", *OPTIONS, scores="nan.npy") == 2
     assert "a score is NaN" in capsys.readouterr().err
+
+
+GOOD = log_probs().numpy()
+
+
+def archive(**arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+def header(shape, descr="<f4"):
+    """A .npy file whose header promises what does not follow."""
+
+    def write(path):
+        text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+        path.write_bytes(b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + bytes(16))
+
+    return write
+
+
+def truncated(write, size):
+    def cut(path):
+        write(path)
+        path.write_bytes(path.read_bytes()[:size])
+
+    return cut
+
+
+def lengths(value):
+    return archive(log_probs=np.stack([GOOD, GOOD]), lengths=value)
+
+
+DAMAGED = {
+    "empty.npy": lambda path: path.write_bytes(b""),
+    "empty.npz": lambda path: path.write_bytes(b""),
+    "empty.pt": lambda path: path.write_bytes(b""),
+    "foreign.npy": lambda path: path.write_bytes(b"RIFF and so on" * 9),
+    "foreign.npz": lambda path: path.write_bytes(b"RIFF and so on" * 9),
+    "foreign.pt": lambda path: path.write_bytes(b"RIFF and so on" * 9),
+    "pickle.pt": lambda path: path.write_bytes(pickle.dumps(print)),
+    "truncated.npy": truncated(lambda path: np.save(path, GOOD), 150),
+    "truncated.npz": truncated(archive(a=GOOD), 200),
+    "truncated.pt": truncated(lambda path: torch.save(log_probs(), path), 200),
+    "short-header.npy": truncated(lambda path: np.save(path, GOOD), 20),
+    "long-header.npy": lambda path: path.write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{"),
+    "huge.npy": header((10**9, 10**6)),
+    "beyond.npy": header((2**62, 2**62)),
+    "negative.npy": header((-1, 4)),
+    "dtype.npy": header((4, 4), "nonsense"),
+    "archive.npy": lambda path: (np.savez(path.with_suffix(".npz"), GOOD), path.with_suffix(".npz").rename(path)),
+    "array.npz": lambda path: (np.save(path.with_suffix(".npy"), GOOD), path.with_suffix(".npy").rename(path)),
+    "longdouble.npy": lambda path: np.save(path, GOOD.astype(np.longdouble)),
+    "complex.npy": lambda path: np.save(path, GOOD.astype(complex)),
+    "text.npy": lambda path: np.save(path, GOOD.astype(str)),
+    "void.npy": lambda path: np.save(path, GOOD.view("V4")),
+    "fields.npy": lambda path: np.save(path, np.zeros((4, 4), [("a", "f4"), ("b", "f4")])),
+    "objects.npy": lambda path: np.save(path, GOOD.astype(object), allow_pickle=True),
+    "dates.npy": lambda path: np.save(path, GOOD.astype("datetime64[s]")),
+    "scalar.npy": lambda path: np.save(path, np.float32(1)),
+    "classless.npy": lambda path: np.save(path, np.zeros((4, 0), np.float32)),
+    "none.npz": archive(),
+    "objects.npz": archive(log_probs=GOOD.astype(object)),
+    "list.pt": lambda path: torch.save([1.0, 2.0], path),
+    "dictionary.pt": lambda path: torch.save({1: log_probs(), 2: log_probs()}, path),
+    "sparse.pt": lambda path: torch.save(log_probs().to_sparse(), path),
+    "meta.pt": lambda path: torch.save(log_probs().to("meta"), path),
+    "float8.pt": lambda path: torch.save(log_probs().to(torch.float8_e4m3fn), path),
+    "part-of-a-frame.npz": lengths([8, 7.9]),
+    "word-lengths.npz": lengths(["8", "7"]),
+    "nan-lengths.npz": lengths([8, np.nan]),
+    "negative-lengths.npz": lengths([8, -1]),
+    "long-lengths.npz": lengths([8, 9]),
+    "wrapping-lengths.npz": lengths(np.array([8, 2**64 - 1], np.uint64)),
+    "one-length.npz": lengths([8]),
+    "truth-lengths.npz": lengths([True, True]),
+    "nothing.pt": lambda path: torch.save({"lengths": torch.tensor([8])}, path),
+    "folder.npy": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_file_that_holds_no_scores_is_one_line(name, tmp_path, capsys):
+    DAMAGED[name](tmp_path / name)
+    assert align(tmp_path, "2", "2", "--out", str(tmp_path / "out"), scores=name) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"pathsum align: {tmp_path / name}: ")
+    assert captured.err.count("\n") == 1
+    assert len(captured.err) < 600
+    assert not (tmp_path / "out").exists()
+
+
+def test_whole_lengths_and_scores_of_another_byte_order_are_taken(tmp_path):
+    np.savez(tmp_path / "good.npz", log_probs=np.stack([GOOD, GOOD]).astype(">f8"), lengths=[8.0, 7.0])
+    assert align(tmp_path, "2 3", "2 3", "--out", str(tmp_path), scores="good.npz") == 0
+    assert json.loads((tmp_path / "good-1.json").read_text())["seconds"] == pytest.approx(7 * 0.02)
+
+
+@pytest.mark.parametrize("text", ["2" * 5000, "2" * 30, "-1", "1_0", "٢", "2.5", "nan", "2 [/bold]", "\x1b[31m"])
+def test_a_transcript_that_is_no_class_numbers_is_one_line(text, folder, capsys):
+    assert align(folder, "--", text) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pathsum align: ")
+    assert error.count("\n") == 1
+    assert "\x1b" not in error
+    assert len(error) < 600
+
+
+# What rich, matplotlib, CTM and terminals would take for something of their own.
+ODD = ["[/bold]", "[red]x", ":smile:", "$\\frac$", "\\", "\x1b[31m", "{0}", '"quoted"', "a\u2028b", "\udcff"]
+
+
+@pytest.mark.parametrize("word", ODD)
+def test_words_and_tokens_are_never_markup(word, tmp_path, capsys):
+    np.save(tmp_path / "speech.npy", GOOD)
+    vocabulary = tmp_path / "vocabulary.txt"
+    vocabulary.write_bytes("\n".join(["-", "|", word, "b"]).encode("utf-8", "surrogateescape"))
+    if "\udcff" in word:
+        assert align(tmp_path, "b", "--vocabulary", str(vocabulary)) == 2
+        assert f"{vocabulary}: must be text in UTF-8" in capsys.readouterr().err
+        return
+    # A separator of words within a token is a separator still.
+    text = "b" if len(word.split()) > 1 else f"{word}b {word}"
+    assert align(tmp_path, text, "--vocabulary", str(vocabulary), "--out", str(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    if text != "b":
+        assert "\x1b" not in printed
+        assert word.replace("\x1b", "\\x1b") in printed
+        document = json.loads((tmp_path / "speech.json").read_text(encoding="utf-8"))
+        assert [part["text"] for part in document["words"]] == [f"{word}b", word]
+        assert all(len(line.split()) == 6 for line in (tmp_path / "speech.ctm").read_text("utf-8").splitlines())
+
+
+@pytest.mark.parametrize("name", ["[bold]", "[red]", "two words", "$x$", ":smile:", "\x1b[31m", "%s{0}", "new\nline"])
+def test_paths_are_never_markup(name, tmp_path, capsys):
+    np.save(tmp_path / f"{name}.npy", GOOD)
+    out = tmp_path / f"{name} out"
+    assert align(tmp_path, "2 3 1 2", "--out", str(out), scores=f"{name}.npy") == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert name.replace("\x1b", "\\x1b").replace("\n", "\\n") in printed
+    assert sorted(file.name for file in out.iterdir()) == sorted(
+        f"{name}.{suffix}" for suffix in ("TextGrid", "ctm", "json", "png")
+    )
+    assert all(len(line.split()) == 6 for line in (out / f"{name}.ctm").read_text("utf-8").splitlines())
+    assert align(tmp_path, "9", scores=f"{name}.npy") == 2
+    assert align(tmp_path, "9", scores=f"no {name}.npy") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 2
+    assert "\x1b" not in error
+
+
+def test_nothing_is_written_where_a_later_sample_does_not_fit(tmp_path, capsys):
+    np.save(tmp_path / "two.npy", np.stack([GOOD, GOOD]))
+    (tmp_path / "two-0.json").write_text("before")
+    assert align(tmp_path, "2", "2 2 2 2 2 2", "--out", str(tmp_path), scores="two.npy") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pathsum align: two-1: ")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["two-0.json", "two.npy"]
+    assert (tmp_path / "two-0.json").read_text() == "before"
+
+
+def test_nothing_is_written_where_a_file_cannot_be(folder, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "speech.ctm")
+
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(outputs, "write_ctm", fail)
+    assert align(folder, "2 3", "--out", str(folder)) == 2
+    assert capsys.readouterr().err == f"pathsum align: speech.ctm: {os.strerror(errno.ENOSPC)}\n"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_folder_where_a_file_should_go_is_one_line(folder, capsys):
+    (folder / "speech.json").mkdir()
+    before = sorted(folder.iterdir())
+    assert align(folder, "2 3", "--out", str(folder)) == 2
+    assert "speech.json is a folder" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+    assert align(folder, "2 3", "--out", str(folder / "speech.npy")) == 2
+    assert align(folder, "2 3", "--out", str(folder / "speech.npy" / "below")) == 2
+    assert capsys.readouterr().err.count("\n") == 2
 
 
 def test_the_example_of_the_documentation(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import pathsum
-from pathsum import cli
+from pathsum import cli, errors
 
 # None in sys.modules makes an import fail as if the package were not there.
 BLOCKED = """
@@ -136,6 +136,21 @@ def test_a_missing_package_is_one_line_that_names_the_extra(command, absent):
         (["bench", "--peer-python", "/no/such/python"], "--peer-python: must be an interpreter that can be run"),
         (["demo", "--losses", "mmi"], "invalid choice: 'mmi'"),
         (["demo", "--seconds", "nan"], "--seconds: must be positive; got nan"),
+        (["demo", "--seconds", "inf"], "--seconds: must be at most 1e+09; got inf"),
+        (["demo", "--seed", "-1"], "--seed: must lie in [0, 2**63); got -1"),
+        (["demo", "--seed", str(2**63)], "--seed: must lie in [0, 2**63); got 9223372036854775808"),
+        (["demo", "--steps", "1e3"], "--steps: invalid int value: '1e3'"),
+        (["demo", "--threads", "1000000"], "--threads: must be at most"),
+        (["bench", "--threads", str(2**70)], "--threads: must be at most"),
+        (["bench", "--repeats", str(2**70)], "--repeats: must be at most"),
+        (["bench", "--out", ""], "--out: must be a path; got an empty text"),
+        (["bench", "--show", "a\0b"], "--show: must be a path; got 'a\\x00b'"),
+        (["bench", "[/bold]", "new\nline"], "got [/bold], new\\nline"),
+        (["demo", "--extra\nline"], "unrecognized arguments: --extra\\nline"),
+        (["align", "x.npy", "--frame-seconds", "inf"], "--frame-seconds: must be at most 1e+06; got inf"),
+        (["align", "x.npy", "--frame-seconds", "0"], "--frame-seconds: must be positive; got 0"),
+        (["align", "x.npy", "--formats", "png"], "--formats: needs --out"),
+        (["align", "x.npy", "--blank", "none"], "--blank: invalid int value: 'none'"),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, complaint, capsys):
@@ -144,8 +159,100 @@ def test_a_wrong_argument_is_one_line(arguments, complaint, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     assert stopped.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert complaint in last
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pathsum")
+    assert complaint in line
+
+
+def broken(error):
+    def run(_):
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (errors.CommandError("[/bold]\nand \x1b[31m more"), r"[/bold]\nand \x1b[31m more"),
+        (errors.InvalidTypeError("f", "x", "be an int", "float"), "f: x must be an int; got float"),
+        (errors.InvalidValueError("f", "x", "be odd", 2), "f: x must be odd; got 2"),
+        (PermissionError(13, "Permission denied", "a\nb"), r"a\nb: Permission denied"),
+        (OSError("no such device"), "no such device"),
+        (MemoryError(), "this needs more memory than there is"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "this needs more memory than there is"),
+        (BrokenPipeError(), "standard output was closed before all was written"),
+    ],
+)
+def test_what_the_user_has_to_put_right_is_one_line(error, line, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_info", broken(error))
+    monkeypatch.setattr(cli, "_give_up_output", lambda: None)
+    assert cli.main(["info"]) == 2
+    assert capsys.readouterr() == ("", f"pathsum info: {line}\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), RuntimeError("a defect"), KeyError("a defect")])
+def test_a_defect_has_its_traceback(error, monkeypatch):
+    monkeypatch.setattr(cli, "_info", broken(error))
+    with pytest.raises(type(error)):
+        cli.main(["info"])
+
+
+def test_an_interrupted_command_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_info", broken(KeyboardInterrupt()))
+    assert cli.main(["info"]) == 130
+    assert capsys.readouterr().err == "pathsum info: interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["--version"], ["--help"], ["bench", "--help"]])
+@pytest.mark.parametrize("full", [False, True], ids=["closed", "full"])
+def test_output_that_cannot_be_written_is_one_line(arguments, full):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "NUMBA_DISABLE_JIT": "1",  # no warning about anybody's kernel cache
+    }
+    if full:
+        if not os.path.exists("/dev/full"):
+            pytest.skip("no /dev/full on this system")
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, output = os.pipe()
+        os.close(reader)
+    command = [sys.executable, "-m", "pathsum", *arguments]
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(output)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pathsum")
+    assert ("No space left" if full else "was closed") in line
+
+
+def test_characters_that_the_output_lacks_are_escaped():
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONIOENCODING": "ascii",
+        "NUMBA_ODD": "ü",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "pathsum", "info"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert r"NUMBA_ODD" in done.stdout
+    assert r"\xfc" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["bench", "demo"])
+def test_a_folder_that_takes_no_files_is_said_before_anything_runs(command, tmp_path, capsys):
+    pytest.importorskip(f"pathsum.{command}.run" if command == "bench" else "pathsum.demo")
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/below"):
+        assert cli.main([command, "--out", str(tmp_path / out)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith(f"pathsum {command}: {tmp_path / out}: ")
+        assert captured.err.count("\n") == 1
 
 
 def test_demo_gets_what_was_asked_for(monkeypatch):

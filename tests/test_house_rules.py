@@ -20,6 +20,8 @@ LAYERS = {
     "pathsum.numerics": 0,
     "pathsum.reductions": 0,
     "pathsum._namespace": 0,
+    "pathsum.printable": 0,
+    "pathsum.files": 0,
     "pathsum": 1,  # the package itself: version and errors
     "pathsum._checks": 2,
     "pathsum.replabels": 2,
@@ -37,6 +39,7 @@ LAYERS = {
     "pathsum.tensorflow": 5,
     "pathsum.jax": 5,
     "pathsum.info": 5,
+    "pathsum.console": 5,
     "pathsum.compat": 6,
     "pathsum.alignment": 6,
     "pathsum.demo": 6,

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import IO, NoReturn
 
 from pathsum import __version__
+from pathsum.errors import CommandError, InvalidTypeError, InvalidValueError
+from pathsum.printable import printable
+
+_COMMANDS = ("info", "align", "bench", "demo")
 
 # What each command's extra installs, so that what is missing is said in one line before anything starts.
 _EXTRAS = {
@@ -19,23 +27,83 @@ _EXTRAS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 1 for a red gate, 2 for a wrong call or a missing package."""
+    """Run the command; returns its exit status: 0, 1 for a red gate, 2 for whatever the user has to put right.
+
+    The latter is said in one line on standard error. A traceback is a defect of pathsum's.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = next((argument for argument in arguments if argument in _COMMANDS), None)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal's encoding lacks is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            options = _parser().parse_args(arguments)
+            _check_installed(options.command)
+            return options.run(options)
+        finally:
+            _flush()
+    except KeyboardInterrupt:
+        _complain(command, "interrupted")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        _give_up_output()
+        _complain(command, "standard output was closed before all was written")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        _complain(command, f"{error.filename}: {reason}" if error.filename else reason)
+    except (CommandError, InvalidValueError, InvalidTypeError) as error:
+        _complain(command, str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        _complain(command, "this needs more memory than there is")
+    return 2
+
+
+def _complain(command: str | None, message: str) -> None:
+    print(f"pathsum {command}: {printable(message)}" if command else f"pathsum: {printable(message)}", file=sys.stderr)
+
+
+def _flush() -> None:
+    if sys.stdout is None:  # started without one
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_output()
+        raise
+
+
+def _give_up_output() -> None:
+    """Python writes what is left when it ends, and would fail again."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: standard output is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_installed(command: str) -> None:
     from pathsum.bench.peers import installed
 
-    options = _parser().parse_args(arguments)
-    missing = [module for module in _EXTRAS.get(options.command, ()) if not installed(module)]
+    missing = [module for module in _EXTRAS.get(command, ()) if not installed(module)]
     if missing:
-        print(
-            f"pathsum {options.command}: {', '.join(missing)} not installed; "
-            f"install the extra: pip install 'pathsum[{options.command}]'",
-            file=sys.stderr,
+        raise CommandError(
+            f"{', '.join(missing)} not installed; install the extra: pip install 'pathsum[{command}]'",
         )
-        return 2
-    return options.run(options)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A wrong call is one line, as every other mistake is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(message)} ({self.prog} --help tells more)\n")
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        # argparse's own drops the errors of output that cannot be written.
+        print(message, end="", file=file)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pathsum", description="Sequence-transduction losses.")
+    parser = _Parser(prog="pathsum", description="Sequence-transduction losses.")
     parser.add_argument("--version", action="version", version=f"pathsum {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -45,25 +113,25 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     align = commands.add_parser("align", help="find the time of every token of a transcript in CTC log-probabilities")
-    align.add_argument("scores", help=".npy, .npz or .pt file of log-probabilities (T, C) or (N, T, C)")
+    align.add_argument("scores", type=_path, help=".npy, .npz or .pt file of log-probabilities (T, C) or (N, T, C)")
     align.add_argument(
         "text", nargs="*", help="transcript of each sample: words, or class numbers without a vocabulary"
     )
-    align.add_argument("--text-file", metavar="FILE", help="transcripts, one a line, in place of text")
+    align.add_argument("--text-file", type=_path, metavar="FILE", help="transcripts, one a line, in place of text")
     vocabulary = align.add_mutually_exclusive_group()
-    vocabulary.add_argument("--vocabulary", metavar="FILE", help="the classes' tokens, one a line")
+    vocabulary.add_argument("--vocabulary", type=_path, metavar="FILE", help="the classes' tokens, one a line")
     vocabulary.add_argument("--tokens", metavar="TEXT", help="the classes' tokens, a character for each class")
     align.add_argument("--space", metavar="TOKEN", help="token between words (' ', |, ▁, <space> or <sp>)")
     align.add_argument("--blank", type=int, default=0, metavar="N", help="class of the blank (0)")
     align.add_argument(
-        "--frame-seconds", type=_positive(float), default=0.02, metavar="S", help="how long a frame lasts (0.02)"
+        "--frame-seconds", type=_positive(float, 1e6), default=0.02, metavar="S", help="how long a frame lasts (0.02)"
     )
     align.add_argument("--logits", action="store_true", help="the scores are logits: take their log-softmax")
-    align.add_argument("--out", metavar="DIR", help="write TextGrid, CTM, JSON and a picture there")
+    align.add_argument("--out", type=_path, metavar="DIR", help="write TextGrid, CTM, JSON and a picture there")
     align.add_argument(
         "--formats", nargs="+", choices=["textgrid", "ctm", "json", "png"], metavar="NAME", help="only these of them"
     )
-    align.set_defaults(run=_align)
+    align.set_defaults(run=_align, parser=align)
 
     bench = commands.add_parser("bench", help="measure the losses beside their peers and a copy of the input")
     # Without choices: argparse would say that no group at all is not one of them.
@@ -75,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--quick", action="store_true", help="tiny shapes and few repeats: to see that everything runs")
     bench.add_argument("--repeats", type=_positive(int), metavar="N", help="turns of each implementation (15)")
-    bench.add_argument("--threads", type=_positive(int), metavar="N", help="CPU threads (torch's setting)")
+    bench.add_argument("--threads", type=_threads, metavar="N", help="CPU threads (torch's setting)")
     bench.add_argument("--peers", nargs="+", metavar="NAME", help="measure only these peers (all that are installed)")
     bench.add_argument(
         "--peer-python",
@@ -101,9 +169,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of rnnt-librispeech, the first N utterances of each batch (30)",
     )
-    bench.add_argument("--out", default="bench-out", metavar="DIR", help="where rows and plots go (bench-out)")
+    bench.add_argument(
+        "--out", type=_path, default="bench-out", metavar="DIR", help="where rows and plots go (bench-out)"
+    )
     bench.add_argument(
         "--show",
+        type=_path,
         metavar="DIR",
         help="measure nothing: print the last rows recorded in DIR as Markdown, redraw its plots",
     )
@@ -118,22 +189,50 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--seconds", type=_positive(float), default=180, metavar="S", help="time budget for each loss (180)"
     )
-    demo.add_argument("--seed", type=int, default=0, help="of weights and training sequences (0)")
-    demo.add_argument("--threads", type=_positive(int), metavar="N", help="CPU threads (torch's setting)")
-    demo.add_argument("--out", default="demo-out", metavar="DIR", help="where metrics and picture go (demo-out)")
+    demo.add_argument("--seed", type=_seed, default=0, help="of weights and training sequences (0)")
+    demo.add_argument("--threads", type=_threads, metavar="N", help="CPU threads (torch's setting)")
+    demo.add_argument(
+        "--out", type=_path, default="demo-out", metavar="DIR", help="where metrics and picture go (demo-out)"
+    )
     demo.set_defaults(run=_demo)
     return parser
 
 
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+def _positive(kind: type[int] | type[float], most: float = 1e9) -> Callable[[str], float]:
     def convert(text: str) -> float:
         value = kind(text)
         if not value > 0:
             raise argparse.ArgumentTypeError(f"must be positive; got {text}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most:g}; got {text}")
         return value
 
     convert.__name__ = kind.__name__  # argparse names it where the text is no number
     return convert
+
+
+def _threads(text: str) -> int:
+    # More than the cores only take turns, and what is beyond the system's limit ends the process.
+    return int(_positive(int, os.cpu_count() or 1)(text))
+
+
+_threads.__name__ = "int"
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 2**63); got {text}")
+    return value
+
+
+_seed.__name__ = "int"
+
+
+def _path(text: str) -> str:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("must be a path; got " + (repr(text) if text else "an empty text"))
+    return text
 
 
 def _interpreter(text: str) -> str:
@@ -153,29 +252,26 @@ def _info(options: argparse.Namespace) -> int:
 def _align(options: argparse.Namespace) -> int:
     from pathsum import alignment
 
-    try:
-        alignment.run(
-            options.scores,
-            options.text,
-            text_file=options.text_file,
-            vocabulary=options.vocabulary,
-            tokens=options.tokens,
-            space=options.space,
-            blank=options.blank,
-            frame_seconds=options.frame_seconds,
-            logits=options.logits,
-            out=options.out,
-            formats=options.formats or alignment.FORMATS,
-        )
-    except (ValueError, OSError) as error:
-        print(f"pathsum align: {error}", file=sys.stderr)
-        return 2
+    if options.formats and options.out is None:
+        options.parser.error("argument --formats: needs --out")
+    alignment.run(
+        options.scores,
+        options.text,
+        text_file=options.text_file,
+        vocabulary=options.vocabulary,
+        tokens=options.tokens,
+        space=options.space,
+        blank=options.blank,
+        frame_seconds=options.frame_seconds,
+        logits=options.logits,
+        out=options.out,
+        formats=options.formats or alignment.FORMATS,
+    )
     return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
     from pathsum.bench.cases import GROUPS
-    from pathsum.bench.contenders import WorkerError
     from pathsum.bench.peers import PEERS
     from pathsum.bench.run import run, show
 
@@ -185,21 +281,17 @@ def _bench(options: argparse.Namespace) -> int:
             options.parser.error(f"argument {name}: must be some of {', '.join(known)}; got {', '.join(unknown)}")
     if options.show is not None:
         return show(options.show)
-    try:
-        return run(
-            options.groups,
-            quick=options.quick,
-            repeats=options.repeats,
-            threads=options.threads,
-            only=options.peers,
-            peer_pythons=options.peer_python,
-            batches=options.batches,
-            utterances=options.utterances,
-            out=options.out,
-        )
-    except WorkerError as error:
-        print(f"pathsum bench: a process that runs a peer failed: {error}", file=sys.stderr)
-        return 2
+    return run(
+        options.groups,
+        quick=options.quick,
+        repeats=options.repeats,
+        threads=options.threads,
+        only=options.peers,
+        peer_pythons=options.peer_python,
+        batches=options.batches,
+        utterances=options.utterances,
+        out=options.out,
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -40,3 +40,7 @@ class GradientConsumedError(RuntimeError):
 
 class NotDifferentiableError(RuntimeError):
     """A derivative was asked for that this implementation does not have."""
+
+
+class CommandError(ValueError):
+    """A command cannot do what was asked for: a file, a text, an option or a package has to be put right."""

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from pathsum.files import write_text
+from pathsum.printable import printable
 
 
 class Interval(NamedTuple):
@@ -47,10 +51,9 @@ class Utterance(NamedTuple):
 
 
 def print_table(console: Console, utterance: Utterance) -> None:
-    table = Table(
-        title=f"{utterance.name}: {utterance.seconds:.3f} s, best path {utterance.log_prob:.2f} nats",
-        title_justify="left",
-    )
+    # As Text: of a plain string rich would read brackets as markup.
+    title = f"{printable(utterance.name)}: {utterance.seconds:.3f} s, best path {utterance.log_prob:.2f} nats"
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("token")
     for name in ("start s", "end s", "confidence"):
         table.add_column(name, justify="right")
@@ -58,12 +61,12 @@ def print_table(console: Console, utterance: Utterance) -> None:
     starting = {word.start: word.text for word in utterance.words}
     for token in utterance.tokens:
         row = (f"{token.start:.3f}", f"{token.end:.3f}", f"{token.confidence:.3f}")
-        table.add_row(visible(token.text).replace("[", r"\["), *row, starting.get(token.start, ""))
+        table.add_row(Text(visible(token.text)), *row, Text(printable(starting.get(token.start, ""))))
     console.print(table)
 
 
 def visible(text: str) -> str:
-    return "␣" if text == " " else text
+    return "␣" if text == " " else printable(text)
 
 
 def write_textgrid(path: Path, utterance: Utterance) -> None:
@@ -83,7 +86,7 @@ def write_textgrid(path: Path, utterance: Utterance) -> None:
                 f"            xmax = {end:.6f}",
             ]
             lines += ['            text = "' + text.replace('"', '""') + '"']
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _without_gaps(intervals: Sequence[Interval], seconds: float) -> list[tuple[str, float, float]]:
@@ -101,20 +104,25 @@ def _without_gaps(intervals: Sequence[Interval], seconds: float) -> list[tuple[s
 
 def write_ctm(path: Path, utterance: Utterance) -> None:
     """NIST CTM, a line a word or, without words, a token: name, channel, start, duration, text, confidence."""
-    path.write_text(
+    write_text(
+        path,
         "".join(
-            f"{utterance.name} 1 {start:.3f} {end - start:.3f} {text if text.strip() else '<space>'} {confidence:.3f}\n"
+            f"{_field(utterance.name)} 1 {start:.3f} {end - start:.3f} {_field(text)} {confidence:.3f}\n"
             for text, start, end, confidence in utterance.words or utterance.tokens
         ),
-        encoding="utf-8",
     )
+
+
+def _field(text: str) -> str:
+    """Spaces separate the fields of a CTM, so that none may stand within."""
+    return "_".join(text.split()) or "<space>"
 
 
 def write_json(path: Path, utterance: Utterance) -> None:
     document = utterance._asdict() | {
         kind: [_rounded(interval) for interval in getattr(utterance, kind)] for kind in ("tokens", "words")
     }
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def _rounded(interval: Interval) -> dict[str, Any]:

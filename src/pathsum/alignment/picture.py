@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pathsum.printable import printable
 from pathsum.torch import TokenSpan, ctc_posteriors
 
 from .outputs import Utterance, visible
@@ -21,6 +24,8 @@ MAX_TEXTS = 80
 MAX_WORD = 24
 MAX_NODES = 20_000_000
 COLOUR = "#d1495b"
+# Words and tokens may hold any character: none of them is mathematics.
+TICKS: dict[str, Any] = {"family": "monospace", "fontsize": 8, "parse_math": False}
 
 
 def draw(
@@ -35,13 +40,13 @@ def draw(
 ) -> None:
     """Draw one utterance's log_probs (T, C) and the spans of the classes of its transcript."""
     num_frames = len(log_probs)
-    names = [visible(name).replace("$", r"\$") for name in names]
+    names = [visible(name) for name in names]
     with_posteriors = len(classes) * num_frames <= MAX_NODES and len(classes) > 0
     rows = [blank, *sorted(set(classes))]
     height = 1.6 + 0.16 * len(rows) + (1.0 + 0.14 * min(len(classes), MAX_TEXTS) if with_posteriors else 0)
     figure = Figure(figsize=(min(max(9.0, num_frames / 18), 22), min(max(height, 4.0), 18)), layout="constrained")
     title = utterance.transcript if len(utterance.transcript) < 90 else f"{utterance.transcript[:87]}…"
-    figure.suptitle(f"{utterance.name}: “{title}”".replace("$", r"\$"), fontsize=12)
+    figure.suptitle(printable(f"{utterance.name}: “{title}”"), fontsize=12, parse_math=False)
     ratios = [len(rows) + 3, min(len(classes), MAX_TEXTS) + 3] if with_posteriors else [1]
     panels = figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0]
     draw_probabilities(panels[0], log_probs, rows, spans, names, frame_seconds)
@@ -50,7 +55,10 @@ def draw(
         nodes = ctc_posteriors(log_probs[None], torch.tensor([list(classes)]), blank=blank).nodes[0, :, 1::2]
         draw_posteriors(panels[1], nodes, classes, spans, names, frame_seconds)
     panels[-1].set_xlabel("seconds")
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():
+        # A character that the font lacks is a box in the picture, and no concern of the one who aligns.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(path, dpi=110)
 
 
 def draw_probabilities(
@@ -71,7 +79,7 @@ def draw_probabilities(
         row = rows.index(span.token)
         box = [start, end, end, start, start], [row - 0.5, row - 0.5, row + 0.5, row + 0.5, row - 0.5]
         axes.plot(*box, color=COLOUR, linewidth=1.4, solid_joinstyle="miter")
-    axes.set_yticks(range(len(rows)), [names[c] for c in rows], family="monospace", fontsize=8)
+    axes.set_yticks(range(len(rows)), [names[c] for c in rows], **TICKS)
     axes.set_title("What the network says of each class; framed, the best path", fontsize=10, pad=20)
 
 
@@ -84,7 +92,8 @@ def draw_words(axes: Axes, utterance: Utterance) -> None:
         axes.text(
             (start + end) / 2,
             1.02,
-            visible(text if len(text) <= MAX_WORD else f"{text[: MAX_WORD - 1]}…").replace("$", r"\$"),
+            visible(text if len(text) <= MAX_WORD else f"{text[: MAX_WORD - 1]}…"),
+            parse_math=False,
             in_layout=False,  # a long one may stand over the edge, but not narrow the picture
             transform=axes.get_xaxis_transform(),
             ha="center",
@@ -116,7 +125,7 @@ def draw_posteriors(
     axes.hlines(middle, edges[:, 0], edges[:, 1], color=COLOUR, linewidth=2.2)
     every = -(-len(classes) // MAX_TEXTS)
     ticks = range(0, len(classes), every)
-    axes.set_yticks(ticks, [names[classes[s]] for s in ticks], family="monospace", fontsize=8)
+    axes.set_yticks(ticks, [names[classes[s]] for s in ticks], **TICKS)
     axes.set_title(
         "Posterior of each token of the transcript, over all its paths; the line, the best path", fontsize=10
     )

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from rich.console import Console as RichConsole
+from rich.text import Text
 from torch import Tensor
 
+from pathsum.console import Console
+from pathsum.files import replacing
+from pathsum.printable import printable
 from pathsum.torch import TokenSpan, forced_align, token_spans
 
 from . import outputs
-from .inputs import AlignError, Transcript, load_scores, load_vocabulary, spell, spell_ids
+from .inputs import AlignError, Transcript, load_scores, load_vocabulary, read_lines, spell, spell_ids
 from .outputs import Interval, Utterance
 
 FORMATS = ("textgrid", "ctm", "json", "png")
@@ -31,9 +35,11 @@ def run(
     logits: bool = False,
     out: str | None = None,
     formats: Sequence[str] = FORMATS,
-    console: Console | None = None,
+    console: RichConsole | None = None,
 ) -> list[Utterance]:
     """Align each sample of a file of scores with its text; print a table of each and write its files into ``out``.
+
+    Where anything goes wrong nothing is printed, and ``out`` keeps the files that it had.
 
     Args:
         scores: Path of a .npy, .npz or .pt file with log-probabilities (T, C) or (N, T, C), in an archive with
@@ -44,7 +50,7 @@ def run(
         tokens: The vocabulary as a string, a character for each class.
         space: The token that stands between words; by default the first of the usual ones that is in the vocabulary.
         blank: Index of the blank class; negative counts from the end.
-        frame_seconds: How long a frame lasts.
+        frame_seconds: How long a frame lasts, in [1e-6, 1e6].
         logits: The scores are logits.
         out: Folder to write to; ``None`` writes nothing.
         formats: What to write, some of ``FORMATS``.
@@ -57,24 +63,27 @@ def run(
         AlignError: (a ValueError) a file, a text or a combination of them that cannot be aligned.
     """
     console = console or Console()
+    if not 1e-6 <= frame_seconds <= 1e6:
+        raise AlignError(f"frame_seconds must lie in [1e-06, 1e+06]; got {frame_seconds}")
     path = Path(scores)
     log_probs, lengths = load_scores(path)
     if logits:
         log_probs = log_probs.log_softmax(2)
     if text_file is not None:
-        texts = [*texts, *Path(text_file).read_text(encoding="utf-8").splitlines()]
+        texts = [*texts, *read_lines(Path(text_file))]
     if len(texts) != len(log_probs):
         raise AlignError(f"{path}: has {len(log_probs)} samples; got {len(texts)} transcripts")
-    blank = blank % log_probs.shape[2] if -log_probs.shape[2] <= blank < log_probs.shape[2] else blank
+    num_classes = log_probs.shape[2]
+    blank = blank % num_classes if -num_classes <= blank < num_classes else blank
 
-    names = _vocabulary(vocabulary, tokens, log_probs.shape[2])
+    names = _vocabulary(vocabulary, tokens, num_classes)
     transcripts = [spell_ids(text) if names is None else spell(text, names, space) for text in texts]
-    names = [str(c) for c in range(log_probs.shape[2])] if names is None else names
+    names = [str(c) for c in range(num_classes)] if names is None else names
     targets = [label for transcript in transcripts for label in transcript.classes]
     counts = [len(transcript.classes) for transcript in transcripts]
     paths, frame_scores = forced_align(log_probs, torch.tensor(targets, dtype=torch.int64), lengths, counts, blank)
 
-    utterances = []
+    aligned = []
     for n, transcript in enumerate(transcripts):
         name = path.stem if len(texts) == 1 else f"{path.stem}-{n}"
         length = int(lengths[n])
@@ -83,19 +92,27 @@ def run(
             reason = "a score is NaN or +inf" if own_scores.isnan().any() else "no path spells the transcript"
             raise AlignError(f"{name}: {reason}, in {length} frames and {counts[n]} tokens")
         spans = token_spans(own_path, own_scores, blank)
-        utterance = _utterance(name, transcript, spans, own_scores, names, frame_seconds)
+        aligned.append((_utterance(name, transcript, spans, own_scores, names, frame_seconds), spans))
+
+    written: list[list[str]] = [[] for _ in aligned]
+    if out is not None:
+        with replacing(out) as beside:
+            for n, (utterance, spans) in enumerate(aligned):
+                written[n] += _write(beside, utterance, formats)
+                if "png" in formats:
+                    from . import picture
+
+                    written[n].append(f"{utterance.name}.png")
+                    own_scores, classes = log_probs[n, : int(lengths[n])], transcripts[n].classes
+                    file = beside / written[n][-1]
+                    picture.draw(file, utterance, own_scores, classes, spans, names, blank, frame_seconds)
+    for (utterance, _), files in zip(aligned, written, strict=True):
         outputs.print_table(console, utterance)
         if out is not None:
-            written = _write(Path(out), utterance, formats)
-            if "png" in formats:
-                from . import picture
-
-                written.append(Path(out) / f"{name}.png")
-                classes = transcript.classes
-                picture.draw(written[-1], utterance, log_probs[n, :length], classes, spans, names, blank, frame_seconds)
-            console.print("wrote " + ", ".join(str(file) for file in written), soft_wrap=True)
-        utterances.append(utterance)
-    return utterances
+            console.print(
+                Text("wrote " + ", ".join(printable(str(Path(out) / file)) for file in files)), soft_wrap=True
+            )
+    return [utterance for utterance, _ in aligned]
 
 
 def _vocabulary(vocabulary: str | None, tokens: str | None, num_classes: int) -> list[str] | None:
@@ -127,16 +144,16 @@ def _utterance(
     return Utterance(name, transcript.text, len(scores) * frame_seconds, float(scores.double().sum()), tokens, words)
 
 
-def _write(folder: Path, utterance: Utterance, formats: Sequence[str]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(folder: Path, utterance: Utterance, formats: Sequence[str]) -> list[str]:
+    """Write an utterance's text files; returns their names."""
     writers = {
         "textgrid": (outputs.write_textgrid, "TextGrid"),
         "ctm": (outputs.write_ctm, "ctm"),
         "json": (outputs.write_json, "json"),
     }
-    written = []
-    for name, (write, suffix) in writers.items():
-        if name in formats:
-            written.append(folder / f"{utterance.name}.{suffix}")
-            write(written[-1], utterance)
-    return written
+    names = []
+    for format_name, (write, suffix) in writers.items():
+        if format_name in formats:
+            names.append(f"{utterance.name}.{suffix}")
+            write(folder / names[-1], utterance)
+    return names

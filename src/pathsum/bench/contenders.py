@@ -15,9 +15,10 @@ import numpy as np
 
 from pathsum.bench import peers
 from pathsum.bench.peers import Problem, Step, Stepper
+from pathsum.errors import CommandError
 
 
-class WorkerError(RuntimeError):
+class WorkerError(CommandError):
     """A process that runs a peer failed; the message is the peer's own."""
 
 

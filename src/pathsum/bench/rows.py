@@ -6,11 +6,15 @@ import datetime
 import json
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
+from types import NoneType
 
 import pathsum
-from pathsum.bench.cases import Case
+from pathsum.bench.cases import GROUPS, Case
+from pathsum.bench.peers import PEERS
+from pathsum.errors import CommandError
 from pathsum.info import cpu_name
 
 
@@ -131,24 +135,55 @@ class Run:
         )
 
 
-def append(rows: Iterable[Row], folder: Path) -> None:
-    """Add rows to ``<group>.jsonl`` in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for row in rows:
-        with (folder / f"{row.group}.jsonl").open("a") as file:
-            file.write(json.dumps({name: _rounded(value) for name, value in asdict(row).items()}) + "\n")
+def append(rows: Iterable[Row], folder: Path, beside: Path) -> None:
+    """Write ``<group>.jsonl`` of a folder with more rows at its end to a folder beside it."""
+    for group, members in groupby(rows, lambda row: row.group):
+        lines = [json.dumps({name: _rounded(value) for name, value in asdict(row).items()}) for row in members]
+        name = f"{group}.jsonl"
+        before = (folder / name).read_bytes() if (folder / name).exists() else b""
+        (beside / name).write_bytes(before + "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_latest(folder: Path) -> list[Row]:
-    """The rows of the last run of every group recorded in a folder."""
+    """The rows of the last run of every group recorded in a folder.
+
+    Raises:
+        CommandError: a line is no row.
+    """
     latest = []
     for path in sorted(folder.glob("*.jsonl")):
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        last = max(record["timestamp"] for record in records)
-        latest += [
-            Row(**{**record, "shape": tuple(record["shape"])}) for record in records if record["timestamp"] == last
-        ]
+        found = []
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                found.append(_read(line))
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise CommandError(f"{path}: line {number} is not a row that pathsum bench has written") from error
+        last = max((row.timestamp for row in found), default="")
+        latest += [row for row in found if row.timestamp == last]
     return latest
+
+
+def _read(line: bytes) -> Row:
+    record = json.loads(line)
+    row = Row(**{**record, "shape": tuple(record.get("shape", ()))})
+    for field in fields(Row):
+        if not isinstance(getattr(row, field.name), _TYPES[field.type]):
+            raise TypeError(field.name)
+    if row.group not in GROUPS or row.impl not in PEERS or len(row.shape) != 4:
+        raise ValueError("of something unknown")
+    return row
+
+
+# By the text of a field's annotation.
+_TYPES = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "str | None": (str, NoneType),
+    "float | None": (int, float, NoneType),
+    "tuple[int, int, int, int]": tuple,
+    "dict[str, str | None]": dict,
+}
 
 
 def _rounded(value: object) -> object:

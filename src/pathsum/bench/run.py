@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from rich.text import Text
 
 from pathsum.bench import librispeech, measure, report, rows
 from pathsum.bench.cases import GROUPS, ON_REQUEST, TIMED, Case, cases
 from pathsum.bench.contenders import Contender, Worker, gather
 from pathsum.bench.rows import Row, Run
+from pathsum.console import Console
+from pathsum.errors import CommandError
+from pathsum.files import check_folder, replacing
 
 
 def run(
@@ -47,7 +49,8 @@ def run(
         0, or 1 where a result was not near enough to float64.
     """
     # A pipe has no width; tables need one.
-    console = Console() if Console().is_terminal else Console(width=150)
+    check_folder(out)
+    console = Console(width_of_pipe=150)
     chosen = [name for name in GROUPS if (name in groups if groups else name not in ON_REQUEST)]
     todo = {group: cases(group, quick, batches, utterances) for group in chosen}
     repeats = repeats or (3 if quick else 15)
@@ -57,8 +60,9 @@ def run(
         workers = {python: stack.enter_context(Worker(python, threads)) for python in peer_pythons}
         contenders = gather(workers, None if only is None else frozenset(only))
         console.print(
-            f"[bold]pathsum bench[/bold]: {', '.join(chosen)}; {threads} CPU threads; "
-            f"{', '.join(contender.name for contender in contenders)}"
+            Text("pathsum bench", style="bold"),
+            f": {', '.join(chosen)}; {threads} CPU threads; {', '.join(contender.name for contender in contenders)}",
+            sep="",
         )
         return _measure(todo, repeats, contenders, Run.begin(threads), Path(out), console)
 
@@ -83,11 +87,11 @@ def show(folder: str | Path) -> int:
     """Print the last rows recorded in a folder as Markdown tables and draw its plots anew."""
     recorded = rows.read_latest(Path(folder))
     if not recorded:
-        print(f"pathsum bench: no rows in {folder}", file=sys.stderr)
-        return 2
+        raise CommandError(f"no rows in {folder}")
     recorded.sort(key=lambda row: list(GROUPS).index(row.group))
-    for group, members in groupby(recorded, lambda row: row.group):
-        report.draw(list(members), Path(folder) / f"{group}.png")
+    with replacing(folder) as beside:
+        for group, members in groupby(recorded, lambda row: row.group):
+            report.draw(list(members), beside / f"{group}.png")
     for table in report.tables(recorded):
         print(f"{table.title}\n\n{report.as_markdown(table)}\n")
     return 0
@@ -104,7 +108,7 @@ def _measure(
     # The accuracy group is a gate by itself: its rows are the errors.
     gated = [case for group, listed in todo.items() if group != "accuracy" for case in listed]
     if not _gate(gated, contenders, console):
-        console.print("[red]gate: red. Nothing was measured.[/red]")
+        console.print("gate: red. Nothing was measured.", style="red")
         return 1
 
     inaccurate = False
@@ -113,14 +117,15 @@ def _measure(
         for case in listed:
             with console.status(str(case)):
                 measured += _rows(case, contenders, this_run, repeats)
-        rows.append(measured, out)
-        report.draw(measured, out / f"{group}.png")
+        with replacing(out) as beside:
+            rows.append(measured, out, beside)
+            report.draw(measured, beside / f"{group}.png")
         for table in report.tables(measured):
             console.print(report.as_rich(table))
         inaccurate |= any(report.misses_bar(row) for row in measured)
     console.print(f"rows and plots: {out}")
     if inaccurate:
-        console.print("[red]accuracy: a gradient of pathsum is beyond its bar.[/red]")
+        console.print("accuracy: a gradient of pathsum is beyond its bar.", style="red")
     return int(inaccurate)
 
 
@@ -138,8 +143,9 @@ def _gate(listed: Sequence[Case], contenders: Sequence[Contender], console: Cons
             if not accepted:
                 passed = False
                 console.print(
-                    f"[red]gate: {case}: {contender.name} is off by {error.loss:.1e} of the loss "
-                    f"and {error.gradient:.1e} in the gradient[/red]",
+                    f"gate: {case}: {contender.name} is off by {error.loss:.1e} of the loss "
+                    f"and {error.gradient:.1e} in the gradient",
+                    style="red",
                     soft_wrap=True,
                 )
     if passed and seen:

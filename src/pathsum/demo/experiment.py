@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.text import Text
+
+from pathsum.console import Console
+from pathsum.files import check_folder, replacing, write_text
 
 from .data import WordSequences, load_recordings
 from .picture import draw
@@ -47,14 +50,18 @@ def run(
     if unknown or not losses:
         raise ValueError(f"demo: losses must be some of {sorted(OBJECTIVES)}; got {list(losses)}")
     num_threads = num_threads or 1
+    folder = Path(out)
+    check_folder(folder)
     console = Console()
     recordings = load_recordings()
     held_out_stream = WordSequences(recordings, HELD_OUT_SEED)
     held_out = [held_out_stream.batch(HELD_OUT_BATCH_SIZE) for _ in range(HELD_OUT_BATCHES)]
     held_out_texts = [text for batch in held_out for text in batch.texts]
     console.print(
-        f"[bold]pathsum demo[/bold]: {len(recordings)} recorded number words, 2 to 5 in a sequence, "
-        f"CPU threads: {num_threads}, at most {seconds:g} s for each loss"
+        Text("pathsum demo", style="bold"),
+        f": {len(recordings)} recorded number words, 2 to 5 in a sequence, "
+        f"CPU threads: {num_threads}, at most {seconds:g} s for each loss",
+        sep="",
     )
 
     metrics: dict[str, Any] = {
@@ -70,7 +77,7 @@ def run(
     threads_before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        for name in losses:
+        for name in dict.fromkeys(losses):
             stream = WordSequences(recordings, seed, exclude=frozenset(held_out_texts))
             recogniser, log = train(name, stream, steps=steps, seconds=seconds, seed=seed, console=console)
             written = [transcript.text for batch in held_out for transcript in recogniser.transcribe(batch)]
@@ -80,9 +87,8 @@ def run(
     finally:
         torch.set_num_threads(threads_before)
 
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    draw(folder / "demo.png", recognisers, held_out[0], metrics)
+    with replacing(folder) as beside:
+        write_text(beside / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        draw(beside / "demo.png", recognisers, held_out[0], metrics)
     print_summary(console, metrics, folder)
     return metrics
