@@ -9,9 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pathsum import dispatch
+from pathsum.kernels.protocol import Call
+from pathsum.lattice import DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.testing import assert_close, assert_same_bits, count_paths
-from pathsum.torch import ASGLoss, asg, asg_loss
+from pathsum.torch import ASGLoss, asg_loss
 from support import DTYPES, IMPLEMENTATIONS, tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:asg_loss. the target")
@@ -289,9 +292,9 @@ def test_value_only_calls_keep_nothing_and_give_the_same():
     assert not without.requires_grad
     assert_same_bits(without, with_gradient)
 
-    forward = asg.dense_losses.__globals__["dense_forward"]
-    lengths = torch.from_numpy(batch.input_lengths)
-    kept = forward(tensor(batch.inputs).transpose(0, 1), tensor(batch.transitions), lengths, False)
+    lattice = DenseLattice(batch.input_lengths, 12)
+    scores = tensor(batch.inputs).transpose(0, 1), tensor(batch.transitions)
+    kept = dispatch.kernels_of("numba", DenseLattice).forward(Call(scores, lattice), need_gradient=False)
     assert all(plane.numel() == 0 for plane in kept[2:])
 
 
@@ -356,7 +359,7 @@ def test_scale_modes_and_reductions():
 def test_repeats_keep_the_published_value_and_warn_once(monkeypatch):
     # All sequences of two frames, and one label stretched over them counted once a step: log 1 - log 1 and less.
     inputs, transitions = torch.zeros(4, 2, 1), torch.zeros(1, 1)
-    monkeypatch.setattr(asg, "_repeats_warned", False)
+    monkeypatch.setattr("pathsum.torch.asg._repeats_warned", False)
     with pytest.warns(UserWarning, match="the target at sample 1 has two equal neighbours") as caught:
         loss = asg_loss(inputs, [[0, -1], [0, 0]], transitions, [4, 4], [1, 2], "none")
     assert len(caught) == 1
@@ -367,7 +370,7 @@ def test_repeats_keep_the_published_value_and_warn_once(monkeypatch):
 
 
 def test_no_repeat_no_warning(monkeypatch):
-    monkeypatch.setattr(asg, "_repeats_warned", False)
+    monkeypatch.setattr("pathsum.torch.asg._repeats_warned", False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         asg_loss(torch.zeros(4, 1, 2), [[0, 1, 1]], torch.zeros(2, 2), [4], [2])

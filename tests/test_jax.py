@@ -218,7 +218,7 @@ def test_the_same_bits_again(name):
     (lambda: ctc_loss(jnp.zeros((1, 3)), [[1]]), InvalidValueError, r"logits must have shape \(N, T, C\)"),
     (lambda: ctc_loss(jnp.zeros((1, 3, 2), int), [[1]]), InvalidTypeError, "logits must have dtype"),
     (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [1]), InvalidValueError, r"targets must have shape \(N, S\)"),
-    (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[1.0]]), InvalidTypeError, "targets must have dtype int32 or int64"),
+    (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[1.0]]), InvalidTypeError, "targets must have an integer dtype"),
     (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[2]]), InvalidValueError, r"targets must lie in \[0, C\).*sample 0"),
     (lambda: ctc_loss(jnp.zeros((1, 3, 2)), jnp.array([[0]])), InvalidValueError, "not contain the blank, 0"),
     (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[1]], [4]), InvalidValueError, r"logit_lengths must lie in \[0, T\]"),

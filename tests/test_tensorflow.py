@@ -491,7 +491,7 @@ def test_a_second_gradient_is_the_first_once_more():
     (lambda: ctc_loss([[1]], tf.zeros([1, 3])), InvalidValueError, r"logits must have shape \(N, T, C\)"),
     (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2], tf.int32)), InvalidTypeError, "logits must have dtype"),
     (lambda: ctc_loss([1], tf.zeros([1, 3, 2])), InvalidValueError, r"labels must have shape \(N, L\)"),
-    (lambda: ctc_loss([[1.0]], tf.zeros([1, 3, 2])), InvalidTypeError, "labels must have dtype int32 or int64"),
+    (lambda: ctc_loss([[1.0]], tf.zeros([1, 3, 2])), InvalidTypeError, "labels must have an integer dtype"),
     (lambda: ctc_loss([[2]], tf.zeros([1, 3, 2])), InvalidValueError, r"labels must lie in \[0, C\).*sample 0"),
     (lambda: ctc_loss(tf.constant([[0]]), tf.zeros([1, 3, 2])), InvalidValueError, "not contain the blank, 0"),
     (lambda: ctc_loss([[1]], tf.zeros([1, 3, 2]), [1], [4]), InvalidValueError, r"logit_length must lie in \[0, T\]"),

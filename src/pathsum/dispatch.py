@@ -11,12 +11,36 @@ the compiled kernels, programs that XLA compiles and saved models.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 
 from pathsum.errors import ImplementationError, InvalidValueError
+from pathsum.kernels.protocol import Kernels
 
 IMPLEMENTATIONS = ("reference", "numba", "triton")
+
+# Where the kernels of torch's implementations are, by lattice: a class in a module that is imported when asked for.
+TABLE: dict[tuple[str, str], str] = {
+    ("reference", "ChainLattice"): "pathsum.torch._reference.Chain",
+    ("reference", "DenseLattice"): "pathsum.torch._reference.Dense",
+    ("numba", "ChainLattice"): "pathsum.torch._numba.chain.Chain",
+    ("numba", "DenseLattice"): "pathsum.torch._numba.dense.Dense",
+    ("triton", "ChainLattice"): "pathsum.torch._triton.chain.Chain",
+    ("triton", "DenseLattice"): "pathsum.torch._triton.dense.Dense",
+}
+
+
+LOADED: dict[tuple[str, str], Kernels] = {}
+
+
+def kernels_of(impl: str, lattice: type) -> Kernels:
+    """The kernels of an implementation for a lattice."""
+    key = (impl, lattice.__name__)
+    if key not in LOADED:
+        module, _, name = TABLE[key].rpartition(".")
+        LOADED[key] = getattr(importlib.import_module(module), name)()
+    return LOADED[key]
 
 
 def select(function: str, device: str, impl: str) -> str:

@@ -40,6 +40,7 @@ class ChainLattice:
             the same in all frames: its index in a flat table given beside the scores, or -1 for none. ``None``
             where no arc has. A chain that has them has no skips, starts in -1 and ends in its last state: each of
             its paths takes every step once.
+        shared_labels: whether ``stay_labels`` are ``step_labels``, so that one plane of scores serves all arcs.
     """
 
     input_lengths: Array
@@ -51,11 +52,7 @@ class ChainLattice:
     num_final: int
     stay_transitions: Array | None = None
     step_transitions: Array | None = None
-
-    @property
-    def shared_labels(self) -> bool:
-        """Whether every arc into a state emits the same class, so that one plane of scores serves all."""
-        return self.stay_labels is self.step_labels
+    shared_labels: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,16 @@ def reduce(losses: Any, reduction: str, weights: Any = None) -> Any:
     return (losses if weights is None else losses / weights).mean()
 
 
+def spread(upstream: Any, reduction: str, count: int, weights: Any = None) -> Any:
+    """The transpose of ``reduce``: the upstream gradient of each of so many losses, of that of the reduced loss."""
+    if reduction == "none":
+        return upstream
+    if reduction == "sum":
+        return upstream.expand(count)
+    each = upstream.expand(count) / count
+    return each if weights is None else each / weights
+
+
 def scales(scale_mode: str, input_lengths: Any, target_lengths: Any) -> Any:
     """What each loss (N,) is divided by before the reduction: T_n or L_n, at least 1, or its square root."""
     if scale_mode == "none":

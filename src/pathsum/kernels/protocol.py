@@ -8,9 +8,9 @@ scores not among them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from pathsum.lattice import Array, ChainLattice, GridLattice
+from pathsum.lattice import Array
 
 
 class Saved(NamedTuple):
@@ -27,6 +27,26 @@ class Saved(NamedTuple):
     maxima: Array
     sums: Array
     posteriors: tuple[Array, Array]
+
+
+class ChainSaved(NamedTuple):
+    """What the chain's forward keeps, O(N*T*S).
+
+    Attributes:
+        losses, maxima, sums: As in ``Saved``.
+        stay, step: (sum of T, S') the posterior of the arcs that stay in a state and of those that enter it; of no size
+            where they were not asked for. Where the labels are shared all is in ``step`` and ``stay`` has no size.
+    """
+
+    losses: Array
+    maxima: Array
+    sums: Array
+    stay: Array
+    step: Array
+
+    @property
+    def posteriors(self) -> tuple[Array, Array]:
+        return self.stay, self.step
 
 
 class DenseSaved(NamedTuple):
@@ -101,66 +121,62 @@ class DensePath(NamedTuple):
     states: Array
 
 
-class ChainKernels(Protocol):
-    def forward(
-        self, scores: Any, lattice: ChainLattice, *, logits: bool, need_gradient: bool, num_threads: int
-    ) -> Saved: ...
+class ChainOptions(NamedTuple):
+    """How a chain's scores are read, and what backward gives.
 
-    def backward(
-        self,
-        grad_losses: Array,
-        scores: Any,
-        lattice: ChainLattice,
-        saved: Saved,
-        *,
-        logits: bool,
-        num_threads: int,
-    ) -> Array: ...
+    Attributes:
+        softmax: Whether the scores are logits, whose log-softmax is to be taken.
+        by_logits: Whether backward gives, of log-probabilities, the gradient by the logits behind them.
+    """
 
-    def hvp(
-        self,
-        grad_losses: Array,
-        tangent: Any,
-        transition_tangent: Array | None,
-        scores: Any,
-        lattice: ChainLattice,
-        transitions: Array | None,
-        saved: Saved,
-        *,
-        logits: bool,
-        num_threads: int,
-        out: Any,
-    ) -> Product: ...
+    softmax: bool = False
+    by_logits: bool = False
+
+    @property
+    def reweights(self) -> bool:
+        """Whether what backward gives is another gradient than that of the losses."""
+        return self.by_logits
 
 
-class GridKernels(Protocol):
-    def forward(
-        self, scores: Any, lattice: GridLattice, *, logits: bool, need_gradient: bool, num_threads: int
-    ) -> Saved: ...
+class NoOptions(NamedTuple):
+    """Scores that are taken as they are."""
 
-    def backward(
-        self,
-        grad_losses: Array,
-        scores: Any,
-        lattice: GridLattice,
-        saved: Saved,
-        *,
-        logits: bool,
-        fastemit_lambda: float,
-        clamp: float,
-        num_threads: int,
-        out: Any,
-    ) -> Array: ...
+    @property
+    def reweights(self) -> bool:
+        return False
 
-    def hvp(
-        self,
-        tangent: Any,
-        grad_losses: Array,
-        scores: Any,
-        lattice: GridLattice,
-        saved: Saved,
-        *,
-        logits: bool,
-        num_threads: int,
-        out: Any,
-    ) -> Array: ...
+
+class Call(NamedTuple):
+    """What a verb is asked about.
+
+    Attributes:
+        scores: The tensors that the lattice's arcs are scored by, such as (N, T, C) and transitions (C, C) or ``None``.
+        lattice: Integers, as arrays of NumPy where they have been looked at, else as tensors.
+        options: A NamedTuple of numbers and words.
+    """
+
+    scores: tuple[Any, ...]
+    lattice: Any
+    options: Any = NoOptions()
+
+
+class Kernels:
+    """The verbs of one implementation on one lattice, a method each; samples come first, (N, ...).
+
+    A class inherits this and writes the verbs that it has.
+    """
+
+    def losses(self, call: Call, reduction: Any = None) -> Array:
+        """(N,) in float64, minus the log-sum over all paths; differentiable. inf where no path exists.
+
+        With a ``reduction`` what becomes of them.
+        """
+        raise NotImplementedError
+
+    def best(self, call: Call) -> Any:
+        """The best path of each sample."""
+        raise NotImplementedError
+
+    def posteriors(self, call: Call) -> Any:
+        """Losses (N,), and how probable each arc is among all paths; 0 in padding and where no path exists."""
+        raise NotImplementedError

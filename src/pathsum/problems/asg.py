@@ -37,5 +37,6 @@ def pose_asg(
         num_final=1,
         stay_transitions=labels * num_classes + labels,
         step_transitions=xp.concatenate([nothing_before, labels[:, 1:] * num_classes + labels[:, :-1]], 1),
+        shared_labels=True,
     )
     return DenseLattice(input_lengths=input_lengths, num_states=num_classes), chain

@@ -36,4 +36,5 @@ def pose_ctc(targets: Array, input_lengths: Array, target_lengths: Array, blank:
         skips=skips,
         start_state=-1,
         num_final=2,
+        shared_labels=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch._C._functorch import peek_interpreter_stack
 
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.kernels.numba.posing import COMPILED
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.torch._bounded import bounded_batch, check_integer_dtype
@@ -269,6 +270,34 @@ def pose_logits(
         scores=argument,
         device=device,
     )
+
+
+def posed_at_once(
+    pose: Callable[..., Any],
+    targets: Any,
+    input_lengths: Any,
+    target_lengths: Any,
+    num_samples: int,
+    num_frames: int,
+    num_classes: int,
+    blank: int,
+) -> Any:
+    """What a function of ``problems`` poses, checked and posed by one compiled call.
+
+    ``None`` where a rule is broken, and where the integers are not tensors in memory that it can read as they are.
+    """
+    compiled = COMPILED.get(pose)
+    integers = (targets, input_lengths, target_lengths)
+    if compiled is None or values_unknown():
+        return None
+    for value, axes in zip(integers, (2, 1, 1), strict=True):
+        if type(value) is not Tensor or value.dtype is not torch.int64 or value.ndim != axes or not value.is_cpu:
+            return None
+        if not value.is_contiguous() or value.requires_grad:
+            return None
+    if targets.shape[1] == 0 or len(targets) != num_samples:
+        return None
+    return compiled(*(value.numpy() for value in integers), num_frames, num_classes, blank)
 
 
 def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:

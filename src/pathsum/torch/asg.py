@@ -11,14 +11,11 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.reference import chain as reference_chain
-from pathsum.kernels.reference import dense as reference_dense
+from pathsum.kernels.protocol import Call, ChainOptions, NoOptions
 from pathsum.lattice import ChainLattice, DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.reductions import SCALE_MODES, reduce, scales
 from pathsum.torch._autograd.addition import fork
-from pathsum.torch._autograd.chain import chain_losses
-from pathsum.torch._autograd.dense import dense_losses
 from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
@@ -28,9 +25,9 @@ from pathsum.torch._inputs import (
     as_values,
     check_table,
     finish,
-    on_device,
     samples_first,
 )
+from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import as_tensor
 
 
@@ -169,15 +166,9 @@ class PosedASG(NamedTuple):
 
     def solve(self, paths: str, scores: Tensor, transitions: Tensor) -> Tensor:
         """Minus the log-sums (N,) over one of ``PATHS``, in float64."""
-        own = self.all_paths if paths == "all" else self.target_paths
-        lattice: Any = own if self.impl == "numba" else on_device(own, scores.device)
-        if paths == "all":
-            if self.impl == "reference":
-                return reference_dense.forward(scores, lattice, transitions)
-            return dense_losses(scores, lattice, transitions, impl=self.impl)
-        if self.impl == "reference":
-            return reference_chain.forward(scores, lattice, transitions, logits=False)
-        return chain_losses(scores, lattice, transitions, logits=False, impl=self.impl)
+        lattice: Any = self.all_paths if paths == "all" else self.target_paths
+        options = NoOptions() if paths == "all" else ChainOptions()
+        return kernels_of(self.impl, type(lattice)).losses(Call((scores, transitions), lattice, options))
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
         reduced = reduce(values, reduction)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pathsum import _checks, dispatch
-from pathsum.kernels.reference import chain as reference
+from pathsum.kernels.protocol import Call, ChainOptions, Kernels
 from pathsum.lattice import ChainLattice
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import reduce
-from pathsum.torch._autograd.chain import chain_losses
 from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import Integers, as_batch, finish, on_device, samples_first
+from pathsum.torch._inputs import Integers, as_batch, posed_at_once, samples_first
+from pathsum.torch._operators import Reduction, kernels_of
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._star import append_star, check_star
 
@@ -228,8 +229,11 @@ def _chain_loss(
     if star is not None:
         scores = append_star(posed.scores, posed.lattice.input_lengths, posed.blank, star, logits=fused_log_softmax)
         posed = posed._replace(scores=scores)
-    losses = posed.solve(posed.scores, logits=fused_log_softmax and star is None)
-    return posed.reduce(finish(losses, posed.scores, zero_infinity), reduction)
+    dtype = torch.float64 if posed.scores.dtype == torch.float64 else torch.float32
+    wanted = Reduction(dtype, reduction, posed.weights, zero_infinity)
+    call = posed.call(posed.scores, softmax=fused_log_softmax and star is None)
+    losses = posed.kernels.losses(call, wanted)
+    return losses if posed.batched or reduction != "none" else losses[0]
 
 
 class PosedChain(NamedTuple):
@@ -253,10 +257,14 @@ class PosedChain(NamedTuple):
 
     def solve(self, scores: Tensor, *, logits: bool, by_logits: bool = False) -> Tensor:
         """Losses (N,) in float64; ``by_logits`` as in ``chain_losses``, of kernels alone."""
-        lattice = self.lattice if self.impl == "numba" else on_device(self.lattice, scores.device)
-        if self.impl == "reference":
-            return reference.forward(scores, lattice, logits=logits)
-        return chain_losses(scores, lattice, logits=logits, by_logits=by_logits, impl=self.impl)
+        return self.kernels.losses(self.call(scores, softmax=logits, by_logits=by_logits))
+
+    @property
+    def kernels(self) -> Kernels:
+        return kernels_of(self.impl, ChainLattice)
+
+    def call(self, scores: Tensor, *, softmax: bool, by_logits: bool = False) -> Call:
+        return Call((scores, None), self.lattice, ChainOptions(softmax, by_logits))
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
         reduced = reduce(values, reduction, self.weights)
@@ -285,6 +293,11 @@ def pose_chain(
     _checks.check_reduction(function, reduction)
     chosen = dispatch.select(function, scores.device.type, impl)
 
+    num_classes += classes_added
+    sizes = (*scores.shape[:2], num_classes, blank)
+    lattice = posed_at_once(pose, targets, input_lengths, target_lengths, *sizes) if batched and scores.is_cpu else None
+    if lattice is not None:
+        return PosedChain(scores, lattice, blank, target_lengths.clamp(min=1), batched, chosen)
     batch = as_batch(
         function,
         targets,
@@ -294,7 +307,7 @@ def pose_chain(
         num_samples=scores.shape[0],
         num_frames=scores.shape[1],
         max_labels=None,
-        num_classes=num_classes + classes_added,
+        num_classes=num_classes,
         blank=blank,
         device=unread_on(function, check, chosen, scores, targets, input_lengths, target_lengths),
     )

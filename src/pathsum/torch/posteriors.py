@@ -15,15 +15,16 @@ from torch import Tensor
 
 from pathsum import dispatch
 from pathsum.kernels.numba import posteriors
-from pathsum.kernels.numba.rows import strided
+from pathsum.kernels.protocol import Call, ChainOptions
 from pathsum.kernels.reference import posteriors as reference_posteriors
-from pathsum.lattice import ChainLattice
+from pathsum.lattice import ChainLattice, DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._batch_first import check_asg, check_asg_target, check_chain, of_samples, real_frames
 from pathsum.torch._inputs import PADDED, Integers, on_device, pose_logits
-from pathsum.torch._ops.arrays import as_array, as_rows, as_table, work_dtype
+from pathsum.torch._operators import kernels_of
+from pathsum.torch._ops.arrays import as_rows, work_dtype
 from pathsum.torch._ops.registration import launches
 
 
@@ -279,19 +280,7 @@ def asg_posteriors(
     dense, chain = pose_asg(*check_asg_target(function, call, targets, target_lengths), scores.shape[2])
     with torch.no_grad():
         target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
-        if chosen == "numba":
-            found = posteriors.dense_posteriors(
-                strided(*as_array(scores)),
-                scores.shape[2],
-                dense,
-                as_table(transitions, scores),
-                num_frames=scores.shape[1],
-                num_threads=torch.get_num_threads(),
-            )
-            losses, classes, counts = map(torch.from_numpy, found)
-        else:
-            own = on_device(dense, scores.device)
-            losses, classes, counts = _on(chosen).dense_posteriors(scores.detach(), own, transitions.detach())
+        losses, classes, counts = kernels_of(chosen, DenseLattice).posteriors(Call((scores, transitions), dense))
     classes = _defined(classes, losses, real_frames(call.lengths, scores)[:, :, None], scores)
     found = of_samples(call.batched, *target, classes)
     return ASGPosteriors(*found, counts.to(work_dtype(scores)))
@@ -314,20 +303,8 @@ def _chain_posteriors(
 def _posteriors_of_chain(
     scores: Tensor, lattice: ChainLattice, transitions: Tensor | None, logits: bool, chosen: str
 ) -> ChainPosteriors:
-    if chosen == "numba":
-        found = posteriors.chain_posteriors(
-            strided(*as_array(scores)),
-            scores.shape[2],
-            lattice,
-            None if transitions is None else as_table(transitions, scores),
-            num_frames=scores.shape[1],
-            logits=logits,
-            num_threads=torch.get_num_threads(),
-        )
-        losses, stays, entries = map(torch.from_numpy, found)
-    else:
-        own = on_device(lattice, scores.device)
-        losses, stays, entries = _on(chosen).chain_posteriors(scores.detach(), own, transitions, logits=logits)
+    call = Call((scores.detach(), transitions), lattice, ChainOptions(logits))
+    losses, stays, entries = kernels_of(chosen, ChainLattice).posteriors(call)
     used = torch.arange(stays.shape[2]) < torch.from_numpy(lattice.num_states)[:, None]
     real = real_frames(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
     stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))

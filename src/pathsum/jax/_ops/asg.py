@@ -11,7 +11,7 @@ from pathsum.jax._ops import ffi
 from pathsum.jax._ops.arrays import integers, num_threads
 from pathsum.kernels.numba import chain, dense
 from pathsum.kernels.numba.rows import Strided, strided
-from pathsum.kernels.protocol import DenseSaved, Saved
+from pathsum.kernels.protocol import ChainSaved, DenseSaved
 from pathsum.lattice import Array, ChainLattice, DenseLattice
 from pathsum.problems.asg import pose_asg
 
@@ -74,7 +74,7 @@ def _write_gradient(
     every: DenseLattice,
     target: ChainLattice,
     all_paths: DenseSaved,
-    target_paths: Saved,
+    target_paths: ChainSaved,
     out: np.ndarray,
 ) -> None:
     _, num_frames, num_classes = out.shape

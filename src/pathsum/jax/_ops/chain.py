@@ -50,6 +50,7 @@ def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dic
         skips=in_one_batch(arguments[5], 2),
         start_state=attributes["start_state"],
         num_final=attributes["num_final"],
+        shared_labels=bool(attributes["shared_labels"]),
     )
     logits, need_gradient = bool(attributes["logits"]), len(results) > 1
     num_classes = scores.shape[2]

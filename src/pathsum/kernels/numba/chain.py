@@ -23,7 +23,7 @@ from pathsum.kernels.numba.rows import (
     target_row,
     work_dtype,
 )
-from pathsum.kernels.protocol import Saved
+from pathsum.kernels.protocol import ChainSaved
 from pathsum.lattice import ChainLattice
 
 
@@ -36,7 +36,7 @@ def forward(
     logits: bool,
     need_gradient: bool,
     num_threads: int,
-) -> Saved:
+) -> ChainSaved:
     """Losses of a batch and, where asked, the arc posteriors. ``scores`` has axes (N, T, C).
 
     ``transitions`` (C, C) are given where the lattice has arcs with a score that is the same in all frames.
@@ -92,7 +92,7 @@ def forward(
             losses -= of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
     none = np.empty((0, 0), work)
     posteriors = (none if lattice.shared_labels else stay_scores, step_scores) if need_gradient else (none, none)
-    return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)
+    return ChainSaved(losses, maxima if logits else maxima[:0], sums, *posteriors)
 
 
 def backward(
@@ -100,7 +100,7 @@ def backward(
     scores: Strided,
     num_classes: int,
     lattice: ChainLattice,
-    saved: Saved,
+    saved: ChainSaved,
     out: Strided,
     num_frames: int,
     *,
@@ -124,7 +124,9 @@ def backward(
     parallel.run(write, parallel.split_evenly(rows, num_threads), num_threads)
 
 
-def transition_gradient(grad_losses: np.ndarray, num_classes: int, lattice: ChainLattice, saved: Saved) -> np.ndarray:
+def transition_gradient(
+    grad_losses: np.ndarray, num_classes: int, lattice: ChainLattice, saved: ChainSaved
+) -> np.ndarray:
     """The gradient with respect to the transitions, (C, C) in float64: minus the expected counts of their arcs."""
     visits = count_visits(lattice, saved)
     # A state is entered in one of the frames that see it, and stayed in in the others.
@@ -135,7 +137,7 @@ def transition_gradient(grad_losses: np.ndarray, num_classes: int, lattice: Chai
     return gradient
 
 
-def count_visits(lattice: ChainLattice, saved: Saved) -> np.ndarray:
+def count_visits(lattice: ChainLattice, saved: ChainSaved) -> np.ndarray:
     """(N, S') the sum over frames of the posteriors of each state."""
     visits = np.zeros((len(saved.losses), lattice.step_labels.shape[1]))
     _add_frames(saved.posteriors[1], offsets_of(lattice), lattice.num_states, visits)

@@ -39,7 +39,7 @@ from pathsum.kernels.numba.rows import (
     target_row,
     work_dtype,
 )
-from pathsum.kernels.protocol import Product, Saved
+from pathsum.kernels.protocol import ChainSaved, Product
 from pathsum.lattice import ChainLattice
 
 
@@ -51,7 +51,7 @@ def hvp(
     num_classes: int,
     lattice: ChainLattice,
     transitions: np.ndarray | None,
-    saved: Saved,
+    saved: ChainSaved,
     out: Strided,
     num_frames: int,
     *,
@@ -102,7 +102,7 @@ def hvp(
     if transitions is None:
         return Product(slopes, np.empty((0, 0)))
     product = np.zeros((num_classes, num_classes))
-    stays = count_visits(lattice, saved._replace(posteriors=(stay_costs, step_costs)))
+    stays = count_visits(lattice, saved._replace(stay=stay_costs, step=step_costs))
     subtract_by_transition(grad_losses, lattice, saved.losses, lattice.stay_transitions, stays, product)
     return Product(slopes, product)
 
@@ -145,7 +145,7 @@ def _move_posteriors(
     step_scores: np.ndarray,
     stays: tuple[np.ndarray, np.ndarray] | None,
     lattice: ChainLattice,
-    saved: Saved,
+    saved: ChainSaved,
     stay_costs: np.ndarray,
     step_costs: np.ndarray,
     stay_constants: np.ndarray,

@@ -23,9 +23,8 @@ def chain_posteriors(
     num_threads: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Losses (N,), and posteriors of the arcs that stay in and of those that enter each state, (N, T, S') each."""
-    if lattice.shared_labels:
-        # Labels of their own, even if equal, have the kernel tell the arcs apart.
-        lattice = replace(lattice, stay_labels=lattice.stay_labels.copy())
+    # Labels of their own, even if equal, have the kernel tell the arcs apart.
+    lattice = replace(lattice, shared_labels=False)
     saved = chain.forward(
         scores, num_classes, lattice, transitions, logits=logits, need_gradient=True, num_threads=num_threads
     )

@@ -33,6 +33,7 @@ def chain_posteriors(
         step_labels=state + stay.shape[2],
         stay_transitions=None,
         step_transitions=None,
+        shared_labels=False,
     )
     losses, posteriors = _differentiate(torch.cat([stay, step], 2), lambda arcs: chain.forward(arcs, own, logits=False))
     stays, entries = posteriors.chunk(2, 2)

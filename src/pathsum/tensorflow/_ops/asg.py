@@ -10,7 +10,7 @@ from pathsum.kernels.numba import chain, dense
 from pathsum.kernels.numba import chain_hvp as of_chain
 from pathsum.kernels.numba import dense_hvp as of_dense
 from pathsum.kernels.numba.rows import Strided, strided, work_dtype
-from pathsum.kernels.protocol import DenseSaved, Saved
+from pathsum.kernels.protocol import ChainSaved, DenseSaved
 from pathsum.lattice import ChainLattice, DenseLattice
 from pathsum.tensorflow._ops.host import aligned, empty, num_threads
 
@@ -82,7 +82,7 @@ def hvp(
     return [aligned(slopes, upstream.dtype), parts[0], products]
 
 
-def _of_feasible(upstream: np.ndarray, target_paths: Saved) -> np.ndarray:
+def _of_feasible(upstream: np.ndarray, target_paths: ChainSaved) -> np.ndarray:
     return np.where(target_paths.losses == np.inf, 0.0, upstream.astype(np.float64))
 
 
@@ -100,6 +100,5 @@ def _every_transition(
     )
 
 
-def _saved(kept: Sequence[np.ndarray]) -> tuple[DenseSaved, Saved]:
-    losses, maxima, sums, stay, step = kept[5:]
-    return DenseSaved(*kept[:5]), Saved(losses, maxima, sums, (stay, step))
+def _saved(kept: Sequence[np.ndarray]) -> tuple[DenseSaved, ChainSaved]:
+    return DenseSaved(*kept[:5]), ChainSaved(*kept[5:])

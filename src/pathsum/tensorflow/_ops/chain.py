@@ -9,7 +9,7 @@ import numpy as np
 from pathsum.kernels.numba import chain
 from pathsum.kernels.numba import chain_hvp as of_chain
 from pathsum.kernels.numba.rows import strided, work_dtype
-from pathsum.kernels.protocol import Saved
+from pathsum.kernels.protocol import ChainSaved
 from pathsum.lattice import ChainLattice
 from pathsum.tensorflow._ops.host import aligned, empty, encoded, num_threads
 
@@ -68,6 +68,5 @@ def hvp(
     return [aligned(slopes, upstream.dtype), product]
 
 
-def _saved(kept: Sequence[np.ndarray]) -> Saved:
-    losses, maxima, sums, stay, step = kept
-    return Saved(losses, maxima, sums, (stay, step))
+def _saved(kept: Sequence[np.ndarray]) -> ChainSaved:
+    return ChainSaved(*kept)

@@ -53,9 +53,20 @@ def launches(lattice: str) -> Any:
     return importlib.import_module(f"pathsum.torch._launch.{lattice}")
 
 
+def define(schema: str, function: Callable[..., Any], sketch: Callable[..., Any], device: str) -> Any:
+    """An operator by its schema, with what it returns where only shapes are known."""
+    registered = _define(schema, function, device)
+    torch.library.register_fake(registered._qualified_op_name, sketch, lib=LIBRARY)
+    return registered
+
+
 def _register(name: str, like: Callable[..., Any], function: Callable[..., Any], device: str) -> Any:
     """An operator with the arguments and results of a function."""
-    LIBRARY.define(name + torch.library.infer_schema(like, mutates_args=()))
+    return _define(name + torch.library.infer_schema(like, mutates_args=()), function, device)
+
+
+def _define(schema: str, function: Callable[..., Any], device: str) -> Any:
+    name = LIBRARY.define(schema)
     LIBRARY.impl(name, uncompiled(function), "CompositeExplicitAutograd" if device == "any" else device)
     registered = getattr(torch.ops.pathsum, name)
 

@@ -8,16 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import dense_best_path
-from pathsum.kernels.numba.rows import strided
-from pathsum.kernels.reference import dense_best_path as reference
-from pathsum.lattice import DenseLattice
+from pathsum.kernels.protocol import Call, ChainOptions
+from pathsum.lattice import ChainLattice, DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.torch._batch_first import ASGCall, check_asg, check_asg_target, of_samples, real_frames
-from pathsum.torch._inputs import Integers, on_device
-from pathsum.torch._ops.arrays import as_array, as_table, work_dtype
-from pathsum.torch._ops.registration import launches
-from pathsum.torch.align._chain import best_path, labels_of
+from pathsum.torch._inputs import Integers
+from pathsum.torch._operators import kernels_of
+from pathsum.torch._ops.arrays import work_dtype
+from pathsum.torch.align._chain import labels_of
 from pathsum.torch.align.ctc import BestPath, path_dtype
 
 
@@ -83,7 +81,8 @@ def asg_align(
     function = "asg_align"
     call = check_asg(function, inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
     lattice = pose_asg(*check_asg_target(function, call, targets, target_lengths), call.scores.shape[2])[1]
-    found = best_path(call.scores, lattice, call.transitions, call.impl)
+    asked = Call((call.scores.detach(), call.transitions.detach()), lattice, ChainOptions())
+    found = kernels_of(call.impl, ChainLattice).best(asked)
     paths = labels_of(found.states, lattice)
     scores = _with_transitions(call, paths, found.log_probs)
     return ASGAlignment(*of_samples(call.batched, paths.to(path_dtype(targets)), scores, found.states))
@@ -133,19 +132,8 @@ def asg_viterbi(
     call = check_asg("asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
     scores = call.scores
     lattice = DenseLattice(input_lengths=call.lengths, num_states=scores.shape[2])
-    if call.impl == "numba":
-        found = dense_best_path.best_path(
-            strided(*as_array(scores)),
-            scores.shape[2],
-            lattice,
-            as_table(call.transitions, scores),
-            num_frames=scores.shape[1],
-            num_threads=torch.get_num_threads(),
-        )
-        log_probs, paths = map(torch.from_numpy, found)
-    else:
-        best_path = launches("best_path").dense if call.impl == "triton" else reference.best_path
-        log_probs, paths = best_path(scores.detach(), on_device(lattice, scores.device), call.transitions.detach())
+    asked = Call((scores.detach(), call.transitions.detach()), lattice)
+    log_probs, paths = kernels_of(call.impl, DenseLattice).best(asked)
     return BestPath(*of_samples(call.batched, paths, _with_transitions(call, paths, log_probs)))
 
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from pathsum import dispatch
-from pathsum.kernels.protocol import ChainPath
+from pathsum.kernels.protocol import Call, ChainOptions, ChainPath
 from pathsum.lattice import ChainLattice
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._batch_first import check_chain, of_samples, real_frames
 from pathsum.torch._inputs import Integers
-from pathsum.torch.align._chain import best_path, labels_of
+from pathsum.torch._operators import kernels_of
+from pathsum.torch.align._chain import labels_of
 
 
 class BestPath(NamedTuple):
@@ -171,7 +172,8 @@ def _align(
     impl: str,
 ) -> Alignment:
     scores, lattice, batched = check_chain(function, pose, *arguments, star=star)
-    found = best_path(scores, lattice, None, dispatch.select(function, scores.device.type, impl))
+    kernels = kernels_of(dispatch.select(function, scores.device.type, impl), ChainLattice)
+    found = kernels.best(Call((scores.detach(), None), lattice, ChainOptions()))
     paths = labels_of(found.states, lattice).to(path_dtype(arguments[1]))
     positions = torch.where(found.states < 0, -1, positions_of(found.states))
     return Alignment(*of_samples(batched, paths, _frame_scores(scores, found, lattice), positions))

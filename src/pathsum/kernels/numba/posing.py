@@ -1,0 +1,105 @@
+"""The integers of a batch checked and posed in one call: what ``_checks`` and ``problems`` do in fifty.
+
+A function returns ``None`` where a rule of ``_checks.check_batch`` is broken, which then says what is wrong. Targets
+are padded (N, S) with S >= 1; all arrays are contiguous and int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit
+
+from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.lattice import ChainLattice
+from pathsum.problems import ctc, simple_ctc
+
+
+def pose_ctc(
+    targets: np.ndarray,
+    input_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    num_frames: int,
+    num_classes: int,
+    blank: int,
+) -> ChainLattice | None:
+    """The chain of ``problems.ctc``."""
+    num_samples, width = targets.shape
+    num_states = np.empty(num_samples, np.int64)
+    labels = np.empty((num_samples, 2 * width + 1), np.int64)
+    skips = np.empty(labels.shape, np.bool_)
+    sizes = (num_frames, num_classes, blank)
+    if not _fill_ctc(targets, input_lengths, target_lengths, *sizes, num_states, labels, skips):
+        return None
+    # A copy: backward must not see the caller change its lengths.
+    return ChainLattice(input_lengths.copy(), num_states, labels, labels, skips, -1, 2, shared_labels=True)
+
+
+def pose_simple_ctc(
+    targets: np.ndarray,
+    input_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    num_frames: int,
+    num_classes: int,
+    blank: int,
+) -> ChainLattice | None:
+    """The chain of ``problems.simple_ctc``."""
+    num_samples, width = targets.shape
+    labels = np.full((num_samples, width + 1), blank)
+    sizes = (num_frames, num_classes, blank)
+    if not _fill_simple_ctc(targets, input_lengths, target_lengths, *sizes, labels):
+        return None
+    stays, skips = np.full_like(labels, blank), np.zeros(labels.shape, np.bool_)
+    return ChainLattice(input_lengths.copy(), target_lengths + 1, stays, labels, skips, 0, 1)
+
+
+# By the function of ``problems`` that does the same.
+COMPILED: dict[Callable[..., ChainLattice], Callable[..., ChainLattice | None]] = {
+    ctc.pose_ctc: pose_ctc,
+    simple_ctc.pose_simple_ctc: pose_simple_ctc,
+}
+
+
+@njit(**COMPILE)
+def _obey(targets, input_lengths, target_lengths, num_frames, num_classes, blank):
+    """Whether lengths and labels lie in their ranges."""
+    num_samples, width = targets.shape
+    if input_lengths.size != num_samples or target_lengths.size != num_samples:
+        return False
+    for n in range(num_samples):
+        length = target_lengths[n]
+        if not 0 <= input_lengths[n] <= num_frames or not 0 <= length <= width:
+            return False
+        for s in range(length):
+            label = targets[n, s]
+            if not 0 <= label < num_classes or label == blank:
+                return False
+    return True
+
+
+@kernel
+def _fill_ctc(
+    targets, input_lengths, target_lengths, num_frames, num_classes, blank, num_states, labels, skips
+):  # fmt: skip
+    if not _obey(targets, input_lengths, target_lengths, num_frames, num_classes, blank):
+        return False
+    for n in range(len(targets)):
+        length = target_lengths[n]
+        num_states[n] = 2 * length + 1
+        labels[n, 0], skips[n, 0] = blank, False
+        for s in range(targets.shape[1]):
+            label = targets[n, s] if s < length else blank
+            labels[n, 2 * s + 1], labels[n, 2 * s + 2] = label, blank
+            skips[n, 2 * s + 1], skips[n, 2 * s + 2] = s == 0 or label != labels[n, 2 * s - 1], False
+    return True
+
+
+@kernel
+def _fill_simple_ctc(targets, input_lengths, target_lengths, num_frames, num_classes, blank, labels):
+    if not _obey(targets, input_lengths, target_lengths, num_frames, num_classes, blank):
+        return False
+    for n in range(len(targets)):
+        for s in range(target_lengths[n]):
+            labels[n, s + 1] = targets[n, s]
+    return True

@@ -1,0 +1,102 @@
+"""Chains on the CPU: scores (N, T, C), and transitions (C, C) where a chain has arcs that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import chain, chain_hvp, posteriors
+from pathsum.kernels.numba.chain_best_path import best_path
+from pathsum.kernels.numba.rows import strided
+from pathsum.kernels.protocol import Call, ChainOptions, ChainPath, ChainSaved
+from pathsum.lattice import ChainLattice
+from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
+from pathsum.torch._ops.arrays import as_array, as_table, as_tangent, empty_gradient
+
+
+class Chain(OperatorKernels):
+    name, lattice, device = "chain", ChainLattice, "CPU"
+    inputs, options, saved = ("scores", "transitions?"), ChainOptions, ChainSaved
+
+    def read(self, lattice: ChainLattice) -> ChainLattice:
+        return as_arrays(lattice)
+
+    def forward(self, call: Call, need_gradient: bool) -> ChainSaved:
+        return from_arrays(chain.forward(**_question(call), logits=call.options.softmax, need_gradient=need_gradient))
+
+    def backward(
+        self, call: Call, saved: ChainSaved, upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        scores, transitions = call.scores
+        kept, of_losses = to_arrays(saved), upstream_of(upstream)
+        gradient, transition_gradient = None, None
+        if call.options.by_logits:
+            # The softmax of log-probabilities: nothing is subtracted, and the sum is 1.
+            rows = len(kept.step)
+            kept = kept._replace(maxima=np.zeros(rows, kept.step.dtype), sums=np.ones(rows, kept.step.dtype))
+        if needed[0]:
+            gradient = empty_gradient(scores)
+            chain.backward(
+                of_losses,
+                strided(*as_array(scores)),
+                scores.shape[2],
+                call.lattice,
+                kept,
+                strided(*as_array(gradient)),
+                scores.shape[1],
+                logits=call.options.softmax or call.options.by_logits,
+                num_threads=torch.get_num_threads(),
+            )
+        if transitions is not None and needed[1]:
+            counts = chain.transition_gradient(of_losses, scores.shape[2], call.lattice, kept)
+            transition_gradient = torch.from_numpy(counts).to(transitions.dtype)
+        return gradient, transition_gradient
+
+    def second(
+        self, call: Call, saved: ChainSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        (scores, transitions), (tangent, transition_tangent) = call.scores, tangents
+        product = empty_gradient(scores)
+        slopes, transition_product = chain_hvp.hvp(
+            upstream_of(upstream),
+            strided(*as_tangent(tangent, scores)),
+            None if transition_tangent is None else as_table(transition_tangent, scores),
+            saved=to_arrays(saved),
+            out=strided(*as_array(product)),
+            num_frames=scores.shape[1],
+            logits=call.options.softmax,
+            **_question(call),
+        )
+        moved = None if transitions is None else torch.from_numpy(transition_product).to(transitions.dtype)
+        return torch.from_numpy(slopes), (product, moved)
+
+    def sketch(self, call: Call) -> ChainSaved:
+        scores = call.scores[0]
+        statistics = [unknown_size(scores, axes=1) for _ in range(2)]
+        planes = [unknown_size(scores, axes=2) for _ in range(2)]
+        return ChainSaved(scores.new_empty(len(scores), dtype=torch.float64), *statistics, *planes)
+
+    def best(self, call: Call) -> ChainPath:
+        return from_arrays(best_path(**_question(call), num_frames=call.scores[0].shape[1]))
+
+    def posteriors(self, call: Call) -> tuple[Tensor, ...]:
+        found = posteriors.chain_posteriors(
+            **_question(call), logits=call.options.softmax, num_frames=call.scores[0].shape[1]
+        )
+        return tuple(map(torch.from_numpy, found))
+
+
+def _question(call: Call) -> dict[str, Any]:
+    """A call as the kernels are asked."""
+    scores, transitions = call.scores
+    return {
+        "scores": strided(*as_array(scores)),
+        "num_classes": scores.shape[2],
+        "lattice": call.lattice,
+        "transitions": None if transitions is None else as_table(transitions, scores),
+        "num_threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,101 @@
+"""Dense lattices on the CPU: scores (N, T, C) and transitions (C, C)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import dense, dense_hvp, posteriors
+from pathsum.kernels.numba.dense_best_path import best_path
+from pathsum.kernels.numba.rows import Strided, strided
+from pathsum.kernels.protocol import Call, DensePath, DenseSaved, NoOptions
+from pathsum.lattice import DenseLattice
+from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
+from pathsum.torch._ops.arrays import as_array, as_table, as_tangent, empty_gradient
+
+
+class Dense(OperatorKernels):
+    name, lattice, device = "dense", DenseLattice, "CPU"
+    inputs, options, saved = ("scores", "transitions"), NoOptions, DenseSaved
+
+    def read(self, lattice: DenseLattice) -> DenseLattice:
+        return as_arrays(lattice)
+
+    def forward(self, call: Call, need_gradient: bool) -> DenseSaved:
+        saved = dense.forward(**_question(call), need_gradient=need_gradient)
+        return from_arrays(saved)
+
+    def backward(
+        self, call: Call, saved: DenseSaved, upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        scores, transitions = call.scores
+        kept, of_losses = to_arrays(saved), upstream_of(upstream)
+        gradient, transition_gradient = None, None
+        if needed[0]:
+            gradient = empty_gradient(scores)
+            dense.backward(
+                of_losses,
+                scores.shape[2],
+                call.lattice,
+                kept,
+                strided(*as_array(gradient)),
+                scores.shape[1],
+                num_threads=torch.get_num_threads(),
+            )
+        if needed[1]:
+            transition_gradient = torch.from_numpy(_transition_gradient(of_losses, call, kept)).to(transitions.dtype)
+        return gradient, transition_gradient
+
+    def second(
+        self, call: Call, saved: DenseSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        (scores, transitions), (tangent, transition_tangent) = call.scores, tangents
+        kept, of_losses = to_arrays(saved), upstream_of(upstream)
+        product = empty_gradient(scores)
+        both = transition_tangent is not None and needed[1]
+        slopes, transition_product = dense_hvp.hvp(
+            of_losses,
+            strided(*as_tangent(tangent, scores)),
+            None if transition_tangent is None else as_table(transition_tangent, scores),
+            saved=kept,
+            transition_gradient=_transition_gradient(of_losses, call, kept) if both else None,
+            out=strided(*as_array(product)),
+            num_frames=scores.shape[1],
+            need_transitions=needed[1],
+            **_question(call),
+        )
+        return torch.from_numpy(slopes), (product, torch.from_numpy(transition_product).to(transitions.dtype))
+
+    def sketch(self, call: Call) -> DenseSaved:
+        scores = call.scores[0]
+        losses = scores.new_empty(len(scores), dtype=torch.float64)
+        planes = [unknown_size(scores, axes=2) for _ in range(3)]
+        return DenseSaved(losses, torch.empty_like(losses, dtype=torch.bool), *planes)
+
+    def best(self, call: Call) -> DensePath:
+        return from_arrays(best_path(**_question(call), num_frames=call.scores[0].shape[1]))
+
+    def posteriors(self, call: Call) -> tuple[Tensor, ...]:
+        found = posteriors.dense_posteriors(**_question(call), num_frames=call.scores[0].shape[1])
+        return tuple(map(torch.from_numpy, found))
+
+
+def _question(call: Call) -> dict[str, Any]:
+    """A call as the kernels are asked."""
+    scores, transitions = call.scores
+    rows: Strided = strided(*as_array(scores))
+    return {
+        "scores": rows,
+        "num_classes": scores.shape[2],
+        "lattice": call.lattice,
+        "transitions": as_table(transitions, scores),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _transition_gradient(upstream: np.ndarray, call: Call, saved: DenseSaved) -> np.ndarray:
+    return dense.transition_gradient(upstream, saved=saved, **_question(call))

@@ -1,0 +1,334 @@
+"""Kernels as operators of torch, made from the dataclass of their lattice.
+
+``torch.library`` takes flat lists of tensors and numbers. A call is packed into one, and unpacked behind it, by the
+fields of its lattice and of its options, so that nobody writes such a list. The kernels of a lattice have three
+operators: ``torch.ops.pathsum.<name>_forward``, ``_backward`` and ``_second``.
+
+Where nothing traces or transforms a call, the kernels are called at once and their results differentiated by the same
+rules: an operator's dispatch takes longer than a small loss.
+"""
+
+from __future__ import annotations
+
+import functools
+from ast import literal_eval
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from pathsum import dispatch
+from pathsum.kernels.protocol import Call, Kernels
+from pathsum.reductions import reduce, spread
+from pathsum.torch._autograd.lattices import differentiable
+from pathsum.torch._autograd.operators import refuse_graph, transformed
+from pathsum.torch._autograd.reweighted import REWEIGHTED
+from pathsum.torch._ops.arrays import as_tensor, fake_gradient, work_dtype
+from pathsum.torch._ops.registration import define
+
+# What a field of a dataclass is in a schema. Nested tuples of integers travel as their text.
+_SCHEMA = {Any: "Tensor", int: "int", bool: "bool", float: "float", str: "str", tuple: "str"}
+
+
+class OperatorKernels(Kernels):
+    """Kernels that write their own derivatives.
+
+    Attributes:
+        name: What the operators' names begin with.
+        lattice: The dataclass of integers.
+        inputs: Names of the tensors of scores that are differentiated; those that end in "?" may be ``None``.
+        options: A NamedTuple of numbers and words.
+        saved: The NamedTuple of tensors that forward keeps; the losses (N,) come first.
+        device: The dispatch key of the operators, or ``"any"``.
+    """
+
+    name: str
+    lattice: type
+    inputs: tuple[str, ...]
+    options: type
+    saved: type
+    device = "any"
+
+    def __init__(self) -> None:
+        self.fields = _names(self.lattice)
+        _Operators(self)
+
+    def forward(self, call: Call, need_gradient: bool) -> Any:
+        """The losses (N,) in float64 and, where a gradient will be asked for, what the other two need: ``saved``."""
+        raise NotImplementedError
+
+    def backward(self, call: Call, saved: Any, upstream: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
+        """The gradients by the scores, times the upstream gradient (N,); ``None`` where not needed."""
+        raise NotImplementedError
+
+    def second(
+        self, call: Call, saved: Any, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Slopes of the losses (N,) along the tangents, where ``None`` is zeros; how ``backward``'s gradients move."""
+        raise NotImplementedError
+
+    def sketch(self, call: Call) -> Any:
+        """What forward returns where only shapes are known."""
+        raise NotImplementedError
+
+    def sent(self, lattice: Any, device: torch.device) -> Any:
+        """The lattice where the operators are to find it."""
+        return lattice
+
+    def read(self, lattice: Any) -> Any:
+        """The lattice of an operator, of tensors, as the kernels read it."""
+        return lattice
+
+    def packed(self, call: Call) -> list[Any]:
+        """A call as an operator takes it."""
+        return [*call.scores, *(_packed(getattr(call.lattice, name)) for name in self.fields), *call.options]
+
+    def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
+        """(N,) in float64, or what is made of them; differentiable twice."""
+        call = call._replace(lattice=self.sent(call.lattice, call.scores[0].device))
+        if traced(call.scores):
+            return reduced(self.operators.forward(*self.packed(call), False)[0], reduction)
+        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call.scores):
+            return _Losses.apply(self, call.lattice, call.options, reduction, *call.scores)
+        return reduced(self.forward(call, False)[0], reduction)
+
+
+def kernels_of(impl: str, lattice: type) -> Kernels:
+    """The kernels of an implementation for a lattice."""
+    if torch.compiler.is_compiling():
+        _load(impl, lattice)
+        return dispatch.LOADED[impl, lattice.__name__]
+    return dispatch.kernels_of(impl, lattice)
+
+
+def _load(impl: str, lattice: type) -> bool:
+    dispatch.kernels_of(impl, lattice)
+    return True
+
+
+# A compiler cannot look into an import; it calls this while it traces. The attribute is what
+# ``torch.compiler.assume_constant_result`` sets, which would import the compiler.
+_load._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+class Reduction(NamedTuple):
+    """What becomes of the losses (N,) in float64.
+
+    Attributes:
+        dtype: The result's.
+        reduction: One of ``REDUCTIONS``.
+        weights: (N,) what a mean divides each loss by; ``None``: 1.
+        zero_infinity: Whether infinite losses become 0.
+    """
+
+    dtype: torch.dtype
+    reduction: str
+    weights: Tensor | None = None
+    zero_infinity: bool = False
+
+    def of(self, losses: Tensor) -> Tensor:
+        losses = losses.to(self.dtype)
+        if self.zero_infinity:
+            losses = torch.where(losses == torch.inf, 0.0, losses)
+        return reduce(losses, self.reduction, self.weights)
+
+    def upstream(self, gradient: Tensor, losses: Tensor) -> Tensor:
+        """The upstream gradient of each of the losses, of that of the result."""
+        gradient = spread(gradient, self.reduction, len(losses), self.weights)
+        if self.zero_infinity:
+            gradient = torch.where(losses.to(self.dtype) == torch.inf, 0.0, gradient)
+        return gradient.to(losses.dtype)
+
+
+def reduced(losses: Tensor, reduction: Reduction | None) -> Tensor:
+    return losses if reduction is None else reduction.of(losses)
+
+
+class _Losses(torch.autograd.Function):
+    """The kernels called at once; a gradient that is to have a graph is the operators'.
+
+    The reduction is part of it: each of its operations, differentiated by torch, would take as long as a small loss.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: OperatorKernels, lattice: Any, options: Any, reduction: Any, *scores: Tensor | None
+    ) -> Tensor:
+        saved = kernels.forward(Call(scores, lattice, options), True)
+        ctx.save_for_backward(*scores, *saved)
+        ctx.kernels, ctx.lattice, ctx.options, ctx.reduction = kernels, lattice, options, reduction
+        return reduced(saved[0], reduction)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        kernels, tensors, count = ctx.kernels, ctx.saved_tensors, len(ctx.kernels.inputs)
+        call = Call(tensors[:count], ctx.lattice, ctx.options)
+        needed = ctx.needs_input_grad[4:]
+        if ctx.reduction is not None:
+            upstream = ctx.reduction.upstream(upstream, tensors[count].detach())
+        if not torch.is_grad_enabled():
+            gradients = kernels.backward(call, kernels.saved(*tensors[count:]), upstream, needed)
+            return *_NO_GRADIENTS, *(g if need else None for g, need in zip(gradients, needed, strict=True))
+        if ctx.options.reweights:
+            refuse_graph(REWEIGHTED)
+        saved = [tensor.detach() for tensor in tensors[count:]]
+        gradients = kernels.operators.backward(upstream, *kernels.packed(call), *saved, list(needed))
+        gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
+        return *_NO_GRADIENTS, *(g if need else None for g, need in zip(gradients, needed, strict=True))
+
+
+# Of the kernels, the lattice, the options and the reduction.
+_NO_GRADIENTS = (None,) * 4
+
+
+def traced(scores: Sequence[Tensor | None]) -> bool:
+    """Whether somebody looks at operators: a compiler, a transform, a mode, tensors with rules of their own."""
+    return (
+        torch.compiler.is_compiling()
+        or transformed()
+        or _get_current_dispatch_mode() is not None
+        or any(type(tensor) not in _PLAIN for tensor in scores)
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter, NoneType)
+
+
+class _Operators:
+    """The three operators of an implementation's kernels of one lattice."""
+
+    def __init__(self, kernels: OperatorKernels) -> None:
+        scores = [f"{'Tensor?' if name.endswith('?') else 'Tensor'} {name.rstrip('?')}" for name in kernels.inputs]
+        question = [*scores, *_declared(kernels.lattice), *_declared(kernels.options)]
+        count, planes = len(scores), list(_names(kernels.saved))
+        kept = [f"Tensor {name}" for name in planes]
+        upstream, needed = f"Tensor grad_{planes[0]}", "bool[] needed"
+        tangents = [f"Tensor? {name.rstrip('?')}_tangent" for name in kernels.inputs]
+
+        def unpack(values: Sequence[Any]) -> Call:
+            call = _unpack(kernels, values)
+            return call._replace(lattice=kernels.read(call.lattice))
+
+        def forward(*given: Any) -> Any:
+            return tuple(kernels.forward(unpack(given[:-1]), given[-1]))
+
+        def backward(grad: Tensor, *given: Any) -> Any:
+            *asked, needed = given
+            call = unpack(asked[: len(question)])
+            found = kernels.backward(call, kernels.saved(*asked[len(question) :]), grad.detach(), needed)
+            return _results(found, call)
+
+        def second(*given: Any) -> Any:
+            *asked, needed = given
+            along, (grad, *asked) = asked[:count], asked[count:]
+            call, saved = unpack(asked[: len(question)]), kernels.saved(*asked[len(question) :])
+            slopes, products = kernels.second(call, saved, grad.detach(), along, needed)
+            return slopes, *_as_tuple(_results(products, call))
+
+        def sketch_forward(*given: Any) -> Any:
+            return tuple(kernels.sketch(_unpack(kernels, given[:-1])))
+
+        def sketch_backward(grad: Tensor, *given: Any) -> Any:
+            call = _unpack(kernels, given[: len(question)])
+            found = [
+                fake_gradient(tensor) if need and tensor is not None else None
+                for tensor, need in zip(call.scores, given[-1], strict=True)
+            ]
+            return _results(found, call)
+
+        def sketch_second(*given: Any) -> Any:
+            grad, *asked = given[count:]
+            return torch.empty_like(grad), *_as_tuple(sketch_backward(grad, *asked))
+
+        def register(verb: str, given: Sequence[str], results: int, function: Callable, sketch: Callable) -> Any:
+            returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+            schema = f"{kernels.name}_{verb}({', '.join(given)}) -> {returned}"
+            return define(schema, function, sketch, kernels.device)
+
+        self.forward = register("forward", [*question, "bool need_gradient"], len(kept), forward, sketch_forward)
+        given = [upstream, *question, *kept, needed]
+        self.backward = register("backward", given, count, backward, sketch_backward)
+        self.second = register("second", [*tangents, *given], 1 + count, second, sketch_second)
+        kernels.operators = self
+        differentiable(self.forward, self.backward, self.second, num_inputs=count)
+
+
+def _unpack(kernels: OperatorKernels, values: Sequence[Any]) -> Call:
+    scores, rest = values[: len(kernels.inputs)], values[len(kernels.inputs) :]
+    hints, names = _hints(kernels.lattice), _names(kernels.lattice)
+    given = zip(names, rest, strict=False)
+    lattice = kernels.lattice(**{name: _unpacked(value) if hints[name] is tuple else value for name, value in given})
+    return Call(tuple(scores), lattice, kernels.options(*rest[len(names) :]))
+
+
+def _packed(value: Any) -> Any:
+    return repr(value) if isinstance(value, tuple) else as_tensor(value)
+
+
+_unpacked = functools.lru_cache(maxsize=256)(literal_eval)
+
+
+def _declared(record: type) -> list[str]:
+    """The fields of a dataclass or a NamedTuple as a schema has them."""
+    hints = _hints(record)
+    return [f"{_SCHEMA[hints[name]]}{'?' if _optional(record, name) else ''} {name}" for name in _names(record)]
+
+
+@functools.cache
+def _names(record: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record)) if is_dataclass(record) else record._fields
+
+
+@functools.cache
+def _hints(record: type) -> dict[str, Any]:
+    """The type of each field: of ``int | None`` it is int, of ``tuple[int, ...]`` tuple."""
+    found = {}
+    for name, hint in get_type_hints(record).items():
+        if get_origin(hint) in (Union, UnionType):
+            (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
+        found[name] = get_origin(hint) or hint
+    return found
+
+
+def _optional(record: type, name: str) -> bool:
+    return NoneType in get_args(get_type_hints(record)[name])
+
+
+def _results(found: Sequence[Tensor | None], call: Call) -> Any:
+    """An operator returns tensors alone: of no size where nothing was asked for; of one tensor no tuple."""
+    results = [call.scores[0].new_empty(0) if tensor is None else tensor for tensor in found]
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _as_tuple(results: Any) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else results
+
+
+def unknown_size(scores: Tensor, axes: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A plane of the dtype of arithmetic whose sizes depend on the lengths' values."""
+    context = torch.library.get_ctx()
+    return scores.new_empty([context.new_dynamic_size() for _ in range(axes)], dtype=dtype or work_dtype(scores))
+
+
+def as_arrays(lattice: Any) -> Any:
+    """A lattice whose tensors are NumPy arrays of the same memory."""
+    values = {name: getattr(lattice, name) for name in _names(type(lattice))}
+    return type(lattice)(**{k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()})
+
+
+def from_arrays(saved: Any) -> Any:
+    """A NamedTuple of NumPy arrays as tensors of the same memory, and back by ``to_arrays``."""
+    return type(saved)(*map(torch.from_numpy, saved))
+
+
+def to_arrays(saved: Any) -> Any:
+    return type(saved)(*(tensor.numpy() for tensor in saved))
+
+
+def upstream_of(gradient: Tensor) -> np.ndarray:
+    return gradient.detach().contiguous().numpy()

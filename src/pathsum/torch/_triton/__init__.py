@@ -1,0 +1,1 @@
+"""The Triton kernels on tensors: who decides on memory, strides, grids and block sizes."""

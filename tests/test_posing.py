@@ -1,0 +1,46 @@
+"""The compiled check and posing of small batches: the lattices of ``problems``, and the verdict of ``_checks``."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pathsum import _checks
+from pathsum.kernels.numba.posing import COMPILED
+
+
+@st.composite
+def batches(draw):
+    """Mostly legal integers: each length and label may be one step outside its range."""
+    count, width, num_frames, num_classes = (draw(st.integers(1, most)) for most in (3, 3, 4, 4))
+    blank = draw(st.integers(0, num_classes - 1))
+    targets = draw(st.lists(st.integers(-1, num_classes), min_size=count * width, max_size=count * width))
+    input_lengths = draw(st.lists(st.integers(-1, num_frames + 1), min_size=count, max_size=count))
+    target_lengths = draw(st.lists(st.integers(-1, width + 1), min_size=count, max_size=count))
+    arrays = np.array(targets).reshape(count, width), np.array(input_lengths), np.array(target_lengths)
+    return arrays, num_frames, num_classes, blank
+
+
+@pytest.mark.parametrize("pose", COMPILED, ids=lambda pose: pose.__name__)
+@given(batches())
+def test_it_is_the_lattice_of_the_problem_or_none_where_the_check_raises(pose, batch):
+    arrays, num_frames, num_classes, blank = batch
+    found = COMPILED[pose](*arrays, num_frames, num_classes, blank)
+    sizes = {"num_samples": len(arrays[0]), "num_frames": num_frames, "max_labels": None, "num_classes": num_classes}
+    try:
+        checked = _checks.check_batch("f", *arrays, lengths_name="input_lengths", blank=blank, **sizes)
+    except ValueError:
+        assert found is None
+        return
+    expected = pose(*checked, blank)
+    for field in fields(expected):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name), field.name)
+
+
+def test_a_length_too_many_is_illegal():
+    targets, one = np.ones((2, 1), np.int64), np.ones(1, np.int64)
+    for lengths in ((one, np.ones(2, np.int64)), (np.ones(2, np.int64), one)):
+        for compiled in COMPILED.values():
+            assert compiled(targets, *lengths, 3, 3, 0) is None
