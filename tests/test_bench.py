@@ -189,14 +189,56 @@ def test_a_red_gate_measures_nothing(broken, monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_peer_that_solves_another_problem_makes_the_gate_red(monkeypatch, tmp_path, capsys):
-    def halved(problem):
-        step = peers.prepare_torch(problem)
-        return lambda: step()._replace(loss=step().loss / 2)
+def halved(problem):
+    step = peers.prepare_torch(problem)
+    return lambda: step()._replace(loss=step().loss / 2)
 
-    monkeypatch.setitem(peers.PEERS, "torch", peers.PEERS["torch"]._replace(prepare=halved))
-    assert cli.main(["bench", "ctc", "--quick", "--out", str(tmp_path)]) == 1
-    assert "torch is off by" in capsys.readouterr().out
+
+def raising(error):
+    def prepare(_):
+        raise error
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    "prepare, reason",
+    [
+        (halved, "wrong value: off by"),
+        (raising(MemoryError("32 GB")), "memory: MemoryError: 32 GB"),
+        (raising(RuntimeError("no [/bold]\nkernel")), "error: RuntimeError: no [/bold] kernel"),
+    ],
+    ids=["value", "memory", "error"],
+)
+def test_a_peer_that_fails_is_a_row_that_says_so(prepare, reason, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(peers.PEERS, "torch", peers.PEERS["torch"]._replace(prepare=prepare))
+    options = ["--quick", "--repeats", "1", "--peers", "torch", "--out", str(tmp_path)]
+    assert cli.main(["bench", "ctc", *options]) == 0
+    assert reason in capsys.readouterr().out
+    rows = rows_in(tmp_path, "ctc")
+    failed = [row for row in rows if row["failure"] is not None]
+    assert {row["impl"] for row in failed} == {"torch"}
+    assert len(failed) == len(cases.cases("ctc", quick=True))
+    assert all(row["failure"].startswith(reason) and row["median_ms"] is None for row in failed)
+    assert {row["impl"] for row in rows if row["median_ms"]} == {"pathsum", "copy"}
+    assert cli.main(["bench", "--show", str(tmp_path)]) == 0
+    assert reason in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_process_over_its_memory_or_time_is_told(tmp_path):
+    problem = make_problem(TINY_CTC)
+    peers.save(problem, tmp_path)
+    with (
+        contenders.Worker(sys.executable, 1, memory_bytes=2**26) as worker,
+        pytest.raises(contenders.WorkerError),
+    ):
+        worker.ask("load", peer="torch", folder=str(tmp_path))
+    with (
+        contenders.Worker(sys.executable, 1, seconds=0.01) as worker,
+        pytest.raises(contenders.WorkerError, match="time: no answer within"),
+    ):
+        worker.ask("load", peer="torch", folder=str(tmp_path))
 
 
 def test_an_inaccurate_gradient_fails_the_accuracy_group(monkeypatch, tmp_path, capsys):

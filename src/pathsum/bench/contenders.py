@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from pathsum.bench import peers
 from pathsum.bench.peers import Problem, Step, Stepper
 from pathsum.errors import CommandError
+from pathsum.printable import printable
 
 
 class WorkerError(CommandError):
@@ -23,16 +25,28 @@ class WorkerError(CommandError):
 
 
 class Worker:
-    """A process that runs implementations on request, in this or another interpreter."""
+    """A process that runs implementations on request, in this or another interpreter.
 
-    def __init__(self, python: str, num_threads: int, environment: Mapping[str, str] | None = None):
+    It may hold ``memory_bytes`` at most, and takes ``seconds`` at most for an answer; then it is ended.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        num_threads: int,
+        environment: Mapping[str, str] | None = None,
+        *,
+        memory_bytes: int | None = None,
+        seconds: float | None = None,
+    ):
+        self._seconds = seconds
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         if python == sys.executable:
             variables["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
         variables |= {"OMP_NUM_THREADS": str(num_threads), "NUMBA_NUM_THREADS": str(num_threads)}
         self._complaints = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            [python, peers.__file__, str(num_threads)],
+            [python, peers.__file__, str(num_threads), *([] if memory_bytes is None else [str(memory_bytes)])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -56,12 +70,29 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # the missing answer below says so, with the reason
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._seconds or 0, expire)
+        if self._seconds is not None:
+            timer.start()
         line = self._process.stdout.readline()
+        timer.cancel()
+        if expired.is_set():
+            raise WorkerError(f"time: no answer within {self._seconds:g} s")
         if not line:
             self._complaints.seek(0)
             last = self._complaints.read().strip().rpartition("\n")[2]
             raise WorkerError(last or "the process ended without an answer")
-        answer = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            raise WorkerError(f"answered {line[:80]!r}, which is not JSON") from None
+        if not isinstance(answer, dict):
+            raise WorkerError(f"answered {line[:80]!r}, which is no object")
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer
@@ -102,6 +133,25 @@ class Contender:
         gradient = folder / "gradient.npy"
         answer = self.worker.ask("step", peer=self.name, gradient=str(gradient))
         return Step(answer["milliseconds"], answer["loss"], np.load(gradient))
+
+
+def failure(error: Exception) -> str:
+    """Why an implementation could not be measured, in one line."""
+    text = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+    line = printable(" ".join(text.split())[:160])
+    out_of_memory = ("MemoryError", "bad_alloc", "OOM", "RESOURCE_EXHAUSTED", "allocate", "out of memory")
+    if any(sign in text for sign in out_of_memory):
+        return f"memory: {line}"
+    return line if line.startswith("time: ") else f"error: {line}"
+
+
+def available_memory() -> int:
+    """Bytes that can be had without pushing anything out; a guess of 8 GiB where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 8 * 2**30
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), 8 * 2**30)
 
 
 def gather(workers: Mapping[str, Worker], only: frozenset[str] | None = None) -> list[Contender]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import gc
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pathsum.bench import peers
 from pathsum.bench.cases import Case, make_problem
-from pathsum.bench.contenders import Contender, Worker
+from pathsum.bench.contenders import Contender, Worker, available_memory, failure
 from pathsum.bench.gate import Errors, Truth
 from pathsum.bench.peers import Problem
 from pathsum.bench.rows import Row, Run
@@ -26,6 +26,12 @@ BUDGET_MS = 60_000
 # Below this a turn begins with a step that is not timed: caches cool down while the others take their turns, and a
 # virtual machine's host takes back the memory freed a few seconds ago.
 COOLS_DOWN_MS = 2_000
+
+# A peer is tried with this share of the available memory, and this long for each of import and step.
+TRIAL_MEMORY, TRIAL_SECONDS = 0.5, 300.0
+
+# What runs in this process untried: ours, and torch, which they run on.
+TRUSTED = (*peers.OURS, "torch")
 
 _MIB = 2**20
 _WARM_UP_SHAPE = (2, 12, 3, 8)
@@ -47,32 +53,80 @@ def solvers(case: Case, contenders: Sequence[Contender]) -> list[Contender]:
     return [c for c in contenders if c.name != "copy" and c.can_run(case.op, case.kind)]
 
 
-def errors(case: Case, contenders: Sequence[Contender]) -> list[tuple[Contender, Errors, bool]]:
-    """How far each contender is from float64, and whether that is near enough."""
+class Verdict(NamedTuple):
+    """Of a contender on a case: its distance from float64, or why there is none; and whether it is near enough."""
+
+    contender: Contender
+    errors: Errors | None
+    accepted: bool
+    failure: str | None
+
+
+def errors(case: Case, contenders: Sequence[Contender], threads: int = 1) -> list[Verdict]:
+    """How far each contender is from float64, and whether that is near enough.
+
+    A peer of this process runs in a process of its own before, where it may fail in any way: one that takes all memory,
+    or ends its process, would end the run.
+    """
     problem = make_problem(case)
     truth = Truth(problem)
     found = []
-    with handed_over(problem, contenders) as folder:
+    with tempfile.TemporaryDirectory(prefix="pathsum-bench-") as name:
+        folder = Path(name)
+        peers.save(problem, folder)
         for contender in solvers(case, contenders):
-            error = truth.errors(contender.name, contender.solve(problem, folder))
-            found.append((contender, error, truth.accepts(contender.name, error)))
+            try:
+                if contender.worker is None and contender.name not in TRUSTED:
+                    _try(contender, folder, threads)
+                error = truth.errors(contender.name, contender.solve(problem, folder))
+            # Whatever a peer raises is a row. Ours on torch is what all is compared with: its error ends the run.
+            except Exception as reason:
+                if contender.name == "pathsum":
+                    raise
+                found.append(Verdict(contender, None, False, failure(reason)))
+                continue
+            accepted = truth.accepts(contender.name, error)
+            wrong = f"wrong value: off by {error.loss:.1e} of the loss and {error.gradient:.1e} in the gradient"
+            found.append(Verdict(contender, error, accepted, None if accepted else wrong))
     return found
 
 
+def _try(contender: Contender, folder: Path, threads: int) -> None:
+    memory_bytes = int(TRIAL_MEMORY * available_memory())
+    with Worker(contender.python, threads, memory_bytes=memory_bytes, seconds=TRIAL_SECONDS) as worker:
+        worker.ask("load", peer=contender.name, folder=str(folder))
+        worker.ask("step", peer=contender.name)
+
+
 def accuracy_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list[Row]:
-    found = errors(case, contenders)
-    ours = found[0][1].gradient
+    found = errors(case, contenders, run.threads)
+    ours = found[0].errors.gradient if found[0].errors else None
     return [
         run.row(
             case,
             contender.name,
             contender.versions,
             _process(contender),
-            max_abs_error=error.gradient,
-            relative_error=error.norm,
-            ratio_to_ours=error.gradient / ours if ours else None,
+            **(
+                {"failure": reason}
+                if error is None
+                else {
+                    "max_abs_error": error.gradient,
+                    "relative_error": error.norm,
+                    "ratio_to_ours": error.gradient / ours if ours else None,
+                }
+            ),
         )
-        for contender, error, _ in found
+        for contender, error, _, reason in found
+    ]
+
+
+def failed_rows(case: Case, failures: Mapping[str, str], contenders: Sequence[Contender], run: Run) -> list[Row]:
+    """A row for each contender that cannot be measured on the case, which says why."""
+    return [
+        run.row(case, contender.name, contender.versions, _process(contender), failure=failures[contender.name])
+        for contender in contenders
+        if contender.name in failures
     ]
 
 

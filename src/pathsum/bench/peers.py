@@ -474,4 +474,9 @@ def _answer(request: dict[str, Any], problems: dict[str, Problem], steppers: dic
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder: its modules are not to be found under their bare names
+    if len(sys.argv) > 2:
+        import resource
+
+        # Of data, not of addresses: frameworks reserve more of those than there is memory.
+        resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]), int(sys.argv[2])))
     serve(int(sys.argv[1]))

@@ -76,6 +76,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     group = rows[0].group
     rows = _over_batches(rows)
     bars = [row for row in rows if row.direction == "both" and _value(row)]
+    if not bars:
+        return
     clusters = [(label, list(members)) for label, members in groupby(bars, _case_label)]
     figure = Figure(figsize=(9, 1.1 + 0.24 * (len(bars) + 0.7 * len(clusters))), layout="constrained")
     axes = figure.add_subplot()
@@ -120,6 +122,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def _table(group: str, rows: list[Row]) -> Table:
     title = f"{group}: {GROUPS[group]}"
+    failed = [row for row in rows if row.failure is not None]
+    if failed:
+        table = _table(group, [row for row in rows if row.failure is None])
+        blank = ("",) * (len(table.header) - 3)
+        failures = [(_case_label(row), row.impl, row.failure or "", *blank) for row in failed]
+        return replace(table, lines=[*table.lines, *failures])
     if group == "rnnt-librispeech":
         header = ("case", "by", "forward ms", "backward ms", "step ms (20-80 %)", "peak MiB", "x ours")
         by_contender = groupby(_over_batches(rows), lambda row: (_case_label(row), row.impl))
@@ -183,6 +191,8 @@ def _over_batches(rows: Sequence[Row]) -> Sequence[Row]:
     for row in rows:
         if not row.lengths.startswith("batch"):
             return rows
+        if row.failure is not None:
+            continue
         kinds.setdefault((row.kind, row.impl, row.direction), []).append(row)
     means = {key: float(np.mean([_value(row) for row in members])) for key, members in kinds.items()}
     merged = []

@@ -38,6 +38,7 @@ class Row:
         ratio_to_ours: Median (of memory: peak; of accuracy: largest error) over pathsum's, same run.
         process: ``"shared"`` with ours, ``"separate"`` (another interpreter, taking turns) or ``"fresh"``.
         versions: Of the interpreter that ran it, and of pathsum.
+        failure: Why a peer was not measured, in one line: memory, time, an error or a wrong value.
         commit: pathsum's, where it runs from its repository; ends in ``-dirty`` with uncommitted changes.
     """
 
@@ -68,6 +69,7 @@ class Row:
     versions: dict[str, str | None]
     commit: str | None
     timestamp: str
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Run:
         cache: str | None = None,
         ratio_to_copy: float | None = None,
         ratio_to_ours: float | None = None,
+        failure: str | None = None,
     ) -> Row:
         return Row(
             group=case.group,
@@ -132,6 +135,7 @@ class Run:
             versions={**versions, "pathsum": pathsum.__version__},
             commit=self.commit,
             timestamp=self.timestamp,
+            failure=failure,
         )
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from pathsum.bench import librispeech, measure, report, rows
 from pathsum.bench.cases import GROUPS, ON_REQUEST, TIMED, Case, cases
 from pathsum.bench.contenders import Contender, Worker, gather
+from pathsum.bench.peers import OURS
 from pathsum.bench.rows import Row, Run
 from pathsum.console import Console
 from pathsum.errors import CommandError
@@ -107,7 +108,8 @@ def _measure(
 ) -> int:
     # The accuracy group is a gate by itself: its rows are the errors.
     gated = [case for group, listed in todo.items() if group != "accuracy" for case in listed]
-    if not _gate(gated, contenders, console):
+    failures = _gate(gated, contenders, this_run.threads, console)
+    if failures is None:
         console.print("gate: red. Nothing was measured.", style="red")
         return 1
 
@@ -116,7 +118,11 @@ def _measure(
         measured: list[Row] = []
         for case in listed:
             with console.status(str(case)):
-                measured += _rows(case, contenders, this_run, repeats)
+                failed = failures.get(_input(case), {})
+                sound = [contender for contender in contenders if contender.name not in failed]
+                measured += _rows(case, sound, this_run, repeats)
+                if case.group != "first_call":  # it is of ours alone
+                    measured += measure.failed_rows(case, failed, contenders, this_run)
         with replacing(out) as beside:
             rows.append(measured, out, beside)
             report.draw(measured, beside / f"{group}.png")
@@ -129,28 +135,30 @@ def _measure(
     return int(inaccurate)
 
 
-def _gate(listed: Sequence[Case], contenders: Sequence[Contender], console: Console) -> bool:
+def _input(case: Case) -> tuple[object, ...]:
+    return case.op, case.kind, case.shape, case.lengths, case.std
+
+
+def _gate(
+    listed: Sequence[Case], contenders: Sequence[Contender], threads: int, console: Console
+) -> dict[tuple[object, ...], dict[str, str]] | None:
+    """Why contenders cannot be measured, by input and name; None where a result of ours is wrong."""
+    failures: dict[tuple[object, ...], dict[str, str]] = {}
     passed = True
-    seen = set()
     for case in listed:
-        problem = (case.op, case.kind, case.shape, case.lengths, case.std)
-        if problem in seen:
+        if _input(case) in failures:
             continue
-        seen.add(problem)
-        with console.status(f"gate: {case}"):
-            found = measure.errors(case, contenders)
-        for contender, error, accepted in found:
-            if not accepted:
-                passed = False
-                console.print(
-                    f"gate: {case}: {contender.name} is off by {error.loss:.1e} of the loss "
-                    f"and {error.gradient:.1e} in the gradient",
-                    style="red",
-                    soft_wrap=True,
-                )
-    if passed and seen:
-        console.print(f"gate: green, {len(seen)} inputs")
-    return passed
+        with console.status(str(case)):
+            found = measure.errors(case, contenders, threads)
+        failed = {verdict.contender.name: verdict.failure for verdict in found if verdict.failure is not None}
+        failures[_input(case)] = failed
+        for name, reason in failed.items():
+            console.print(f"gate: {case}: {name}: {reason}", style="red", soft_wrap=True)
+        # A peer that fails is a row; of ours a wrong value is a defect, and nothing is measured beside it.
+        passed &= all(verdict.accepted or verdict.errors is None for verdict in found if verdict.contender.name in OURS)
+    if passed and failures:
+        console.print(f"gate: green, {len(failures)} inputs")
+    return failures if passed else None
 
 
 def _rows(case: Case, contenders: Sequence[Contender], this_run: Run, repeats: int) -> list[Row]:
