@@ -66,6 +66,136 @@ def test_one_sample_without_a_batch(reduction):
     assert_same_as_torch(logits[:, 0].log_softmax(1), *arguments, reduction=reduction)
 
 
+@pytest.mark.parametrize("targets", [[1, 2, 2], [[1, 2, 2]], [[1, 2, 2, 5, 0]]], ids=["(S)", "(1, S)", "(1, wider)"])
+@pytest.mark.parametrize("lengths", [
+    (torch.tensor(9), torch.tensor(3)), (torch.tensor([9]), torch.tensor([3])), ([9], [3]), ((9,), (3,)),
+], ids=["0-d", "(1)", "list", "tuple"])  # fmt: skip
+def test_one_sample_without_a_batch_in_every_shape_that_torch_takes(targets, lengths):
+    logits, _ = case(4)
+    for reduction in ("none", "sum", "mean"):
+        assert_same_as_torch(logits[:, 0].log_softmax(1), torch.tensor(targets), *lengths, reduction=reduction)
+
+
+def test_a_batch_of_one_with_lengths_that_have_no_axis():
+    logits, _ = case(4)
+    arguments = torch.tensor([1, 2, 2]), torch.tensor(9), torch.tensor(3)
+    assert_same_as_torch(logits[:, :1].log_softmax(2), *arguments, reduction="none")
+
+
+SMALL = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32]
+
+
+@pytest.mark.parametrize("dtype", [*SMALL, torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("concatenated", [False, True])
+def test_targets_of_any_dtype(dtype, concatenated):
+    logits, (targets, input_lengths, target_lengths) = case(2)
+    if concatenated:
+        targets = torch.cat([row[:length] for row, length in zip(targets, target_lengths, strict=True)])
+    targets = targets.clamp(max=1) if dtype == torch.bool else targets
+    assert_same_as_torch(logits.log_softmax(2), targets.to(dtype), input_lengths, target_lengths)
+
+
+def test_fractions_of_labels_are_cut_off():
+    logits, (targets, *lengths) = case(2)
+    assert_same_as_torch(logits.log_softmax(2), targets + 0.9, *lengths)
+
+
+@pytest.mark.parametrize("dtype", [*SMALL, torch.int64])
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 3)])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_lengths_of_any_integer_dtype_and_shape(dtype, shape, reduction):
+    logits, (targets, *lengths) = case(2)
+    lengths = (length.to(dtype).reshape(shape) for length in lengths)
+    assert_same_as_torch(logits.log_softmax(2), targets, *lengths, reduction=reduction)
+
+
+def test_lengths_in_lists_of_whatever_counts_as_an_int():
+    logits, (targets, *lengths) = case(2)
+    assert_same_as_torch(logits.log_softmax(2), targets, *map(list, lengths))
+    assert_same_as_torch(logits.log_softmax(2), targets, *(list(length.numpy()) for length in lengths))
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([]), torch.zeros(3, 0), torch.zeros(3, 0).long(), torch.zeros(3, 4)])
+def test_a_batch_without_any_label(targets):
+    logits, (_, input_lengths, _) = case(2)
+    log_probs, none = logits.log_softmax(2), torch.zeros(3, dtype=torch.int64)
+    assert_same_as_torch(log_probs, targets, input_lengths, none)
+    # Frame by frame the blank.
+    within = torch.arange(len(log_probs))[:, None] < input_lengths
+    expected = -(log_probs[..., 0] * within).sum(0)
+    assert_close(ctc_loss(log_probs, targets, input_lengths, none, reduction="none"), expected, relative=1e-12)
+
+
+def test_one_sample_without_any_label():
+    logits, _ = case(2)
+    arguments = torch.tensor([]), torch.tensor(7), torch.tensor(0)
+    assert_same_as_torch(logits[:, 0].log_softmax(1), *arguments, reduction="none")
+
+
+@pytest.mark.parametrize("blank_inside", [False, True])
+def test_the_node_of_unreduced_losses_may_be_called(blank_inside):
+    # As ESPnet's "builtin2" does, to find the samples that it leaves out: those whose gradient is not finite.
+    logits, _ = case(8)
+    targets = torch.tensor([[1, 1], [0 if blank_inside else 3, 2], [2, 2]])
+    arguments = targets, torch.tensor([2, 5, 9]), torch.tensor([2, 2, 2])
+    found = []
+    for function in (ctc_loss, theirs):
+        log_probs = logits.log_softmax(2).requires_grad_()
+        losses = function(log_probs, *arguments, reduction="none")
+        upstream = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+        found.append(losses.grad_fn(upstream))
+        losses[1:].sum().backward()  # and a backward pass is as it was
+        found.append(log_probs.grad.nan_to_num())
+    ours, gradient, expected, expected_gradient = found
+    assert ours[:, 0].isnan().all()
+    assert expected[:, 0].sum().isnan()
+    assert_close(ours[:, 1:], expected[:, 1:], absolute=1e-11)
+    assert_close(gradient, expected_gradient, absolute=1e-11)
+
+
+def test_the_node_is_not_in_the_way_of_transforms():
+    logits, integers = case(8)
+    log_probs = logits.log_softmax(2)
+
+    def losses(scores, impl="auto"):
+        return ctc_loss(scores, *integers, reduction="none", impl=impl)
+
+    expected = next(both(log_probs, *integers, reduction="none"))
+    assert_close(torch.func.grad(lambda scores: losses(scores).sum())(log_probs), expected[1], absolute=1e-11)
+    tangent = torch.randn(log_probs.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(log_probs.clone().requires_grad_(), tangent)
+        moved = torch.autograd.forward_ad.unpack_dual(losses(dual, "reference")).tangent
+    assert_close(moved, (expected[1] * tangent).sum((0, 2)), absolute=1e-11)
+
+
+def espnet_builtin2(criterion, logits, targets, input_lengths, target_lengths):
+    """The mean loss of the samples whose gradient is finite, targets concatenated: the steps of ESPnet's builtin2."""
+    log_probs = logits.log_softmax(2)
+    losses = criterion(log_probs, targets, input_lengths, target_lengths)
+    finite = losses.grad_fn(torch.ones_like(losses)).sum([0, 2]).isfinite()
+    kept = torch.repeat_interleave(finite, target_lengths)
+    return (
+        criterion(log_probs[:, finite], targets[kept], input_lengths[finite], target_lengths[finite]).sum()
+        / finite.sum()
+    )
+
+
+def test_espnet_s_builtin2_leaves_out_what_does_not_fit():
+    logits, _ = case(8)
+    arguments = torch.tensor([1, 1, 3, 2, 2, 2]), torch.tensor([2, 5, 9]), torch.tensor([2, 2, 2])
+    results = []
+    for criterion in (CTCLoss(reduction="none"), torch.nn.CTCLoss(reduction="none")):
+        leaf = logits.clone().requires_grad_()
+        loss = espnet_builtin2(criterion, leaf, *arguments)
+        loss.backward()
+        results.append((loss.detach(), leaf.grad))
+    (loss, gradient), (expected, expected_gradient) = results
+    assert expected.isfinite()
+    assert_close(loss, expected, relative=1e-12)
+    assert_close(gradient, expected_gradient, absolute=1e-11)
+
+
 def test_targets_wider_than_need_be_with_anything_in_them():
     logits, (targets, *lengths) = case(5)
     wide = torch.nn.functional.pad(targets, (0, 7), value=0)

@@ -61,6 +61,17 @@ def test_minus_infinity_is_an_impossible_class(loss, fused, dtype, mask):
             assert not solved.gradient[(*frames, ..., MASKS[mask])].any()
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("targets", [[], torch.tensor([]), torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.int64)])
+def test_targets_of_an_all_silence_batch_have_no_dtype_of_their_own(loss, targets):
+    function, scores, (_, lengths, target_lengths), axis = make(loss)
+    losses = function(scores, targets, lengths, 0 * target_lengths, blank=-1, reduction="none")
+    log_probs = scores.double() if loss != "rnnt" else scores.double().log_softmax(-1)[:, :, 0]
+    blanks = log_probs[..., -1].movedim(axis, 0)
+    within = torch.arange(blanks.shape[1]) < torch.as_tensor(lengths)[:, None]
+    assert_close(losses, -(blanks * within).sum(1), relative=1e-6)
+
+
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("fused", [False, True], ids=["log_probs", "logits"])
 @pytest.mark.parametrize("loss", LOSSES)

@@ -76,6 +76,8 @@ def bounded_batch(
 
 
 def check_integer_dtype(function: str, argument: str, tensor: Tensor) -> None:
+    if tensor.numel() == 0 and tensor.is_floating_point():
+        return  # an empty tensor has no dtype of its own
     if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
         raise InvalidTypeError(function, argument, "have an integer dtype", str(tensor.dtype).removeprefix("torch."))
 
