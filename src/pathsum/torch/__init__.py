@@ -31,6 +31,8 @@ from pathsum.torch.greedy import ctc_greedy_decode as ctc_greedy_decode
 from pathsum.torch.greedy import multi_blank_rnnt_greedy_decode as multi_blank_rnnt_greedy_decode
 from pathsum.torch.greedy import rnnt_greedy_decode as rnnt_greedy_decode
 from pathsum.torch.greedy import tdt_greedy_decode as tdt_greedy_decode
+from pathsum.torch.infeasible import Infeasible as Infeasible
+from pathsum.torch.infeasible import infeasible as infeasible
 from pathsum.torch.joiner import Joiner as Joiner
 from pathsum.torch.joint import rnnt_joint_loss as rnnt_joint_loss
 from pathsum.torch.joint import rnnt_loss_from_joint as rnnt_loss_from_joint
