@@ -129,12 +129,13 @@ def test_a_quote_in_a_token_survives_the_textgrid(folder):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("abc", *OPTIONS), "no token of the vocabulary begins 'c', in the word 'abc'"),
+        (("17 $!", *OPTIONS), "no token of the vocabulary begins any part of '17 $!'"),
+        (("aaaaa", *OPTIONS), "needs 9 frames, has 8: a frame for each of 5 labels, and a blank between equal"),
         (("ab", "a", *OPTIONS), "has 1 samples; got 2 transcripts"),
         (("ab", "--tokens=-ab"), "must have a token for each of the 4 classes; has 3"),
         (("ab",), "without a vocabulary the transcript must be class numbers"),
         (("7",), "targets must lie in [0, C) with C = 4; got 7 at sample 0"),
-        (("2 2 2 2 2",), "no path spells the transcript, in 8 frames and 5 tokens"),
+        (("2 2 2 2 2",), "the transcript needs 9 frames, has 8: a frame for each of 5 labels, and"),
         (("2", "--blank", "9"), "blank must lie in [-4, 4); got 9"),
         (("ab", *OPTIONS, "--space", "_"), "the token for a space, '_', is not in the vocabulary"),
         (("--text-file", "missing.txt", *OPTIONS), "missing.txt"),
@@ -364,3 +365,20 @@ def test_the_example_of_the_documentation(tmp_path):
     for word, (start, end) in zip(words, [(0.207, 0.883), (0.977, 1.454), (1.672, 2.403)], strict=True):
         assert abs(word["start"] - start) < 0.25
         assert abs(word["end"] - end) < 0.25
+
+
+def test_a_word_that_cannot_be_spelled_has_times_as_well(folder, capsys):
+    # Between "ab" on frames 1 to 3 and "a" on 6 the star has what is left, all but the two spaces.
+    np.save(folder / "star.npy", log_probs([0, 2, 2, 3, 1, 3, 0, 3, 1, 2]).numpy())
+    arguments = ("ab 17 a", *OPTIONS, "--out", str(folder / "out"))
+    assert align(folder, *arguments, scores="star.npy") == 0
+    assert "a star (*) stands for what the vocabulary cannot spell in: 17" in capsys.readouterr().out
+    found = json.loads((folder / "out" / "star.json").read_text(encoding="utf-8"))
+    words = [(word["text"], word["start"], word["end"]) for word in found["words"]]
+    assert words == [("ab", 0.5, 2.0), ("17", 2.5, 4.0), ("a", 4.5, 5.0)]
+    assert [token["text"] for token in found["tokens"]] == ["a", "b", " ", "*", " ", "a"]
+    # Part of a word: the letters that are known keep their frames, and a run of others is one star.
+    assert align(folder, "ab?!b a", *OPTIONS, "--out", str(folder / "out"), scores="star.npy") == 0
+    found = json.loads((folder / "out" / "star.json").read_text(encoding="utf-8"))
+    assert [token["text"] for token in found["tokens"]] == ["a", "b", "*", "b", " ", "a"]
+    assert (folder / "out" / "star.png").read_bytes().startswith(b"\x89PNG")

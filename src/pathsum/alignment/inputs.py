@@ -14,6 +14,8 @@ from pathsum.errors import CommandError
 
 # What may stand for a space in a vocabulary, by how common it is.
 SPACES = (" ", "|", "▁", "<space>", "<sp>")
+# What stands for whatever the vocabulary cannot spell; its class is the one behind all others.
+STAR = "*"
 SCORE_NAMES = ("log_probs", "logits", "emissions", "scores")
 LENGTH_NAMES = ("input_lengths", "lengths")
 SCORE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -33,11 +35,13 @@ class Transcript(NamedTuple):
         text: as it was given.
         classes: of its tokens, one after another.
         words: for each word its text, its first token and the token after its last; empty where there are no words.
+        unspelled: the words in which a star stands for something.
     """
 
     text: str
     classes: list[int]
     words: list[tuple[str, int, int]]
+    unspelled: list[str]
 
 
 def load_scores(path: Path) -> tuple[Tensor, Tensor]:
@@ -156,25 +160,36 @@ def load_vocabulary(path: Path) -> list[str]:
 
 
 def spell(text: str, vocabulary: Sequence[str], space: str | None = None) -> Transcript:
-    """The classes of a text, taking at each place the longest token that fits; words are what spaces separate."""
+    """The classes of a text, taking at each place the longest token that fits; words are what spaces separate.
+
+    A run of characters that no token begins is one star.
+    """
     if space is None:
         space = next((token for token in SPACES if token in vocabulary), None)
     elif space not in vocabulary:
         raise AlignError(f"the token for a space, {space!r}, is not in the vocabulary")
     by_length = sorted({token for token in vocabulary if token}, key=lambda token: (-len(token), token))
-    classes, words = [], []
+    star = len(vocabulary)
+    classes, words, unspelled = [], [], []
     for word in text.split():
         if words and space is not None:
             classes.append(vocabulary.index(space))
         first, rest = len(classes), word
         while rest:
             token = next((token for token in by_length if rest.startswith(token)), None)
-            if token is None:
-                raise AlignError(f"no token of the vocabulary begins {_short(rest)}, in the word {_short(word)}")
-            classes.append(vocabulary.index(token))
-            rest = rest[len(token) :]
+            if token is not None:
+                classes.append(vocabulary.index(token))
+                rest = rest[len(token) :]
+                continue
+            if classes[first:][-1:] != [star]:
+                classes.append(star)
+            rest = rest[1:]
+        if star in classes[first:]:
+            unspelled.append(word)
         words.append((word, first, len(classes)))
-    return Transcript(text, classes, words)
+    if words and all(star in classes[first:last] and last == first + 1 for _, first, last in words):
+        raise AlignError(f"no token of the vocabulary begins any part of {_short(text)}")
+    return Transcript(text, classes, words, unspelled)
 
 
 def spell_ids(text: str) -> Transcript:
@@ -188,4 +203,4 @@ def spell_ids(text: str) -> Transcript:
     huge = [number for number in numbers if len(number.lstrip("0")) > 18]
     if huge:
         raise AlignError(f"class numbers must be less than the number of classes; got {_short(huge[0])}")
-    return Transcript(text, [int(number) for number in numbers], [])
+    return Transcript(text, [int(number) for number in numbers], [], [])

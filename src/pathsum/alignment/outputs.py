@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,7 +127,3 @@ def write_json(path: Path, utterance: Utterance) -> None:
 def _rounded(interval: Interval) -> dict[str, Any]:
     digits = {name: round(value, 6) for name, value in interval._asdict().items() if name != "text"}
     return {"text": interval.text} | digits
-
-
-def confidence(log_prob: float) -> float:
-    return math.exp(min(log_prob, 0.0))

@@ -13,10 +13,10 @@ from torch import Tensor
 from pathsum.console import Console
 from pathsum.files import replacing
 from pathsum.printable import printable
-from pathsum.torch import TokenSpan, forced_align, token_spans
+from pathsum.torch import TokenSpan, forced_align, infeasible, token_spans, word_spans
 
 from . import outputs
-from .inputs import AlignError, Transcript, load_scores, load_vocabulary, read_lines, spell, spell_ids
+from .inputs import STAR, AlignError, Transcript, load_scores, load_vocabulary, read_lines, spell, spell_ids
 from .outputs import Interval, Utterance
 
 FORMATS = ("textgrid", "ctm", "json", "png")
@@ -78,7 +78,10 @@ def run(
 
     names = _vocabulary(vocabulary, tokens, num_classes)
     transcripts = [spell_ids(text) if names is None else spell(text, names, space) for text in texts]
-    names = [str(c) for c in range(num_classes)] if names is None else names
+    names = [*(map(str, range(num_classes)) if names is None else names), STAR]
+    if any(transcript.unspelled for transcript in transcripts):
+        # The star's scores: log-probability 0 in every frame, that of any class at all.
+        log_probs = torch.nn.functional.pad(log_probs, (0, 1))
     targets = [label for transcript in transcripts for label in transcript.classes]
     counts = [len(transcript.classes) for transcript in transcripts]
     paths, frame_scores = forced_align(log_probs, torch.tensor(targets, dtype=torch.int64), lengths, counts, blank)
@@ -90,6 +93,8 @@ def run(
         own_path, own_scores = paths[n, :length], frame_scores[n, :length]
         if bool((own_path < 0).any()):
             reason = "a score is NaN or +inf" if own_scores.isnan().any() else "no path spells the transcript"
+            for misfit in infeasible("ctc", transcript.classes, length, counts[n]):
+                raise AlignError(f"{name}: the transcript {misfit.reason}")
             raise AlignError(f"{name}: {reason}, in {length} frames and {counts[n]} tokens")
         spans = token_spans(own_path, own_scores, blank)
         aligned.append((_utterance(name, transcript, spans, own_scores, names, frame_seconds), spans))
@@ -106,8 +111,13 @@ def run(
                     own_scores, classes = log_probs[n, : int(lengths[n])], transcripts[n].classes
                     file = beside / written[n][-1]
                     picture.draw(file, utterance, own_scores, classes, spans, names, blank, frame_seconds)
-    for (utterance, _), files in zip(aligned, written, strict=True):
+    for (utterance, _), transcript, files in zip(aligned, transcripts, written, strict=True):
         outputs.print_table(console, utterance)
+        if transcript.unspelled:
+            listed = printable(" ".join(dict.fromkeys(transcript.unspelled)))
+            console.print(
+                Text(f"a star ({STAR}) stands for what the vocabulary cannot spell in: {listed}"), soft_wrap=True
+            )
         if out is not None:
             console.print(
                 Text("wrote " + ", ".join(printable(str(Path(out) / file)) for file in files)), soft_wrap=True
@@ -132,15 +142,11 @@ def _utterance(
     names: Sequence[str],
     frame_seconds: float,
 ) -> Utterance:
-    tokens = [
-        Interval(names[span.token], *span.seconds(frame_seconds), outputs.confidence(span.score)) for span in spans
-    ]
+    tokens = [Interval(names[span.token], *span.seconds(frame_seconds), span.confidence) for span in spans]
     words = []
     for text, first, last in transcript.words:
-        # Over the frames of its tokens alone: blanks between them say nothing of the word.
-        frames = sum(span.end - span.start for span in spans[first:last])
-        log_prob = sum(span.score * (span.end - span.start) for span in spans[first:last]) / frames
-        words.append(Interval(text, tokens[first].start, tokens[last - 1].end, outputs.confidence(log_prob)))
+        (word,) = word_spans(spans[first:last], [last - first])
+        words.append(Interval(text, *word.seconds(frame_seconds), word.confidence))
     return Utterance(name, transcript.text, len(scores) * frame_seconds, float(scores.double().sum()), tokens, words)
 
 
