@@ -41,3 +41,10 @@ def test_the_fuzzer_sees_signals_and_hangs(monkeypatch):
     ]
     outcomes = [outcome for _, outcome in calls.fuzz(todo, seconds=2)]
     assert outcomes == ["signal SIGSEGV", "hangs for 2 s"]
+
+
+@pytest.mark.parametrize("value", [3, 0.5, None, "34", {"a": 1}, {3, 4}, b"34"], ids=repr)
+@pytest.mark.parametrize("argument", ["big_blank_durations", "big_blanks"])
+def test_what_is_no_list_of_ints_is_named(argument, value):
+    call = calls.Call("multi_blank_rnnt_loss", argument, calls.Nonsense("", lambda _: value, never=True))
+    assert calls.run(call) == ""

@@ -214,11 +214,20 @@ def check_count(function: str, argument: str, value: Any, minimum: int = 0) -> i
     return int(value)
 
 
+def _entries(function: str, argument: str, values: Any) -> list[Any]:
+    """The entries of a list, a tuple or a range, or of an array of rank 1."""
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return values.tolist()
+    if not isinstance(values, (list, tuple, range)):
+        raise InvalidTypeError(function, argument, "be a list of ints", type(values).__name__)
+    return list(values)
+
+
 def check_durations(
     function: str, argument: str, durations: Any, *, minimum: int, distinct: bool = True
 ) -> tuple[int, ...]:
     """One or more ints, not below the minimum."""
-    values = tuple(check_count(function, argument, value, minimum) for value in durations)
+    values = tuple(check_count(function, argument, value, minimum) for value in _entries(function, argument, durations))
     if not values:
         raise InvalidValueError(function, argument, "have one or more entries", [])
     if distinct and len(set(values)) < len(values):
@@ -228,7 +237,7 @@ def check_durations(
 
 def check_classes(function: str, argument: str, classes: Any, num_classes: int, blank: int) -> tuple[int, ...]:
     """Classes other than the blank and than one another, as indices in [0, V)."""
-    given = [check_count(function, argument, value, -num_classes) for value in classes]
+    given = [check_count(function, argument, value, -num_classes) for value in _entries(function, argument, classes)]
     if any(value >= num_classes for value in given):
         raise InvalidValueError(function, argument, f"lie in [{-num_classes}, {num_classes})", given)
     values = tuple(value % num_classes for value in given)
