@@ -218,16 +218,43 @@ def test_a_joiner_that_does_not_fit(changed, message):
     assert str(raised.value).startswith(f"wildcard_rnnt_loss: {message}")
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_heads_of_different_dtypes(impl):
+    variant = FUSED["tdt"]
+    tensors, integers = operands(variant, seed=2, dtype=torch.float32)
+    tokens, spans = joiners(tensors, gate=0.0)
+    spans = spans.logits().detach().double()
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    expected = solved(variant, [joiners(exact)[0].logits(), spans], exact[:4], integers)
+    for heads in ([tokens, spans], [tokens.logits(), spans]):
+        losses, gradients = solved(variant, heads, tensors[:4], integers, impl=impl)
+        assert losses.dtype == torch.float32
+        assert_close(losses, expected[0], relative=1e-6, absolute=1e-5)
+        for gradient, wanted in zip(gradients, expected[1], strict=True):
+            assert_close(gradient, wanted, relative=1e-4, absolute=1e-5)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_encoder_and_predictor_of_different_dtypes(impl):
+    variant = FUSED["wildcard"]
+    tensors, integers = operands(variant, seed=2)
+    rounded = [tensors[0].detach().bfloat16().requires_grad_(), *(t.detach().float() for t in tensors[1:])]
+    exact = [tensor.detach().double().requires_grad_() for tensor in rounded]
+    expected = materialised(variant, exact, integers)
+    losses, (gradient,) = solved(variant, joiners(rounded, gate=0.0), rounded[:1], integers, impl=impl)
+    assert losses.dtype == torch.float32
+    assert gradient.dtype == torch.bfloat16
+    assert_close(losses, expected[0], relative=1e-6, absolute=1e-5)
+    assert_close(gradient, expected[1][0], relative=2**-8, absolute=1e-4)
+
+
 def test_heads_that_do_not_fit_each_other():
-    def joiner(num_frames, num_classes, dtype=torch.float32):
-        shapes = (1, num_frames, 3), (1, 2, 3), (num_classes, 3)
-        return Joiner(*(torch.zeros(shape, dtype=dtype) for shape in shapes))
+    def joiner(num_frames, num_classes):
+        return Joiner(*(torch.zeros(shape) for shape in ((1, num_frames, 3), (1, 2, 3), (num_classes, 3))))
 
     integers = [[0]], [4], [1]
     with pytest.raises(InvalidValueError, match="duration_logits must have shape"):
         tdt_loss(joiner(4, 3), joiner(5, 2), *integers, durations=[0, 1])
-    with pytest.raises(InvalidTypeError, match="duration_logits must have token_logits' dtype"):
-        tdt_loss(joiner(4, 3), joiner(4, 2, torch.float64), *integers, durations=[0, 1])
     with pytest.raises(InvalidValueError, match="big_blanks"):
         multi_blank_rnnt_loss(joiner(4, 3), *integers, [2], [3])
 

@@ -103,8 +103,8 @@ def test_tdt():
     refuses("duration_logits must have shape (..., D) = (2, 4, 3, 2); got shape (2, 4, 3, 3)", durations=[0, 1])
     refuses("sigma must be finite; got inf", sigma=float("inf"))
     raises(TYPE, "tdt_loss", "durations must be an int; got float", durations=[0, 1.0, 2])
-    message = "duration_logits must have token_logits' dtype, float32; got float64"
-    raises(TYPE, "tdt_loss", message, duration_logits=torch.zeros(2, 4, 3, 3, dtype=torch.float64))
+    message = "duration_logits must have dtype float32, float64, bfloat16, float16; got int64"
+    raises(TYPE, "tdt_loss", message, duration_logits=torch.zeros(2, 4, 3, 3, dtype=torch.int64))
     message = "duration_logits must be on cpu, as the scores are; got meta"
     raises(TYPE, "tdt_loss", message, duration_logits=torch.zeros(2, 4, 3, 3, device="meta"))
 

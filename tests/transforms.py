@@ -355,6 +355,26 @@ def autocast(called: Called) -> None:
         losses = called.losses(*leaves)
     same([losses], [called.truth.losses], "losses")
     same(torch.autograd.grad(losses.sum(), leaves), summed(called.truth.jacobian), "gradient")
+    # As a model has it: what layers put out is bfloat16, what they own is float32; so are two heads of two dtypes.
+    activations = 2 if len(leaves) == 4 else 1
+    mixed = tuple(
+        tensor.to(torch.bfloat16 if k < activations else torch.float32).requires_grad_()
+        for k, tensor in enumerate(called.tensors)
+    )
+    exact = tuple(tensor.detach().double().requires_grad_() for tensor in mixed)
+    truth = called.case.loss(exact, called.case.integers, "reference")
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = called.losses(*mixed)
+    assert losses.dtype == torch.float32
+    # Products are rounded to bfloat16: five arcs of logits below 4, half a unit of 2**-7 each.
+    budget = 0.08 if len(leaves) == 4 else 1e-5
+    assert_close(losses, truth, absolute=budget, what="losses")
+    gradients = torch.autograd.grad(losses.sum(), mixed)
+    expected = torch.autograd.grad(truth.sum(), exact)
+    for gradient, wanted, given in zip(gradients, expected, mixed, strict=True):
+        assert gradient.dtype == given.dtype
+        rounding = 2**-8 if given.dtype == torch.bfloat16 else 0.0
+        assert_close(gradient, wanted, relative=rounding, absolute=budget, what="gradient")
 
 
 def non_contiguous(called: Called) -> None:

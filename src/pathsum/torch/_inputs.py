@@ -169,11 +169,16 @@ def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: 
     _checks.check_device(function, argument, str(table.device), str(scores.device))
 
 
-def check_joiner(function: str, joiner: Joiner) -> None:
-    operands = joiner.operands
+def check_joiner(function: str, joiner: Joiner) -> Joiner:
+    """The joiner with its operands cast, all checked."""
     names = ("encoder_out", "predictor_out", "weight", "bias")
-    for name, operand, axes in zip(names, operands, ("(N, T, H)", "(N, U+1, H)", "(V, H)", "(V)"), strict=True):
-        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
+    for name, axes in zip(names, ("(N, T, H)", "(N, U+1, H)", "(V, H)", "(V)"), strict=True):
+        operand = getattr(joiner, name)
+        if name != "bias" or operand is not None:
+            _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
+    joiner = joiner.cast()
+    operands = joiner.operands
+    for name, operand in zip(names, operands, strict=True):
         if operand.dtype != joiner.dtype or operand.device != joiner.device:
             rule = f"have encoder_out's dtype and device, {dtype_of(joiner.encoder_out)} on {joiner.device}"
             raise InvalidTypeError(function, name, rule, f"{dtype_of(operand)} on {operand.device}")
@@ -185,6 +190,7 @@ def check_joiner(function: str, joiner: Joiner) -> None:
     if joiner.gate is not None:
         _checks.check_number(function, "gate", joiner.gate, minimum=0.0)
     _checks.check_number(function, "tile_memory", joiner.tile_memory, minimum=1.0)
+    return joiner
 
 
 def check_shape(function: str, argument: str, tensor: Tensor, sizes: tuple[int | None, ...], axes: str) -> None:

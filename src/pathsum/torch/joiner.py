@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ class Joiner:
     ``create_graph=True`` raises NotDifferentiableError.
 
     Attributes:
-        encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands.
+        encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands; under
+            autocast in any of them, and taken in autocast's but for float64.
         predictor_out: Predictor output (N, U+1, H).
         weight: Output layer of the joiner (V, H).
         bias: Its bias (V,), or None.
@@ -69,7 +70,7 @@ class Joiner:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The operands'."""
+        """The operands', where they have one."""
         return self.encoder_out.dtype
 
     @property
@@ -79,5 +80,30 @@ class Joiner:
 
     def logits(self) -> Tensor:
         """The logits (N, T, U+1, V) themselves."""
-        encoder_out, predictor_out, weight, bias = self.operands
-        return ACTIVATIONS[self.activation](encoder_out[:, :, None] + predictor_out[:, None]) @ weight.T + bias
+        hidden = ACTIVATIONS[self.activation](self.encoder_out[:, :, None] + self.predictor_out[:, None])
+        return torch.nn.functional.linear(hidden, self.weight, self.bias)
+
+    def cast(self) -> Joiner:
+        """The same, its operands in the dtypes in which torch would multiply them.
+
+        Under autocast all but float64 are cast, as by ``torch.nn.functional.linear``. Elsewhere encoder and predictor
+        get one dtype, as in their sum.
+        """
+        operands = (self.encoder_out, self.predictor_out, self.weight, self.bias)
+        target = autocast_dtype(self.device.type)
+        if target is not None:
+            operands = tuple(
+                operand if operand is None or operand.dtype == torch.float64 else operand.to(target)
+                for operand in operands
+            )
+        encoder_out, predictor_out, weight, bias = operands
+        dtype = torch.promote_types(encoder_out.dtype, predictor_out.dtype)
+        return replace(
+            self, encoder_out=encoder_out.to(dtype), predictor_out=predictor_out.to(dtype), weight=weight, bias=bias
+        )
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype that products have on a device type under autocast; None where it is not on."""
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else None

@@ -64,7 +64,8 @@ def rnnt_joint_loss(
     bias``. The logits exist a tile of rows at a time; backward makes them again where the gradient needs them.
 
     Args:
-        encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands.
+        encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands; under
+            autocast in any of them, and taken in autocast's but for float64.
         predictor_out: Predictor output (N, U+1, H).
         weight: Output layer of the joiner (V, H).
         bias: Its bias (V,), or None.
@@ -120,7 +121,7 @@ def rnnt_joint_loss(
     """
     function = "rnnt_joint_loss"
     joiner = Joiner(encoder_out, predictor_out, weight, bias, activation=activation, gate=gate, tile_memory=tile_memory)
-    check_joiner(function, joiner)
+    joiner = check_joiner(function, joiner)
     _checks.check_reduction(function, reduction)
     clamp = _checks.check_number(function, "clamp", clamp)
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
@@ -128,7 +129,7 @@ def rnnt_joint_loss(
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
     chosen = dispatch.select(function, encoder_out.device.type, impl)
     is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat
-    by_tiles = not hat if chosen == "numba" else chosen == "triton" and is_regular and weight.dtype != torch.float64
+    by_tiles = not hat if chosen == "numba" else chosen == "triton" and is_regular and joiner.dtype != torch.float64
     integers = (targets, logit_lengths, target_lengths)
     device = unread_on(function, check, chosen, encoder_out, *integers) if by_tiles else None
     lattice = _pose_joint(function, encoder_out, predictor_out, len(weight), *integers, blank, device)
@@ -148,7 +149,7 @@ def rnnt_joint_loss(
     else:
         scoring = Scoring(hat=bool(hat), delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
         losses = solve((joiner,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
-    return reduce(finish(losses, encoder_out, zero_infinity), reduction)
+    return reduce(finish(losses, joiner, zero_infinity), reduction)
 
 
 def rnnt_loss_from_joint(

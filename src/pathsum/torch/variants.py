@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pathsum import _checks, dispatch
-from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.errors import InvalidValueError
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
@@ -21,7 +21,6 @@ from pathsum.torch._inputs import (
     as_alignment,
     check_joiner,
     check_logits,
-    dtype_of,
     finish,
     pose_grid,
     pose_logits,
@@ -58,8 +57,8 @@ def tdt_loss(
     Args:
         token_logits: Joiner output for the labels and the blank (N, T, U+1, V), or packed as in ``rnnt_packed_loss``
             (rows, V). float32, float64, bfloat16 or float16, any strides. Or the ``Joiner`` itself.
-        duration_logits: Joiner output for the durations (N, T, U+1, D) or (rows, D); has a softmax of its own. One
-            tensor with both heads may be given as two slices. Or a second ``Joiner``.
+        duration_logits: Joiner output for the durations (N, T, U+1, D) or (rows, D), of any of these dtypes; has a
+            softmax of its own. One tensor with both heads may be given as two slices. Or a second ``Joiner``.
         targets: Labels (N, U), or (sum of target_lengths,) one target after another.
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -102,13 +101,10 @@ def tdt_loss(
         0.0648
     """
     function = "tdt_loss"
+    token_logits = _head(function, token_logits, "token_logits")
+    duration_logits = _head(function, duration_logits, "duration_logits")
     grid = _posed(function, token_logits, targets, logit_lengths, target_lengths, blank, "token_logits")
     wanted = (*token_logits.shape[:-1], len(durations))
-    if isinstance(duration_logits, Joiner):
-        check_joiner(function, duration_logits)
-    if _dtype_of(duration_logits) != _dtype_of(token_logits):
-        rule = f"have token_logits' dtype, {_dtype_of(token_logits)}"
-        raise InvalidTypeError(function, "duration_logits", rule, _dtype_of(duration_logits))
     _checks.check_device(function, "duration_logits", str(duration_logits.device), str(token_logits.device))
     steps = tdt_durations(function, durations)
     if tuple(duration_logits.shape) != wanted:
@@ -183,7 +179,7 @@ def multi_blank_rnnt_loss(
         0.3125
     """
     function = "multi_blank_rnnt_loss"
-    _check_head(function, logits)
+    logits = _head(function, logits)
     durations = _checks.check_durations(function, "big_blank_durations", big_blank_durations, minimum=1, distinct=False)
     blank = _checks.check_blank(function, blank, logits.shape[-1])
     classes = _checks.check_classes(function, "big_blanks", big_blanks, logits.shape[-1], blank)
@@ -265,6 +261,7 @@ def ar_rnnt_loss(
         2.0
     """
     function = "ar_rnnt_loss"
+    logits = _head(function, logits)
     grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     frames = as_alignment(function, alignment, grid)
@@ -333,6 +330,7 @@ def wildcard_rnnt_loss(
         0.75
     """
     function = "wildcard_rnnt_loss"
+    logits = _head(function, logits)
     grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "final", final, FINALS)
     lattice = pose_wildcard(grid, final)
@@ -355,7 +353,6 @@ def _posed(
         return pose_logits(
             function, logits, targets, logit_lengths, target_lengths, blank, argument=argument, big_blanks=big_blanks
         )
-    check_joiner(function, logits)
     num_samples, num_frames, width, num_classes = logits.shape
     return pose_grid(
         function,
@@ -371,15 +368,12 @@ def _posed(
     )
 
 
-def _check_head(function: str, head: Tensor | Joiner) -> None:
+def _head(function: str, head: Tensor | Joiner, argument: str = "logits") -> Tensor | Joiner:
+    """Logits, or a joiner with its operands cast, checked."""
     if isinstance(head, Joiner):
-        check_joiner(function, head)
-    else:
-        check_logits(function, head)
-
-
-def _dtype_of(head: Tensor | Joiner) -> str:
-    return dtype_of(head.encoder_out if isinstance(head, Joiner) else head)
+        return check_joiner(function, head)
+    check_logits(function, head, argument)
+    return head
 
 
 def _reduced(
