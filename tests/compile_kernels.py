@@ -2,8 +2,9 @@
 
     python compile_kernels.py <lattice>
 
-Launches are caught on their way to the device, so no device is needed. Prints a JSON list a line: kernel, target, and
-what the compiler says of registers spilled, shared memory in bytes and float64 instructions.
+Launches are caught on their way to the device, so no device is needed. Prints a JSON list a line: kernel, target, what
+the compiler says of registers spilled and shared memory in bytes; and how many products are contracted into an exchange
+between lanes, and how many warps a scan goes over.
 """
 
 import inspect
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import torch
 import triton
@@ -21,7 +23,8 @@ from triton.compiler import ASTSource
 
 import launches
 
-TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)]
+# By the version of ROCm that torch is built for, upon which launches depend.
+TARGETS = {None: [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)], "7.0": [GPUTarget("hip", "gfx942", 64)]}
 TYPES = {
     torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64",
     torch.int32: "i32", torch.int8: "i8", torch.bool: "i1",
@@ -29,7 +32,7 @@ TYPES = {
 SCALARS = {"tl.int32": "i32", "tl.int64": "i64", "tl.float64": "fp64"}
 
 
-def compiled(kernel, arguments, constants):
+def compiled(kernel, arguments, constants, targets):
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
     names = list(inspect.signature(kernel.fn).parameters)
     values = dict(zip(names, arguments, strict=False)) | constants
@@ -46,7 +49,7 @@ def compiled(kernel, arguments, constants):
         else:
             assert annotation == "tl.constexpr" or value is None, f"{kernel.__name__}: {name} is specialised"
             signature[name], fixed[(i,)] = "constexpr", value
-    for target in TARGETS:
+    for target in targets:
         source = ASTSource(kernel, signature, fixed, attributes)
         yield kernel.__name__, target, triton.compile(source, target=target, options=options)
 
@@ -63,18 +66,38 @@ def spilled(result):
     return int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
 
 
-def doubles(result):
-    """Instructions on float64 values."""
-    return len(re.findall(r"\.f64\b|_f64\b", result.asm.get("ptx", "") or result.asm["amdgcn"]))
+def contracted(result):
+    """Fused multiply-adds whose addend is another lane's, of a sum over lanes.
+
+    The lane itself and the other one round different products, and each ends with a sum of its own.
+    """
+    exchanged, found = set(), 0
+    for line in result.asm.get("ptx", "").splitlines():
+        target, *sources = re.findall(r"%\w+", line) or [""]
+        copies = re.search(r"\b(mov|cvt|shl|or)\.", line) and exchanged.intersection(sources)
+        if "shfl.sync.bfly" in line or copies:
+            exchanged.add(target)
+        elif re.search(r"\bfma\.", line) and sources[-1] in exchanged:
+            found += 1
+    return found
+
+
+def scanned(result):
+    """Warps of a program that scans, else 0."""
+    return result.metadata.num_warps if "tt.scan" in result.asm["ttir"] else 0
 
 
 def main(lattice):
     done = set()
-    for kernel, arguments, constants in launches.of(lattice):
-        for name, target, result in compiled(kernel, arguments, dict(constants)):
-            if result.hash not in done:
-                done.add(result.hash)
-                print(json.dumps([name, str(target.arch), spilled(result), result.metadata.shared, doubles(result)]))
+    for rocm, targets in TARGETS.items():
+        with mock.patch.object(torch.version, "hip", rocm):
+            caught = launches.of(lattice)
+        for kernel, arguments, constants in caught:
+            for name, target, result in compiled(kernel, arguments, dict(constants), targets):
+                if result.hash not in done:
+                    done.add(result.hash)
+                    facts = (spilled(result), result.metadata.shared, contracted(result), scanned(result))
+                    print(json.dumps([name, str(target.arch), *facts]))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,16 @@ from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.testing import chain_inputs, grid_inputs
 
+# In the second and third axis of a grid; the first has 2**31 - 1.
+MOST_PROGRAMS = 65535
+
 
 def of(lattice):
     """(kernel, arguments, constants) of every launch of the derivatives there are, for some dtypes and layouts."""
     caught = []
 
     def catch(kernel, grid, beside, *arguments, **constants):
+        assert all(programs <= MOST_PROGRAMS for programs in grid[1:]), f"{kernel.__name__}: a grid of {grid}"
         caught.append((kernel, arguments, constants))
 
     module = importlib.import_module(f"pathsum.torch._launch.{lattice}")
@@ -125,8 +129,12 @@ def _arcs(module):
 
 
 def _joint(module):
-    for dtype, activation in ((torch.float32, "tanh"), (torch.bfloat16, "gelu")):
-        num_samples, num_frames, width, num_classes, size = 2, 3, 40, 500, 512
+    # The last has more frames than a grid has programs in any axis but the first.
+    for dtype, activation, num_samples, num_frames, width, num_classes, size in (
+        (torch.float32, "tanh", 2, 3, 40, 500, 512),
+        (torch.bfloat16, "gelu", 2, 3, 40, 500, 512),
+        (torch.float32, "tanh", 1, 70_000, 1, 500, 512),
+    ):
         inputs = grid_inputs(num_samples, num_frames, width - 1, num_classes, ragged=False)
         lengths, target_lengths, targets = integers(*inputs[2:], inputs.targets)
         offsets = torch.arange(num_samples + 1) * num_frames * width

@@ -1,4 +1,4 @@
-"""What needs a device to run, without one: kernels compiled ahead of time, and the benchmark's dry run."""
+"""What needs a device to run, without one: kernels compiled ahead of time, tests collected, the benchmark run dry."""
 
 import importlib.util
 import json
@@ -15,6 +15,16 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 HERE = Path(__file__).parent
 # Shared memory of a block in bytes.
 SHARED = {"80": 163 * 1024, "90": 227 * 1024, "gfx942": 64 * 1024}
+
+
+def run(script, *arguments, **environment):
+    """Lines that a program prints, in a process where kernels are not interpreted."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    kept |= {"PYTHONPATH": ":".join([str(HERE), str(HERE.parent / "src"), *sys.path])} | environment
+    command = [sys.executable, "-W", "ignore", *script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=kept)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -61,28 +71,59 @@ def cache(tmp_path_factory):
     ),
 ])  # fmt: skip
 def test_kernels_compile_for_every_target(lattice, kernels, cache):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": ":".join([str(HERE), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "compile_kernels.py"), lattice],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    compiled = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = run([str(HERE / "compile_kernels.py")], lattice, TRITON_CACHE_DIR=str(cache))
+    compiled = [json.loads(line) for line in lines]
     assert {(name, target) for name, target, *_ in compiled} == {(name, t) for name in kernels for t in SHARED}
-    for name, target, spilled, shared, _ in compiled:
+    for name, target, spilled, shared, contracted, scanned in compiled:
         assert spilled <= 64, f"{name} on {target} spills {spilled} bytes a thread"
         assert shared <= SHARED[target], f"{name} on {target} asks for {shared} bytes of shared memory"
+        assert contracted == 0, f"{name} on {target} rounds the same sum differently in different lanes"
+        # Scans over more than one wavefront may be wrong there.
+        assert target != "gfx942" or scanned <= 1, f"{name} on {target} scans over {scanned} wavefronts"
+
+
+def test_a_new_length_compiles_nothing():
+    counted = [json.loads(line) for line in run([str(HERE / "specialisations.py")])]
+    assert {loss for loss, *_ in counted} >= {"ctc", "asg", "rnnt", "joint", "delayed", "tdt"}
+    for loss, first, beside in counted:
+        assert first > 5, f"{loss} launched {first} kernels"
+        assert not beside, f"{loss} compiles {beside} once more for another length"
+
+
+FAKE_DEVICE = """
+import sys
+from pathlib import Path
+
+import torch
+
+torch.cuda.is_available = lambda: True
+
+
+def pytest_ignore_collect(collection_path):
+    name = collection_path.name
+    if name.startswith("test_") and name != "test_gpu.py" and "triton_targets" not in collection_path.read_text():
+        return True
+
+
+def pytest_collection_finish(session):
+    from pathsum.torch._launch import chain, grid
+
+    kernels = {name: kernel for module in (chain.chain, grid.grid) for name, kernel in vars(module).items()}
+    kinds = {type(kernels[name]).__name__ for name in ("solve", "score_rows", "add", "split")}
+    print("kernels:", *sorted(kinds))
+    print("collected:", *sorted({Path(item.path).name for item in session.items}))
+"""
+
+
+def test_tests_of_a_device_are_collected_beside_kernels_that_are_compiled(tmp_path):
+    (tmp_path / "fake_device.py").write_text(FAKE_DEVICE)
+    paths = ":".join([str(tmp_path), str(HERE), str(HERE.parent / "src"), *sys.path])
+    lines = run(["-m", "pytest"], "-p", "fake_device", "--collect-only", "-m", "gpu", str(HERE), PYTHONPATH=paths)
+    assert "kernels: JITFunction" in lines
+    assert "collected: test_gpu.py" in lines
 
 
 def test_the_benchmark_runs_dry():
-    script = HERE.parent / "benchmarks" / "gpu.py"
-    environment = os.environ | {"PYTHONPATH": ":".join([str(HERE.parent / "src"), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), "--dry"],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    lines = run([str(HERE.parent / "benchmarks" / "gpu.py")], "--dry")
     assert lines[0] == "gate: green"
     assert [line.split()[0] for line in lines if "pathsum" in line and line.endswith("ran")] == ["ctc", "rnnt", "tdt"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.dense import load_scores
 
 
@@ -45,7 +45,7 @@ def chain(
     undefined = tl.zeros([BLOCK], tl.int32)
     for strip in range(0, count, BLOCK):
         # What an earlier strip has stored other threads read.
-        tl.debug_barrier()
+        barrier()
         s = strip + lanes
         used, places = s < count, n * width + s
         stay_label = tl.load(stay_labels + places, mask=used, other=0).to(tl.int64)
@@ -83,7 +83,7 @@ def chain(
     best = tl.where((frames == 0) & stands, 0.0, best)
     is_defined = tl.max(undefined, 0) == 0
     tl.store(log_probs + n, tl.where(is_defined, best, float("nan")))
-    tl.debug_barrier()
+    barrier()
     if is_defined & (best > float("-inf")):
         for behind in range(frames):
             row = n * num_frames + frames - 1 - behind
@@ -104,7 +104,7 @@ def grid(
     lanes = tl.arange(0, BLOCK)
     score = tl.full([BLOCK], float("-inf"), tl.float64)
     for strip in range(0, tl.where(frames > 0, labels + 1, 0), BLOCK):
-        tl.debug_barrier()
+        barrier()
         u = strip + lanes
         before = edges + (2 * n + (strip // BLOCK + 1) % 2) * num_frames
         after = edges + (2 * n + strip // BLOCK % 2) * num_frames
@@ -129,7 +129,7 @@ def grid(
     best = tl.where(is_defined, best, float("nan"))
     tl.store(log_probs + n, best)
     found = is_defined & (best > float("-inf"))
-    tl.debug_barrier()
+    barrier()
     t, u = tl.where(found, frames - 1, 0), tl.where(found, labels, 0)
     for _ in range(tl.where(found, frames - 1 + labels, 0)):
         node = origin + t.to(tl.int64) * width + u
@@ -177,7 +177,7 @@ def dense(
     undefined = tl.zeros([TO], tl.int32)
     for t in range(frames):
         # What other threads have stored of the frame before.
-        tl.debug_barrier()
+        barrier()
         here, before = alpha + (2 * n + t % 2) * num_classes, alpha + (2 * n + (t + 1) % 2) * num_classes
         best = tl.zeros([], tl.float64) - float("inf")
         for first in range(0, num_classes, TO):
@@ -196,7 +196,7 @@ def dense(
     best = tl.where(frames == 0, 0.0, best)
     wrong = tl.max(undefined, 0) | ((frames > 1) & (tl.load(undefined_arcs) != 0)).to(tl.int32)
     tl.store(log_probs + n, tl.where(wrong == 0, best, float("nan")))
-    tl.debug_barrier()
+    barrier()
     if (wrong == 0) & (best > float("-inf")):
         for behind in range(frames):
             t = frames - 1 - behind

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 
 from pathsum import numerics
-from pathsum.kernels.triton.compilation import kernel
-from pathsum.kernels.triton.extended import LN_2, LOG2_E, add, normalise, pack, shift, split, unpack, zeros_like
+from pathsum.kernels.triton.compilation import barrier, kernel
+from pathsum.kernels.triton.extended import LOG2_E, add, log, normalise, pack, shift, split, unpack, zeros_like
 from pathsum.kernels.triton.rows import softmax_statistics
 
 # Logits up to this size are exponentiated as they are.
@@ -164,7 +164,7 @@ def _alpha(
     lanes = tl.arange(0, BLOCK)
     for strip in range(0, states, BLOCK):
         # What an earlier strip has stored other threads read.
-        tl.debug_barrier()
+        barrier()
         s = strip + lanes
         used = s < states
         skip = tl.load(skips + n * width + s, mask=used, other=0) != 0
@@ -210,7 +210,7 @@ def _beta(
     lanes = tl.arange(0, BLOCK)
     last_strip = (states - 1) // BLOCK * BLOCK
     for back in range(0, states, BLOCK):
-        tl.debug_barrier()
+        barrier()
         s = last_strip - back + lanes
         used, has_one, has_two = s < states, s + 1 < states, s + 2 < states
         skip = tl.load(skips + n * width + s + 2, mask=has_two, other=0) != 0
@@ -257,14 +257,11 @@ def _log_normalisers(maxima, sums, frame, frames, BLOCK: tl.constexpr):
 @triton.jit
 def _final_mass(alpha, frame, frames, states, num_columns, num_final):
     """log of the mass in the final states after the last frame."""
-    s = states - 1 - tl.arange(0, 2)
-    final = (tl.arange(0, 2) < num_final) & (s >= 0)
-    word = _load_words(alpha, (frame + frames - 1) * num_columns + s, final)
-    mantissa, exponent = unpack(word)
-    largest = tl.max(exponent, 0)
-    total = tl.sum(shift(mantissa, exponent - largest), 0).to(tl.float64)
-    log_mass = tl.log(tl.where(total > 0, total, 1.0)) + largest.to(tl.float64) * LN_2
-    return tl.where(total > 0, log_mass, float("-inf"))
+    last = (frame + frames - 1) * num_columns + states - 1
+    one = _load_words(alpha, last, (num_final > 0) & (states > 0))
+    two = _load_words(alpha, last - 1, (num_final > 1) & (states > 1))
+    mantissa, exponent = add(*unpack(one), *unpack(two))
+    return log(mantissa, exponent)
 
 
 @kernel
@@ -296,7 +293,7 @@ def solve(
                     stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width,
                     num_columns, start_state, alpha, not SHARED or TRANSITIONS, TRANSITIONS, BLOCK, WIDE,
                 )  # fmt: skip
-                tl.debug_barrier()
+                barrier()
                 loss = -_final_mass(alpha, frame, frames, states, num_columns, num_final)
                 if LOGITS:
                     loss += _log_normalisers(maxima, sums, frame, frames, BLOCK)
@@ -357,7 +354,7 @@ def find_posteriors(
     own = own & (is_wide(tl.load(extents + n), frames, FIXED) == WIDE)
     rows, n, t, states, own = rows[:, None], n[:, None], t[:, None], states[:, None], own[:, None]
     largest = tl.zeros([ROWS], tl.int64 if WIDE else tl.int32) - (2**60 if WIDE else 2**28)
-    total = tl.zeros([ROWS], tl.float64 if WIDE else tl.float32)
+    total = tl.zeros([ROWS, BLOCK], tl.float64 if WIDE else tl.float32)
     for first in range(0, num_columns, BLOCK):
         s = first + tl.arange(0, BLOCK)[None, :]
         mantissa, exponent, staying, stay_exponent = _masses(
@@ -365,11 +362,12 @@ def find_posteriors(
             width, num_columns, start_state, SHARED, TRANSITIONS, WIDE,
         )  # fmt: skip
         greater = tl.maximum(largest, tl.maximum(tl.max(exponent, 1), tl.max(stay_exponent, 1)))
-        total = shift(total, largest - greater) + tl.sum(shift(mantissa, exponent - greater[:, None]), 1)
+        total = shift(total, (largest - greater)[:, None]) + shift(mantissa, exponent - greater[:, None])
         if not SHARED:
-            total += tl.sum(shift(staying, stay_exponent - greater[:, None]), 1)
+            total += shift(staying, stay_exponent - greater[:, None])
         largest = greater
-    scale = (1.0 / tl.where(total > 0, total, 1.0))[:, None]
+    mass = tl.sum(total, 1)[:, None]
+    scale = 1.0 / tl.where(mass > 0, mass, 1.0)
     for first in range(0, num_columns, BLOCK):
         s = first + tl.arange(0, BLOCK)[None, :]
         mantissa, exponent, staying, stay_exponent = _masses(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.rows import in_pieces
 from pathsum.kernels.triton.segments import last_column, segment_sums
 
@@ -84,7 +84,7 @@ def write_gradient(
         places = out + out_starts[:, None] + c.to(tl.int64)[None, :] * out_stride_c
         tl.store(places, gradient.to(out.dtype.element_ty), mask=within[:, None] & mask)
     # The entries of the targets' classes are written once more, by other threads.
-    tl.debug_barrier()
+    barrier()
     carry = tl.zeros([ROWS, 1], WORK)
     for first in range(0, num_entries, BLOCK):
         own, ends, posterior, carry = sum_by_class(

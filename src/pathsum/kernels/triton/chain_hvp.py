@@ -18,7 +18,7 @@ import triton.language as tl
 
 from pathsum.kernels.triton.chain import constants_of, entering, gather_by_state, is_wide, reference_of
 from pathsum.kernels.triton.chain_gradient import sum_by_class
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.extended import shift, split, unpack, zeros_like
 from pathsum.kernels.triton.rows import in_pieces, softmax_mean
 
@@ -177,7 +177,7 @@ def _sweep_forward(
     nothing = tl.zeros([BLOCK], tl.float64)
     for strip in range(0, states, BLOCK):
         # What an earlier strip has stored other threads read.
-        tl.debug_barrier()
+        barrier()
         s = strip + lanes
         used = s < states
         stay_constant = constants_of(constants, stays, n, num_columns, s, used, CONSTANTS)
@@ -212,7 +212,7 @@ def _sweep_back(
     nothing = tl.zeros([BLOCK], tl.float64)
     last_strip = (states - 1) // BLOCK * BLOCK
     for back in range(0, states, BLOCK):
-        tl.debug_barrier()
+        barrier()
         s = last_strip - back + lanes
         used, has_one, has_two = s < states, s + 1 < states, s + 2 < states
         stay_constant = constants_of(constants, stays, n, num_columns, s, used, CONSTANTS)
@@ -244,12 +244,13 @@ def _sweep_back(
 @triton.jit
 def _mean_of_ends(stay, step, skip, before, frame, frames, states, num_columns, num_final):
     """Mean cost of all paths, of those that end in each of the final states."""
-    s = states - 1 - tl.arange(0, 2)
-    final = (tl.arange(0, 2) < num_final) & (s >= 0)
-    places = (frame + frames - 1) * num_columns + s
-    posterior = _load(stay, places, final) + _load(step, places, final) + _load(skip, places, final)
-    mass = tl.sum(posterior, 0)
-    return tl.sum(posterior * _load(before, places, final), 0) / tl.where(mass > 0, mass, 1.0)
+    total, mass = tl.zeros([], tl.float64), tl.zeros([], tl.float64)
+    for k in tl.static_range(2):
+        final, place = (k < num_final) & (k < states), (frame + frames - 1) * num_columns + states - 1 - k
+        posterior = _load(stay, place, final) + _load(step, place, final) + _load(skip, place, final)
+        total += posterior * _load(before, place, final)
+        mass += posterior
+    return total / tl.where(mass > 0, mass, 1.0)
 
 
 @kernel
@@ -280,7 +281,7 @@ def solve(
                 stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states,
                 num_columns, before, CONSTANTS, BLOCK,
             )  # fmt: skip
-            tl.debug_barrier()
+            barrier()
             cost = _mean_of_ends(stay, step, skip, before, frame, frames, states, num_columns, num_final)
         tl.store(costs + n, cost)
 
@@ -359,7 +360,7 @@ def write_product(
         places = out + out_starts[:, None] + c * out_stride_c
         tl.store(places, product.to(out.dtype.element_ty), mask=within[:, None] & (c < num_classes))
     # The entries of the targets' classes are written once more, by other threads.
-    tl.debug_barrier()
+    barrier()
     carry = tl.zeros([ROWS, 1], WORK)
     for first in range(0, num_entries, BLOCK):
         c, ends, posterior, carry = sum_by_class(

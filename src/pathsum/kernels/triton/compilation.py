@@ -1,4 +1,4 @@
-"""How kernels are compiled: once for each dtype, layout and block size, never for a value."""
+"""How kernels are compiled: once for each dtype, layout and block size, never for a value. And how threads wait."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import triton
+import triton.language as tl
 
 _SCALARS = ("tl.int32", "tl.int64", "tl.float64")
 
@@ -15,3 +16,18 @@ def kernel(function: Any) -> Any:
     parameters = inspect.signature(function).parameters.values()
     scalars = [parameter.name for parameter in parameters if parameter.annotation in _SCALARS]
     return triton.jit(function, do_not_specialize=scalars)
+
+
+# Later versions of Triton give the barrier another name.
+if hasattr(tl, "debug_barrier"):
+
+    @triton.jit
+    def barrier():
+        """Threads of a program go on when all have come here, and see what the others have stored."""
+        tl.debug_barrier()
+
+else:
+
+    @triton.jit
+    def barrier():
+        tl.barrier()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.extended import LN_2
 
 # No product of a transition, down to 2**-340, and a state leaves the normal floats.
@@ -42,14 +42,18 @@ def _greatest(scores, start, stride_c, num_classes, BLOCK: tl.constexpr):
 
 @triton.jit
 def _product(matrix, vector, to, num_classes, TO: tl.constexpr, FROM: tl.constexpr):
-    """sum over i of matrix[to, i] * vector[i]"""
-    total = tl.zeros([TO], tl.float64)
+    """sum over i of matrix[to, i] * vector[i]
+
+    Lanes are added up once, behind the last product: contracted into an exchange with another lane, a product is
+    rounded in that lane alone, and the lanes of a row would hold different sums.
+    """
+    total = tl.zeros([TO, FROM], tl.float64)
     for first in range(0, num_classes, FROM):
         i = first + tl.arange(0, FROM)
         mask = (to < num_classes)[:, None] & (i < num_classes)[None, :]
         tile = tl.load(matrix + to.to(tl.int64)[:, None] * num_classes + i[None, :], mask=mask, other=0.0)
-        total += tl.sum(tile * tl.load(vector + i, mask=i < num_classes, other=0.0)[None, :], 1)
-    return total
+        total += tile * tl.load(vector + i, mask=i < num_classes, other=0.0)[None, :]
+    return tl.sum(total, 1)
 
 
 @triton.jit
@@ -75,7 +79,7 @@ def _alpha(
     undefined, lost = tl.zeros([], tl.int32), tl.zeros([], tl.int32)
     for t in range(frames):
         # What other threads have stored of the frame before.
-        tl.debug_barrier()
+        barrier()
         place = start + t * stride_t
         reference, wrong = _greatest(scores, place, stride_c, num_classes, FROM)
         undefined = undefined | wrong
@@ -117,7 +121,7 @@ def _beta(
         tl.store(last + j, tl.zeros([TO], tl.float64) + 1.0, mask=j < num_classes)
     for behind in range(frames):
         t = frames - 1 - behind
-        tl.debug_barrier()
+        barrier()
         place = start + t * stride_t
         reference, _ = _greatest(scores, place, stride_c, num_classes, FROM)
         here, weighed = beta + (row + t) * num_classes, entering + (row + t) * num_classes
@@ -133,7 +137,7 @@ def _beta(
         largest = tl.max(greatest, 0)
         lost = lost | ((tl.min(least, 0) < largest * WATCH) | (largest < WATCH)).to(tl.int32)
         scale = _power(-_exponent(largest))
-        tl.debug_barrier()
+        barrier()
         if t > 0:
             for first in range(0, num_classes, TO):
                 i = first + tl.arange(0, TO)

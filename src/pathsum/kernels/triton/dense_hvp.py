@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 
 
 @triton.jit
@@ -51,10 +51,10 @@ def _sweep_forward(
     """Mean cost of the paths up to each state of each frame, the frame's own cost included."""
     for t in range(frames):
         # What other threads have stored of the frame before.
-        tl.debug_barrier()
+        barrier()
         for to in range(0, num_classes, TO):
             j = to + tl.arange(0, TO)
-            total, mass = tl.zeros([TO], tl.float64), tl.zeros([TO], tl.float64)
+            total, mass = tl.zeros([TO, FROM], tl.float64), tl.zeros([TO, FROM], tl.float64)
             if t > 0:
                 for source in range(0, num_classes, FROM):
                     i = source + tl.arange(0, FROM)
@@ -63,10 +63,11 @@ def _sweep_forward(
                     )
                     places = before + (row + t - 1) * num_classes + i
                     mean = tl.load(places, mask=i < num_classes, other=0.0)[None, :]
-                    total += tl.sum(posterior * (mean + cost), 1)
-                    mass += tl.sum(posterior, 1)
+                    total += posterior * (mean + cost)
+                    mass += posterior
             own = _costs(tangent, start + t * stride_t, stride_c, j, num_classes)
-            tl.store(before + (row + t) * num_classes + j, _mean(total, mass) + own, mask=j < num_classes)
+            mean = _mean(tl.sum(total, 1), tl.sum(mass, 1)) + own
+            tl.store(before + (row + t) * num_classes + j, mean, mask=j < num_classes)
 
 
 @triton.jit
@@ -77,10 +78,10 @@ def _sweep_back(
     """Mean cost of the paths behind each state of each frame."""
     for back in range(frames):
         t = frames - 1 - back
-        tl.debug_barrier()
+        barrier()
         for source in range(0, num_classes, FROM):
             i = source + tl.arange(0, FROM)
-            total, mass = tl.zeros([FROM], tl.float64), tl.zeros([FROM], tl.float64)
+            total, mass = tl.zeros([TO, FROM], tl.float64), tl.zeros([TO, FROM], tl.float64)
             if back > 0:
                 for to in range(0, num_classes, TO):
                     j = to + tl.arange(0, TO)
@@ -90,9 +91,10 @@ def _sweep_back(
                     places = behind + (row + t + 1) * num_classes + j
                     mean = tl.load(places, mask=j < num_classes, other=0.0)
                     mean += _costs(tangent, start + (t + 1) * stride_t, stride_c, j, num_classes)
-                    total += tl.sum(posterior * (mean[:, None] + cost), 0)
-                    mass += tl.sum(posterior, 0)
-            tl.store(behind + (row + t) * num_classes + i, _mean(total, mass), mask=i < num_classes)
+                    total += posterior * (mean[:, None] + cost)
+                    mass += posterior
+            mean = _mean(tl.sum(total, 0), tl.sum(mass, 0))
+            tl.store(behind + (row + t) * num_classes + i, mean, mask=i < num_classes)
 
 
 @kernel
@@ -120,7 +122,7 @@ def solve(
                 tangent, start, stride_t, stride_c, matrix, transitions, constants, alpha, entering, row, frames,
                 num_classes, is_lost, before, CONSTANTS, TO, FROM,
             )  # fmt: skip
-            tl.debug_barrier()
+            barrier()
             total, mass = tl.zeros([FROM], tl.float64), tl.zeros([FROM], tl.float64)
             for first in range(0, num_classes, FROM):
                 c = first + tl.arange(0, FROM)

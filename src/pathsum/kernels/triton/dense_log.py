@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.dense import load_scores
 
 
@@ -32,19 +32,23 @@ def _log_sum(transitions, vector, to, num_classes, stride_to, stride_from, TO: t
 @kernel
 def solve(
     scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, input_lengths, num_frames: tl.int32,
-    num_classes: tl.int32, transitions, nothing, alpha, beta, entering, losses, lost, TO: tl.constexpr,
+    num_classes: tl.int32, transitions, nothing, alpha, beta, entering, losses, lost, out, TO: tl.constexpr,
     FROM: tl.constexpr,
 ):  # fmt: skip
-    """As ``dense.solve``, of the samples that are lost; ``nothing`` is a row of zeros."""
+    """As ``dense.solve``, of the samples that are lost; ``nothing`` is a row of zeros.
+
+    ``out``: the losses of all samples; those that were given stay as they are, for the other program reads them.
+    """
     n = tl.program_id(0).to(tl.int64)
     frames = tl.load(input_lengths + n).to(tl.int32)
     row, start = n * num_frames, n * stride_n
     loss = tl.load(losses + n)
-    if (tl.load(lost + n) != 0) & (loss == loss):
-        if tl.program_id(1) == 1:
+    is_lost = (tl.load(lost + n) != 0) & (loss == loss)
+    if tl.program_id(1) == 1:
+        if is_lost:
             for behind in range(frames):
                 t = frames - 1 - behind
-                tl.debug_barrier()
+                barrier()
                 for first in range(0, num_classes, TO):
                     j = first + tl.arange(0, TO)
                     leaving = tl.zeros([TO], tl.float64)
@@ -57,9 +61,10 @@ def solve(
                     x = load_scores(scores, start + t * stride_t, stride_c, j, num_classes)
                     tl.store(beta + places, leaving, mask=j < num_classes)
                     tl.store(entering + places, x + leaving, mask=j < num_classes)
-        else:
+    else:
+        if is_lost:
             for t in range(frames):
-                tl.debug_barrier()
+                barrier()
                 for first in range(0, num_classes, TO):
                     j = first + tl.arange(0, TO)
                     arriving = tl.zeros([TO], tl.float64)
@@ -69,10 +74,11 @@ def solve(
                         )
                     x = load_scores(scores, start + t * stride_t, stride_c, j, num_classes)
                     tl.store(alpha + (row + t) * num_classes + j, x + arriving, mask=j < num_classes)
-            tl.debug_barrier()
+            barrier()
             last = alpha + (row + frames - 1) * num_classes
             log_z = _log_sum(nothing, last, tl.zeros([1], tl.int32), num_classes, 0, 1, 1, FROM)
-            tl.store(losses + n, -tl.max(log_z, 0))
+            loss = -tl.max(log_z, 0)
+        tl.store(out + n, loss)
 
 
 @kernel

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.extended import add, log, normalise, pack, plain, split, unpack
 from pathsum.kernels.triton.rows import in_pieces, locate, softmax_statistics
 
@@ -110,7 +110,7 @@ def _sweep(
     mantissa, exponent = unpack(tl.full([BLOCK], float("-inf"), tl.float64))
     for strip in range(0, labels + 1, BLOCK):
         # What an earlier strip has stored other threads read.
-        tl.debug_barrier()
+        barrier()
         u = strip + lanes
         word = tl.full([BLOCK], float("-inf"), tl.float64)
         mantissa, exponent = unpack(word)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.extended import add, log, pack, plain, split, unpack
 from pathsum.kernels.triton.rows import locate
 
@@ -54,7 +54,7 @@ def _alpha(
         # The end is a node as well, behind the last frame.
         for d in range(strip, frames + 1 + tl.minimum(strip + BLOCK - 1, labels)):
             # What other threads have stored of earlier diagonals.
-            tl.debug_barrier()
+            barrier()
             t = d - u
             inside = (t >= 0) & (t < frames) & (u <= labels)
             is_end = (t == frames) & (u == labels)
@@ -108,7 +108,7 @@ def _beta(
         # What a skip of the last frames leads to: the end, or the last node.
         rest = tl.full([BLOCK], 0.0 if SKIPS == 0 else NOTHING, tl.float64)
         for d in range(strip, frames + tl.minimum(strip + BLOCK - 1, labels)):
-            tl.debug_barrier()
+            barrier()
             t = frames - 1 - (d - strip - lanes)
             inside = (t >= 0) & (t < frames) & (u >= 0)
             node = origin + t * width + u

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.rows import locate
 
 
@@ -30,7 +30,7 @@ def _before(
         skipped, skipped_mass = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
         for d in range(strip, frames + 1 + tl.minimum(strip + BLOCK - 1, labels)):
             # What other threads have stored of earlier diagonals.
-            tl.debug_barrier()
+            barrier()
             t = d - u
             inside = (t >= 0) & (t < frames) & (u <= labels)
             is_end = (t == frames) & (u == labels)
@@ -72,7 +72,7 @@ def _after(
         # What is expected where the skips of the last frames lead to.
         rest = tl.zeros([BLOCK], tl.float64)
         for d in range(strip, frames + tl.minimum(strip + BLOCK - 1, labels)):
-            tl.debug_barrier()
+            barrier()
             t = frames - 1 - (d - strip - lanes)
             inside = (t >= 0) & (t < frames) & (u >= 0)
             node = origin + t * width + u

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.grid import origin_and_width, starts_of
 from pathsum.kernels.triton.rows import in_pieces, locate, softmax_mean
 
@@ -96,7 +96,7 @@ def _sweep(
     mean = tl.zeros([BLOCK], tl.float64)
     for strip in range(0, labels + 1, BLOCK):
         # What an earlier strip has stored other threads read.
-        tl.debug_barrier()
+        barrier()
         u = strip + lanes
         mean = tl.zeros([BLOCK], tl.float64)
         blank, label, blank_cost, label_cost = _arcs(

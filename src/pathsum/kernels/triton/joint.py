@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.rows import find_sample
 
 
@@ -230,7 +230,10 @@ def add_weight_gradient(
         places = grad_weight + v.to(tl.int64)[:, None] * size + h[None, :]
         tl.store(places, tl.load(places, mask=mask, other=0.0) + total, mask=mask)
         owner = v < tl.where(tl.program_id(1) == 0, num_classes, 0)
-        tl.store(grad_bias + v, tl.load(grad_bias + v, mask=owner, other=0.0) + bias, mask=owner)
+        bias += tl.load(grad_bias + v, mask=owner, other=0.0)
+        # Several lanes hold a class; one of them stores it, when all have read.
+        barrier()
+        tl.store(grad_bias + v, bias, mask=owner)
 
 
 @kernel
@@ -239,14 +242,16 @@ def add_operand_gradients(
     count, first: tl.int64, chunk: tl.int64, grad_hidden, grad_encoder, grad_predictor, UNITS: tl.constexpr,
 ):  # fmt: skip
     """Each frame's row of the encoder's gradient, or each label position's of the predictor's: += that of its nodes."""
-    n, line = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    h = tl.program_id(2) * UNITS + tl.arange(0, UNITS)
+    # Both in the axis that takes more than 65535 programs.
+    place = tl.program_id(0).to(tl.int64)
+    n, line = place // (num_frames + width), place % (num_frames + width)
+    h = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
     frames, labels = tl.load(logit_lengths + n).to(tl.int32), tl.load(target_lengths + n).to(tl.int32)
     origin, end = tl.load(row_offsets + n), tl.load(row_offsets + n + 1)
     is_frame = line < num_frames
     # A line is a frame of U+1 nodes one after another, or a label position of T nodes a frame apart.
     start = origin + tl.where(is_frame, line * (labels + 1), line - num_frames)
-    step = tl.where(is_frame, 1, labels + 1)
+    step = tl.where(is_frame, 1, labels + 1).to(tl.int64)
     nodes = tl.where(is_frame, labels + 1, frames)
     exists = tl.where(is_frame, line < frames, line - num_frames <= labels)
     last = tl.minimum(first + chunk, tl.load(count))

@@ -13,7 +13,7 @@ import triton.language as tl
 from pathsum import lattice
 from pathsum.kernels.triton.compilation import kernel
 from pathsum.kernels.triton.grid import starts_of
-from pathsum.kernels.triton.rows import in_pieces, locate, softmax_statistics
+from pathsum.kernels.triton.rows import in_pieces, locate, softmax_mean, softmax_statistics
 
 LABEL = tl.constexpr(lattice.LABEL)
 
@@ -190,15 +190,10 @@ def write_product(
         total = tl.load(sums + node, mask=real, other=0.0)
         share = tl.where(total > 0, 1.0 / tl.where(total > 0, total, 1.0), 0.0)
         maximum = tl.where(total > 0, tl.load(maxima + node, mask=real, other=0.0), 0.0)
-        for first in range(0, num_classes, BLOCK):
-            v = (first + tl.arange(0, BLOCK)).to(tl.int64)[None, :]
-            read = real[:, None] & (v < num_classes)
-            x = tl.load(scores + starts[:, None] + v * stride_v, mask=read, other=float("-inf")).to(WORK)
-            if LONE:
-                x = tl.where(v == lone, float("-inf"), x)
-            cost = tl.load(tangent + moved[:, None] + v * tangent_stride_v, mask=read, other=0.0).to(WORK)
-            mean += tl.sum(tl.exp(x - maximum[:, None]) * cost, 1)
-        mean *= share
+        mean = share * softmax_mean(
+            scores, starts, stride_v, tangent, moved, tangent_stride_v, num_classes, maximum, real, WORK, BLOCK,
+            ALIGNED, lone, LONE,
+        )  # fmt: skip
     probability, alone_cost = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
     if LONE:
         logit = tl.load(scores + starts + lone.to(tl.int64) * stride_v, mask=real, other=0.0).to(tl.float64)

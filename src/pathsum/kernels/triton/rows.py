@@ -89,19 +89,24 @@ def softmax_statistics(
 @triton.jit
 def softmax_mean(
     scores, starts, stride_v, tangent, tangent_starts, tangent_stride_v, num_classes, maximum, read,
-    WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr, lone=-1, LONE: tl.constexpr = False,
 ):  # fmt: skip
-    """The sum of exp(score - maximum) * tangent of each row."""
+    """The sum of exp(score - maximum) * tangent of each row; lanes are added up once, as in ``dense``.
+
+    With ``LONE`` the class ``lone`` has no part in it.
+    """
     if ALIGNED > 1:
         num_classes = in_pieces(num_classes, ALIGNED)
         starts, tangent_starts = in_pieces(starts, ALIGNED), in_pieces(tangent_starts, ALIGNED)
         stride_v, tangent_stride_v = 1, 1
-    total = tl.zeros(starts.shape, WORK)
+    total = tl.zeros([starts.shape[0], BLOCK], WORK)
     for first in range(0, num_classes, BLOCK):
         v = first + tl.arange(0, BLOCK)
         mask = read[:, None] & (v < num_classes)[None, :]
         columns = v.to(tl.int64)[None, :]
         x = tl.load(scores + starts[:, None] + columns * stride_v, mask=mask, other=float("-inf")).to(WORK)
+        if LONE:
+            x = tl.where(columns == lone, float("-inf"), x)
         moved = tl.load(tangent + tangent_starts[:, None] + columns * tangent_stride_v, mask=mask, other=0.0).to(WORK)
-        total += tl.sum(tl.exp(x - maximum[:, None]) * moved, 1)
-    return total
+        total += tl.exp(x - maximum[:, None]) * moved
+    return tl.sum(total, 1)

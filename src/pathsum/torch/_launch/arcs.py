@@ -17,6 +17,7 @@ from pathsum.torch._launch.common import (
     aligned,
     bucket,
     empties,
+    even,
     in_triton,
     launch,
     programs,
@@ -179,12 +180,12 @@ def arcs_forward(
     )  # fmt: skip
     arcs = tuple(zip(frames_on, labels_on, strict=True))
     if arcs == _BLANK_AND_LABEL and skips_to is None:
-        posteriors = planes.clone()
+        posteriors = _even_rows(planes)
         losses = solve_packed(
             (posteriors[0], posteriors[1]), undefined, (lengths[0], lengths[1], lengths[2]), _width(target_lengths),
             need_gradient,
         )  # fmt: skip
-        return losses, posteriors, empty(0, num_nodes)
+        return losses, posteriors.contiguous(), empty(0, num_nodes)
     losses, totals, alpha = empty(num_samples), empty(num_samples), empty(num_nodes)
     beta = empty(num_nodes if need_gradient else 0)
     options = {
@@ -252,7 +253,7 @@ def arcs_hvp(
     scales = _row_scales(grad_losses, losses, row_offsets, num_nodes)
     arcs, width = tuple(zip(frames_on, labels_on, strict=True)), _width(target_lengths)
     if arcs == _BLANK_AND_LABEL and skips_to is None:
-        moved, block = tangent.clone(), bucket(width, 32, MEANS_STRIP)
+        posteriors, moved, block = _even_rows(posteriors), _even_rows(tangent), bucket(width, 32, MEANS_STRIP)
         launch(
             grid_hvp.solve, (num_samples, 2), planes,
             *posteriors, *moved, losses, *lengths, 1, 0, before, after, costs, PACKED=True, BLOCK=block,
@@ -277,6 +278,12 @@ def arcs_hvp(
         ROWS=_NODES,
     )  # fmt: skip
     return -costs, moved * scales
+
+
+def _even_rows(planes: Tensor) -> Tensor:
+    """A copy whose planes begin at multiples of 16 bytes each."""
+    num_nodes = planes.shape[1]
+    return planes.new_empty(len(planes), even(num_nodes))[:, :num_nodes].copy_(planes)
 
 
 def _width(target_lengths: Tensor) -> int:

@@ -21,6 +21,7 @@ from pathsum.torch._launch.common import (
     in_triton,
     launch,
     programs,
+    scan,
     tiles,
     warps,
     work_dtype,
@@ -231,7 +232,7 @@ def chain_hvp(
         kernels_hvp.write_product, (programs(num_rows, rows),), scores,
         grad_losses, *read, losses, maxima, sums, means, moved_stay, moved_step, *entries, labels.shape[1], width,
         product, *product.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows, BLOCK=classes,
-        ALIGNED=aligned(scores, tangent, product),
+        ALIGNED=aligned(scores, tangent, product), **scan(),
     )  # fmt: skip
     slopes = means.view(num_samples, num_frames).sum(1, dtype=torch.float64) - costs if logits else -costs
     if transitions is None or step_transitions is None or stay_transitions is None:
@@ -316,7 +317,7 @@ def _write_gradient(
         chain_gradient.write_gradient, (programs(num_samples * num_frames, rows),), scores,
         grad_losses, scores, *scores.stride(), num_samples, num_frames, num_classes, input_lengths, *saved, *entries,
         labels.shape[1], width, gradient, *gradient.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows,
-        BLOCK=block, ALIGNED=aligned(scores, gradient),
+        BLOCK=block, ALIGNED=aligned(scores, gradient), **scan(),
     )  # fmt: skip
 
 
@@ -356,6 +357,6 @@ def _transition_gradient(
     gradient = torch.zeros_like(transitions, memory_format=torch.contiguous_format)
     launch(
         chain_gradient.add_counts, (1,), transitions,
-        counts, keys, listed, keys.numel(), transitions.numel(), gradient, BLOCK=1024,
+        counts, keys, listed, keys.numel(), transitions.numel(), gradient, BLOCK=1024, **scan(),
     )  # fmt: skip
     return gradient

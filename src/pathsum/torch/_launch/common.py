@@ -33,6 +33,22 @@ def programs(size: int, block: int) -> int:
     return -(-size // block)
 
 
+def even(size: int) -> int:
+    """A number of words, rounded up so that what lies behind them begins at a multiple of 16 bytes too.
+
+    Kernels are compiled for that property of a pointer: if it came and went with a length, a new length would compile.
+    """
+    return size + size % 2
+
+
+def scan() -> dict[str, int]:
+    """Options of kernels that scan rows: one wavefront on ROCm, where scans over several may be wrong.
+
+    https://github.com/ROCm/triton/issues/947
+    """
+    return {"num_warps": 1} if torch.version.hip else {}
+
+
 def warps(block: int) -> int:
     """Warps of a program whose lanes wait for each other: about one lane an element."""
     return min(max(block // (64 if torch.version.hip else 32), 1), 16)

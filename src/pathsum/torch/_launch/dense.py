@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pathsum.kernels.triton import dense, dense_log
 from pathsum.kernels.triton import dense_hvp as kernels_hvp
-from pathsum.torch._launch.common import bucket, empties, empty_gradient, in_rows, launch, programs, tiles
+from pathsum.torch._launch.common import bucket, empties, empty_gradient, in_rows, launch, programs, tiles, warps
 
 # Transitions that are further apart than this many nats, 340 bits, leave plain floats.
 _SPREAD = 235.0
@@ -32,7 +32,6 @@ def dense_forward(
     lost = torch.zeros(num_samples, dtype=torch.int32, device=scores.device)
     frames = (scores, *scores.stride(), input_lengths, num_frames, num_classes)
     tile = _tile(num_classes)
-    block = bucket(num_classes, 16, 1024)
     each = (num_samples, 2 if need_gradient else 1)
     launch(
         dense.solve, each, scores,
@@ -41,18 +40,19 @@ def dense_forward(
     if need_gradient:
         launch(
             dense.combine, (num_rows,), scores,
-            input_lengths, losses, num_frames, num_classes, alpha, scales, beta, entering, lost, BLOCK=block,
+            input_lengths, losses, num_frames, num_classes, alpha, scales, beta, entering, lost, **_block(num_classes),
         )  # fmt: skip
     nothing = torch.zeros(num_classes, dtype=torch.float64, device=scores.device)
+    linear, losses = losses, torch.empty_like(losses)
     launch(
         dense_log.solve, each, scores,
-        *frames, transitions, nothing, alpha, beta, entering, losses, lost, **tile,
+        *frames, transitions, nothing, alpha, beta, entering, linear, lost, losses, **tile,
     )  # fmt: skip
     if not need_gradient:
         return losses, lost != 0, beta, beta, entering
     launch(
         dense_log.combine, (num_rows,), scores,
-        input_lengths, losses, num_frames, num_classes, alpha, beta, entering, lost, BLOCK=block,
+        input_lengths, losses, num_frames, num_classes, alpha, beta, entering, lost, **_block(num_classes),
     )  # fmt: skip
     return losses, lost != 0, beta, alpha, entering
 
@@ -112,7 +112,7 @@ def dense_hvp(
     )  # fmt: skip
     launch(
         kernels_hvp.move_posteriors, (num_samples * num_frames,), scores,
-        *frames, gamma, losses, before, behind, costs, moved, BLOCK=bucket(num_classes, 16, 1024),
+        *frames, gamma, losses, before, behind, costs, moved, **_block(num_classes),
     )  # fmt: skip
     product = _gradient(grad_losses, scores, input_lengths, losses, moved)
     transition_product = torch.zeros_like(transitions)
@@ -186,6 +186,12 @@ def _linear(
     enters = torch.where(linear, entering.view(shape)[:, 1:], 0.0) * upstream[:, None, None]
     sources = torch.where(linear, alpha.view(shape)[:, :-1], 0.0)
     return (has_arcs & losses.isnan()).any(), (enters.flatten(0, 1), sources.flatten(0, 1))
+
+
+def _block(num_classes: int) -> dict[str, int]:
+    """States of a frame that are written over: a lane has them to itself, lest another reads what it has written."""
+    block = bucket(num_classes, 32, 1024)
+    return {"BLOCK": block, "num_warps": warps(block)}
 
 
 def _tile(num_classes: int) -> dict[str, int]:

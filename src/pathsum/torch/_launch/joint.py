@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.triton import joint
-from pathsum.torch._launch.common import bucket, empties, in_rows, launch, programs
+from pathsum.torch._launch.common import bucket, empties, even, in_rows, launch, programs
 from pathsum.torch._launch.grid import solve_packed
 
 _NODES = 256
@@ -46,8 +46,8 @@ def joint_forward(
     num_samples, num_frames, size = encoder.shape
     width, num_rows = predictor.shape[1], num_samples * num_frames * predictor.shape[1]
     empty = empties(weight)
-    kept, label_plane = empty(2 * num_rows), empty(num_rows)
-    blank_plane, log_sums = kept[:num_rows], kept[num_rows:]
+    kept, label_plane = empty(2 * even(num_rows)), empty(num_rows)
+    blank_plane, log_sums = _parted(kept, num_rows)
     undefined = torch.zeros(num_samples, dtype=torch.int32, device=weight.device)
     tile = _tile(weight, activation)
     launch(
@@ -89,7 +89,7 @@ def joint_backward(
     )
     num_samples, num_frames, size = encoder.shape
     width, num_rows, num_classes = predictor.shape[1], len(label_posteriors), len(weight)
-    blank_posteriors, log_sums = blank_posteriors[:num_rows], blank_posteriors[num_rows:]
+    blank_posteriors, log_sums = _parted(blank_posteriors, num_rows)
     empty, device = empties(weight), weight.device
 
     mass = blank_posteriors + (1.0 + fastemit_lambda) * label_posteriors
@@ -97,7 +97,7 @@ def joint_backward(
     through = alive.cumsum(0, dtype=torch.int64)
     before = through - alive
     listed = empty(num_rows, dtype=torch.int64)
-    count = through[-1:] if num_rows else torch.zeros(1, dtype=torch.int64, device=device)
+    count = through[-1:].clone() if num_rows else torch.zeros(1, dtype=torch.int64, device=device)
     launch(
         joint.list_rows, (programs(num_rows, _NODES),), weight,
         alive, before, num_rows, listed, ROWS=_NODES,
@@ -129,12 +129,16 @@ def joint_backward(
             grad_logits, *gradients[2:], **tile | {"ROWS": 32, "UNITS": units},
         )  # fmt: skip
         launch(
-            joint.add_operand_gradients, (num_samples, num_frames + width, programs(size, 128)), weight,
+            joint.add_operand_gradients, (num_samples * (num_frames + width), programs(size, 128)), weight,
             logit_lengths, target_lengths, row_offsets, num_frames, width, size, alive, before, *here[1:], grad_hidden,
             *gradients[:2], UNITS=128, num_warps=1,
         )  # fmt: skip
     first, second, third, fourth = (gradient.to(weight.dtype) for gradient in gradients)
     return first, second, third, fourth
+
+
+def _parted(kept: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    return kept[:num_rows], kept[len(kept) // 2 :][:num_rows]
 
 
 # Hidden units that a program of a product that makes gradients holds.
