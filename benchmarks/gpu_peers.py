@@ -99,6 +99,39 @@ def cudnn() -> Loss:
     return loss
 
 
+def optax() -> Loss:
+    """optax's CTC, compiled by JAX for the same device; the step waits for it, for it runs in a stream of its own."""
+    import jax
+    from jax import numpy as jnp
+    from optax import ctc_loss
+
+    def summed(logits: Any, targets: Any, *ends: Any) -> Any:
+        sizes = (logits.shape[0], targets.shape[1])
+        frames, labels = (
+            (jnp.arange(size) >= end[:, None]).astype(logits.dtype) for size, end in zip(sizes, ends, strict=True)
+        )
+        return ctc_loss(jnp.swapaxes(logits, 0, 1), frames, targets, labels).sum()
+
+    step = jax.jit(jax.value_and_grad(summed))
+
+    class Loss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, logits: Tensor, *integers: Tensor) -> Tensor:
+            if logits.is_cuda and jax.default_backend() != "gpu":
+                raise RuntimeError("JAX sees no GPU")
+            torch.cuda.current_stream().synchronize() if logits.is_cuda else None
+            given = [jax.dlpack.from_dlpack(x.contiguous()) for x in (logits, *(i.int() for i in integers))]
+            found = jax.block_until_ready(step(*given))
+            loss, ctx.gradient = (torch.from_dlpack(x) for x in found)
+            return loss
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+            return upstream * ctx.gradient, None, None, None
+
+    return lambda logits, *integers: Loss.apply(logits, *integers)
+
+
 TRANSDUCERS = {
     "torchaudio": torchaudio,
     "warprnnt-numba": warprnnt_numba,
@@ -106,7 +139,7 @@ TRANSDUCERS = {
     "speechbrain": speechbrain,
 }
 PEERS: dict[str, dict[str, Callable[[], Loss]]] = {
-    "ctc": {"torch": torch_native, "cudnn": cudnn},
+    "ctc": {"torch": torch_native, "cudnn": cudnn, "optax": optax},
     "rnnt": TRANSDUCERS,
     "librispeech": TRANSDUCERS,
     "tdt": {"kernels-community/tdt-loss": hf_kernel, "transformers": hf_transformers},

@@ -123,7 +123,29 @@ def test_tests_of_a_device_are_collected_beside_kernels_that_are_compiled(tmp_pa
     assert "collected: test_gpu.py" in lines
 
 
-def test_the_benchmark_runs_dry():
-    lines = run([str(HERE.parent / "benchmarks" / "gpu.py")], "--dry")
-    assert lines[0] == "gate: green"
-    assert [line.split()[0] for line in lines if "pathsum" in line and line.endswith("ran")] == ["ctc", "rnnt", "tdt"]
+@pytest.mark.parametrize("what, file, tests", [("check", "check.jsonl", 12), ("time", "gpu.jsonl", 3)])
+def test_the_benchmark_runs_dry(what, file, tests, tmp_path):
+    lines = run([str(HERE.parent / "benchmarks" / "device.py")], what, "--dry", "--out", str(tmp_path))
+    assert lines[-1].startswith("all is well")
+    rows = [json.loads(line) for line in (tmp_path / file).read_text().splitlines()]
+    own = [row for row in rows if row.get("impl", "pathsum") == "pathsum"]
+    assert [row["result"] for row in own] == ["ok"] * tests
+
+
+def test_the_benchmark_goes_on_after_a_failure(tmp_path):
+    """And says what was wrong; a value that is wrong is told from a function that fails."""
+    program = (
+        "import sys, torch, device\n"
+        "report = device.Report(device.Path(sys.argv[1]), 60, {})\n"
+        "one, nan = [torch.ones(2)], [torch.full((2,), torch.nan)]\n"
+        "report.tried({'test': 'fails'}, lambda: 1 / 0)\n"
+        "report.tried({'test': 'wrong'}, lambda: device.verdict(nan, nan, one, 1e-6))\n"
+        "report.tried({'test': 'right'}, lambda: device.verdict(one, one, one, 1e-6))\n"
+        "print(report.good)\n"
+    )
+    paths = ":".join([str(HERE.parent / "benchmarks"), str(HERE.parent / "src"), *sys.path])
+    lines = run(["-c", program], str(tmp_path / "check.jsonl"), PYTHONPATH=paths)
+    rows = [json.loads(line) for line in (tmp_path / "check.jsonl").read_text().splitlines()]
+    assert [(row["test"], row["result"]) for row in rows] == [("fails", "failed"), ("wrong", "wrong"), ("right", "ok")]
+    assert "ZeroDivisionError" in (tmp_path / "errors.txt").read_text()
+    assert lines[-1] == "False"
