@@ -194,3 +194,30 @@ def test_every_function_of_scores_by_frames_says_how_they_lie():
         if inspect.isfunction(function) and names & set(inspect.signature(function).parameters):
             takes_logits = "predictor_out" in inspect.signature(function).parameters
             assert takes_logits or "batch_first" in inspect.signature(function).parameters, name
+
+
+NODES = torch.randn(2, 5, 3, 6, generator=torch.Generator().manual_seed(4))
+WALKS = {
+    "rnnt_loss": {},
+    "rnnt_packed_loss": {},
+    "multi_blank_rnnt_loss": {"big_blank_durations": [2], "big_blanks": [4]},
+    "ar_rnnt_loss": {"alignment": [[1, 2], [0, 1]], "left": 2, "right": 2},
+    "wildcard_rnnt_loss": {},
+    "tdt_loss": {"durations": [0, 1, 2]},
+    "rnnt_entropy": {},
+    "rnnt_expected_risk": {},
+    "rnnt_align": {},
+    "rnnt_posteriors": {},
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_transducers_logits_may_be_numpys(name):
+    function, extra = getattr(pathsum.torch, name), WALKS[name]
+    heads = {"tdt_loss": (NODES, NODES[..., :3].clone()), "rnnt_expected_risk": (NODES, NODES[..., :2].clone())}
+    given = heads.get(name, (NODES.reshape(-1, 6),) if name == "rnnt_packed_loss" else (NODES,))
+    integers = torch.tensor([[1, 2], [3, 0]]), torch.tensor([5, 5]), torch.tensor([2, 2])
+    expected = function(*given, *integers, **extra)
+    found = function(*(head.numpy() for head in given), *(each.numpy().astype(np.int16) for each in integers), **extra)
+    expected, found = ((each,) if isinstance(each, torch.Tensor) else tuple(each) for each in (expected, found))
+    assert_equal(found, expected)

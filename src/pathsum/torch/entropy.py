@@ -15,7 +15,7 @@ from pathsum.torch._expectations import (
     pose_rnnt,
     rnnt_expectation,
 )
-from pathsum.torch._inputs import Integers, finish
+from pathsum.torch._inputs import Integers, as_scores, finish
 from pathsum.torch.asg import PATHS, pose_asg_call
 from pathsum.torch.ctc import pose_chain
 
@@ -178,6 +178,7 @@ def rnnt_entropy(
         >>> round(entropy.exp().item(), 4)  # two walks
         2.0
     """
+    logits = as_scores(logits)
     posed = pose_rnnt(
         "rnnt_entropy",
         logits,

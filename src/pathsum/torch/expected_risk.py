@@ -196,6 +196,7 @@ def rnnt_expected_risk(
         0.5
     """
     function = "rnnt_expected_risk"
+    logits, costs = as_scores(logits), as_scores(costs)
     posed = pose_rnnt(
         function,
         logits,

@@ -22,7 +22,7 @@ from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._batch_first import check_asg, check_asg_target, check_chain, of_samples, real_frames
-from pathsum.torch._inputs import PADDED, Integers, on_device, pose_logits
+from pathsum.torch._inputs import PADDED, Integers, as_scores, on_device, pose_logits
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import as_rows, work_dtype
 from pathsum.torch._ops.registration import launches
@@ -205,6 +205,7 @@ def rnnt_posteriors(
         >>> (labels[0, :, 0] * 3).round().int().tolist()
         [1, 1, 1]
     """
+    logits = as_scores(logits)
     lattice = pose_logits("rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
     if chosen == "numba":

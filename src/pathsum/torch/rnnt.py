@@ -13,7 +13,17 @@ from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._autograd.grid import grid_losses
 from pathsum.torch._autograd.reweighted import first_derivative_only
 from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import PACKED, PADDED, Integers, check_logits, finish, on_device, pose_logits, values_unknown
+from pathsum.torch._inputs import (
+    PACKED,
+    PADDED,
+    Integers,
+    as_scores,
+    check_logits,
+    finish,
+    on_device,
+    pose_logits,
+    values_unknown,
+)
 
 
 def rnnt_loss(
@@ -219,6 +229,7 @@ def _grid_loss(
     check: str,
     impl: str,
 ) -> Tensor:
+    logits = as_scores(logits)
     check_logits(function, logits, layouts=(layout,))
     _checks.check_reduction(function, reduction)
     scoring = scoring.checked(function)

@@ -19,6 +19,7 @@ from pathsum.torch._arcs import Scoring, solve
 from pathsum.torch._inputs import (
     Integers,
     as_alignment,
+    as_scores,
     check_joiner,
     check_logits,
     finish,
@@ -369,9 +370,10 @@ def _posed(
 
 
 def _head(function: str, head: Tensor | Joiner, argument: str = "logits") -> Tensor | Joiner:
-    """Logits, or a joiner with its operands cast, checked."""
+    """Logits as a tensor, or a joiner with its operands cast, checked."""
     if isinstance(head, Joiner):
         return check_joiner(function, head)
+    head = as_scores(head)
     check_logits(function, head, argument)
     return head
 

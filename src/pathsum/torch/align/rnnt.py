@@ -10,7 +10,7 @@ from torch import Tensor
 from pathsum import dispatch
 from pathsum.kernels.numba import grid_best_path
 from pathsum.kernels.reference import grid_best_path as reference
-from pathsum.torch._inputs import PADDED, Integers, on_device, pose_logits
+from pathsum.torch._inputs import PADDED, Integers, as_scores, on_device, pose_logits
 from pathsum.torch._ops.arrays import as_rows, work_dtype
 from pathsum.torch._ops.registration import launches
 
@@ -73,6 +73,7 @@ def rnnt_align(
         >>> frames.tolist(), [round(p, 3) for p in log_probs.exp().tolist()]
         ([[1]], [0.504])
     """
+    logits = as_scores(logits)
     lattice = pose_logits("rnnt_align", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     chosen = dispatch.select("rnnt_align", logits.device.type, impl)
     num_labels = logits.shape[2] - 1
