@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 
 import pathsum.torch
 from pathsum.jax import asg_loss, ctc_loss, rnnt_loss, simple_ctc_loss
@@ -60,8 +61,8 @@ def expected(name, scores, integers, upstream, **options):
     """Losses of the reference, and the gradient of upstream times them."""
     scores = [tensor(array).requires_grad_() for array in scores]
     losses = reference_of(name, integers, **options)(*scores)
-    losses.backward(tensor(upstream))
-    return losses.detach().numpy(), [array.grad.numpy() for array in scores]
+    gradients = torch.autograd.grad(losses, scores, tensor(upstream), materialize_grads=True)
+    return losses.detach().numpy(), [gradient.numpy() for gradient in gradients]
 
 
 def differentiated(function, scores, upstream):

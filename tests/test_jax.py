@@ -124,6 +124,60 @@ def test_no_frames_at_all(impl):
     assert ctc_loss(jnp.zeros((0, 4, 3)), np.zeros((0, 2), int), impl=impl).shape == (0,)
 
 
+# No sample, no frame, no label, of all or of one; the second has a label and no frame.
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("sizes, input_lengths, target_lengths", [
+    ((0, 4, 2), [], []), ((2, 0, 2), [0, 0], [0, 1]), ((4, 4, 2), [0, 0, 4, 4], [0, 1, 0, 2]),
+])  # fmt: skip
+def test_where_there_is_nothing_to_count(name, impl, sizes, input_lengths, target_lengths, x64):
+    samples, frames, labels = sizes
+    random = np.random.default_rng(0)
+    scores = [random.standard_normal((samples, frames, labels + 1, 5) if name == "rnnt" else (samples, frames, 5))]
+    scores += [random.standard_normal((5, 5))] * (name == "asg")
+    integers = np.tile([1, 2], (samples, 1)), np.array(input_lengths, int), np.array(target_lengths, int)
+    function = function_of(name, integers, impl=impl)
+    losses, gradients = differentiated(function, list(map(jnp.asarray, scores)), np.ones(samples))
+    exact, exact_gradients = expected(name, scores, integers, np.ones(samples))
+    assert_close(losses, exact, absolute=1e-12)
+    for own, other in zip(gradients, exact_gradients, strict=True):
+        assert own.shape == other.shape
+        assert_close(own, other, absolute=1e-12)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_undefined_is_nan_where_the_target_does_not_fit(wrong, impl):
+    # Of the first sample a label's score, then another class's, then a transition's; the second has one frame.
+    run = jax.jit(lambda *scores: differentiated(
+        function_of("asg", ([[1, 2, 3]] * 2, [2, 1], [3, 3]), impl=impl, zero_infinity=True), scores, np.ones(2)
+    ))  # fmt: skip
+    for position, place in ((0, (0, 0, 1)), (0, (0, 1, 4)), (1, (2, 3))):
+        scores = [np.zeros((2, 2, 5)), np.zeros((5, 5))]
+        scores[position][place] = wrong
+        losses, gradients = run(*map(jnp.asarray, scores))
+        assert np.isnan(losses).tolist() == [True, False]
+        assert np.isnan(gradients[0]).all((1, 2)).tolist() == [True, False]
+        assert losses[1] == 0
+        assert not np.asarray(gradients[0])[1].any()
+        assert np.isnan(gradients[1]).all()
+
+
+@pytest.mark.parametrize("position, value", [(1, 2**32 + 4), (2, 2**32 + 1), (0, 2**32 + 1), (0, -(2**63)), (1, 2**62)])
+def test_integers_of_any_size_are_bounded_before_they_are_narrowed(position, value):
+    # 32 bits would read these as 4 frames, 1 label and class 1. What is looked at is what is known while tracing.
+    integers = [np.ones((3, 2), int), np.full(3, 4), np.full(3, 1)]
+    integers[position][1] = value
+    with pytest.raises(InvalidValueError, match="at sample 1"):
+        ctc_loss(jnp.zeros((3, 4, 5)), *integers)
+    if position == 0:
+        losses = jax.jit(lambda lengths: ctc_loss(jnp.zeros((3, 4, 5)), *integers[:2], lengths))(jnp.full(3, 1))
+        assert np.isnan(losses).tolist() == [False, True, False]
+    else:
+        with pytest.raises(InvalidValueError, match="at sample 1"):
+            jax.jit(lambda targets: ctc_loss(jnp.zeros((3, 4, 5)), targets, *integers[1:]))(jnp.ones((3, 2), int))
+
+
 def test_reductions_are_those_of_torch():
     scores, integers = problem("ctc")
     for reduction in ("none", "sum", "mean"):

@@ -409,6 +409,155 @@ def test_sizes_that_are_known_when_the_graph_runs(impl):
             assert gradient.shape == (2, 0, 5)
 
 
+def unknown_sizes(name, **options):
+    """The losses in a graph of which no size is known while it is built."""
+    integers = [tf.TensorSpec([None, None], tf.int64), *[tf.TensorSpec([None], tf.int64)] * 2]
+    scores = [tf.TensorSpec([None] * {"rnnt": 4}.get(name, 3)), *[tf.TensorSpec([None, None])] * (name == "asg")]
+
+    def losses(targets, logit_length, label_length, *scores):
+        if name == "rnnt":
+            return rnnt_loss(targets, *scores, label_length, logit_length, 0, impl=options["impl"])
+        return function_of(name, (targets, logit_length, label_length), impl=options["impl"])(*scores)
+
+    return tf.function(losses, input_signature=[*integers, *scores], jit_compile=options.get("jit_compile"))
+
+
+def fitting(name):
+    """Integers and scores that fit one another: 3 samples, 4 frames, 2 labels, 5 classes."""
+    integers = [np.ones((3, 2), int), np.full(3, 4), np.full(3, 2)]
+    scores = [np.zeros((3, 4, 3, 5) if name == "rnnt" else (3, 4, 5), np.float32)]
+    return [*integers, *scores, *[np.zeros((5, 5), np.float32)] * (name == "asg")]
+
+
+# One sample would go with any number of them.
+MISFITS = [("labels must", 0, (1, 2)), ("logit_length must", 1, (1,)), ("label_length must", 2, (4,))]
+OWN_MISFITS = {
+    "ctc": [("more than 0 classes", 3, (3, 4, 0))],
+    "asg": [("transitions must", 4, (7, 7)), ("transitions must", 3, (3, 4, 0))],
+    "rnnt": [("more than 0 classes", 3, (3, 4, 3, 0)), ("row for no label", 3, (3, 4, 0, 5))],
+}
+
+
+@pytest.mark.parametrize("name, impl", [("ctc", "numba"), ("asg", "numba"), ("rnnt", "numba"), ("ctc", "tensorflow")])
+def test_integers_of_other_samples_than_the_logits_are_refused_in_graphs(name, impl):
+    run = unknown_sizes(name, impl=impl)
+    assert np.isfinite(run(*map(tf.constant, fitting(name)))).all()
+    for message, position, shape in [*MISFITS, *OWN_MISFITS[name]]:
+        given = fitting(name)
+        given[position] = np.ones(shape, given[position].dtype)
+        given = list(map(tf.constant, given))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            run(*given)
+        if position < 3:
+            known = tf.function(lambda *given: function_of(name, given[:3], impl=impl)(*given[3:]))
+            with pytest.raises(InvalidValueError, match="a sample, N = "):
+                known.get_concrete_function(*given)
+
+
+def test_integers_of_other_samples_than_the_logits_are_refused_by_xla():
+    run = unknown_sizes("ctc", impl="tensorflow", jit_compile=True)
+    given = fitting("ctc")
+    given[1] = given[1][:1]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="reshape"):
+        run(*map(tf.constant, given))
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_integers_of_any_size_are_bounded_before_they_are_counted_with(name, impl):
+    run = unknown_sizes(name, impl=impl)
+    for position in range(3):
+        for value in (2**62 + 1, 2**32 + 1, -(2**63)):
+            given = fitting(name)
+            given[position][1] = value
+            assert np.isnan(run(*map(tf.constant, given))).tolist() == [False, True, False]
+            with pytest.raises(InvalidValueError, match="at sample 1"):
+                function_of(name, given[:3], impl=impl)(*given[3:])
+
+
+def test_what_is_known_while_a_graph_is_built_is_checked_then():
+    alone = tf.function(lambda labels: ctc_loss(labels, tf.zeros([1, 3, 2])))  # all lengths are known
+    assert_close(tf.exp(alone(tf.constant([[1]]))), [8 / 6], relative=1e-6)
+    run = tf.function(lambda labels: ctc_loss(labels, tf.zeros([1, 3, 2]), [1], [2**62 + 1]))
+    with pytest.raises(InvalidValueError, match=r"logit_length must lie in \[0, T\].*at sample 0"):
+        run.get_concrete_function(tf.constant([[1]]))
+    with pytest.raises(InvalidTypeError, match="labels must have an integer dtype"):
+        tf.function(lambda lengths: ctc_loss([[1.5]], tf.zeros([1, 3, 2]), lengths))(tf.constant([1]))
+
+
+@pytest.mark.parametrize("impl, wrong", [("numba", np.nan), ("numba", np.inf), ("tensorflow", np.nan)])
+def test_what_is_undefined_is_nan_where_the_label_does_not_fit(wrong, impl):
+    # Of the first sample a label's score, of the second another class's, of the third a transition's: too few frames.
+    for position, place in ((0, (0, 0, 1)), (0, (0, 1, 4)), (1, (2, 3))):
+        scores = [np.zeros((2, 2, 5)), np.zeros((5, 5))]
+        scores[position][place] = wrong
+        function = function_of("asg", ([[1, 2, 3]] * 2, [2, 1], [3, 3]), impl=impl, zero_infinity=True)
+        losses, gradients = in_graph(function, list(map(tf.constant, scores)), np.ones(2))
+        assert np.isnan(losses).tolist() == [True, False]
+        assert np.isnan(gradients[0]).all((1, 2)).tolist() == [True, False]
+        assert losses[1] == 0
+        assert not gradients[0][1].numpy().any()
+        assert np.isnan(gradients[1]).all()
+
+
+# No sample, no frame, no label, of all or of one; the second has a label and no frame.
+NOTHING = {
+    "no samples": ((0, 4, 2), [], []), "nothing at all": ((0, 0, 0), [], []), "no frames": ((2, 0, 2), [0, 0], [0, 1]),
+    "no labels": ((2, 4, 0), [4, 3], [0, 0]),
+    "one of each": ((4, 4, 2), [0, 0, 4, 4], [0, 1, 0, 2]),
+}  # fmt: skip
+
+
+def of_nothing(name, case):
+    (samples, frames, labels), input_lengths, target_lengths = NOTHING[case]
+    random = np.random.default_rng(0)
+    scores = [random.standard_normal((samples, frames, labels + 1, 5) if name == "rnnt" else (samples, frames, 5))]
+    scores += [random.standard_normal((5, 5))] * (name == "asg")
+    integers = random.permuted(np.tile([1, 2], (samples, 1)), axis=1)[:, :labels], input_lengths, target_lengths
+    return scores, tuple(np.array(array, int) for array in integers)
+
+
+def sum_and_squares(gradients):
+    return sum(gradient.sum() + (gradient**2).sum() for gradient in gradients)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_where_there_is_nothing_to_count(name, impl):
+    for case in NOTHING:
+        scores, integers = of_nothing(name, case)
+
+        def work(scores, integers=integers):
+            with tf.GradientTape() as second:
+                second.watch(scores)
+                with tf.GradientTape() as first:
+                    first.watch(scores)
+                    losses = function_of(name, integers, impl=impl)(*scores)
+                gradients = first.gradient(losses, scores)
+                moved = tf.add_n([tf.reduce_sum(g) + tf.reduce_sum(g**2) for g in gradients])
+            return losses, gradients, second.gradient(moved, scores)
+
+        losses, gradients, products = (work if impl == "numba" else tf.function(work))(list(map(tf.constant, scores)))
+        given = [tensor(array).requires_grad_() for array in scores]
+        exact = reference_of(name, integers)(*given)
+        exact_gradients = torch.autograd.grad(exact.sum(), given, create_graph=True, materialize_grads=True)
+        moved = sum_and_squares(exact_gradients)
+        exact_products = torch.autograd.grad(moved, given, materialize_grads=True) if moved.requires_grad else None
+        assert_close(losses, exact.detach(), absolute=1e-12, what=case)
+        for found, others in ((gradients, exact_gradients), (products, exact_products or map(torch.zeros_like, given))):
+            for own, other in zip(found, others, strict=True):
+                assert own.shape == other.shape
+                assert_close(own, other.detach(), absolute=1e-11, what=case)
+
+
+@pytest.mark.parametrize("name", ["ctc", "rnnt"])
+def test_xla_compiles_programs_without_frames(name):
+    scores, integers = of_nothing(name, "no frames")
+    losses, (gradient,) = in_graph(function_of(name, integers), [tf.constant(scores[0])], np.ones(2), jit_compile=True)
+    assert losses.numpy().tolist() == [np.inf if name == "rnnt" else 0.0, np.inf]
+    assert gradient.shape == scores[0].shape
+
+
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_no_frames_and_no_samples(impl):
     empty, targets = {"label_length": [0, 1], "impl": impl}, [[1], [1]]

@@ -66,25 +66,33 @@ def check_batch(
     input_lengths = _lengths(function, lengths_name, input_lengths, num_samples, num_frames)
     target_lengths = _lengths(function, "target_lengths", target_lengths, num_samples, targets.shape[1])
     given = (targets, input_lengths, target_lengths)
-    readable = all(isinstance(array, np.ndarray) for array in given)
-    # Without values there still are shapes and dtypes to check: zeros pass for any lengths, and for no label at all.
+    # Without values there still are shapes and dtypes to check: zeros pass for lengths, and for labels but the blank.
     checked = _checks.check_batch(
         function,
-        *(given if readable else (np.zeros(array.shape, array.dtype) for array in given)),
+        *(array if _readable(array) else np.zeros(array.shape, array.dtype) for array in given),
         lengths_name=lengths_name,
         num_samples=num_samples,
         num_frames=num_frames,
         max_labels=max_labels,
         num_classes=num_classes,
-        blank=blank,
+        blank=blank if _readable(targets) else None,
     )
-    if readable:
+    if all(map(_readable, given)):
         return Batch(Integers(*(jnp.asarray(array.astype(np.int32)) for array in checked)), None)
-    integers = Integers(*(jnp.asarray(array) for array in given))
+    # What int32 cannot hold would come back within its range.
+    bounds = np.iinfo(np.int32)
+    integers = Integers(*(
+        jnp.asarray(array.clip(bounds.min, bounds.max).astype(np.int32)) if _readable(array) else array
+        for array in given
+    ))  # fmt: skip
     if targets.shape[1] == 0:
         integers = integers._replace(targets=jnp.zeros((num_samples, 1), jnp.int32))
     widest = targets.shape[1] if max_labels is None else min(targets.shape[1], max_labels)
     return _in_range(integers, num_frames, widest, num_classes, blank)
+
+
+def _readable(array: Any) -> bool:
+    return isinstance(array, np.ndarray)
 
 
 @partial(jax.jit, static_argnames=("solver", "reduction", "zero_infinity", "weigh"))

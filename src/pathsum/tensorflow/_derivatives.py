@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pathsum.errors import NotDifferentiableError
 from pathsum.kernels.tensorflow.grid import refuse
+from pathsum.kernels.tensorflow.log_domain import with_a_frame
 from pathsum.lattice import Array
 from pathsum.tensorflow._ops import host
 from pathsum.tensorflow._solvers import Integers, Solver
@@ -29,7 +30,7 @@ def _plain(solver: Solver, scores: Scores, integers: Integers) -> Array:
     """By TensorFlow's own operations, whose loops are those of a graph."""
     program = _program(solver) if tf.executing_eagerly() else solver.plain
     integers = Integers(*(tf.convert_to_tensor(array) for array in integers))
-    return tf.cast(program(tuple(scores), integers), _work_dtype(scores[0]))
+    return tf.cast(program((with_a_frame(scores[0]), *scores[1:]), integers), _work_dtype(scores[0]))
 
 
 @cache

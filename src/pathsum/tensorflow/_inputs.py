@@ -88,10 +88,12 @@ def check_batch(
     logit_length: Any,
     *,
     scores: Array,
-    max_labels: int | None,
     blank: int | None,
 ) -> Batch:
-    """Check the integers against scores (N, T, ..., C); lengths that are ``None`` are the padded sizes."""
+    """Check the integers against scores (N, T, C) or (N, T, U+1, C); lengths that are ``None`` are the padded sizes.
+
+    Sizes that are known only when the graph runs are compared then, by assertions in the graph.
+    """
     if isinstance(labels, tf.RaggedTensor):
         label_length = labels.row_lengths() if label_length is None else label_length
         labels = labels.to_tensor()
@@ -103,25 +105,24 @@ def check_batch(
     label_length = _lengths(function, "label_length", label_length, num_samples, width)
     logit_length = _lengths(function, "logit_length", logit_length, num_samples, num_frames)
     given = (labels, logit_length, label_length)
-    readable = all(isinstance(array, np.ndarray) for array in given) and None not in scores.shape
-    # Without values there still are shapes and dtypes to check: zeros pass for any lengths, and for no label at all.
-    known = given if readable else _stand_ins(given, scores.shape[0])
+    max_labels = sizes(scores)[2] - 1 if len(scores.shape) == 4 else None
     checked = _checks.check_batch(
         function,
-        *known,
+        *_stand_ins(given, scores.shape[0]),
         lengths_name="logit_length",
         targets_name="labels",
         target_lengths_name="label_length",
-        num_samples=scores.shape[0] if readable else len(known[1]),
+        num_samples=scores.shape[0],
         num_frames=scores.shape[1],
-        max_labels=max_labels,
-        num_classes=num_classes if readable else 1,
-        blank=blank,
+        max_labels=max_labels if isinstance(max_labels, int) else None,
+        num_classes=math.inf if scores.shape[-1] is None else num_classes,
+        blank=blank if isinstance(labels, np.ndarray) else None,
     )
-    if readable:
+    if all(isinstance(array, np.ndarray) for array in given) and None not in scores.shape:
         return Batch(Integers(*checked), None)
-    integers = Integers(*(tf.cast(array, tf.int64) for array in given))
-    widest = width if max_labels is None else tf.minimum(tf.cast(width, tf.int64), sizes(scores)[2] - 1)
+    with tf.control_dependencies(assertions(function, _claims(given, scores, blank))):
+        integers = Integers(*(_of_size(array, num_samples) for array in given))
+    widest = width if max_labels is None else tf.minimum(tf.cast(width, tf.int64), max_labels)
     return _in_range(integers, num_frames, widest, num_classes, blank)
 
 
@@ -162,13 +163,46 @@ def _lengths(function: str, argument: str, value: Any, num_samples: Any, size: A
 
 
 def _stand_ins(given: Sequence[Any], num_samples: int | None) -> list[np.ndarray]:
-    """Zeros of the shapes of labels and lengths, with the sizes that are not known yet made to agree."""
+    """The integers as far as they are known, else zeros, which pass for lengths, and for labels but the blank.
+
+    Sizes that are not known are made to agree.
+    """
     found = [num_samples, *(array.shape[0] for array in given if len(array.shape)), 1]
-    others = next(size for size in found if size is not None), 1
+    count = next(size for size in found if size is not None)
+    label_length = given[2]
+    width = int(label_length.max(initial=1)) if isinstance(label_length, np.ndarray) else 1
     return [
-        np.zeros([others[k] if size is None else size for k, size in enumerate(array.shape)], np.int64)
+        array
+        if isinstance(array, np.ndarray)
+        else np.zeros([(count, width)[k] if size is None else size for k, size in enumerate(array.shape)], np.int64)
         for array in given
     ]
+
+
+def assertions(function: str, claims: Sequence[tuple[Any, str]]) -> list[Any]:
+    """Operations that fail where a claim does not hold once the graph runs; what is known now has been checked."""
+    return [tf.debugging.Assert(holds, [f"{function}: {rule}"]) for holds, rule in claims if tf.is_tensor(holds)]
+
+
+def _claims(given: Sequence[Any], scores: Array, blank: int | None) -> list[tuple[Any, str]]:
+    num_samples, _, *labels, num_classes = sizes(scores)
+    return [
+        (num_classes > (blank or 0), f"logits must have more than {blank or 0} classes"),
+        *((size > 0, "logits must have a row for no label") for size in labels),
+        *(
+            (sizes(array)[0] == num_samples, f"{argument} must have one entry a sample, as the logits have")
+            for argument, array in zip(("labels", "logit_length", "label_length"), given, strict=True)
+        ),
+    ]
+
+
+def _of_size(array: Any, num_samples: Any) -> Array:
+    """The integers as int64; of another number of samples they are refused in programs of XLA's too.
+
+    XLA leaves assertions out, but not the sizes of a reshaping.
+    """
+    tensor = tf.cast(array, tf.int64)
+    return tf.reshape(tensor, tf.stack([tf.cast(num_samples, tf.int64), *sizes(tensor)[1:]]))
 
 
 def _in_range(integers: Integers, num_frames: Any, max_labels: Any, num_classes: Any, blank: int | None) -> Batch:

@@ -7,6 +7,7 @@ upstream one times them, ``hvp`` how that moves along tangents of the scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
@@ -138,10 +139,13 @@ class ASGSolver:
         num_classes = sizes(inputs)[2]
         every, target = _posed(pose_asg, integers, num_classes)
         found = rows(inputs, tf.sequence_mask(integers.input_lengths, sizes(inputs)[1]))
-        of_target, _ = chain.solve(found, target, transitions)
-        of_all = dense.solve(found, every, transitions)
-        table = tf.where((integers.input_lengths > 1)[:, None, None], transitions, tf.zeros([], transitions.dtype))
-        return losses(of_all, of_target, undefined(found.scores) + undefined(table))
+        nothing = tf.zeros([], transitions.dtype)
+        # Samples with one frame do not look at the transitions, which may not spoil their derivatives either.
+        defined = tf.where(transitions < math.inf, transitions, nothing)
+        of_target, _ = chain.solve(found, target, defined)
+        of_all = dense.solve(found, every, defined)
+        table = tf.where((integers.input_lengths > 1)[:, None, None], transitions, nothing)
+        return losses(of_all, of_target, undefined(found.scores, table))
 
     def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
         inputs, transitions = scores

@@ -5,8 +5,17 @@ from __future__ import annotations
 import tensorflow as tf
 
 from pathsum import _checks
+from pathsum.kernels.tensorflow.log_domain import sizes
 from pathsum.lattice import Array
-from pathsum.tensorflow._inputs import IntegersLike, check_batch, check_impl, check_scores, outside_autograph, solve
+from pathsum.tensorflow._inputs import (
+    IntegersLike,
+    assertions,
+    check_batch,
+    check_impl,
+    check_scores,
+    outside_autograph,
+    solve,
+)
 from pathsum.tensorflow._solvers import ASGSolver
 
 
@@ -70,8 +79,11 @@ def asg_loss(
     _checks.check_table(
         "asg_loss", "transitions", table.dtype.name, shape, "(C, C)", (num_classes,) * 2, scores.dtype.name
     )
+    claims = [(size == sizes(scores)[2], "transitions must have shape (C, C)") for size in sizes(table)]
+    with tf.control_dependencies(assertions("asg_loss", claims)):
+        table = tf.identity(table)
     impl = check_impl("asg_loss", impl, scores)
-    batch = check_batch("asg_loss", labels, label_length, logit_length, scores=scores, max_labels=None, blank=None)
+    batch = check_batch("asg_loss", labels, label_length, logit_length, scores=scores, blank=None)
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
     work = tf.float64 if scores.dtype == tf.float64 else tf.float32
     return solve(ASGSolver(impl), [tf.cast(scores, work), tf.cast(table, work)], batch, zero_infinity=zero_infinity)

@@ -160,5 +160,5 @@ def _chain_loss(
     scores = check_scores(function, "logits", logits, "(N, T, C)")
     blank = check_blank(function, blank_index, scores.shape[2])
     solver = ChainSolver(check_impl(function, impl, scores), pose, blank, bool(fused_log_softmax))
-    batch = check_batch(function, labels, label_length, logit_length, scores=scores, max_labels=None, blank=blank)
+    batch = check_batch(function, labels, label_length, logit_length, scores=scores, blank=blank)
     return solve(solver, [scores], batch, zero_infinity=zero_infinity)

@@ -81,14 +81,12 @@ def rnnt_loss(
     clamp = _checks.check_number("rnnt_loss", "clamp", clamp)
     fastemit_lambda = _checks.check_number("rnnt_loss", "fastemit_lambda", fastemit_lambda, minimum=0.0)
     impl = check_impl("rnnt_loss", impl, scores)
-    width = scores.shape[2]
     batch = check_batch(
         "rnnt_loss",
         labels,
         label_length,
         logit_length,
         scores=scores,
-        max_labels=None if width is None else width - 1,
         blank=blank,
     )
     solver = GridSolver(impl, blank, bool(fused_log_softmax), fastemit_lambda, clamp)

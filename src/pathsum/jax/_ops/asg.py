@@ -57,7 +57,9 @@ def _run(arguments: list[np.ndarray], results: list[np.ndarray], _: dict[str, An
     target_paths = chain.forward(rows, num_classes, target, transitions, logits=False, **options)
     with np.errstate(invalid="ignore"):
         # Where no path spells the target there may be none at all, and infinities must not meet.
-        results[0][:] = np.where(target_paths.losses == np.inf, np.inf, target_paths.losses - all_paths.losses)
+        difference = target_paths.losses - all_paths.losses
+    infeasible = (target_paths.losses == np.inf) & ~np.isnan(all_paths.losses)
+    results[0][:] = np.where(infeasible, np.inf, difference)
     if need_gradient:
         upstream = np.where(results[0] == np.inf, 0.0, 1.0)
         _write_gradient(upstream, rows, every, target, all_paths, target_paths, results[1])

@@ -93,7 +93,7 @@ def hvp(
 
     parallel.run(write, parallel.split_evenly(rows, num_threads), num_threads)
     samples = np.repeat(np.arange(len(saved.losses)), lattice.input_lengths)
-    slopes = np.bincount(samples, frame_slopes, len(saved.losses))
+    slopes = np.bincount(samples, frame_slopes, len(saved.losses)).astype(np.float64)  # no integers, of no frames
     if transition_tangent is not None:
         # All paths have the same steps.
         steps = of_states(transition_tangent, lattice.step_transitions, lattice.num_states).sum(1)

@@ -91,7 +91,7 @@ def hvp(
 
     planes = saved._replace(gamma=moved.gamma)
     dense.backward(grad_losses, num_classes, lattice, planes, out, num_frames, num_threads=num_threads)
-    slopes = -np.bincount(np.repeat(np.arange(len(lengths)), lengths), moved.means, len(lengths))
+    slopes = -np.bincount(np.repeat(np.arange(len(lengths)), lengths), moved.means, len(lengths)).astype(np.float64)
     slopes[undefined] = np.nan
     return Product(slopes, product)
 

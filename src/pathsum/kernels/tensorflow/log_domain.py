@@ -57,14 +57,28 @@ def rows(scores: Array, real: Array) -> Rows:
     return Rows(own, maxima, log_sums)
 
 
-def undefined(scores: Array) -> Array:
+def with_a_frame(scores: Array) -> Array:
+    """Scores (N, T, ...) with a frame of padding where they have none: XLA has no loop over nothing."""
+    num_frames = sizes(scores)[1]
+    if isinstance(num_frames, int) and num_frames > 0:
+        return scores
+    missing = tf.maximum(1 - tf.cast(num_frames, tf.int64), 0)
+    return tf.pad(scores, [[0, 0], [0, missing], *[[0, 0]] * (len(scores.shape) - 2)])
+
+
+def undefined(*scores: Array) -> Array:
     """(N,) 0 with derivative 0, or NaN with derivative NaN in a sample that has a NaN or +inf among its scores."""
-    axes = list(range(1, len(scores.shape)))
-    defined = tf.reduce_all(scores < math.inf, axes, keepdims=True)
+    axes = [list(range(1, len(own.shape))) for own in scores]
+    defined = tf.reduce_all([tf.reduce_all(own < math.inf, axis) for own, axis in zip(scores, axes, strict=True)], 0)
     factor = tf.where(defined, tf.zeros([], tf.float64), tf.constant(math.nan, tf.float64))
-    # Where all is well -inf is there, and 0 times it would not be 0.
-    harmless = tf.where(defined & ~tf.math.is_finite(scores), tf.zeros([], scores.dtype), scores)
-    return tf.reduce_sum(factor * tf.cast(harmless, tf.float64), axes)
+    total = tf.zeros_like(factor)
+    for own, axis in zip(scores, axes, strict=True):
+        of_sample = [-1, *[1] * len(axis)]
+        # Where all is well -inf is there, and 0 times it would not be 0.
+        is_harmful = tf.reshape(defined, of_sample) & ~tf.math.is_finite(own)
+        harmless = tf.cast(tf.where(is_harmful, tf.zeros([], own.dtype), own), tf.float64)
+        total += tf.reduce_sum(tf.reshape(factor, of_sample) * harmless, axis)
+    return total
 
 
 def losses(log_all: Array, log_z: Array, undefined: Array) -> Array:

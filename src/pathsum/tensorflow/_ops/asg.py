@@ -24,10 +24,7 @@ def forward(scores: np.ndarray, transitions: np.ndarray, posed: Posed) -> list[n
     options = {"need_gradient": True, "num_threads": num_threads()}
     all_paths = dense.forward(rows, num_classes, every, transitions, **options)
     target_paths = chain.forward(rows, num_classes, target, transitions, logits=False, **options)
-    with np.errstate(invalid="ignore"):
-        # Where no path spells the target there may be none at all, and infinities must not meet.
-        difference = target_paths.losses - all_paths.losses
-    losses = np.where(target_paths.losses == np.inf, np.inf, difference)
+    losses = _difference(target_paths, all_paths)
     found = target_paths.losses, target_paths.maxima, target_paths.sums, *target_paths.posteriors
     return [aligned(losses, work_dtype(rows.flat)), *all_paths, *found]
 
@@ -38,7 +35,7 @@ def backward(
     """The gradients (N, T, C) and (C, C) of the sum of upstream * losses."""
     every, target = posed
     all_paths, target_paths = _saved(kept)
-    upstream = _of_feasible(upstream, target_paths)
+    upstream = _of_feasible(upstream, target_paths, all_paths)
     rows, (_, num_frames, num_classes) = strided(scores), scores.shape
     parts = empty(scores.shape, scores.dtype), np.empty_like(scores)
     chain.backward(
@@ -64,7 +61,7 @@ def hvp(
     """The derivative of <tangents, gradients> with respect to the upstream gradient, the scores and the transitions."""
     every, target = posed
     all_paths, target_paths = _saved(kept)
-    weights = _of_feasible(upstream, target_paths)
+    weights = _of_feasible(upstream, target_paths, all_paths)
     rows, (_, num_frames, num_classes) = strided(scores), scores.shape
     parts = empty(scores.shape, scores.dtype), np.empty_like(scores)
     by_target = of_chain.hvp(
@@ -77,13 +74,21 @@ def hvp(
         need_transitions=True, num_threads=num_threads(),
     )  # fmt: skip
     _subtract(*parts)
-    slopes = np.where(target_paths.losses == np.inf, 0.0, by_target.slopes - by_all.slopes)
+    slopes = np.where(_difference(target_paths, all_paths) == np.inf, 0.0, by_target.slopes - by_all.slopes)
     products = aligned(by_target.transitions - by_all.transitions, transitions.dtype)
     return [aligned(slopes, upstream.dtype), parts[0], products]
 
 
-def _of_feasible(upstream: np.ndarray, target_paths: ChainSaved) -> np.ndarray:
-    return np.where(target_paths.losses == np.inf, 0.0, upstream.astype(np.float64))
+def _difference(target_paths: ChainSaved, all_paths: DenseSaved) -> np.ndarray:
+    """Losses (N,): infinite where no path spells the target, NaN where a score is undefined, whichever else holds."""
+    with np.errstate(invalid="ignore"):
+        # Where no path spells the target there may be none at all, and infinities must not meet.
+        difference = target_paths.losses - all_paths.losses
+    return np.where((target_paths.losses == np.inf) & ~np.isnan(all_paths.losses), np.inf, difference)
+
+
+def _of_feasible(upstream: np.ndarray, target_paths: ChainSaved, all_paths: DenseSaved) -> np.ndarray:
+    return np.where(_difference(target_paths, all_paths) == np.inf, 0.0, upstream.astype(np.float64))
 
 
 def _subtract(total: np.ndarray, part: np.ndarray) -> None:
