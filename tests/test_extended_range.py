@@ -18,6 +18,7 @@ shift = njit(lambda mantissa, exponent: extended.shift(mantissa, exponent))
 normalise = njit(lambda mantissa, exponent: extended.normalise(mantissa, exponent))
 decode = njit(lambda bits, encoding: rows._decode(bits, encoding))
 encode = njit(lambda value, encoding: rows._encode(value, encoding))
+unit_of = njit(lambda maximum: rows.unit_of(maximum))
 softmax_statistics = njit(lambda row: rows.softmax_statistics(row))
 
 
@@ -96,7 +97,9 @@ def test_row_statistics(dtype, size):
         row[: len(fill)] = fill
         maximum, total = softmax_statistics(row)
         assert maximum == row.max()
-        expected = np.exp(row.astype(np.float64) - row.max()).sum() if maximum > -np.inf else 0.0
+        # In units of a power of two near the greatest.
+        power = unit_of(maximum)[1]
+        expected = np.exp(row.astype(np.float64) - power * math.log(2)).sum() if maximum > -np.inf else 0.0
         assert_close(total, expected, relative=size * np.finfo(dtype).eps)
     row[:] = -np.inf
     assert softmax_statistics(row) == (-np.inf, 0)

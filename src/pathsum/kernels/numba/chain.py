@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.chain_recursion import FRONT, in_range, reference, solve_samples, split_all
+from pathsum.kernels.numba.chain_recursion import FRONT, finish, in_range, solve_samples, split_all, start
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.rows import (
     Strided,
@@ -21,10 +21,14 @@ from pathsum.kernels.numba.rows import (
     softmax_statistics,
     store_row,
     target_row,
+    unit_of,
     work_dtype,
 )
 from pathsum.kernels.protocol import ChainSaved
 from pathsum.lattice import ChainLattice
+
+# Elements of a plane of scores that is not kept.
+_STRIP = 2**20
 
 
 def forward(
@@ -42,57 +46,73 @@ def forward(
     ``transitions`` (C, C) are given where the lattice has arcs with a score that is the same in all frames.
     """
     work = work_dtype(scores.flat)
-    num_samples = len(lattice.input_lengths)
-    frame_offsets = offsets_of(lattice)
-    num_frames = int(frame_offsets[-1])
+    num_samples, longest = len(lattice.input_lengths), int(lattice.input_lengths.max(initial=0))
     width = max(1, int(lattice.num_states.max(initial=1)))
-    num_threads = parallel.worthwhile(num_threads, num_frames * (width + num_classes // 8))
-
-    maxima = np.empty(num_frames, work)
-    sums = np.empty(num_frames if logits else 0, work)
-    step_scores = np.empty((num_frames, width), work)
-    stay_scores = step_scores if lattice.shared_labels else np.empty((num_frames, width), work)
-
-    def gather(first: int, last: int) -> None:
-        _gather_scores(
-            scores.flat, *scores.strides, scores.encoding, np.empty(num_classes, work), first, last, frame_offsets,
-            lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels, logits,
-            maxima, sums, stay_scores, step_scores,
-        )  # fmt: skip
-
-    positions = num_samples * int(lattice.input_lengths.max(initial=0))
-    parallel.run(gather, parallel.split_evenly(positions, num_threads), num_threads)
+    num_threads = parallel.worthwhile(num_threads, int(lattice.input_lengths.sum()) * (width + num_classes // 8))
+    # Nobody reads the planes of a loss without a gradient again: they are made for some frames at a time.
+    strip = longest if need_gradient else max(_STRIP // (max(num_samples, 1) * width), 1)
 
     stays = stay_factors(transitions, lattice)
-    losses = np.empty(num_samples, np.float64)
+    running = start(num_samples, width, lattice.start_state)
     memory = parallel.Memory()
     # Strided, as posing may leave it, the mask would keep the loops over states from vectorising.
     skips = np.ascontiguousarray(lattice.skips)
-
-    def solve(samples: np.ndarray) -> None:
-        for pair, chosen in in_range(samples, step_scores, stay_scores, stays, lattice.shared_labels, frame_offsets):
-            rows = int(lattice.input_lengths[chosen].max(initial=0)) + 1 if need_gradient else 2
-            alpha = memory.take((rows, FRONT + width), pair.mantissa)
-            exponents = memory.take((rows, FRONT + width), pair.exponent)
-            if len(chosen):
-                solve_samples(
-                    chosen, frame_offsets, step_scores, stay_scores, stays, maxima, sums, lattice.num_states, skips,
-                    lattice.start_state, lattice.num_final, lattice.shared_labels, need_gradient, alpha, exponents,
-                    pair.exponent(pair.zero), losses,
-                )  # fmt: skip
-            memory.give(alpha, exponents)
-
     # Dealt out in order of falling cost, so that the shares are about equal.
     order = np.argsort(-lattice.input_lengths * lattice.num_states, kind="stable")
     shares = min(num_samples, 4 * num_threads if num_threads > 1 else 1)
-    parallel.run(solve, [(order[share::shares],) for share in range(shares)], num_threads)
+
+    for first_frame in range(0, max(longest, 1), max(strip, 1)):
+        lengths = np.clip(lattice.input_lengths - first_frame, 0, strip)
+        frame_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        num_frames = int(frame_offsets[-1])
+        maxima = np.empty(num_frames, work)
+        sums = np.empty(num_frames if logits else 0, work)
+        log_sums = np.empty(len(sums))
+        step_scores = np.empty((num_frames, width), work)
+        stay_scores = step_scores if lattice.shared_labels else np.empty((num_frames, width), work)
+
+        def gather(
+            first: int, last: int, frame_offsets=frame_offsets, first_frame=first_frame, maxima=maxima, sums=sums,
+            log_sums=log_sums, stay_scores=stay_scores, step_scores=step_scores,
+        ) -> None:  # fmt: skip
+            _gather_scores(
+                scores.flat, *scores.strides, scores.encoding, np.empty(num_classes, work), first, last, first_frame,
+                frame_offsets, lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels,
+                logits, maxima, sums, log_sums, stay_scores, step_scores,
+            )  # fmt: skip
+
+        positions = num_samples * int(lengths.max(initial=0))
+        parallel.run(gather, parallel.split_evenly(positions, num_threads), num_threads)
+
+        def solve(
+            samples: np.ndarray, frame_offsets=frame_offsets, lengths=lengths, maxima=maxima, log_sums=log_sums,
+            stay_scores=stay_scores, step_scores=step_scores,
+        ) -> None:  # fmt: skip
+            planes = step_scores, stay_scores, stays
+            for pair, chosen in in_range(samples, *planes, lattice.shared_labels, frame_offsets, running.reaches):
+                rows = int(lengths[chosen].max(initial=0)) + 1 if need_gradient else 0
+                alpha = memory.take((rows, FRONT + width), pair.mantissa)
+                exponents = memory.take((rows, FRONT + width), pair.exponent)
+                if len(chosen):
+                    solve_samples(
+                        chosen, frame_offsets, *planes, maxima, log_sums, lattice.num_states, skips, lattice.num_final,
+                        lattice.shared_labels, logits, need_gradient, alpha, exponents,
+                        pair.running_exponent(pair.zero), *running[:4],
+                    )  # fmt: skip
+                memory.give(alpha, exponents)
+
+        parallel.run(solve, [(order[share::shares],) for share in range(shares)], num_threads)
+
+    losses = finish(running, lattice.num_states, lattice.num_final)
     if transitions is not None:
         # All paths have the same steps. One of +inf makes NaN of an infinite loss.
         with np.errstate(invalid="ignore"):
             losses -= of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
-    none = np.empty((0, 0), work)
-    posteriors = (none if lattice.shared_labels else stay_scores, step_scores) if need_gradient else (none, none)
-    return ChainSaved(losses, maxima if logits else maxima[:0], sums, *posteriors)
+    empty = np.empty((0, 0), work)
+    if not need_gradient:
+        return ChainSaved(losses, np.empty(0, work), np.empty(0, work), empty, empty)
+    stay = empty if lattice.shared_labels else stay_scores
+    return ChainSaved(losses, maxima if logits else maxima[:0], sums, stay, step_scores)
 
 
 def backward(
@@ -200,10 +220,12 @@ def in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
 
 @kernel
 def _gather_scores(
-    flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, frame_offsets, num_states, stay_labels,
-    step_labels, shared_labels, logits, maxima, sums, stay_scores, step_scores,
+    flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, first_frame, frame_offsets, num_states,
+    stay_labels, step_labels, shared_labels, logits, maxima, sums, log_sums, stay_scores, step_scores,
 ):  # fmt: skip
-    """Positions [first, last) of the padded batch: softmax statistics, scores of each state's arcs less the maximum."""
+    """Positions [first, last) of the padded batch: softmax statistics, and scores of each state's arcs less what the
+    row's are taken off.
+    """
     flat, scratch = borrow(flat), borrow(scratch)
     stay_labels, step_labels = borrow(stay_labels), borrow(step_labels)
     stay_scores, step_scores = borrow(stay_scores), borrow(step_scores)
@@ -214,11 +236,14 @@ def _gather_scores(
         frame = frame_offsets[n] + t
         if frame >= frame_offsets[n + 1]:
             continue
-        row = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch)
+        row = load_row(flat, n * stride_n + (first_frame + t) * stride_t, stride_c, encoding, scratch)
         maximum = row.dtype.type(0)
         if logits:
-            maximum, sums[frame] = softmax_statistics(row)
-        taken_off = reference(maximum, row.dtype.type(0))
+            maximum, total = softmax_statistics(row)
+            sums[frame] = total
+            # The part that is not of whole powers of two and what is taken off, which are counted apart.
+            log_sums[frame] = np.log(total) if total > 0 else 0.0
+        taken_off, _ = unit_of(maximum)
         _gather_row(row, step_labels[n], num_states[n], taken_off, step_scores[frame])
         if not shared_labels:
             _gather_row(row, stay_labels[n], num_states[n], taken_off, stay_scores[frame])

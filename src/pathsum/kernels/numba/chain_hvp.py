@@ -25,7 +25,7 @@ from pathsum.kernels.numba.chain import (
     subtract_by_class,
     subtract_by_transition,
 )
-from pathsum.kernels.numba.chain_recursion import FRONT, fill_alpha, in_range, of_sample, stay_in
+from pathsum.kernels.numba.chain_recursion import FRONT, fill_alpha, in_range, of_sample, start, stay_in
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import shift
 from pathsum.kernels.numba.rows import (
@@ -159,9 +159,11 @@ def _move_posteriors(
     # What passes through a node of less is lost in any sum; nor are there subnormal numbers to work on then.
     least = np.finfo(work).eps ** 2
     memory = parallel.Memory()
+    running = start(len(saved.losses), width, lattice.start_state)
 
     def move(samples: np.ndarray) -> None:
-        for pair, chosen in in_range(samples, step_scores, stay_scores, stays, lattice.shared_labels, frame_offsets):
+        planes = step_scores, stay_scores, stays
+        for pair, chosen in in_range(samples, *planes, lattice.shared_labels, frame_offsets, running.reaches):
             rows = int(lattice.input_lengths[chosen].max(initial=0)) + 1
             alpha = memory.take((rows, FRONT + width), pair.mantissa)
             exponents = memory.take((rows, FRONT + width), pair.exponent)
@@ -169,9 +171,9 @@ def _move_posteriors(
             before = memory.take((rows, FRONT + width), work)
             if len(chosen):
                 _move_samples(
-                    chosen, frame_offsets, step_scores, stay_scores, stays, stay, step, lattice.num_states, skips,
-                    lattice.start_state, lattice.shared_labels, alpha, exponents, pair.exponent(pair.zero), least,
-                    arcs, before, stay_costs, step_costs, stay_constants, frame_slopes,
+                    chosen, frame_offsets, *planes, stay, step, lattice.num_states, skips, lattice.shared_labels, alpha,
+                    exponents, pair.running_exponent(pair.zero), running.mass, running.exponents, least, arcs, before,
+                    stay_costs, step_costs, stay_constants, frame_slopes,
                 )  # fmt: skip
             memory.give(alpha, exponents, arcs, before)
 
@@ -210,8 +212,8 @@ def _gather_by_state(
 @kernel
 def _move_samples(
     samples, frame_offsets, step_scores, stay_scores, stays, stay_posteriors, step_posteriors, num_states, skips,
-    start_state, shared_labels, alpha, exponents, zero, least, arcs, before, stay_costs, step_costs, stay_constants,
-    frame_slopes,
+    shared_labels, alpha, exponents, zero, running_mass, running_exponents, least, arcs, before, stay_costs, step_costs,
+    stay_constants, frame_slopes,
 ):  # fmt: skip
     """Some samples, one after another over the same room for alpha, for the posteriors of the arcs and for what comes
     before each node.
@@ -221,8 +223,8 @@ def _move_samples(
         states = num_states[n]
         _tell_arcs_apart(
             step_scores[first:last], stay_scores[first:last], of_sample(stays, n), stay_posteriors[first:last],
-            step_posteriors[first:last], states, skips[n], start_state, shared_labels, alpha, exponents, zero, least,
-            arcs,
+            step_posteriors[first:last], states, skips[n], shared_labels, alpha, exponents, zero, running_mass[n],
+            running_exponents[n], least, arcs,
         )  # fmt: skip
         # Whole blocks leave the compiler no rest to go through one state at a time. What is past the states is zeros.
         width = -(-states // BLOCK) * BLOCK
@@ -238,8 +240,8 @@ def _move_samples(
 
 @njit(**COMPILE)
 def _tell_arcs_apart(
-    step_scores, stay_scores, stays, stay_posteriors, step_posteriors, num_states, skips, start_state, shared_labels,
-    alpha, exponents, zero, least, arcs,
+    step_scores, stay_scores, stays, stay_posteriors, step_posteriors, num_states, skips, shared_labels, alpha,
+    exponents, zero, running_mass, running_exponents, least, arcs,
 ):  # fmt: skip
     """Posteriors of the arcs that stay, step and skip into each state of each frame.
 
@@ -249,8 +251,10 @@ def _tell_arcs_apart(
     stay_posteriors, step_posteriors = borrow(stay_posteriors), borrow(step_posteriors)
     alpha, exponents, arcs = borrow(alpha), borrow(exponents), borrow(arcs)
     fill_alpha(
-        step_scores, stay_scores, stays, num_states, skips, start_state, shared_labels, True, alpha, exponents, zero
+        step_scores, stay_scores, stays, num_states, skips, shared_labels, True, True, alpha, exponents, zero,
+        running_mass, running_exponents,
     )  # fmt: skip
+    zero = exponents.dtype.type(zero)
     staying, staying_exponents = np.empty(num_states, alpha.dtype), np.empty(num_states, exponents.dtype)
     nothing, impossible = alpha.dtype.type(0), arcs.dtype.type(0)
     for t in range(step_scores.shape[0]):

@@ -1,36 +1,75 @@
-"""Alpha and beta of chains in extended range, a sample at a time: its loss, and the posteriors of its arcs."""
+"""Alpha and beta of chains in extended range, a sample at a time: its loss, and the posteriors of its arcs.
+
+Alpha and the loss are in float64 for scores of any dtype; what is kept of alpha, beta and the posteriors are in the
+dtype of the scores where its exponents reach.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.kernels.numba.extended import log, normalise, shift, split
-from pathsum.kernels.numba.rows import INFINITY_32, MAGNITUDE_32, borrow
-from pathsum.numerics import LOG2_E, MAX_EXPONENT_32, ZERO_EXPONENT_32, ZERO_EXPONENT_64
+from pathsum.kernels.numba.extended import normalise, shift, split, split_tail
+from pathsum.kernels.numba.rows import INFINITY_32, MAGNITUDE_32, borrow, unit_of
+from pathsum.numerics import LN_2, LOG2_E, MAX_EXPONENT_32, ZERO_EXPONENT_32, ZERO_EXPONENT_64
 
 _i32 = np.int32
 
-# Logits up to this size are exponentiated as they are.
-_ORDINARY = 1024
-
 
 class NumberPair(NamedTuple):
-    """Dtypes of an extended-range number, and the exponent of its zero."""
+    """Dtypes of the extended-range numbers that are kept of alpha, and of the exponents while it is computed, beside
+    float64 mantissas; and the exponent of zero.
+    """
 
     mantissa: type
     exponent: type
+    running_exponent: type
     zero: float
 
 
-NARROW = NumberPair(np.float32, np.int32, ZERO_EXPONENT_32)
-WIDE = NumberPair(np.float64, np.float64, ZERO_EXPONENT_64)
+NARROW = NumberPair(np.float32, np.int32, np.int64, ZERO_EXPONENT_32)
+WIDE = NumberPair(np.float64, np.float64, np.float64, ZERO_EXPONENT_64)
 
 # Columns in front of the first state: the virtual state, and one more so that a skip into state 0 reads a zero.
 FRONT = 2
+# States computed at once.
+STATES = 16
+
+
+class Running(NamedTuple):
+    """How far the samples have come, in float64.
+
+    Attributes:
+        mass, exponents: (N, FRONT + S') alpha after the frames so far, in extended range.
+        log_sums, powers: (N,) log of the product of the rows' sums so far: log_sum + power * ln 2; NaN where a score is
+            not defined.
+        reaches: (N,) a bound on the size of the log-score of any path so far.
+    """
+
+    mass: np.ndarray
+    exponents: np.ndarray
+    log_sums: np.ndarray
+    powers: np.ndarray
+    reaches: np.ndarray
+
+
+def start(num_samples: int, width: int, start_state: int) -> Running:
+    """Before the first frame."""
+    width = FRONT + -(-width // STATES) * STATES
+    mass, exponents = np.zeros((num_samples, width)), np.full((num_samples, width), ZERO_EXPONENT_64)
+    mass[:, FRONT + start_state], exponents[:, FRONT + start_state] = 1.0, 0.0
+    return Running(mass, exponents, *np.zeros((3, num_samples)))
+
+
+def finish(running: Running, num_states: np.ndarray, num_final: int) -> np.ndarray:
+    """The losses (N,) after the last frame."""
+    losses = np.empty(len(num_states))
+    _finish(*running[:4], num_states, num_final, losses)
+    return losses
 
 
 def in_range(
@@ -40,13 +79,17 @@ def in_range(
     stays: tuple[np.ndarray, np.ndarray] | None,
     shared_labels: bool,
     frame_offsets: np.ndarray,
+    reaches: np.ndarray,
 ) -> list[tuple[NumberPair, np.ndarray]]:
-    """Which of the samples each extended-range pair is to hold."""
-    # The rounding of a transition's factor, met again in every frame, would add up in the narrow pair.
-    reaches = np.full(len(samples), 0.0 if stays is None else np.inf)
+    """Which of the samples each extended-range pair is to hold; to the reaches of all samples those of these frames are
+    added.
+    """
     if stays is None and step_scores.dtype == np.float32:
-        _measure_reaches(step_scores, stay_scores, shared_labels, frame_offsets, samples, reaches)
-    pairs = [_number_pair(reach, step_scores.dtype) for reach in reaches]
+        _add_reaches(step_scores, stay_scores, shared_labels, frame_offsets, samples, reaches)
+    else:
+        # The rounding of a transition's factor, met again in every frame, would add up in the narrow pair.
+        reaches[samples] = np.inf
+    pairs = [_number_pair(reach, step_scores.dtype) for reach in reaches[samples]]
     return [(pair, samples[[own is pair for own in pairs]]) for pair in (NARROW, WIDE)]
 
 
@@ -69,13 +112,13 @@ def _fill_split(log_scores, mantissas, exponents):
 
 
 @kernel
-def _measure_reaches(step_scores, stay_scores, shared_labels, frame_offsets, samples, reaches):
-    """For each sample a bound on the size of the log-score of any path."""
-    for i in range(samples.size):
-        first, last = frame_offsets[samples[i]], frame_offsets[samples[i] + 1]
-        reaches[i] = _reach(step_scores[first:last])
+def _add_reaches(step_scores, stay_scores, shared_labels, frame_offsets, samples, reaches):
+    for n in samples:
+        first, last = frame_offsets[n], frame_offsets[n + 1]
+        reach = _reach(step_scores[first:last])
         if not shared_labels:
-            reaches[i] = max(reaches[i], _reach(stay_scores[first:last]))
+            reach = max(reach, _reach(stay_scores[first:last]))
+        reaches[n] += reach
 
 
 @njit(**COMPILE)
@@ -94,113 +137,183 @@ def _reach(scores):
     return total
 
 
-@njit(forceinline=True, **COMPILE)
-def reference(maximum, zero):
-    """What the logits of a row are taken less before they are exponentiated.
-
-    Nothing, where they are of ordinary size: a score 50 below its row's maximum would lose 2e-6 to the subtraction, and
-    extended range needs none. Huge ones are, lest the sum of a thousand of them drown the loss.
-    """
-    size = abs(maximum)
-    return maximum if size > _ORDINARY and size < np.inf else zero
-
-
 @kernel
 def solve_samples(
-    samples, frame_offsets, step_scores, stay_scores, stays, maxima, sums, num_states, skips, start_state, num_final,
-    shared_labels, need_gradient, alpha, exponents, zero, losses,
+    samples, frame_offsets, step_scores, stay_scores, stays, maxima, log_sums, num_states, skips, num_final,
+    shared_labels, logits, need_gradient, alpha, exponents, zero, running_mass, running_exponents, running_log_sums,
+    running_powers,
 ):  # fmt: skip
-    """The losses of some samples, one after another over the same room for alpha; NaN where a score is not defined."""
+    """Some samples over some frames, one after another over the same room for alpha.
+
+    With ``need_gradient`` the frames are all there are, and where there is a path their scores are overwritten by the
+    posteriors of their arcs.
+    """
     for n in samples:
         first, last = frame_offsets[n], frame_offsets[n + 1]
-        losses[n] = 0.0
         for t in range(first, last):
             if maxima[t] != maxima[t]:
-                losses[n] = np.nan
-        if losses[n] == 0.0:
-            losses[n] = _solve_sample(
-                step_scores[first:last], stay_scores[first:last], of_sample(stays, n), maxima[first:last],
-                sums[first:last] if sums.size > 0 else sums, num_states[n], skips[n], start_state, num_final,
-                shared_labels, need_gradient, alpha, exponents, zero,
+                running_log_sums[n] = np.nan
+            elif logits:
+                running_log_sums[n] += log_sums[t]
+                running_powers[n] += unit_of(maxima[t])[1]
+        if running_log_sums[n] == running_log_sums[n]:
+            _solve_sample(
+                step_scores[first:last], stay_scores[first:last], of_sample(stays, n), num_states[n], skips[n],
+                num_final, shared_labels, logits, need_gradient, alpha, exponents, zero, running_mass[n],
+                running_exponents[n],
             )  # fmt: skip
 
 
 @njit(**COMPILE)
 def _solve_sample(
-    step_scores, stay_scores, stays, maxima, sums, num_states, skips, start_state, num_final, shared_labels,
-    need_gradient, alpha, alpha_exponents, zero,
+    step_scores, stay_scores, stays, num_states, skips, num_final, shared_labels, logits, need_gradient, alpha,
+    alpha_exponents, zero, running_mass, running_exponents,
 ):  # fmt: skip
-    """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs."""
     step_scores, stay_scores, skips = borrow(step_scores), borrow(stay_scores), borrow(skips)
     alpha, alpha_exponents = borrow(alpha), borrow(alpha_exponents)
-    row = fill_alpha(
-        step_scores, stay_scores, stays, num_states, skips, start_state, shared_labels, need_gradient, alpha,
-        alpha_exponents, zero,
+    fill_alpha(
+        step_scores, stay_scores, stays, num_states, skips, shared_labels, logits, need_gradient, alpha,
+        alpha_exponents, zero, running_mass, running_exponents,
     )  # fmt: skip
+    if need_gradient and _sum_of_final(running_mass, running_exponents, num_states, num_final)[0] > 0:
+        _write_posteriors(
+            step_scores, stay_scores, stays, num_states, skips, num_final, shared_labels,
+            alpha_exponents.dtype.type(zero), alpha, alpha_exponents,
+        )  # fmt: skip
+
+
+@njit(**COMPILE)
+def _sum_of_final(mass, exponents, num_states, num_final):
+    """The sum over the states in which a path may end, in extended range."""
     first_final = FRONT + max(num_states - num_final, -1)
-    exponent = zero
+    exponent = ZERO_EXPONENT_64
     for s in range(first_final, FRONT + num_states):
-        exponent = max(exponent, alpha_exponents[row, s])
+        exponent = max(exponent, exponents[s])
     total = 0.0
     for s in range(first_final, FRONT + num_states):
-        total += shift(alpha[row, s], alpha_exponents[row, s] - exponent)
-    loss = -log(total, exponent)
-    for t in range(sums.size):
-        if sums[t] > 0:
-            loss += np.log(np.float64(sums[t])) + np.float64(maxima[t] - reference(maxima[t], maxima.dtype.type(0)))
-    if need_gradient and loss < np.inf:
-        _write_posteriors(
-            step_scores, stay_scores, stays, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents,
-        )  # fmt: skip
-    return loss
+        total += shift(mass[s], exponents[s] - exponent)
+    return total, exponent
+
+
+@kernel
+def _finish(mass, exponents, log_sums, powers, num_states, num_final, losses):
+    for n in range(losses.size):
+        total, exponent = _sum_of_final(mass[n], exponents[n], num_states[n], num_final)
+        # Whole numbers first: what is left of them is small where the loss is.
+        loss = (powers[n] - exponent) * LN_2 + (log_sums[n] - np.log(total)) if total > 0 else np.inf
+        losses[n] = loss if log_sums[n] == log_sums[n] else np.nan
 
 
 @njit(forceinline=True, **COMPILE)
 def fill_alpha(
-    step_scores, stay_scores, stays, num_states, skips, start_state, shared_labels, keep, alpha, exponents, zero
+    step_scores, stay_scores, stays, num_states, skips, shared_labels, logits, keep, alpha, exponents, zero,
+    running_mass, running_exponents,
 ):  # fmt: skip
-    """Alpha of one sample, and the row in which that of its last frame is.
+    """Alpha of one sample, from before the first of some frames to after the last, which is left in the running one.
 
-    Where ``keep`` there is a row for each frame, else two rows in turn; row 0 is before the first frame.
+    Where ``keep`` alpha has a row for each frame, row 0 that before the first. The recursion itself is in float64: a
+    loss is the difference of two logarithms, and in float32 the rounding of many frames alike would be all of it.
     """
-    entered = np.empty(num_states, alpha.dtype)
-    entered_exponents = np.empty(num_states, exponents.dtype)
-    staying = np.empty(num_states, alpha.dtype)
-    staying_exponents = np.empty(num_states, exponents.dtype)
-    alpha[0] = 0
-    exponents[0] = zero
-    alpha[0, FRONT + start_state] = 1
-    exponents[0, FRONT + start_state] = 0
-    row = 0
+    # Whole blocks leave the compiler no rest to go through one state at a time; past the states all is zero.
+    size = -(-num_states // STATES) * STATES
+    mass, mass_exponents = np.zeros(FRONT + size), np.full(FRONT + size, zero)
+    entered, entered_exponents = np.zeros(size), np.full(size, zero)
+    staying, staying_exponents = np.zeros(size), np.full(size, zero)
+    weights, weight_exponents = np.zeros(size), np.full(size, zero)
+    skipping = np.zeros(size, np.int64)
+    for s in range(num_states):
+        skipping[s] = 1 if skips[s] else 0
+    for s in range(FRONT + num_states):
+        if running_mass[s] > 0:
+            mass[s], mass_exponents[s] = running_mass[s], running_exponents[s]
+    if keep:
+        _keep(mass, mass_exponents, alpha[0], exponents[0], num_states)
     for t in range(step_scores.shape[0]):
-        following = t + 1 if keep else 1 - row
+        split_row(step_scores[t], num_states, logits, weights, weight_exponents)
         _enter(
-            alpha[row], exponents[row], stay_scores[t], step_scores[t], stays, skips, shared_labels, zero,
-            entered, entered_exponents, staying, staying_exponents,
+            mass, mass_exponents, weights, weight_exponents, stays, skipping, shared_labels, zero, entered,
+            entered_exponents, staying, staying_exponents,
         )  # fmt: skip
-        here, here_exponents = alpha[following, FRONT:], exponents[following, FRONT:]
-        for s in range(num_states):
+        if not shared_labels:
+            split_row(stay_scores[t], num_states, logits, weights, weight_exponents)
+            here, here_exponents = stay_in(mass[FRONT:], mass_exponents[FRONT:], stays, staying, staying_exponents)
+            for s in range(size):
+                stay_exponent = here_exponents[s] + weight_exponents[s]
+                largest = stay_exponent if stay_exponent > entered_exponents[s] else entered_exponents[s]
+                arriving = shift(here[s] * weights[s], stay_exponent - largest)
+                arriving += shift(entered[s], entered_exponents[s] - largest)
+                entered[s], entered_exponents[s] = normalise(arriving, largest)
+        here, here_exponents = mass[FRONT:], mass_exponents[FRONT:]
+        for s in range(size):
             here[s], here_exponents[s] = entered[s], entered_exponents[s]
+        # A path is in the virtual state before the first frame alone.
         for s in range(FRONT):
-            alpha[following, s] = 0
-            exponents[following, s] = zero
-        row = following
-    return row
+            mass[s], mass_exponents[s] = 0.0, zero
+        if keep:
+            _keep(mass, mass_exponents, alpha[t + 1], exponents[t + 1], num_states)
+    for s in range(FRONT + num_states):
+        running_mass[s], running_exponents[s] = mass[s], mass_exponents[s]
+
+
+@njit(forceinline=True, **COMPILE)
+def _keep(mass, mass_exponents, kept, kept_exponents, num_states):
+    for s in range(FRONT + num_states):
+        kept[s] = mass[s]
+        kept_exponents[s] = mass_exponents[s]
+
+
+@njit(**COMPILE)
+def _split_row_32(scores, num_states, logits, weights, exponents):
+    for first in range(0, weights.size, STATES):
+        own, mantissas, powers = scores[first:], weights[first:], exponents[first:]
+        size = num_states - first
+        for s in range(STATES):
+            score = own[s] if s < size else np.float32(-np.inf)
+            if logits:
+                # Rounded, as the sum of the row's exponentials has it.
+                mantissa, power = split(score)
+                mantissas[s] = mantissa
+            else:
+                tail, power = split_tail(score)
+                mantissas[s] = 1.0 + np.float64(tail)
+            powers[s] = power
+
+
+@njit(**COMPILE)
+def _split_row_64(scores, num_states, weights, exponents):
+    for s in range(weights.size):
+        weights[s], exponents[s] = split(np.float64(scores[s]) if s < num_states else -np.inf)
+
+
+def split_row(scores, num_states, logits, weights, exponents):
+    """exp(score) of the states of a frame in extended range, 0 past them."""
+    if scores.dtype == np.float32 and exponents.dtype == np.int64:
+        _split_row_32(scores, num_states, logits, weights, exponents)
+    else:
+        _split_row_64(scores, num_states, weights, exponents)
+
+
+@overload(split_row, jit_options=COMPILE)
+def _compile_split_row(scores, num_states, logits, weights, exponents):
+    if scores.dtype == types.float32 and exponents.dtype == types.int64:
+        return lambda scores, num_states, logits, weights, exponents: _split_row_32(
+            scores, num_states, logits, weights, exponents
+        )
+    return lambda scores, num_states, logits, weights, exponents: _split_row_64(scores, num_states, weights, exponents)
 
 
 @njit(forceinline=True, **COMPILE)
 def _enter(
-    alpha, exponents, stay_scores, step_scores, stays, skips, shared_labels, zero, entered, entered_exponents, staying,
-    staying_exponents,
+    mass, exponents, weights, weight_exponents, stays, skipping, shared_labels, zero, entered, entered_exponents,
+    staying, staying_exponents,
 ):  # fmt: skip
-    """One frame forward: the mass that arrives in each state."""
-    # Arrays of the caller's own and shifted views let the loops vectorise: no aliasing, no negative index.
-    one_before, one_before_exponents = alpha[FRONT - 1 :], exponents[FRONT - 1 :]
-    here, here_exponents = stay_in(alpha[FRONT:], exponents[FRONT:], stays, staying, staying_exponents)
-    nothing = alpha.dtype.type(0)
+    """One frame forward: the mass that arrives in each state by the arcs that share its label."""
+    # Arrays of the caller's own and shifted views let the loop vectorise: no aliasing, no negative index.
+    one_before, one_before_exponents = mass[FRONT - 1 :], exponents[FRONT - 1 :]
+    here, here_exponents = stay_in(mass[FRONT:], exponents[FRONT:], stays, staying, staying_exponents)
     for s in range(entered.size):
         # The mantissa has to go as well: where nothing else arrives, the exponent of zero is the largest.
-        skip_mass, skip_exponent = (alpha[s], exponents[s]) if skips[s] else (nothing, zero)
+        skip_mass, skip_exponent = (mass[s], exponents[s]) if skipping[s] > 0 else (0.0, zero)
         step_exponent = one_before_exponents[s]
         largest = step_exponent if step_exponent > skip_exponent else skip_exponent
         if shared_labels:
@@ -208,16 +321,7 @@ def _enter(
         arriving = shift(one_before[s], step_exponent - largest) + shift(skip_mass, skip_exponent - largest)
         if shared_labels:
             arriving += shift(here[s], here_exponents[s] - largest)
-        weight, weight_exponent = split(alpha.dtype.type(step_scores[s]))
-        entered[s], entered_exponents[s] = normalise(arriving * weight, largest + weight_exponent)
-    if not shared_labels:
-        for s in range(entered.size):
-            weight, weight_exponent = split(alpha.dtype.type(stay_scores[s]))
-            stay_exponent = here_exponents[s] + weight_exponent
-            largest = stay_exponent if stay_exponent > entered_exponents[s] else entered_exponents[s]
-            arriving = shift(here[s] * weight, stay_exponent - largest)
-            arriving += shift(entered[s], entered_exponents[s] - largest)
-            entered[s], entered_exponents[s] = normalise(arriving, largest)
+        entered[s], entered_exponents[s] = normalise(arriving * weights[s], largest + weight_exponents[s])
 
 
 @njit(forceinline=True, **COMPILE)
@@ -235,7 +339,8 @@ def stay_in(mass, exponents, stays, staying, staying_exponents):
     if stays is None:
         return mass, exponents
     factors, factor_exponents = stays
-    for s in range(staying.size):
+    # What is staying past the factors is nothing already.
+    for s in range(min(staying.size, factors.size)):
         staying[s] = mass[s] * factors[s]
         staying_exponents[s] = exponents[s] + factor_exponents[s]
     return staying, staying_exponents

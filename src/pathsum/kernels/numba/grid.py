@@ -20,8 +20,11 @@ from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.rows import (
+    CONFIDENT,
     borrow,
+    inexactness,
     load_row,
+    log_total,
     softmax_row,
     softmax_statistics,
     store_row,
@@ -186,8 +189,7 @@ def _gather_scores(
             node = node_offset + t * (num_labels + 1) + u
             row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch)
             label = targets[u] if u < num_labels else -1
-            maximum, total, blank_scores[node], label_scores[node] = score_row(row, blank, label, logits)
-            maxima[node] = maximum
+            maxima[node], total, blank_scores[node], label_scores[node] = score_row(row, blank, label, logits)
             if logits:
                 sums[node] = total
 
@@ -198,14 +200,16 @@ def score_row(row, blank, label, logits):
 
     The maximum is NaN where a score that is needed is not defined.
     """
-    maximum, total, log_sum = row.dtype.type(0), row.dtype.type(1), 0.0
+    maximum, total, log_sum, taken_off = row.dtype.type(0), 1.0, 0.0, 0.0
     if logits:
         maximum, total = softmax_statistics(row)
-        log_sum = np.log(np.float64(total)) if total > 0 else 0.0
-    # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
-    reference = np.float64(maximum) if maximum > -np.inf else 0.0
-    blank_score = np.float64(row[blank]) - reference - log_sum
-    label_score = np.float64(row[label]) - reference - log_sum if label >= 0 else -np.inf
+        if 0 < total < CONFIDENT:
+            # Of the classes on paths; what the other terms lack is small beside what they cost each path.
+            total += inexactness(row[blank], maximum)
+            total += inexactness(row[label], maximum) if label >= 0 else 0.0
+        log_sum, taken_off = log_total(maximum, total)
+    blank_score = np.float64(row[blank]) - taken_off - log_sum
+    label_score = np.float64(row[label]) - taken_off - log_sum if label >= 0 else -np.inf
     defined = maximum == maximum and blank_score < np.inf and label_score < np.inf
     return maximum if defined else row.dtype.type(np.nan), total, blank_score, label_score
 
@@ -321,7 +325,7 @@ def differentiate_row(
     occupancy = blank_posterior + label_posterior
     scale = upstream if clamp <= 0 else number(1)
     if occupancy > 0 and total > 0:
-        softmax_row(scores, maximum, scale * occupancy / total, out)
+        softmax_row(scores, maximum, scale * occupancy / number(total), out)
     else:
         out[:] = 0
     out[blank] -= scale * blank_posterior

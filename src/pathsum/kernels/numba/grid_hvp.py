@@ -146,7 +146,7 @@ def differentiate_row_again(
     upstream = number(grad_loss)
     blank_tangent, label_tangent = number(blank_tangent), number(label_tangent)
     if total > 0:
-        scale = upstream / total
+        scale = upstream / number(total)
         slope = number(occupancy) * scale
         softmax_tangent_row(scores, maximum, (blank_tangent + label_tangent) * scale, slope, moved, mean, out)
     else:

@@ -220,7 +220,7 @@ def _gather_tangents(
     for r in range(first, last):
         n, _, u = node_of(rows[r], n, row_offsets, target_lengths)
         maximum, total = softmax_statistics(logits[r])
-        mean = softmax_mean(logits[r], maximum, moved[r]) / total
+        mean = softmax_mean(logits[r], maximum, moved[r]) / logits.dtype.type(total)
         tangents[0, rows[r]] = moved[r, blank] - mean
         if u < target_lengths[n]:
             tangents[1, rows[r]] = moved[r, targets[n, u]] - mean
@@ -244,7 +244,7 @@ def _differentiate_rows(
             continue
         label = targets[n, u] if u < target_lengths[n] else -1
         maximum, total = softmax_statistics(logits[r])
-        mean = softmax_mean(logits[r], maximum, moved[r]) / total
+        mean = softmax_mean(logits[r], maximum, moved[r]) / logits.dtype.type(total)
         grid.differentiate_row(
             logits[r], gradient, blank, label, grad_losses[n], maximum, total, posteriors[0, node],
             posteriors[1, node], -1.0,

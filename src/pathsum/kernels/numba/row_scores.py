@@ -15,8 +15,11 @@ from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.grid import GridRows, _frame_tasks
 from pathsum.kernels.numba.rows import (
+    CONFIDENT,
     borrow,
+    inexactness,
     load_row,
+    log_total,
     softmax_row,
     softmax_statistics,
     store_row,
@@ -122,8 +125,8 @@ def _sigmoid(x):
 def read_row(row, label, classes, lone, logits, scratch, planes, node):
     """Write the planes of a node, NaN where a score is not defined; the row's softmax maximum and sum."""
     number = scratch.dtype.type
-    maximum, total = number(0), number(1)
-    defined, reference, log_sum, log_share = True, 0.0, 0.0, 0.0
+    maximum, total = number(0), 1.0
+    defined, taken_off, log_sum, log_share = True, 0.0, 0.0, 0.0
     if logits:
         if lone >= 0:
             maximum, total = softmax_statistics(_without(row, lone, scratch))
@@ -131,14 +134,17 @@ def read_row(row, label, classes, lone, logits, scratch, planes, node):
         else:
             maximum, total = softmax_statistics(row)
         defined = defined and maximum == maximum
-        # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
-        reference = np.float64(maximum) if maximum > -np.inf else 0.0
-        log_sum = np.log(np.float64(total)) if total > 0 else 0.0
+        if 0 < total < CONFIDENT:
+            # Of the classes on paths; what the other terms lack is small beside what they cost each path.
+            for k in range(classes.size):
+                c = label if classes[k] == LABEL else classes[k]
+                total += inexactness(row[c], maximum) if c >= 0 and c != lone else 0.0
+        log_sum, taken_off = log_total(maximum, total)
     for k in range(classes.size):
         c = label if classes[k] == LABEL else classes[k]
         score = np.float64(row[c]) if c >= 0 else -np.inf
         defined = defined and score < np.inf
-        planes[k, node] = _log_sigmoid(score) if c == lone else score - reference - log_sum + log_share
+        planes[k, node] = _log_sigmoid(score) if c == lone else score - taken_off - log_sum + log_share
     if not defined:
         for k in range(classes.size):
             planes[k, node] = np.nan

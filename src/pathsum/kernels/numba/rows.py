@@ -12,8 +12,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from pathsum.kernels.numba.compilation import COMPILE
-from pathsum.kernels.numba.extended import exp
+from pathsum.kernels.numba.compilation import COMPILE, COMPILE_IN_ORDER
+from pathsum.kernels.numba.extended import scaled_exp
+from pathsum.numerics import LN_2, LOG2_E
 
 NATIVE, BFLOAT16, FLOAT16 = 0, 1, 2
 
@@ -28,7 +29,16 @@ _MAGNITUDE_64, _INFINITY_64 = np.int64(0x7FFFFFFFFFFFFFFF), np.int64(0x7FF000000
 _GREATEST_64, _SIGN_SHIFT_64 = np.int64(2**63 - 1), np.int64(63)
 _NEGATIVE_INFINITY_KEY_64 = np.int64(-(2**63) + 0xFFFFFFFFFFFFF)
 _TWO_TO_112 = _f32(2.0**112)
-_HALF_DENORMAL = _f32(0.5)
+_LOG2_E_32 = _f32(LOG2_E)
+# Logits up to this size are exponentiated as they are.
+_ORDINARY_32, _ORDINARY_64 = _f32(1024), np.float64(1024)
+# A sum of exponentials, in a row's units, above which no class has more than a quarter of it. A path has three arcs at
+# most to go on by, so that such a row costs it a fourth of a nat, and float32 is precise enough. Of rows below, which
+# may cost next to nothing, the rounding would be what is left of a loss: the same one, row after row alike.
+CONFIDENT = 4 * 2**0.5
+# Added and taken away, it rounds a float32 below 64 to a multiple of 2**-16.
+_ROUNDING = _f32(1.5 * 2.0**7)
+_HALF_32 = _f32(0.5)
 
 
 class Strided(NamedTuple):
@@ -103,7 +113,7 @@ def _encode(value, encoding):
         return _u16(sign | (_u32(0x7E00) if magnitude > _u32(0x7F800000) else _u32(0x7C00)))
     if magnitude < _u32(0x38800000):
         # Adding 0.5 lines the subnormal up with the last bits of the float32, rounding included.
-        lined_up = _f32(magnitude.view(np.float32) + _HALF_DENORMAL).view(np.uint32)
+        lined_up = _f32(magnitude.view(np.float32) + _HALF_32).view(np.uint32)
         return _u16(sign | _u32(lined_up - _u32(0x3F000000)))
     odd = _u32(_u32(magnitude >> _u32(13)) & _u32(1))
     rebiased = _u32(magnitude - _u32(0x38000000) + _u32(0xFFF) + odd)
@@ -252,60 +262,180 @@ def _in_blocks(row):
     return row[:first], row[first:]
 
 
+@njit(forceinline=True, **COMPILE)
+def _unit_32(maximum):
+    size = abs(maximum)
+    taken_off = maximum if _ORDINARY_32 < size < np.inf else _f32(0)
+    relative = maximum - taken_off
+    return taken_off, (_i32(np.floor(relative * _LOG2_E_32 + _HALF_32)) if size < np.inf else _i32(0))
+
+
+@njit(forceinline=True, **COMPILE)
+def _unit_64(maximum):
+    size = abs(maximum)
+    taken_off = maximum if _ORDINARY_64 < size < np.inf else 0.0
+    relative = maximum - taken_off
+    return taken_off, (np.int64(np.floor(relative * LOG2_E + 0.5)) if size < np.inf else np.int64(0))
+
+
+def unit_of(maximum):
+    """What the exponentials of a row with this maximum are in units of, exp(taken_off) * 2**power: about the greatest.
+
+    To be divided by a power of two costs no digit. To be less the maximum does: a score 50 below it would lose 2e-6.
+    Nor would the sum of the exponentials round a score as the recursion does, which then adds up over the frames. Only
+    huge scores are taken less their maximum, lest the sum of a thousand of them drown the loss.
+    """
+    return _unit_32(maximum) if isinstance(maximum, np.float32) else _unit_64(maximum)
+
+
+@overload(unit_of, jit_options=COMPILE)
+def _compile_unit_of(maximum):
+    return (lambda maximum: _unit_32(maximum)) if maximum == types.float32 else (lambda maximum: _unit_64(maximum))
+
+
+@njit(**COMPILE_IN_ORDER)
+def _halves(x):
+    """A float32 as a multiple of 2**-16 and the rest; in another order the rest would be rounded as the whole is."""
+    upper = (x + _ROUNDING) - _ROUNDING
+    return upper, x - upper
+
+
+@njit(forceinline=True, **COMPILE)
+def _sum_of_exp_32(row, maximum):
+    taken_off, power = _unit_32(maximum)
+    whole, rest = _in_blocks(row)
+    size = rest.size
+    if whole.size == 0:
+        return _precise_sum_of_exp(row, taken_off, power)
+    impossible, total = _f32(-np.inf), _f32(0)
+    for c in range(whole.size):
+        total += scaled_exp(whole[c] - taken_off, power)
+    for c in range(BLOCK):
+        score = rest[c] if c < size else impossible
+        total += scaled_exp(score - taken_off, power)
+    return _precise_sum_of_exp(row, taken_off, power) if total < CONFIDENT else np.float64(total)
+
+
 @njit(**COMPILE)
+def _precise_sum_of_exp(row, taken_off, power):
+    """What is rounded to a multiple of 2**-16 adds up without an error, and the rests' errors are small as they are."""
+    whole, rest = _in_blocks(row)
+    size = rest.size
+    impossible = _f32(-np.inf)
+    coarse, fine = _f32(0), _f32(0)
+    for c in range(whole.size):
+        term = scaled_exp(whole[c] - taken_off, power)
+        upper, lower = _halves(term)
+        coarse += upper
+        fine += lower
+    for c in range(BLOCK):
+        score = rest[c] if c < size else impossible
+        term = scaled_exp(score - taken_off, power)
+        upper, lower = _halves(term)
+        coarse += upper
+        fine += lower
+    return np.float64(coarse) + np.float64(fine)
+
+
+@njit(forceinline=True, **COMPILE)
+def _sum_of_exp_64(row, maximum):
+    taken_off, power = _unit_64(maximum)
+    whole, rest = _in_blocks(row)
+    size = rest.size
+    total = 0.0
+    for c in range(whole.size):
+        total += scaled_exp(whole[c] - taken_off, power)
+    for c in range(BLOCK):
+        score = rest[c] if c < size else -np.inf
+        total += scaled_exp(score - taken_off, power)
+    return total
+
+
+def sum_of_exp(row, maximum):
+    """In float64 the sum of exp(score) in the units of a row with this maximum; 0 of a row of nothing but -inf."""
+    return _sum_of_exp_32(row, maximum) if row.dtype == np.float32 else _sum_of_exp_64(row, maximum)
+
+
+@overload(sum_of_exp, jit_options=COMPILE)
+def _compile_sum_of_exp(row, maximum):
+    if row.dtype == types.float32:
+        return lambda row, maximum: _sum_of_exp_32(row, maximum) if maximum > -np.inf else 0.0
+    return lambda row, maximum: _sum_of_exp_64(row, maximum) if maximum > -np.inf else 0.0
+
+
+@njit(forceinline=True, **COMPILE)
 def softmax_statistics(row):
-    """The greatest score of a row and the sum of exp(score - greatest), which is 0 where every score is -inf."""
+    """The greatest score of a row, and the sum of its exponentials as ``sum_of_exp``."""
     maximum = greatest(row)
-    total = row.dtype.type(0)
-    if maximum > -np.inf:
-        whole, rest = _in_blocks(row)
-        size = rest.size
-        impossible = row.dtype.type(-np.inf)
-        for c in range(whole.size):
-            total += exp(whole[c] - maximum)
-        for c in range(BLOCK):
-            score = rest[c] if c < size else impossible
-            total += exp(score - maximum)
-    return maximum, total
+    return maximum, sum_of_exp(row, maximum)
+
+
+@njit(**COMPILE)
+def log_total(maximum, total):
+    """log(sum of exp(score - taken_off)) in float64, and taken_off; 0 of a row of nothing but -inf, which stays so."""
+    taken_off, power = unit_of(maximum)
+    return (np.log(total) + power * LN_2 if total > 0 else 0.0), np.float64(taken_off)
+
+
+def inexactness(score, maximum):
+    """What the sum of a row's exponentials lacks for this score's share of it to be exact, in the row's units."""
+    return _inexactness(score, maximum) if isinstance(score, np.float32) else 0.0
+
+
+@njit(**COMPILE)
+def _inexactness(score, maximum):
+    taken_off, power = _unit_32(maximum)
+    exact = scaled_exp(np.float64(score) - np.float64(taken_off), np.int64(power))
+    return exact - np.float64(scaled_exp(score - taken_off, power))
+
+
+@overload(inexactness, jit_options=COMPILE)
+def _compile_inexactness(score, maximum):
+    if score == types.float32:
+        return lambda score, maximum: _inexactness(score, maximum)
+    return lambda score, maximum: 0.0
 
 
 @njit(**COMPILE)
 def softmax_row(row, maximum, scale, out):
-    """out = scale * exp(score - maximum); ``out`` may be ``row``."""
+    """out = scale * exp(score) in the row's units; ``out`` may be ``row``."""
+    taken_off, power = unit_of(maximum)
     whole, rest = _in_blocks(row)
     whole_out, rest_out = _in_blocks(out)
     size = rest.size
     for c in range(whole.size):
-        whole_out[c] = exp(whole[c] - maximum) * scale
+        whole_out[c] = scaled_exp(whole[c] - taken_off, power) * scale
     for c in range(BLOCK):
         if c < size:
-            rest_out[c] = exp(rest[c] - maximum) * scale
+            rest_out[c] = scaled_exp(rest[c] - taken_off, power) * scale
 
 
 @njit(**COMPILE)
 def softmax_mean(row, maximum, values):
-    """The sum of exp(score - maximum) * value."""
+    """The sum of exp(score) * value in the row's units."""
+    taken_off, power = unit_of(maximum)
     whole, rest = _in_blocks(row)
     whole_values, rest_values = _in_blocks(values)
     size = rest.size
     total = row.dtype.type(0)
     nothing = row.dtype.type(0)
     for c in range(whole.size):
-        total += exp(whole[c] - maximum) * whole_values[c]
+        total += scaled_exp(whole[c] - taken_off, power) * whole_values[c]
     for c in range(BLOCK):
-        total += exp(rest[c] - maximum) * rest_values[c] if c < size else nothing
+        total += scaled_exp(rest[c] - taken_off, power) * rest_values[c] if c < size else nothing
     return total
 
 
 @njit(**COMPILE)
 def softmax_tangent_row(row, maximum, scale, slope, values, mean, out):
-    """out = exp(score - maximum) * (scale + slope * (value - mean))."""
+    """out = exp(score) * (scale + slope * (value - mean)) in the row's units."""
+    taken_off, power = unit_of(maximum)
     whole, rest = _in_blocks(row)
     whole_values, rest_values = _in_blocks(values)
     whole_out, rest_out = _in_blocks(out)
     size = rest.size
     for c in range(whole.size):
-        whole_out[c] = exp(whole[c] - maximum) * (scale + slope * (whole_values[c] - mean))
+        whole_out[c] = scaled_exp(whole[c] - taken_off, power) * (scale + slope * (whole_values[c] - mean))
     for c in range(BLOCK):
         if c < size:
-            rest_out[c] = exp(rest[c] - maximum) * (scale + slope * (rest_values[c] - mean))
+            rest_out[c] = scaled_exp(rest[c] - taken_off, power) * (scale + slope * (rest_values[c] - mean))

@@ -1,0 +1,112 @@
+"""Losses of models that are sure: what is left of two large numbers is right, and not below zero."""
+
+import numpy as np
+import pytest
+import torch
+
+from pathsum.testing import assert_close
+from pathsum.torch import ctc_loss, rnnt_loss, simple_ctc_loss, tdt_loss
+
+LONG = 20_000
+
+
+def confident(num_frames, num_classes, num_labels, margin, *, offset=0.0, undecided=0.0, seed=0):
+    """Logits (T, 1, C) and targets of a model that gives every frame to a label of its own run.
+
+    Every fifth frame is given to the blank as well, with so much less.
+    """
+    labels = [1 + i % (num_classes - 1) for i in range(num_labels)]
+    frames = np.arange(num_frames)
+    own = np.array(labels)[frames * num_labels // num_frames]
+    logits = np.random.default_rng(seed).normal(0, 0.25, (num_frames, 1, num_classes)) + offset
+    logits[frames, 0, own] += margin
+    if undecided:
+        logits[frames[2::5], 0, 0] += margin - undecided
+    return torch.tensor(logits, dtype=torch.float32), [labels]
+
+
+def assert_as_exact(found, exact):
+    assert found.item() >= 0
+    assert_close(found, exact, relative=1.2e-7, absolute=1e-7)
+
+
+# One kind of row: the same rounding in each of twenty thousand frames. 4 classes are less than a vector, 100 more.
+@pytest.mark.parametrize(
+    "num_classes, margin, offset, undecided",
+    [(4, 25.0, 0.0, 0.0), (4, 17.0, 77.7, 0.0), (30, 14.0, 0.0, 0.0), (100, 12.0, -3.3, 0.0), (30, 20.0, 0.0, 0.7)],
+)
+def test_ctc_of_long_confident_audio(num_classes, margin, offset, undecided):
+    logits, targets = confident(LONG, num_classes, 200, margin, offset=offset, undecided=undecided)
+    call = (targets, [LONG], [200])
+    options = {"fused_log_softmax": True, "reduction": "none", "impl": "numba"}
+    assert_as_exact(ctc_loss(logits, *call, **options), ctc_loss(logits.double(), *call, **options))
+
+
+def test_log_probabilities_near_zero_keep_their_digits():
+    logits, targets = confident(LONG, 10, 200, 17.0)
+    log_probs = logits.double().log_softmax(-1).float()
+    call = (targets, [LONG], [200])
+    options = {"reduction": "none", "impl": "numba"}
+    for loss in (ctc_loss, simple_ctc_loss):
+        assert_close(
+            loss(log_probs, *call, **options),
+            loss(log_probs.double(), *call, **options),
+            relative=1.2e-7,
+            absolute=1e-7,
+        )
+
+
+@pytest.mark.parametrize("margin", [25.0, 12.0])
+def test_the_focal_weight_of_a_confident_batch_has_a_gradient(margin):
+    labels = [1 + i % 3 for i in range(1000)]
+    logits = torch.zeros(1000, 1, 4)
+    logits[torch.arange(1000), 0, torch.tensor(labels)] = margin
+    logits.requires_grad_()
+    loss = ctc_loss(logits, [labels], [1000], [1000], fused_log_softmax=True, reduction="none")
+    # Every frame has to be its label: no other path reads as the target.
+    assert_as_exact(loss, torch.tensor([1000 * np.log1p(3 * np.exp(-margin))]))
+    ((1 - torch.exp(-loss.double())) ** 0.5 * loss).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [rnnt_loss, tdt_loss])
+def test_transducers_of_confident_rows(loss):
+    # A label in every tenth frame, its row and every other of the path sure of it.
+    num_frames, num_labels = 2000, 200
+    logits = torch.zeros(1, num_frames, num_labels + 1, 6)
+    labels = [1 + i % 4 for i in range(num_labels)]
+    for u in range(num_labels + 1):
+        frames = torch.arange(num_frames)
+        emits = frames == 10 * u + 5
+        logits[0, :, u, 0] = torch.where(emits, 0.0, 17.0)
+        if u < num_labels:
+            logits[0, emits, u, labels[u]] = 17.0
+    call = ([labels], [num_frames], [num_labels])
+    options = {"blank": 0, "reduction": "none", "impl": "numba"}
+    if loss is tdt_loss:
+        durations = torch.zeros(1, num_frames, num_labels + 1, 2)
+        durations[..., 0] = 17.0
+        durations[..., 0] = torch.where(logits[..., 0] > 0, 0.0, 17.0)
+        durations[..., 1] = 17.0 - durations[..., 0]
+        found, exact = (
+            tdt_loss(logits.to(d), durations.to(d), *call, durations=[0, 1], **options)
+            for d in (torch.float32, torch.float64)
+        )
+    else:
+        found, exact = (loss(logits.to(d), *call, **options) for d in (torch.float32, torch.float64))
+    assert_as_exact(found, exact)
+
+
+def test_a_loss_without_a_gradient_is_made_in_strips_and_the_same_bits(monkeypatch):
+    from pathsum.kernels.numba import chain
+
+    logits, targets = confident(300, 12, 40, 3.0)
+    for loss in (ctc_loss, simple_ctc_loss):
+        for scale in (1.0, 1e6):
+            call = (scale * logits, targets, [300], [40])
+            options = {"fused_log_softmax": True, "reduction": "none", "impl": "numba"}
+            whole = loss(call[0].requires_grad_(), *call[1:], **options)
+            monkeypatch.setattr(chain, "_STRIP", 7 * 81)
+            with torch.no_grad():
+                assert torch.equal(loss(*call, **options), whole.detach())
+            monkeypatch.undo()
