@@ -64,6 +64,9 @@ for impl in ("numba", "jax"):
     assert gradient(asg_loss, (1, 3, 2), [[1]], jnp.zeros((2, 2))).any()
 """
 OF_TORCH = (
+    "espnet",
+    "transformers",
+    "warpctc_pytorch",
     "k2",
     "nemo",
     "optimized_transducer",

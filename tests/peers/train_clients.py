@@ -1,7 +1,12 @@
 """Train a few steps with a peer's client, as it is and with ``pathsum.compat`` installed: ``train_clients.py CLIENT``.
 
-CLIENT is ``huggingface`` (``Wav2Vec2ForCTC`` of a small random configuration; needs transformers) or ``speechbrain``
-(``Brain.fit_batch`` with its joiner and its transducer loss; needs speechbrain and numba). Nothing is downloaded.
+Nothing is downloaded; models are small and random. CLIENT is one of
+
+* ``espnet``: the CTC of ESPnet, ``ctc_type="builtin2"``, with a sample that does not fit;
+* ``huggingface``: ``Wav2Vec2ForCTC`` of transformers;
+* ``parakeet``: ``ParakeetForTDT`` of transformers, from 5.24 on;
+* ``speechbrain``: ``Brain.fit_batch`` with its joiner and its transducer loss; needs numba as well;
+* ``nemo``, ``nemo-fused``, ``nemo-tdt``, ``nemo-multiblank``: joiner and loss of nemo_toolkit 3, the last three fused.
 """
 
 import argparse
@@ -112,7 +117,102 @@ def speechbrain():
     return own, ours
 
 
-CLIENTS = {"huggingface": huggingface, "speechbrain": speechbrain}
+def parakeet():
+    from transformers import ParakeetEncoderConfig, ParakeetForTDT, ParakeetTDTConfig
+    from transformers.loss import loss_tdt
+
+    def losses():
+        torch.manual_seed(0)
+        encoder = ParakeetEncoderConfig(
+            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, num_mel_bins=16,
+            subsampling_conv_channels=8, dropout=0.0, layerdrop=0.0, activation_dropout=0.0, attention_dropout=0.0,
+            dropout_positions=0.0,
+        )  # fmt: skip
+        sizes = {"vocab_size": 21, "blank_token_id": 20, "pad_token_id": 2, "decoder_hidden_size": 32}
+        model = ParakeetForTDT(ParakeetTDTConfig(encoder_config=encoder, num_decoder_layers=1, **sizes)).train()
+        features, labels = torch.randn(2, 96, 16), torch.randint(3, 20, (2, 5))
+        batch = {"input_features": features, "attention_mask": torch.ones(2, 96).long(), "labels": labels}
+        batch["decoder_input_ids"] = torch.nn.functional.pad(labels, (1, 0), value=20)
+        return train(model.parameters(), lambda: model(**batch).loss)
+
+    own = losses()
+    with install("transformers") as installation:
+        print(installation)
+        assert loss_tdt.tdt_loss.__module__ == "pathsum.compat.transformers"
+        ours = losses()
+    return own, ours
+
+
+def nemo(model, name, **loss_options):
+    """NeMo's loss, and its joiner in parts of the batch (fused) where the model says so."""
+    # NeMo's own TDT loss in plain torch asks for a GPU; here the CPU stands for one.
+    torch.Tensor.cuda = lambda tensor, *_, **__: tensor
+    from nemo.collections.asr.losses.rnnt import RNNTLoss
+    from nemo.collections.asr.modules import RNNTJoint
+
+    durations = loss_options.get("durations", [])
+    big_blanks = loss_options.get("big_blank_durations", [])
+
+    def losses():
+        torch.manual_seed(0)
+        criterion = RNNTLoss(10 + len(big_blanks), "mean_batch", name, dict(loss_options))
+        network = {"encoder_hidden": 16, "pred_hidden": 16, "joint_hidden": 16, "activation": "relu"}
+        joint = RNNTJoint(
+            network, num_classes=10, num_extra_outputs=len(durations) + len(big_blanks), fuse_loss_wer=model == "fused",
+            fused_batch_size=2 if model == "fused" else None,
+        )  # fmt: skip
+        if model == "fused":
+            joint.set_loss(criterion)
+            joint.set_wer(torch.nn.Identity())
+        encoded, predicted = torch.randn(3, 16, 20), torch.randn(3, 16, 7)
+        labels = torch.randint(0, 10, (3, 6))
+        frames, lengths = torch.tensor([20, 15, 9]), torch.tensor([6, 4, 3])
+
+        def step():
+            scores = {"encoder_outputs": encoded, "decoder_outputs": predicted}
+            if model == "fused":
+                integers = {"encoder_lengths": frames, "transcripts": labels, "transcript_lengths": lengths}
+                return joint(**scores, **integers, compute_wer=False)[0]
+            integers = {"targets": labels, "input_lengths": frames, "target_lengths": lengths}
+            return criterion(log_probs=joint(**scores), **integers)
+
+        return train(joint.parameters(), step)
+
+    own = losses()
+    with install("nemo") as installation:
+        print(installation)
+        ours = losses()
+    return own, ours
+
+
+def espnet():
+    from espnet2.asr.ctc import CTC
+
+    def losses():
+        torch.manual_seed(0)
+        criterion = CTC(odim=10, encoder_output_size=16, ctc_type="builtin2")
+        hidden, labels = torch.randn(3, 12, 16), torch.randint(1, 10, (3, 5))
+        # The last sample has too few frames: builtin2 leaves it out.
+        frames, lengths = torch.tensor([12, 10, 2]), torch.tensor([5, 3, 4])
+        return train(criterion.parameters(), lambda: criterion(hidden, frames, labels, lengths))
+
+    own = losses()
+    with install("torch_functional") as installation:
+        print(installation)
+        ours = losses()
+    return own, ours
+
+
+CLIENTS = {
+    "espnet": espnet,
+    "huggingface": huggingface,
+    "speechbrain": speechbrain,
+    "parakeet": parakeet,
+    "nemo": lambda: nemo("plain", "warprnnt_numba"),
+    "nemo-fused": lambda: nemo("fused", "warprnnt_numba"),
+    "nemo-tdt": lambda: nemo("fused", "tdt_pytorch", durations=[0, 1, 2], sigma=0.05),
+    "nemo-multiblank": lambda: nemo("fused", "multiblank_rnnt_pytorch", big_blank_durations=[2, 4], sigma=0.05),
+}
 
 
 def main():

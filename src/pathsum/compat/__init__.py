@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 PEERS = (
+    "espnet",
     "k2",
     "keras",
     "nemo",
@@ -22,8 +23,10 @@ PEERS = (
     "torch_asg",
     "torch_functional",
     "torchaudio",
+    "transformers",
     "warp_rnnt",
     "warp_transducer",
+    "warpctc_pytorch",
     "warprnnt_numba",
 )
 
