@@ -6,6 +6,7 @@ By the Triton kernels, interpreted, on CPU tensors whose integers are treated as
 import pytest
 import torch
 
+from pathsum.dispatch import kernels_of
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.testing import assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
 from pathsum.torch import (
@@ -120,9 +121,10 @@ def test_shapes_and_dtypes_are_checked(argument, value, error):
 def test_only_integers_on_a_device_that_triton_runs_on_stay_unread():
     scores, integers, _ = case(ctc_loss)
     elsewhere = torch.empty(1, device="meta")
-    assert _bounded.unread_on("f", "async", "triton", scores, *integers, elsewhere) == scores.device
-    assert _bounded.unread_on("f", "async", "triton", scores, *integers, [1, 2]) is None
-    assert _bounded.unread_on("f", "async", "reference", scores, *integers, elsewhere) is None
-    assert _bounded.unread_on("f", "sync", "triton", scores, *integers, elsewhere) is None
+    triton, reference = (kernels_of(impl, "chain") for impl in ("triton", "reference"))
+    assert _bounded.unread_on("f", "async", triton, scores, *integers, elsewhere) == scores.device
+    assert _bounded.unread_on("f", "async", triton, scores, *integers, [1, 2]) is None
+    assert _bounded.unread_on("f", "async", reference, scores, *integers, elsewhere) is None
+    assert _bounded.unread_on("f", "sync", triton, scores, *integers, elsewhere) is None
     with pytest.raises(InvalidValueError, match="check must be one of async, sync"):
-        _bounded.unread_on("f", "never", "triton", scores)
+        _bounded.unread_on("f", "never", triton, scores)

@@ -132,7 +132,7 @@ def test_imports_point_down(path):
     ("from pathsum.kernels.jax import extended", "kernels/tensorflow/chain.py"),
     ("import pathsum.torch", "dispatch.py"),
     ("from pathsum import lattice, dispatch", "problems/ctc.py"),
-    ("from pathsum.torch._ops.grid import grid_forward", "cli.py"),
+    ("from pathsum.torch._ops.addition import add", "cli.py"),
     ("from pathsum.kernels.numba import chain", "demo/run.py"),
     ("import numpy", "dispatch.py"),
 ])  # fmt: skip

@@ -27,8 +27,8 @@ def batches(draw):
 @given(batches())
 def test_it_is_the_lattice_of_the_problem_or_none_where_the_check_raises(pose, batch):
     arrays, num_frames, num_classes, blank = batch
-    found = COMPILED[pose](*arrays, num_frames, num_classes, blank)
-    sizes = {"num_samples": len(arrays[0]), "num_frames": num_frames, "max_labels": None, "num_classes": num_classes}
+    found = COMPILED[pose](*arrays, num_frames, 2, num_classes, blank)
+    sizes = {"num_samples": len(arrays[0]), "num_frames": num_frames, "max_labels": 2, "num_classes": num_classes}
     try:
         checked = _checks.check_batch("f", *arrays, lengths_name="input_lengths", blank=blank, **sizes)
     except ValueError:
@@ -43,4 +43,4 @@ def test_a_length_too_many_is_illegal():
     targets, one = np.ones((2, 1), np.int64), np.ones(1, np.int64)
     for lengths in ((one, np.ones(2, np.int64)), (np.ones(2, np.int64), one)):
         for compiled in COMPILED.values():
-            assert compiled(targets, *lengths, 3, 3, 0) is None
+            assert compiled(targets, *lengths, 3, 1, 3, 0) is None

@@ -83,7 +83,7 @@ def test_torch_s_own_checks_pass_for_every_operator():
         logits = case.tensors[0].clone().requires_grad_()
         with recorder:
             rnnt_loss(logits, *case.integers, clamp=0.1, **options).backward()
-    assert len(recorder.calls) > 20
+    assert len(recorder.calls) > 15
     for operator, arguments in recorder.calls.items():
         arguments = tuple(
             argument.detach().clone().requires_grad_(argument.is_floating_point() and position < 4)

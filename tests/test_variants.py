@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from pathsum.errors import NotDifferentiableError
 from pathsum.kernels.numba import grid_arcs
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
@@ -33,7 +32,6 @@ from pathsum.torch import (
     tdt_loss,
     wildcard_rnnt_loss,
 )
-from pathsum.torch._autograd.arcs import arc_scores
 from support import DTYPES, IMPLEMENTATIONS
 from variants import BLANK, NUM_CLASSES, VARIANTS, enumerated, spread
 
@@ -129,30 +127,6 @@ def test_the_reference_has_second_derivatives(variant):
     heads = [head.requires_grad_() for head in heads]
     options = {"reduction": "none", "zero_infinity": True, "impl": "reference"}
     assert torch.autograd.gradgradcheck(lambda *heads: variant.loss(heads, *integers, **options), heads)
-
-
-@pytest.mark.parametrize("fastemit_lambda", [0.0, 0.3])
-@pytest.mark.parametrize(
-    "problem", [(pose_tdt, (2, 0), "any"), (pose_rnnt_type, "constrained")], ids=["tdt", "constrained"]
-)
-def test_the_scores_of_arcs_have_derivatives_of_any_order_but_with_fastemit(problem, fastemit_lambda):
-    pose, *options = problem
-    lattice = pose(grid_of(2, 1), *options)
-    planes = [torch.randn(len(read), 4, dtype=torch.float64, requires_grad=True) for read in lattice.reads]
-    options = {"sigma": 0.5, "delay_penalty": 0.1, "fastemit_lambda": fastemit_lambda}
-
-    def gradients(weights, *planes):
-        scores = arc_scores(planes, lattice, **options)
-        return torch.autograd.grad(scores, planes, weights, create_graph=True)
-
-    weights = torch.randn(len(lattice.arcs), 4, dtype=torch.float64, requires_grad=True)
-    if fastemit_lambda > 0:
-        with pytest.raises(NotDifferentiableError, match="fastemit_lambda"):
-            gradients(weights, *planes)
-        return
-    assert torch.autograd.gradcheck(lambda *planes: arc_scores(planes, lattice, **options), planes)
-    assert torch.autograd.gradcheck(gradients, (weights, *planes))
-    assert torch.autograd.gradgradcheck(gradients, (weights, *planes))
 
 
 @everywhere

@@ -35,10 +35,6 @@ JOINER = Refusal(
     "give `Joiner.logits()`",
     ("NotDifferentiableError", "TorchRuntimeError"),
 )
-TANGENTS = Refusal(
-    "raises: torch has no tangents of tensors whose size is a value",
-    ("UserError", "Unsupported", "TorchRuntimeError", "GuardOnDataDependentSymNode"),
-)
 # Compiling is slow: these losses stand for the others of their lattice.
 ALSO_BY_INDUCTOR = ("ctc_loss", "rnnt_loss")
 ALSO_WITH_GRAPH_BREAKS = ("ctc_loss", "asg_loss", "rnnt_loss", "rnnt_joint_loss", "rnnt_loss_from_joint", "tdt_loss")
@@ -50,13 +46,6 @@ BEYOND_REVERSE = (
     "func.jvp of func.grad",
     "func.hessian, functional.hessian",
     SHORT["jvp"],
-)
-ON_PLANES = (
-    "rnnt_loss, modified",
-    "tdt_loss",
-    "multi_blank_rnnt_loss",
-    "ar_rnnt_loss",
-    "wildcard_rnnt_loss",
 )
 
 
@@ -77,8 +66,6 @@ def state(name: str, transform: str, impl: str) -> bool | Refusal | None:
         return None
     if name.endswith("Joiner") and impl == "numba" and transform in BEYOND_REVERSE:
         return JOINER
-    if transform == SHORT["jvp"] and name in ON_PLANES:
-        return TANGENTS
     return True
 
 

@@ -20,26 +20,24 @@ from pathsum.kernels.protocol import Kernels
 
 IMPLEMENTATIONS = ("reference", "numba", "triton")
 
-# Where the kernels of torch's implementations are, by lattice: a class in a module that is imported when asked for.
+# The classes of kernels, and the module that each is in: of a lattice, and of what its scores are made of.
+_LATTICES = {"Chain": "chain", "Dense": "dense", "Grid": "grid", "Arcs": "arcs", "Rows": "arcs", "Joint": "joint"}
+
+# Where the kernels of torch's implementations are: a module a lattice, and a class in it, imported when asked for.
 TABLE: dict[tuple[str, str], str] = {
-    ("reference", "ChainLattice"): "pathsum.torch._reference.Chain",
-    ("reference", "DenseLattice"): "pathsum.torch._reference.Dense",
-    ("numba", "ChainLattice"): "pathsum.torch._numba.chain.Chain",
-    ("numba", "DenseLattice"): "pathsum.torch._numba.dense.Dense",
-    ("triton", "ChainLattice"): "pathsum.torch._triton.chain.Chain",
-    ("triton", "DenseLattice"): "pathsum.torch._triton.dense.Dense",
+    **{("reference", name.lower()): f"pathsum.torch._reference.{name}" for name in _LATTICES},
+    **{("numba", name.lower()): f"pathsum.torch._numba.{_LATTICES[name]}.{name}" for name in _LATTICES},
+    **{("triton", name.lower()): f"pathsum.torch._triton.{_LATTICES[name]}.{name}" for name in _LATTICES},
 }
-
-
 LOADED: dict[tuple[str, str], Kernels] = {}
 
 
-def kernels_of(impl: str, lattice: type) -> Kernels:
-    """The kernels of an implementation for a lattice."""
-    key = (impl, lattice.__name__)
+def kernels_of(impl: str, name: str) -> Kernels:
+    """The kernels of an implementation, by their name in the table."""
+    key = (impl, name)
     if key not in LOADED:
-        module, _, name = TABLE[key].rpartition(".")
-        LOADED[key] = getattr(importlib.import_module(module), name)()
+        module, _, kernels = TABLE[key].rpartition(".")
+        LOADED[key] = getattr(importlib.import_module(module), kernels)()
     return LOADED[key]
 
 

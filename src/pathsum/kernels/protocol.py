@@ -13,27 +13,12 @@ from typing import Any, NamedTuple
 from pathsum.lattice import Array
 
 
-class Saved(NamedTuple):
-    """What forward keeps for backward, O(N*T*S) or O(N*T*U): never a copy of the scores.
-
-    Attributes:
-        losses: (N,) negative log-likelihoods; inf where no path exists, NaN where a score is NaN or +inf.
-        maxima, sums: softmax statistics of each row, exp(x - maximum) / sum; of no size where scores are log-probs.
-        posteriors: for each node the probability of the arcs of one kind, in the lattice's own layout; two kinds a
-            lattice, of no size where they were not asked for or are the same.
-    """
-
-    losses: Array
-    maxima: Array
-    sums: Array
-    posteriors: tuple[Array, Array]
-
-
 class ChainSaved(NamedTuple):
     """What the chain's forward keeps, O(N*T*S).
 
     Attributes:
-        losses, maxima, sums: As in ``Saved``.
+        losses: (N,) negative log-likelihoods; inf where no path exists, NaN where a score is NaN or +inf.
+        maxima, sums: Softmax statistics of each row, exp(x - maximum) / sum; of no size where scores are log-probs.
         stay, step: (sum of T, S') the posterior of the arcs that stay in a state and of those that enter it; of no size
             where they were not asked for. Where the labels are shared all is in ``step`` and ``stay`` has no size.
     """
@@ -49,11 +34,69 @@ class ChainSaved(NamedTuple):
         return self.stay, self.step
 
 
+class GridSaved(NamedTuple):
+    """What the grid's forward keeps, O(N*T*U).
+
+    Attributes:
+        losses, maxima, sums: As in ``ChainSaved``.
+        blank, label: (rows,) the posterior of the two arcs out of each node; of no size where not asked for.
+    """
+
+    losses: Array
+    maxima: Array
+    sums: Array
+    blank: Array
+    label: Array
+
+    @property
+    def posteriors(self) -> tuple[Array, Array]:
+        return self.blank, self.label
+
+
+class ArcSaved(NamedTuple):
+    """What the forward of a lattice with arcs of several kinds keeps, O(N*T*U) a kind.
+
+    Attributes:
+        losses: As in ``ChainSaved``.
+        posteriors: (kinds, rows) the posterior of each arc.
+        skips: (2, rows) those of leaving frames out, into and out of each node; no rows where one may not.
+        maxima, sums, second_maxima, second_sums: Softmax statistics of the rows of each head; of no size where a head
+            has none.
+    """
+
+    losses: Array
+    posteriors: Array
+    skips: Array
+    maxima: Array
+    sums: Array
+    second_maxima: Array
+    second_sums: Array
+
+    def statistics(self, head: int) -> tuple[Array, Array]:
+        return (self.maxima, self.sums) if head == 0 else (self.second_maxima, self.second_sums)
+
+
+class RowsSaved(NamedTuple):
+    """Planes (K, rows) of log-probabilities, and the softmax statistics of the rows."""
+
+    planes: Array
+    maxima: Array
+    sums: Array
+
+
+class JointSaved(NamedTuple):
+    """What the fused joiner's forward keeps: the losses (N,) and the posteriors (rows,) of blank and label arcs."""
+
+    losses: Array
+    blank: Array
+    label: Array
+
+
 class DenseSaved(NamedTuple):
     """What the dense lattice's forward keeps, O(N*T*C).
 
     Attributes:
-        losses: (N,) as in ``Saved``: minus the log-sum over all paths.
+        losses: (N,) as in ``ChainSaved``: minus the log-sum over all paths.
         extended: (N,) whether the sample was out of plain floats' reach; it has no alpha and no entering then.
         gamma: (sum of T, C') posterior of each class in each frame.
         alpha, entering: the posterior of an arc is entering[t, to] * exp(transition) * alpha[t-1, from].
@@ -133,17 +176,116 @@ class ChainOptions(NamedTuple):
     by_logits: bool = False
 
     @property
-    def reweights(self) -> bool:
-        """Whether what backward gives is another gradient than that of the losses."""
-        return self.by_logits
+    def once_only(self) -> str | None:
+        """Why what backward gives has no derivative, where it has none."""
+        return REWEIGHTED if self.by_logits else None
 
 
 class NoOptions(NamedTuple):
     """Scores that are taken as they are."""
 
     @property
-    def reweights(self) -> bool:
-        return False
+    def once_only(self) -> str | None:
+        return None
+
+
+class GridOptions(NamedTuple):
+    """How a transducer's logits are read, and how the posteriors become a gradient.
+
+    Attributes:
+        softmax: Whether the scores are logits, whose log-softmax is to be taken.
+        fastemit_lambda: Labels' posteriors count 1 + lambda times in the gradient.
+        clamp: Where positive, the bound of a loss's own gradient.
+    """
+
+    softmax: bool = True
+    fastemit_lambda: float = 0.0
+    clamp: float = -1.0
+
+    @property
+    def once_only(self) -> str | None:
+        return REWEIGHTED if self.fastemit_lambda > 0 or self.clamp > 0 else None
+
+
+class ArcOptions(NamedTuple):
+    """How the arcs of a lattice of several kinds are scored, and how their posteriors become a gradient.
+
+    Attributes:
+        softmax, fastemit_lambda, clamp: As in ``GridOptions``.
+        hat: Whether the blank has no share in the softmax: its probability is a sigmoid.
+        sigma: What is taken from every arc's score.
+        delay_penalty: What is added to those of labels: see ``earliness``.
+        skip_score: The score of leaving frames out.
+        given: Whether the scores are the planes themselves.
+        joiners: For each head activation, tile memory and gate of the joiner that makes its logits, () where these
+            exist.
+    """
+
+    softmax: bool = True
+    hat: bool = False
+    sigma: float = 0.0
+    delay_penalty: float = 0.0
+    skip_score: float = 0.0
+    fastemit_lambda: float = 0.0
+    clamp: float = -1.0
+    given: bool = False
+    joiners: tuple = ((), ())
+
+    @property
+    def once_only(self) -> str | None:
+        if any(self.joiners):
+            return JOINER_ONCE
+        return REWEIGHTED if self.fastemit_lambda > 0 or self.clamp > 0 else None
+
+
+class RowOptions(NamedTuple):
+    """What is read of each row of scores.
+
+    Attributes:
+        classes: The class of each plane; ``LABEL`` for the node's own label, which is -inf where none may be emitted.
+        softmax, hat: As in ``ArcOptions``.
+    """
+
+    classes: tuple
+    softmax: bool = True
+    hat: bool = False
+
+    @property
+    def once_only(self) -> str | None:
+        return None
+
+
+class JointOptions(NamedTuple):
+    """How the joiner's logits are made, and the rest as in ``ArcOptions``.
+
+    Attributes:
+        activation: One of tanh, relu, sigmoid, gelu.
+        tile_memory: Bytes for the tile that is held.
+        gate: What backward may skip; ``None``: what rounding costs anyway.
+    """
+
+    activation: str = "tanh"
+    tile_memory: int = 2**23
+    delay_penalty: float = 0.0
+    fastemit_lambda: float = 0.0
+    clamp: float = -1.0
+    gate: float | None = None
+
+    @property
+    def once_only(self) -> str | None:
+        return REWEIGHTED if self.fastemit_lambda > 0 or self.clamp > 0 else None
+
+
+REWEIGHTED = (
+    "the gradient of a loss with fastemit_lambda or clamp is re-weighted, and that of torch's CTC is by other scores: "
+    "it is not the gradient of anything, and has no second derivative; leave out the first two, or ask for "
+    "corrected=True, where create_graph=True is needed"
+)
+# A gate is of posteriors, which the gradients of a gradient are not.
+JOINER_ONCE = (
+    "impl='numba' has first derivatives only of a loss of a Joiner; for create_graph=True and forward mode give "
+    "its logits, Joiner.logits(), or impl='reference'"
+)
 
 
 class Call(NamedTuple):
@@ -164,7 +306,16 @@ class Kernels:
     """The verbs of one implementation on one lattice, a method each; samples come first, (N, ...).
 
     A class inherits this and writes the verbs that it has.
+
+    Attributes:
+        reads_on_device: Whether integers may stay on the scores' device, where nobody looks at their values.
     """
+
+    reads_on_device = False
+
+    def fuses(self, dtype: Any, *, regular: bool) -> bool:
+        """Of kernels that fuse a joiner: whether for operands of this dtype, and for other than the regular arcs."""
+        return True
 
     def losses(self, call: Call, reduction: Any = None) -> Array:
         """(N,) in float64, minus the log-sum over all paths; differentiable. inf where no path exists.

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from pathsum import _checks, dispatch
-from pathsum.kernels.reference import grid_arcs as reference_arcs
+from pathsum.kernels.reference import grid_arcs as reference
 from pathsum.kernels.reference.log_domain import log_softmax
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
-from pathsum.torch._arcs import Scoring, add_planes, read_planes
-from pathsum.torch._autograd.arcs import arc_losses
+from pathsum.torch._arcs import plane_losses, read_planes
 from pathsum.torch._autograd.operators import transformed
 from pathsum.torch._inputs import Integers, on_device, pose_logits
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
@@ -102,12 +101,10 @@ class PosedRNNT(NamedTuple):
 
     def read(self, costs: Tensor) -> Tensor:
         """Planes (2, rows) of costs (N, T, U+1, 2) or (rows, 2)."""
-        return read_planes(costs, self.lattice, (0, 1), self.impl, logits=False)
+        return read_planes(costs, self.lattice, (0, 1), self.impl, softmax=False)
 
     def solve(self, planes: Tensor) -> Tensor:
-        if self.impl != "reference":
-            return arc_losses(planes, self.lattice, impl=self.impl)
-        return reference_arcs.forward(planes, on_device(self.lattice, planes.device))
+        return plane_losses(planes, self.lattice, self.impl)
 
 
 def pose_rnnt(
@@ -127,8 +124,16 @@ def pose_rnnt(
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     chosen = dispatch.select(function, logits.device.type, impl)
     lattice = pose_rnnt_type(grid, rnnt_type)
-    planes = read_planes(logits, lattice, lattice.reads[0], chosen, logits=fused_log_softmax)
-    return PosedRNNT(lattice, add_planes([planes], lattice, Scoring(), chosen), chosen)
+    planes = read_planes(logits, lattice, lattice.reads[0], chosen, softmax=fused_log_softmax)
+    if lattice.terms != _OWN_PLANES:
+        # Costs are of arcs, so these have planes of their own.
+        placed = on_device(lattice, planes.device)
+        planes = reference.arc_scores([planes], placed, sigma=0.0, delay_penalty=0.0, fastemit_lambda=0.0)
+        lattice = replace(lattice, terms=_OWN_PLANES)
+    return PosedRNNT(lattice, planes, chosen)
+
+
+_OWN_PLANES = (((0, 0),), ((1, 0),))
 
 
 def rnnt_expectation(posed: PosedRNNT, costs: Tensor) -> Expected:

@@ -217,6 +217,11 @@ def pose_grid(
     device: torch.device | None = None,
 ) -> GridLattice:
     blank = _checks.check_blank(function, blank, num_classes)
+    if num_samples is not None and num_frames is not None and max_labels is not None and device is None:
+        sizes = (num_samples, num_frames, max_labels, num_classes, blank)
+        lattice = None if big_blanks else posed_at_once(pose_rnnt, targets, logit_lengths, target_lengths, *sizes)
+        if lattice is not None:
+            return lattice
     batch = as_batch(
         function,
         targets,
@@ -285,6 +290,7 @@ def posed_at_once(
     target_lengths: Any,
     num_samples: int,
     num_frames: int,
+    most_labels: int,
     num_classes: int,
     blank: int,
 ) -> Any:
@@ -303,7 +309,7 @@ def posed_at_once(
             return None
     if targets.shape[1] == 0 or len(targets) != num_samples:
         return None
-    return compiled(*(value.numpy() for value in integers), num_frames, num_classes, blank)
+    return compiled(*(value.numpy() for value in integers), num_frames, most_labels, num_classes, blank)
 
 
 def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
@@ -332,7 +338,12 @@ def _sent(value: Any, device: torch.device) -> Any:
     return value.to(device)
 
 
+def result_dtype(scores: Tensor | Joiner) -> torch.dtype:
+    """The losses': float64 for float64 scores, and float32 for all others."""
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
 def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool) -> Tensor:
     """Losses in the dtype of the result, infeasible ones as asked for."""
-    losses = losses.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
+    losses = losses.to(result_dtype(scores))
     return torch.where(losses == torch.inf, 0.0, losses) if zero_infinity else losses

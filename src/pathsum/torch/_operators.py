@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from pathsum import dispatch
+from pathsum.errors import GradientConsumedError
 from pathsum.kernels.protocol import Call, Kernels
 from pathsum.reductions import reduce, spread
 from pathsum.torch._autograd.lattices import differentiable
 from pathsum.torch._autograd.operators import refuse_graph, transformed
-from pathsum.torch._autograd.reweighted import REWEIGHTED
-from pathsum.torch._ops.arrays import as_tensor, fake_gradient, work_dtype
+from pathsum.torch._ops.arrays import as_tensor, fake_like, work_dtype
 from pathsum.torch._ops.registration import define
 
 # What a field of a dataclass is in a schema. Nested tuples of integers travel as their text.
@@ -53,6 +53,8 @@ class OperatorKernels(Kernels):
     options: type
     saved: type
     device = "any"
+    once_only: str | None = None
+    """Why there are no second derivatives at all, where there are none; else the options may say so."""
 
     def __init__(self) -> None:
         self.fields = _names(self.lattice)
@@ -76,6 +78,10 @@ class OperatorKernels(Kernels):
         """What forward returns where only shapes are known."""
         raise NotImplementedError
 
+    def sketch_gradient(self, scores: Tensor) -> Tensor:
+        """The gradient by one of the scores where only shapes are known."""
+        return fake_like(scores)
+
     def sent(self, lattice: Any, device: torch.device) -> Any:
         """The lattice where the operators are to find it."""
         return lattice
@@ -86,7 +92,8 @@ class OperatorKernels(Kernels):
 
     def packed(self, call: Call) -> list[Any]:
         """A call as an operator takes it."""
-        return [*call.scores, *(_packed(getattr(call.lattice, name)) for name in self.fields), *call.options]
+        lattice = (_packed(getattr(call.lattice, name)) for name in self.fields)
+        return [*call.scores, *lattice, *map(_packed, call.options)]
 
     def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
         """(N,) in float64, or what is made of them; differentiable twice."""
@@ -98,16 +105,16 @@ class OperatorKernels(Kernels):
         return reduced(self.forward(call, False)[0], reduction)
 
 
-def kernels_of(impl: str, lattice: type) -> Kernels:
-    """The kernels of an implementation for a lattice."""
+def kernels_of(impl: str, name: str) -> Kernels:
+    """The kernels of an implementation, by their name in ``dispatch.TABLE``."""
     if torch.compiler.is_compiling():
-        _load(impl, lattice)
-        return dispatch.LOADED[impl, lattice.__name__]
-    return dispatch.kernels_of(impl, lattice)
+        _load(impl, name)
+        return dispatch.LOADED[impl, name]
+    return dispatch.kernels_of(impl, name)
 
 
-def _load(impl: str, lattice: type) -> bool:
-    dispatch.kernels_of(impl, lattice)
+def _load(impl: str, name: str) -> bool:
+    dispatch.kernels_of(impl, name)
     return True
 
 
@@ -174,8 +181,9 @@ class _Losses(torch.autograd.Function):
         if not torch.is_grad_enabled():
             gradients = kernels.backward(call, kernels.saved(*tensors[count:]), upstream, needed)
             return *_NO_GRADIENTS, *(g if need else None for g, need in zip(gradients, needed, strict=True))
-        if ctx.options.reweights:
-            refuse_graph(REWEIGHTED)
+        reason = kernels.once_only or ctx.options.once_only
+        if reason is not None:
+            refuse_graph(reason)
         saved = [tensor.detach() for tensor in tensors[count:]]
         gradients = kernels.operators.backward(upstream, *kernels.packed(call), *saved, list(needed))
         gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
@@ -184,6 +192,47 @@ class _Losses(torch.autograd.Function):
 
 # Of the kernels, the lattice, the options and the reduction.
 _NO_GRADIENTS = (None,) * 4
+
+
+class OverwritingLosses(torch.autograd.Function):
+    """As ``_Losses`` of one tensor of logits, over which backward writes the gradient.
+
+    No operator does: one may not write to what it was not given to write to.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Any, lattice: Any, options: Any, reduction: Reduction, logits: Tensor) -> Tensor:
+        saved = kernels.forward(Call((logits,), lattice, options), True)
+        ctx.save_for_backward(*saved)
+        ctx.kernels, ctx.lattice, ctx.options, ctx.reduction = kernels, lattice, options, reduction
+        # Not saved as the others are: a saved tensor that backward changes would fail its version check at a second
+        # backward, of which there is more to say. So the check is made here.
+        ctx.overwritten, ctx.version = logits.detach(), logits._version
+        return reduction.of(saved[0])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        refuse_graph(
+            "the gradient of a loss with overwrite_logits=True is written over the logits, which a second derivative "
+            "needs; create_graph=True needs overwrite_logits=False"
+        )
+        logits, ctx.overwritten = ctx.overwritten, None
+        if logits is None:
+            raise GradientConsumedError(
+                "the gradient of this loss was written over its logits (overwrite_logits=True) by an earlier "
+                "backward; a second one needs overwrite_logits=False"
+            )
+        if logits._version != ctx.version:
+            raise GradientConsumedError(
+                "the logits of this loss (overwrite_logits=True) were written to after it was computed, by an in-place "
+                "operation or by another such loss of the same memory: their values are lost, and with them the "
+                "gradient; logits that are used twice need overwrite_logits=False"
+            )
+        saved = ctx.kernels.saved(*ctx.saved_tensors)
+        upstream = ctx.reduction.upstream(upstream, saved[0])
+        ctx.kernels.write_gradient(Call((logits,), ctx.lattice, ctx.options), saved, upstream, logits)
+        torch.autograd.graph.increment_version(logits)
+        return *_NO_GRADIENTS, logits.detach()
 
 
 def traced(scores: Sequence[Tensor | None]) -> bool:
@@ -206,7 +255,7 @@ class _Operators:
         scores = [f"{'Tensor?' if name.endswith('?') else 'Tensor'} {name.rstrip('?')}" for name in kernels.inputs]
         question = [*scores, *_declared(kernels.lattice), *_declared(kernels.options)]
         count, planes = len(scores), list(_names(kernels.saved))
-        kept = [f"Tensor {name}" for name in planes]
+        kept = [f"Tensor saved_{name}" for name in planes]
         upstream, needed = f"Tensor grad_{planes[0]}", "bool[] needed"
         tangents = [f"Tensor? {name.rstrip('?')}_tangent" for name in kernels.inputs]
 
@@ -236,7 +285,7 @@ class _Operators:
         def sketch_backward(grad: Tensor, *given: Any) -> Any:
             call = _unpack(kernels, given[: len(question)])
             found = [
-                fake_gradient(tensor) if need and tensor is not None else None
+                kernels.sketch_gradient(tensor) if need and tensor is not None else None
                 for tensor, need in zip(call.scores, given[-1], strict=True)
             ]
             return _results(found, call)
@@ -255,15 +304,24 @@ class _Operators:
         self.backward = register("backward", given, count, backward, sketch_backward)
         self.second = register("second", [*tangents, *given], 1 + count, second, sketch_second)
         kernels.operators = self
-        differentiable(self.forward, self.backward, self.second, num_inputs=count)
+
+        def once_only(given: Sequence[Any]) -> str | None:
+            return kernels.once_only or _unpack(kernels, given[: len(question)]).options.once_only
+
+        differentiable(self.forward, self.backward, self.second, num_inputs=count, once_only=once_only)
 
 
 def _unpack(kernels: OperatorKernels, values: Sequence[Any]) -> Call:
     scores, rest = values[: len(kernels.inputs)], values[len(kernels.inputs) :]
     hints, names = _hints(kernels.lattice), _names(kernels.lattice)
-    given = zip(names, rest, strict=False)
-    lattice = kernels.lattice(**{name: _unpacked(value) if hints[name] is tuple else value for name, value in given})
-    return Call(tuple(scores), lattice, kernels.options(*rest[len(names) :]))
+    read = [_unpacked(value) if hints[name] is tuple else value for name, value in zip(names, rest, strict=False)]
+    hints, options = _hints(kernels.options), rest[len(names) :]
+    told = zip(_names(kernels.options), options, strict=True)
+    return Call(
+        tuple(scores),
+        kernels.lattice(*read),
+        kernels.options(*(_unpacked(value) if hints[name] is tuple else value for name, value in told)),
+    )
 
 
 def _packed(value: Any) -> Any:
@@ -319,6 +377,11 @@ def as_arrays(lattice: Any) -> Any:
     """A lattice whose tensors are NumPy arrays of the same memory."""
     values = {name: getattr(lattice, name) for name in _names(type(lattice))}
     return type(lattice)(**{k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()})
+
+
+def as_tensors(lattice: Any) -> Any:
+    """A lattice whose NumPy arrays are tensors of the same memory."""
+    return type(lattice)(*(as_tensor(getattr(lattice, name)) for name in _names(type(lattice))))
 
 
 def from_arrays(saved: Any) -> Any:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, ChainPath, DensePath, Kernels
-from pathsum.kernels.reference import chain, chain_best_path, dense, dense_best_path, posteriors
+from pathsum.kernels.protocol import ArcOptions, Call, ChainPath, DensePath, GridPath, Kernels, RowOptions
+from pathsum.kernels.reference import (
+    chain,
+    chain_best_path,
+    dense,
+    dense_best_path,
+    grid,
+    grid_arcs,
+    grid_best_path,
+    posteriors,
+)
+from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
+from pathsum.kernels.reference.log_domain import exact
+from pathsum.lattice import ArcLattice
+from pathsum.torch._autograd.reweighted import first_derivative_only
 from pathsum.torch._inputs import on_device
 from pathsum.torch._operators import Reduction, reduced
+from pathsum.torch.joiner import Joiner
 
 
 class Chain(Kernels):
@@ -38,6 +54,111 @@ class Dense(Kernels):
     def posteriors(self, call: Call) -> tuple[Tensor, ...]:
         scores, transitions = call.scores
         return posteriors.dense_posteriors(scores, _lattice(call), transitions)
+
+
+class Grid(Kernels):
+    def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
+        options = call.options
+        (logits,) = _once(call)
+        losses = grid.forward(
+            logits,
+            _lattice(call),
+            logits=options.softmax,
+            fastemit_lambda=options.fastemit_lambda,
+            clamp=options.clamp,
+        )
+        return reduced(losses, reduction)
+
+    def best(self, call: Call) -> GridPath:
+        (logits,) = call.scores
+        num_labels = logits.shape[2] - 1
+        return grid_best_path.best_path(logits, _lattice(call), num_labels=num_labels, logits=call.options.softmax)
+
+    def posteriors(self, call: Call) -> tuple[Tensor, ...]:
+        return posteriors.grid_posteriors(call.scores[0], _lattice(call), logits=call.options.softmax)
+
+
+class Rows(Kernels):
+    def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
+        lattice, options = _lattice(call), call.options
+        lone = lattice.blank if options.hat else -1
+        return grid_arcs.row_scores(call.scores[0], lattice, options.classes, lone=lone, logits=options.softmax)
+
+
+class Arcs(Kernels):
+    def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
+        call = with_logits(call)
+        lattice, options = _lattice(call), call.options
+
+        def losses_of(*heads: Tensor) -> Tensor:
+            planes = [
+                exact(head)
+                if options.given
+                else Rows().losses(Call((head,), lattice, RowOptions(classes, options.softmax, options.hat)))
+                for head, classes in zip(heads, lattice.reads, strict=True)
+            ]
+            arcs = grid_arcs.arc_scores(
+                planes,
+                lattice,
+                sigma=options.sigma,
+                delay_penalty=options.delay_penalty,
+                fastemit_lambda=options.fastemit_lambda,
+            )
+            return grid_arcs.forward(arcs, lattice, options.skip_score)
+
+        heads = _once(call)
+        if options.clamp > 0:
+            return reduced(_with_clamped_gradient(losses_of, heads, lattice, options.clamp), reduction)
+        return reduced(losses_of(*heads), reduction)
+
+
+class Joint(Arcs):
+    def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
+        return super().losses(as_arcs(call), reduction)
+
+
+def as_arcs(call: Call) -> Call:
+    """The call of a fused joiner as one of arcs that a joiner makes the logits of."""
+    own = call.options
+    joiners = ((own.activation, own.tile_memory, own.gate),)
+    numbers = {"delay_penalty": own.delay_penalty, "fastemit_lambda": own.fastemit_lambda, "clamp": own.clamp}
+    return Call(call.scores, call.lattice, ArcOptions(joiners=joiners, **numbers))
+
+
+def with_logits(call: Call) -> Call:
+    """The call with the logits of its joiners, made as a whole, one tensor a head."""
+    heads = []
+    for k, joiner in enumerate(call.options.joiners):
+        scores, *operands = call.scores[4 * k : 4 * k + 4]
+        if joiner:
+            scores = Joiner(scores, *operands, activation=joiner[0]).logits()
+        heads.append(scores)
+    return Call(tuple(heads[: len(call.lattice.reads)]), call.lattice, call.options._replace(joiners=((), ())))
+
+
+def _once(call: Call) -> tuple[Tensor, ...]:
+    """The scores, whose gradient refuses to be differentiated where it is another than that of the losses."""
+    if call.options.once_only is None:
+        return call.scores
+    return tuple(map(first_derivative_only, call.scores))
+
+
+def _with_clamped_gradient(
+    losses_of: Callable[..., Tensor], heads: tuple[Tensor, ...], lattice: ArcLattice, clamp: float
+) -> Tensor:
+    """The same losses, whose gradient is clamped before the upstream gradient multiplies it."""
+    with torch.enable_grad():
+        probes = [head.detach().requires_grad_() for head in heads]
+        losses = losses_of(*probes)
+        gradients = torch.autograd.grad(losses.sum(), probes)
+    losses = losses.detach()
+    for head, gradient in zip(heads, gradients, strict=True):
+        linear = (_zero_with_gradient(exact(head)) * exact(gradient.clamp(-clamp, clamp))).sum(-1)
+        if head.ndim == 4:
+            losses = losses + linear.sum((1, 2))
+        else:
+            losses = losses + torch.zeros_like(losses).index_add(0, _nodes(lattice)[0], linear)
+    return losses
 
 
 def _lattice(call: Call) -> Any:

@@ -128,7 +128,7 @@ def asg_loss(
     batch = posed.batch
     if posed.scores.device.type == "cpu" and isinstance(batch.targets, np.ndarray):
         _warn_of_repeats(batch)
-    branches = fork(posed.scores) if posed.impl == "numba" else (posed.scores, posed.scores)
+    branches = fork(posed.scores)
     all_paths, target_paths = (
         posed.solve(paths, scores, posed.transitions) for paths, scores in zip(PATHS, branches, strict=True)
     )
@@ -167,8 +167,8 @@ class PosedASG(NamedTuple):
     def solve(self, paths: str, scores: Tensor, transitions: Tensor) -> Tensor:
         """Minus the log-sums (N,) over one of ``PATHS``, in float64."""
         lattice: Any = self.all_paths if paths == "all" else self.target_paths
-        options = NoOptions() if paths == "all" else ChainOptions()
-        return kernels_of(self.impl, type(lattice)).losses(Call((scores, transitions), lattice, options))
+        name, options = ("dense", NoOptions()) if paths == "all" else ("chain", ChainOptions())
+        return kernels_of(self.impl, name).losses(Call((scores, transitions), lattice, options))
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
         reduced = reduce(values, reduction)
@@ -198,7 +198,7 @@ def pose_asg_call(
         if ends is not None:
             check_table(function, name, ends, scores, "(C,)")
     chosen = dispatch.select(function, scores.device.type, impl)
-    device = unread_on(function, check, chosen, scores, targets, input_lengths, target_lengths)
+    device = unread_on(function, check, kernels_of(chosen, "dense"), scores, targets, input_lengths, target_lengths)
     batch = _asg_batch(function, targets, input_lengths, target_lengths, scores, batched, device)
     if scores.dtype in (torch.bfloat16, torch.float16):
         # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.

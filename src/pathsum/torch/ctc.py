@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from pathsum import _checks, dispatch
@@ -15,7 +14,7 @@ from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import reduce
 from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import Integers, as_batch, posed_at_once, samples_first
+from pathsum.torch._inputs import Integers, as_batch, posed_at_once, result_dtype, samples_first
 from pathsum.torch._operators import Reduction, kernels_of
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._star import append_star, check_star
@@ -229,8 +228,7 @@ def _chain_loss(
     if star is not None:
         scores = append_star(posed.scores, posed.lattice.input_lengths, posed.blank, star, logits=fused_log_softmax)
         posed = posed._replace(scores=scores)
-    dtype = torch.float64 if posed.scores.dtype == torch.float64 else torch.float32
-    wanted = Reduction(dtype, reduction, posed.weights, zero_infinity)
+    wanted = Reduction(result_dtype(posed.scores), reduction, posed.weights, zero_infinity)
     call = posed.call(posed.scores, softmax=fused_log_softmax and star is None)
     losses = posed.kernels.losses(call, wanted)
     return losses if posed.batched or reduction != "none" else losses[0]
@@ -261,7 +259,7 @@ class PosedChain(NamedTuple):
 
     @property
     def kernels(self) -> Kernels:
-        return kernels_of(self.impl, ChainLattice)
+        return kernels_of(self.impl, "chain")
 
     def call(self, scores: Tensor, *, softmax: bool, by_logits: bool = False) -> Call:
         return Call((scores, None), self.lattice, ChainOptions(softmax, by_logits))
@@ -294,7 +292,8 @@ def pose_chain(
     chosen = dispatch.select(function, scores.device.type, impl)
 
     num_classes += classes_added
-    sizes = (*scores.shape[:2], num_classes, blank)
+    # A target of any length is legal; one that does not fit is infeasible.
+    sizes = (*scores.shape[:2], 2**62, num_classes, blank)
     lattice = posed_at_once(pose, targets, input_lengths, target_lengths, *sizes) if batched and scores.is_cpu else None
     if lattice is not None:
         return PosedChain(scores, lattice, blank, target_lengths.clamp(min=1), batched, chosen)
@@ -309,7 +308,7 @@ def pose_chain(
         max_labels=None,
         num_classes=num_classes,
         blank=blank,
-        device=unread_on(function, check, chosen, scores, targets, input_lengths, target_lengths),
+        device=unread_on(function, check, kernels_of(chosen, "chain"), scores, targets, input_lengths, target_lengths),
     )
     weights = as_tensor(batch.target_lengths).clamp(min=1).to(scores.device)
     return PosedChain(scores, pose(*batch, blank), blank, weights, batched, chosen)

@@ -10,17 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
+from pathsum.kernels.protocol import ArcOptions, Call, JointOptions
 from pathsum.kernels.reference import grid as reference_grid
-from pathsum.kernels.reference import grid_arcs as reference_arcs
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
-from pathsum.torch._arcs import Scoring, add_planes, solve
-from pathsum.torch._autograd.arcs import arc_losses
-from pathsum.torch._autograd.grid import plane_losses
-from pathsum.torch._autograd.joint import joint_losses
+from pathsum.torch._arcs import arc_losses, plane_losses
 from pathsum.torch._autograd.operators import transformed
-from pathsum.torch._autograd.reweighted import first_derivative_only
 from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
@@ -30,8 +26,10 @@ from pathsum.torch._inputs import (
     finish,
     on_device,
     pose_grid,
+    result_dtype,
     shape_of,
 )
+from pathsum.torch._operators import Reduction, kernels_of
 from pathsum.torch.joiner import Joiner
 
 
@@ -129,27 +127,18 @@ def rnnt_joint_loss(
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
     chosen = dispatch.select(function, encoder_out.device.type, impl)
     is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat
-    by_tiles = not hat if chosen == "numba" else chosen == "triton" and is_regular and joiner.dtype != torch.float64
-    integers = (targets, logit_lengths, target_lengths)
-    device = unread_on(function, check, chosen, encoder_out, *integers) if by_tiles else None
+    fused = not hat and kernels_of(chosen, "joint").fuses(joiner.dtype, regular=is_regular)
+    kernels, integers = kernels_of(chosen, "joint" if fused else "arcs"), (targets, logit_lengths, target_lengths)
+    device = unread_on(function, check, kernels, encoder_out, *integers)
     lattice = _pose_joint(function, encoder_out, predictor_out, len(weight), *integers, blank, device)
-    if by_tiles:
-        losses = joint_losses(
-            joiner.operands,
-            lattice if chosen == "numba" else on_device(lattice, encoder_out.device),
-            activation=activation,
-            tile_memory=int(tile_memory),
-            rnnt_type=rnnt_type,
-            delay_penalty=delay_penalty,
-            fastemit_lambda=fastemit_lambda,
-            clamp=clamp,
-            gate=gate,
-            impl=chosen,
-        )
-    else:
-        scoring = Scoring(hat=bool(hat), delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
-        losses = solve((joiner,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
-    return reduce(finish(losses, joiner, zero_infinity), reduction)
+    posed = pose_rnnt_type(lattice, rnnt_type)
+    wanted = Reduction(result_dtype(joiner), reduction, zero_infinity=zero_infinity)
+    if not fused:
+        options = ArcOptions(hat=bool(hat), delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
+        return arc_losses((joiner,), posed, chosen, options, wanted)
+    numbers = (delay_penalty, fastemit_lambda, clamp, gate)
+    call = Call(joiner.operands, posed, JointOptions(activation, int(tile_memory), *numbers))
+    return kernels.losses(call, wanted)
 
 
 def rnnt_loss_from_joint(
@@ -272,18 +261,9 @@ def rnnt_loss_from_joint(
         made = score(*rows) if keep_all else checkpoint(score, *rows, use_reentrant=False)
         planes.append(made)
     blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
-    label_scores = torch.where(has_label, label_scores, -torch.inf)
-    scoring = Scoring(delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
-    read = torch.stack([blank_scores, label_scores])
-    if scoring.reweights and chosen != "numba":
-        read = first_derivative_only(read)
-    arcs = add_planes([read], posed, scoring, chosen)
-    if chosen == "reference":
-        losses = reference_arcs.forward(arcs, placed, 0.0)
-    elif chosen == "numba" and rnnt_type == "regular":
-        losses = plane_losses(arcs[0], arcs[1], lattice)
-    else:
-        losses = arc_losses(arcs, posed, impl=chosen)
+    planes = torch.stack([blank_scores, torch.where(has_label, label_scores, -torch.inf)])
+    options = ArcOptions(delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
+    losses = plane_losses(planes, posed, chosen, options)
     return reduce(finish(losses, encoder_out, zero_infinity), reduction)
 
 

@@ -14,18 +14,15 @@ import torch
 from torch import Tensor
 
 from pathsum import dispatch
-from pathsum.kernels.numba import posteriors
-from pathsum.kernels.protocol import Call, ChainOptions
-from pathsum.kernels.reference import posteriors as reference_posteriors
-from pathsum.lattice import ChainLattice, DenseLattice
+from pathsum.kernels.protocol import Call, ChainOptions, GridOptions
+from pathsum.lattice import ChainLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._batch_first import check_asg, check_asg_target, check_chain, of_samples, real_frames
-from pathsum.torch._inputs import PADDED, Integers, as_scores, on_device, pose_logits
+from pathsum.torch._inputs import PADDED, Integers, as_scores, pose_logits
 from pathsum.torch._operators import kernels_of
-from pathsum.torch._ops.arrays import as_rows, work_dtype
-from pathsum.torch._ops.registration import launches
+from pathsum.torch._ops.arrays import work_dtype
 
 
 class ChainPosteriors(NamedTuple):
@@ -208,22 +205,8 @@ def rnnt_posteriors(
     logits = as_scores(logits)
     lattice = pose_logits("rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
-    if chosen == "numba":
-        losses, blanks, labels = map(
-            torch.from_numpy,
-            posteriors.grid_posteriors(
-                as_rows(logits, lattice),
-                logits.shape[3],
-                lattice,
-                num_frames=logits.shape[1],
-                num_labels=logits.shape[2] - 1,
-                logits=fused_log_softmax,
-                num_threads=torch.get_num_threads(),
-            ),
-        )
-    else:
-        own = on_device(lattice, logits.device)
-        losses, blanks, labels = _on(chosen).grid_posteriors(logits.detach(), own, logits=fused_log_softmax)
+    call = Call((logits.detach(),), lattice, GridOptions(fused_log_softmax))
+    losses, blanks, labels = kernels_of(chosen, "grid").posteriors(call)
     frame = torch.arange(logits.shape[1])
     label = torch.arange(logits.shape[2])
     real = (frame < torch.from_numpy(lattice.logit_lengths)[:, None])[:, :, None]
@@ -281,7 +264,7 @@ def asg_posteriors(
     dense, chain = pose_asg(*check_asg_target(function, call, targets, target_lengths), scores.shape[2])
     with torch.no_grad():
         target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
-        losses, classes, counts = kernels_of(chosen, DenseLattice).posteriors(Call((scores, transitions), dense))
+        losses, classes, counts = kernels_of(chosen, "dense").posteriors(Call((scores, transitions), dense))
     classes = _defined(classes, losses, real_frames(call.lengths, scores)[:, :, None], scores)
     found = of_samples(call.batched, *target, classes)
     return ASGPosteriors(*found, counts.to(work_dtype(scores)))
@@ -305,16 +288,11 @@ def _posteriors_of_chain(
     scores: Tensor, lattice: ChainLattice, transitions: Tensor | None, logits: bool, chosen: str
 ) -> ChainPosteriors:
     call = Call((scores.detach(), transitions), lattice, ChainOptions(logits))
-    losses, stays, entries = kernels_of(chosen, ChainLattice).posteriors(call)
+    losses, stays, entries = kernels_of(chosen, "chain").posteriors(call)
     used = torch.arange(stays.shape[2]) < torch.from_numpy(lattice.num_states)[:, None]
     real = real_frames(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
     stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))
     return ChainPosteriors(stays + entries, stays, entries)
-
-
-def _on(chosen: str) -> Any:
-    """The functions of an implementation on tensors."""
-    return launches("posteriors") if chosen == "triton" else reference_posteriors
 
 
 def _defined(plane: Tensor, losses: Tensor, real: Tensor, scores: Tensor) -> Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.reference import grid as reference
+from pathsum.kernels.protocol import ArcOptions, Call, GridOptions
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
-from pathsum.reductions import reduce
-from pathsum.torch._arcs import Scoring, solve
-from pathsum.torch._autograd.grid import grid_losses
-from pathsum.torch._autograd.reweighted import first_derivative_only
+from pathsum.torch._arcs import arc_losses, check_options
 from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     PACKED,
@@ -19,11 +17,11 @@ from pathsum.torch._inputs import (
     Integers,
     as_scores,
     check_logits,
-    finish,
-    on_device,
     pose_logits,
+    result_dtype,
     values_unknown,
 )
+from pathsum.torch._operators import OverwritingLosses, Reduction, kernels_of
 
 
 def rnnt_loss(
@@ -112,8 +110,8 @@ def rnnt_loss(
         >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
         4.0
     """
-    scoring = Scoring(
-        logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
+    options = ArcOptions(
+        softmax=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
     return _grid_loss(
         "rnnt_loss",
@@ -121,7 +119,7 @@ def rnnt_loss(
         logits,
         (targets, logit_lengths, target_lengths),
         blank,
-        scoring,
+        options,
         rnnt_type,
         overwrite_logits,
         reduction,
@@ -196,8 +194,8 @@ def rnnt_packed_loss(
         >>> [round(loss, 4) for loss in losses.exp().tolist()]
         [4.0, 2.0]
     """
-    scoring = Scoring(
-        logits=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
+    options = ArcOptions(
+        softmax=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
     )
     return _grid_loss(
         "rnnt_packed_loss",
@@ -205,7 +203,7 @@ def rnnt_packed_loss(
         logits,
         (targets, logit_lengths, target_lengths),
         blank,
-        scoring,
+        options,
         rnnt_type,
         overwrite_logits,
         reduction,
@@ -221,7 +219,7 @@ def _grid_loss(
     logits: Tensor,
     integers: tuple[Integers, Integers, Integers],
     blank: int,
-    scoring: Scoring,
+    options: ArcOptions,
     rnnt_type: str,
     overwrite_logits: bool,
     reduction: str,
@@ -232,30 +230,28 @@ def _grid_loss(
     logits = as_scores(logits)
     check_logits(function, logits, layouts=(layout,))
     _checks.check_reduction(function, reduction)
-    scoring = scoring.checked(function)
+    options = check_options(function, options)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
-    if scoring.hat and not scoring.logits:
+    if options.hat and not options.softmax:
         raise InvalidValueError(function, "hat", "be False with fused_log_softmax=False", True)
-    is_variant = rnnt_type != "regular" or scoring.delay_penalty != 0 or scoring.hat
+    is_variant = rnnt_type != "regular" or options.delay_penalty != 0 or options.hat
     if overwrite_logits and is_variant:
         rule = "be False with another rnnt_type than regular, with delay_penalty and with hat"
         raise InvalidValueError(function, "overwrite_logits", rule, True)
     chosen = dispatch.select(function, logits.device.type, impl)
     if overwrite_logits:
-        _check_overwrite(function, logits, scoring.logits, chosen)
+        _check_overwrite(function, logits, options.softmax, chosen)
     # Sizes of a variant's planes are of the lengths' values.
-    device = None if is_variant else unread_on(function, check, chosen, logits, *integers)
+    device = unread_on(function, check, kernels_of(chosen, "arcs" if is_variant else "grid"), logits, *integers)
     lattice = pose_logits(function, logits, *integers, blank, layouts=(layout,), device=device)
-    options = {"logits": scoring.logits, "fastemit_lambda": scoring.fastemit_lambda, "clamp": scoring.clamp}
+    wanted = Reduction(result_dtype(logits), reduction, zero_infinity=zero_infinity)
     if is_variant:
-        losses = solve((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, scoring)
-    elif chosen == "reference":
-        scores = first_derivative_only(logits) if scoring.reweights else logits
-        losses = reference.forward(scores, on_device(lattice, logits.device), **options)
-    else:
-        posed = lattice if chosen == "numba" else on_device(lattice, logits.device)
-        losses = grid_losses(logits, posed, overwrite_logits=overwrite_logits, impl=chosen, **options)
-    return reduce(finish(losses, logits, zero_infinity), reduction)
+        return arc_losses((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, options, wanted)
+    kernels = kernels_of(chosen, "grid")
+    asked = GridOptions(options.softmax, options.fastemit_lambda, options.clamp)
+    if overwrite_logits and torch.is_grad_enabled() and logits.requires_grad:
+        return OverwritingLosses.apply(kernels, kernels.sent(lattice, logits.device), asked, wanted, logits)
+    return kernels.losses(Call((logits,), lattice, asked), wanted)
 
 
 def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:

@@ -8,25 +8,26 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
+from pathsum.kernels.protocol import ArcOptions
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
-from pathsum.reductions import reduce
-from pathsum.torch._arcs import Scoring, solve
+from pathsum.torch._arcs import arc_losses, check_options
 from pathsum.torch._inputs import (
     Integers,
     as_alignment,
     as_scores,
     check_joiner,
     check_logits,
-    finish,
     pose_grid,
     pose_logits,
+    result_dtype,
     tdt_durations,
 )
+from pathsum.torch._operators import Reduction
 from pathsum.torch.joiner import Joiner
 
 FINALS = ("blank", "any")
@@ -114,8 +115,8 @@ def tdt_loss(
     _checks.check_option(function, "final", final, FINALS)
     lattice = pose_tdt(grid, steps, final)
 
-    scoring = Scoring(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (token_logits, duration_logits), lattice, scoring, reduction, zero_infinity, impl)
+    options = ArcOptions(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
+    return _reduced(function, (token_logits, duration_logits), lattice, options, reduction, zero_infinity, impl)
 
 
 def multi_blank_rnnt_loss(
@@ -189,8 +190,8 @@ def multi_blank_rnnt_loss(
         raise InvalidValueError(function, "big_blanks", rule, list(big_blanks))
     grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank, big_blanks=classes)
     lattice = pose_multi_blank(grid, durations, classes)
-    scoring = Scoring(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
+    options = ArcOptions(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
+    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, impl)
 
 
 def ar_rnnt_loss(
@@ -268,8 +269,8 @@ def ar_rnnt_loss(
     frames = as_alignment(function, alignment, grid)
     buffers = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
     lattice = restrict(pose_rnnt_type(grid, rnnt_type), frames, *buffers)
-    scoring = Scoring(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
+    options = ArcOptions(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
+    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, impl)
 
 
 def wildcard_rnnt_loss(
@@ -335,8 +336,8 @@ def wildcard_rnnt_loss(
     grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_option(function, "final", final, FINALS)
     lattice = pose_wildcard(grid, final)
-    scoring = Scoring(skip_score=skip_score, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, scoring, reduction, zero_infinity, impl)
+    options = ArcOptions(skip_score=skip_score, fastemit_lambda=fastemit_lambda, clamp=clamp)
+    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, impl)
 
 
 def _posed(
@@ -382,12 +383,12 @@ def _reduced(
     function: str,
     heads: tuple[Tensor | Joiner, ...],
     lattice: ArcLattice,
-    scoring: Scoring,
+    options: ArcOptions,
     reduction: str,
     zero_infinity: bool,
     impl: str,
 ) -> Tensor:
     _checks.check_reduction(function, reduction)
-    scoring = scoring.checked(function)
-    losses = solve(heads, lattice, dispatch.select(function, heads[0].device.type, impl), scoring)
-    return reduce(finish(losses, heads[0], zero_infinity), reduction)
+    options = check_options(function, options)
+    wanted = Reduction(result_dtype(heads[0]), reduction, zero_infinity=zero_infinity)
+    return arc_losses(heads, lattice, dispatch.select(function, heads[0].device.type, impl), options, wanted)

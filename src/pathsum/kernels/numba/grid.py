@@ -32,7 +32,7 @@ from pathsum.kernels.numba.rows import (
     target_row,
     work_dtype,
 )
-from pathsum.kernels.protocol import Saved
+from pathsum.kernels.protocol import GridSaved
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.numerics import LEAST_POSTERIOR, ZERO_EXPONENT_64
 
@@ -81,7 +81,7 @@ def forward(
     logits: bool,
     need_gradient: bool,
     num_threads: int,
-) -> Saved:
+) -> GridSaved:
     """Losses of a batch and, where asked, the posteriors of the blank and of the label arcs."""
     work = work_dtype(rows.flat)
     num_nodes = int(lattice.row_offsets[-1])
@@ -102,7 +102,7 @@ def forward(
     losses = solve(blank_scores, label_scores, maxima, lattice, need_gradient=need_gradient, num_threads=num_threads)
     none = np.empty(0)
     posteriors = (blank_scores, label_scores) if need_gradient else (none, none)
-    return Saved(losses, maxima if logits else maxima[:0], sums, posteriors)
+    return GridSaved(losses, maxima if logits else maxima[:0], sums, *posteriors)
 
 
 def solve(
@@ -140,7 +140,7 @@ def backward(
     rows: GridRows,
     num_classes: int,
     lattice: GridLattice,
-    saved: Saved,
+    saved: GridSaved,
     out: GridRows,
     *,
     logits: bool,

@@ -21,7 +21,7 @@ from pathsum.kernels.numba.rows import (
     target_row,
     work_dtype,
 )
-from pathsum.kernels.protocol import Saved
+from pathsum.kernels.protocol import GridSaved
 from pathsum.lattice import GridLattice
 
 
@@ -31,7 +31,7 @@ def hvp(
     rows: GridRows,
     num_classes: int,
     lattice: GridLattice,
-    saved: Saved,
+    saved: GridSaved,
     out: GridRows,
     *,
     logits: bool,

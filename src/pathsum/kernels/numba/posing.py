@@ -7,13 +7,14 @@ are padded (N, S) with S >= 1; all arrays are contiguous and int64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.lattice import ChainLattice
-from pathsum.problems import ctc, simple_ctc
+from pathsum.lattice import ChainLattice, GridLattice
+from pathsum.problems import ctc, rnnt, simple_ctc
 
 
 def pose_ctc(
@@ -21,6 +22,7 @@ def pose_ctc(
     input_lengths: np.ndarray,
     target_lengths: np.ndarray,
     num_frames: int,
+    most_labels: int,
     num_classes: int,
     blank: int,
 ) -> ChainLattice | None:
@@ -29,7 +31,7 @@ def pose_ctc(
     num_states = np.empty(num_samples, np.int64)
     labels = np.empty((num_samples, 2 * width + 1), np.int64)
     skips = np.empty(labels.shape, np.bool_)
-    sizes = (num_frames, num_classes, blank)
+    sizes = (num_frames, most_labels, num_classes, blank)
     if not _fill_ctc(targets, input_lengths, target_lengths, *sizes, num_states, labels, skips):
         return None
     # A copy: backward must not see the caller change its lengths.
@@ -41,35 +43,54 @@ def pose_simple_ctc(
     input_lengths: np.ndarray,
     target_lengths: np.ndarray,
     num_frames: int,
+    most_labels: int,
     num_classes: int,
     blank: int,
 ) -> ChainLattice | None:
     """The chain of ``problems.simple_ctc``."""
     num_samples, width = targets.shape
     labels = np.full((num_samples, width + 1), blank)
-    sizes = (num_frames, num_classes, blank)
+    sizes = (num_frames, most_labels, num_classes, blank)
     if not _fill_simple_ctc(targets, input_lengths, target_lengths, *sizes, labels):
         return None
     stays, skips = np.full_like(labels, blank), np.zeros(labels.shape, np.bool_)
     return ChainLattice(input_lengths.copy(), target_lengths + 1, stays, labels, skips, 0, 1)
 
 
+def pose_rnnt(
+    targets: np.ndarray,
+    logit_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    num_frames: int,
+    most_labels: int,
+    num_classes: int,
+    blank: int,
+) -> GridLattice | None:
+    """The grid of ``problems.rnnt``."""
+    labels, row_offsets = np.empty_like(targets), np.empty(len(targets) + 1, np.int64)
+    sizes = (num_frames, most_labels, num_classes, blank)
+    if not _fill_rnnt(targets, logit_lengths, target_lengths, *sizes, labels, row_offsets):
+        return None
+    return GridLattice(logit_lengths.copy(), target_lengths.copy(), labels, blank, row_offsets)
+
+
 # By the function of ``problems`` that does the same.
-COMPILED: dict[Callable[..., ChainLattice], Callable[..., ChainLattice | None]] = {
+COMPILED: dict[Callable[..., Any], Callable[..., Any]] = {
     ctc.pose_ctc: pose_ctc,
     simple_ctc.pose_simple_ctc: pose_simple_ctc,
+    rnnt.pose_rnnt: pose_rnnt,
 }
 
 
 @njit(**COMPILE)
-def _obey(targets, input_lengths, target_lengths, num_frames, num_classes, blank):
+def _obey(targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank):
     """Whether lengths and labels lie in their ranges."""
     num_samples, width = targets.shape
     if input_lengths.size != num_samples or target_lengths.size != num_samples:
         return False
     for n in range(num_samples):
         length = target_lengths[n]
-        if not 0 <= input_lengths[n] <= num_frames or not 0 <= length <= width:
+        if not 0 <= input_lengths[n] <= num_frames or not 0 <= length <= min(width, most_labels):
             return False
         for s in range(length):
             label = targets[n, s]
@@ -80,9 +101,9 @@ def _obey(targets, input_lengths, target_lengths, num_frames, num_classes, blank
 
 @kernel
 def _fill_ctc(
-    targets, input_lengths, target_lengths, num_frames, num_classes, blank, num_states, labels, skips
+    targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank, num_states, labels, skips
 ):  # fmt: skip
-    if not _obey(targets, input_lengths, target_lengths, num_frames, num_classes, blank):
+    if not _obey(targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank):
         return False
     for n in range(len(targets)):
         length = target_lengths[n]
@@ -96,10 +117,24 @@ def _fill_ctc(
 
 
 @kernel
-def _fill_simple_ctc(targets, input_lengths, target_lengths, num_frames, num_classes, blank, labels):
-    if not _obey(targets, input_lengths, target_lengths, num_frames, num_classes, blank):
+def _fill_simple_ctc(targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank, labels):
+    if not _obey(targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank):
         return False
     for n in range(len(targets)):
         for s in range(target_lengths[n]):
             labels[n, s + 1] = targets[n, s]
+    return True
+
+
+@kernel
+def _fill_rnnt(
+    targets, logit_lengths, target_lengths, num_frames, most_labels, num_classes, blank, labels, row_offsets
+):  # fmt: skip
+    if not _obey(targets, logit_lengths, target_lengths, num_frames, most_labels, num_classes, blank):
+        return False
+    row_offsets[0] = 0
+    for n in range(len(targets)):
+        row_offsets[n + 1] = row_offsets[n] + logit_lengths[n] * (target_lengths[n] + 1)
+        for u in range(targets.shape[1]):
+            labels[n, u] = targets[n, u] if u < target_lengths[n] else blank
     return True

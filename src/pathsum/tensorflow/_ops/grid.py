@@ -8,7 +8,7 @@ import numpy as np
 
 from pathsum.kernels.numba import grid
 from pathsum.kernels.numba import grid_hvp as of_grid
-from pathsum.kernels.protocol import Saved
+from pathsum.kernels.protocol import GridSaved
 from pathsum.lattice import GridLattice
 from pathsum.tensorflow._ops.host import aligned, empty, encoded, num_threads
 
@@ -78,6 +78,5 @@ def _rows(scores: np.ndarray) -> grid.GridRows:
     return grid.padded_rows(*encoded(scores))
 
 
-def _saved(kept: Sequence[np.ndarray]) -> Saved:
-    losses, maxima, sums, blank, label = kept
-    return Saved(losses, maxima, sums, (blank, label))
+def _saved(kept: Sequence[np.ndarray]) -> GridSaved:
+    return GridSaved(*kept)

@@ -10,13 +10,16 @@ from torch import Tensor
 from pathsum.torch._autograd.operators import transformed
 from pathsum.torch._ops.addition import add
 
+_LARGE = 2**16
+
 
 def fork(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores twice; their two gradients are added by ``add`` and not by torch.
+    """The scores twice; the two gradients of large ones, on the CPU, are added by ``add`` and not by torch.
 
     Where a graph is traced or a transform runs torch adds them: it knows more about its own sums.
     """
-    return (scores, scores) if torch.compiler.is_compiling() or transformed() else _Fork.apply(scores)
+    by_torch = not scores.is_cpu or scores.numel() < _LARGE or torch.compiler.is_compiling() or transformed()
+    return (scores, scores) if by_torch else _Fork.apply(scores)
 
 
 class _Fork(torch.autograd.Function):

@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 from pathsum.errors import NotDifferentiableError
+from pathsum.kernels.protocol import REWEIGHTED
 from pathsum.torch._autograd.operators import differentiates, recall, refuse_graph, save
-from pathsum.torch._ops.reweighted import first_derivative_only, reweighted, upstream_to_samples
-
-REWEIGHTED = (
-    "the gradient of a loss with fastemit_lambda or clamp is re-weighted, and that of torch's CTC is by other scores: "
-    "it is not the gradient of anything, and has no second derivative; leave out the first two, or ask for "
-    "corrected=True, where create_graph=True is needed"
-)
+from pathsum.torch._ops.reweighted import first_derivative_only, reweighted
 
 
 @differentiates(first_derivative_only)
@@ -48,21 +43,6 @@ class _Reweighted:
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
         raise NotDifferentiableError(REWEIGHTED)
-
-    @staticmethod
-    def jvp(ctx: Any, *_: Tensor) -> Tensor:
-        raise NotDifferentiableError(REWEIGHTED)
-
-
-@differentiates(upstream_to_samples)
-class _UpstreamToSamples:
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.shape = inputs[1].shape
-
-    @staticmethod
-    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(grad_losses), grad_losses.expand(ctx.shape)
 
     @staticmethod
     def jvp(ctx: Any, *_: Tensor) -> Tensor:

@@ -11,11 +11,17 @@ from torch import Tensor
 
 from pathsum.kernels.numba import chain, chain_hvp, posteriors
 from pathsum.kernels.numba.chain_best_path import best_path
-from pathsum.kernels.numba.rows import strided
 from pathsum.kernels.protocol import Call, ChainOptions, ChainPath, ChainSaved
 from pathsum.lattice import ChainLattice
 from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
-from pathsum.torch._ops.arrays import as_array, as_table, as_tangent, empty_gradient
+from pathsum.torch._ops.arrays import (
+    as_strided,
+    as_table,
+    as_tangent,
+    empty_gradient,
+    fake_gradient,
+    fake_like,
+)
 
 
 class Chain(OperatorKernels):
@@ -42,11 +48,11 @@ class Chain(OperatorKernels):
             gradient = empty_gradient(scores)
             chain.backward(
                 of_losses,
-                strided(*as_array(scores)),
+                as_strided(scores),
                 scores.shape[2],
                 call.lattice,
                 kept,
-                strided(*as_array(gradient)),
+                as_strided(gradient),
                 scores.shape[1],
                 logits=call.options.softmax or call.options.by_logits,
                 num_threads=torch.get_num_threads(),
@@ -63,16 +69,19 @@ class Chain(OperatorKernels):
         product = empty_gradient(scores)
         slopes, transition_product = chain_hvp.hvp(
             upstream_of(upstream),
-            strided(*as_tangent(tangent, scores)),
+            as_tangent(tangent, scores),
             None if transition_tangent is None else as_table(transition_tangent, scores),
             saved=to_arrays(saved),
-            out=strided(*as_array(product)),
+            out=as_strided(product),
             num_frames=scores.shape[1],
             logits=call.options.softmax,
             **_question(call),
         )
         moved = None if transitions is None else torch.from_numpy(transition_product).to(transitions.dtype)
         return torch.from_numpy(slopes), (product, moved)
+
+    def sketch_gradient(self, scores: Tensor) -> Tensor:
+        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
 
     def sketch(self, call: Call) -> ChainSaved:
         scores = call.scores[0]
@@ -94,7 +103,7 @@ def _question(call: Call) -> dict[str, Any]:
     """A call as the kernels are asked."""
     scores, transitions = call.scores
     return {
-        "scores": strided(*as_array(scores)),
+        "scores": as_strided(scores),
         "num_classes": scores.shape[2],
         "lattice": call.lattice,
         "transitions": None if transitions is None else as_table(transitions, scores),

@@ -11,11 +11,18 @@ from torch import Tensor
 
 from pathsum.kernels.numba import dense, dense_hvp, posteriors
 from pathsum.kernels.numba.dense_best_path import best_path
-from pathsum.kernels.numba.rows import Strided, strided
+from pathsum.kernels.numba.rows import Strided
 from pathsum.kernels.protocol import Call, DensePath, DenseSaved, NoOptions
 from pathsum.lattice import DenseLattice
 from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
-from pathsum.torch._ops.arrays import as_array, as_table, as_tangent, empty_gradient
+from pathsum.torch._ops.arrays import (
+    as_strided,
+    as_table,
+    as_tangent,
+    empty_gradient,
+    fake_gradient,
+    fake_like,
+)
 
 
 class Dense(OperatorKernels):
@@ -42,7 +49,7 @@ class Dense(OperatorKernels):
                 scores.shape[2],
                 call.lattice,
                 kept,
-                strided(*as_array(gradient)),
+                as_strided(gradient),
                 scores.shape[1],
                 num_threads=torch.get_num_threads(),
             )
@@ -59,16 +66,19 @@ class Dense(OperatorKernels):
         both = transition_tangent is not None and needed[1]
         slopes, transition_product = dense_hvp.hvp(
             of_losses,
-            strided(*as_tangent(tangent, scores)),
+            as_tangent(tangent, scores),
             None if transition_tangent is None else as_table(transition_tangent, scores),
             saved=kept,
             transition_gradient=_transition_gradient(of_losses, call, kept) if both else None,
-            out=strided(*as_array(product)),
+            out=as_strided(product),
             num_frames=scores.shape[1],
             need_transitions=needed[1],
             **_question(call),
         )
         return torch.from_numpy(slopes), (product, torch.from_numpy(transition_product).to(transitions.dtype))
+
+    def sketch_gradient(self, scores: Tensor) -> Tensor:
+        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
 
     def sketch(self, call: Call) -> DenseSaved:
         scores = call.scores[0]
@@ -87,7 +97,7 @@ class Dense(OperatorKernels):
 def _question(call: Call) -> dict[str, Any]:
     """A call as the kernels are asked."""
     scores, transitions = call.scores
-    rows: Strided = strided(*as_array(scores))
+    rows: Strided = as_strided(scores)
     return {
         "scores": rows,
         "num_classes": scores.shape[2],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +14,6 @@ from pathsum.errors import ImplementationError
 
 LIBRARY = torch.library.Library("pathsum", "DEF")
 
-# What operators were registered from, by their names.
-_functions: dict[str, Callable[..., Any]] = {}
-_fakes: dict[str, Callable[..., Any]] = {}
-
 
 def operator(function: Callable[..., Any] | None = None, *, device: str = "CPU") -> Any:
     """Register a function as an operator on the CPU, or on ``"any"`` device; ``vmap`` calls it once for each slice.
@@ -27,30 +22,8 @@ def operator(function: Callable[..., Any] | None = None, *, device: str = "CPU")
     """
     if function is None:
         return lambda function: operator(function, device=device)
-    registered = _register(function.__name__, function, function, device)
-    _functions[registered._qualified_op_name] = function
-    return registered
-
-
-def launched(registered: Any) -> Any:
-    """The operator of the same arguments and results, on any device, whose kernels are Triton's.
-
-    Its function has the name of the other's and is in ``pathsum.torch._launch``, in the module of the same name, which
-    is imported when the operator is called: Triton is no requirement.
-    """
-    like = _functions[registered._qualified_op_name]
-
-    def launch(*inputs: Any) -> Any:
-        return getattr(launches(like.__module__.rpartition(".")[2]), like.__name__)(*inputs)
-
-    own = _register("triton_" + like.__name__, like, launch, "any")
-    fake(own)(_fakes[registered._qualified_op_name])
-    return own
-
-
-def launches(lattice: str) -> Any:
-    """The module of ``pathsum.torch._launch`` that launches a lattice's kernels."""
-    return importlib.import_module(f"pathsum.torch._launch.{lattice}")
+    schema = function.__name__ + torch.library.infer_schema(function, mutates_args=())
+    return _define(schema, function, device)
 
 
 def define(schema: str, function: Callable[..., Any], sketch: Callable[..., Any], device: str) -> Any:
@@ -58,11 +31,6 @@ def define(schema: str, function: Callable[..., Any], sketch: Callable[..., Any]
     registered = _define(schema, function, device)
     torch.library.register_fake(registered._qualified_op_name, sketch, lib=LIBRARY)
     return registered
-
-
-def _register(name: str, like: Callable[..., Any], function: Callable[..., Any], device: str) -> Any:
-    """An operator with the arguments and results of a function."""
-    return _define(name + torch.library.infer_schema(like, mutates_args=()), function, device)
 
 
 def _define(schema: str, function: Callable[..., Any], device: str) -> Any:
@@ -98,7 +66,6 @@ def fake(registered: Any) -> Callable[..., Any]:
     """Register what an operator returns where only shapes are known."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        _fakes[registered._qualified_op_name] = function
         return torch.library.register_fake(registered._qualified_op_name, function, lib=LIBRARY)
 
     return register

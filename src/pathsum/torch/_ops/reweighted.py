@@ -28,16 +28,3 @@ def reweighted(gradient: Tensor, tensor: Tensor) -> Tensor:
 @fake(reweighted)
 def _(gradient, tensor):
     return fake_like(gradient)
-
-
-@operator(device="any")
-def upstream_to_samples(losses: Tensor, samples: Tensor) -> Tensor:
-    """The losses (N,). In backward what leads to them is given ones, and samples (K, N) what comes from above: a clamp
-    acts on the gradient of a loss before the upstream gradient multiplies it.
-    """
-    return losses.clone()
-
-
-@fake(upstream_to_samples)
-def _(losses, samples):
-    return fake_like(losses)

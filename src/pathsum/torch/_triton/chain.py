@@ -13,11 +13,13 @@ from pathsum.lattice import ChainLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._launch import best_path, chain, posteriors
 from pathsum.torch._operators import OperatorKernels, unknown_size
+from pathsum.torch._ops.arrays import fake_gradient, fake_like
 
 
 class Chain(OperatorKernels):
     name, lattice = "triton_chain", ChainLattice
     inputs, options, saved = ("scores", "transitions?"), ChainOptions, ChainSaved
+    reads_on_device = True
 
     def sent(self, lattice: ChainLattice, device: torch.device) -> ChainLattice:
         return on_device(lattice, device)
@@ -35,6 +37,9 @@ class Chain(OperatorKernels):
     ) -> tuple[Tensor, Sequence[Tensor]]:
         slopes, *products = chain.chain_hvp(*tangents, upstream, *_flat(call), *saved, needed)
         return slopes, products
+
+    def sketch_gradient(self, scores: Tensor) -> Tensor:
+        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
 
     def sketch(self, call: Call) -> ChainSaved:
         scores = call.scores[0]

@@ -13,11 +13,13 @@ from pathsum.lattice import DenseLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._launch import best_path, dense, posteriors
 from pathsum.torch._operators import OperatorKernels, unknown_size
+from pathsum.torch._ops.arrays import fake_gradient, fake_like
 
 
 class Dense(OperatorKernels):
     name, lattice = "triton_dense", DenseLattice
     inputs, options, saved = ("scores", "transitions"), NoOptions, DenseSaved
+    reads_on_device = True
 
     def sent(self, lattice: DenseLattice, device: torch.device) -> DenseLattice:
         return on_device(lattice, device)
@@ -34,6 +36,9 @@ class Dense(OperatorKernels):
         lengths = call.lattice.input_lengths
         slopes, *products = dense.dense_hvp(*tangents, upstream, *call.scores, lengths, *saved, needed)
         return slopes, products
+
+    def sketch_gradient(self, scores: Tensor) -> Tensor:
+        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
 
     def sketch(self, call: Call) -> DenseSaved:
         scores = call.scores[0]

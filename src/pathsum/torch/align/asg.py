@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.protocol import Call, ChainOptions
-from pathsum.lattice import ChainLattice, DenseLattice
+from pathsum.lattice import DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.torch._batch_first import ASGCall, check_asg, check_asg_target, of_samples, real_frames
 from pathsum.torch._inputs import Integers
@@ -82,7 +82,7 @@ def asg_align(
     call = check_asg(function, inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
     lattice = pose_asg(*check_asg_target(function, call, targets, target_lengths), call.scores.shape[2])[1]
     asked = Call((call.scores.detach(), call.transitions.detach()), lattice, ChainOptions())
-    found = kernels_of(call.impl, ChainLattice).best(asked)
+    found = kernels_of(call.impl, "chain").best(asked)
     paths = labels_of(found.states, lattice)
     scores = _with_transitions(call, paths, found.log_probs)
     return ASGAlignment(*of_samples(call.batched, paths.to(path_dtype(targets)), scores, found.states))
@@ -133,7 +133,7 @@ def asg_viterbi(
     scores = call.scores
     lattice = DenseLattice(input_lengths=call.lengths, num_states=scores.shape[2])
     asked = Call((scores.detach(), call.transitions.detach()), lattice)
-    log_probs, paths = kernels_of(call.impl, DenseLattice).best(asked)
+    log_probs, paths = kernels_of(call.impl, "dense").best(asked)
     return BestPath(*of_samples(call.batched, paths, _with_transitions(call, paths, log_probs)))
 
 

@@ -172,7 +172,7 @@ def _align(
     impl: str,
 ) -> Alignment:
     scores, lattice, batched = check_chain(function, pose, *arguments, star=star)
-    kernels = kernels_of(dispatch.select(function, scores.device.type, impl), ChainLattice)
+    kernels = kernels_of(dispatch.select(function, scores.device.type, impl), "chain")
     found = kernels.best(Call((scores.detach(), None), lattice, ChainOptions()))
     paths = labels_of(found.states, lattice).to(path_dtype(arguments[1]))
     positions = torch.where(found.states < 0, -1, positions_of(found.states))

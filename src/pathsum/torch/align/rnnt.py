@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from pathsum import dispatch
-from pathsum.kernels.numba import grid_best_path
-from pathsum.kernels.reference import grid_best_path as reference
-from pathsum.torch._inputs import PADDED, Integers, as_scores, on_device, pose_logits
-from pathsum.torch._ops.arrays import as_rows, work_dtype
-from pathsum.torch._ops.registration import launches
+from pathsum.kernels.protocol import Call, GridOptions
+from pathsum.torch._inputs import PADDED, Integers, as_scores, pose_logits
+from pathsum.torch._operators import kernels_of
+from pathsum.torch._ops.arrays import work_dtype
 
 
 class RNNTAlignment(NamedTuple):
@@ -76,19 +74,6 @@ def rnnt_align(
     logits = as_scores(logits)
     lattice = pose_logits("rnnt_align", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     chosen = dispatch.select("rnnt_align", logits.device.type, impl)
-    num_labels = logits.shape[2] - 1
-    if chosen == "numba":
-        found = grid_best_path.best_path(
-            as_rows(logits, lattice),
-            logits.shape[3],
-            lattice,
-            num_labels=num_labels,
-            logits=fused_log_softmax,
-            num_threads=torch.get_num_threads(),
-        )
-        log_probs, frames, scores = map(torch.from_numpy, found)
-    else:
-        best_path = launches("best_path").padded_grid if chosen == "triton" else reference.best_path
-        own = on_device(lattice, logits.device)
-        log_probs, frames, scores = best_path(logits.detach(), own, num_labels=num_labels, logits=fused_log_softmax)
+    call = Call((logits.detach(),), lattice, GridOptions(fused_log_softmax))
+    log_probs, frames, scores = kernels_of(chosen, "grid").best(call)
     return RNNTAlignment(frames, scores.to(work_dtype(logits)), log_probs.to(work_dtype(logits)))

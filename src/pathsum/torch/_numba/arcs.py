@@ -1,0 +1,300 @@
+"""Arc lattices on the CPU: planes are read from logits, made by a joiner or given; sums of planes score the arcs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import arc_scores, grid_arcs, grid_arcs_hvp, joint, joint_scores, row_scores, row_scores_hvp
+from pathsum.kernels.numba.row_scores import Wanted
+from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, RowOptions, RowsSaved
+from pathsum.lattice import ArcLattice
+from pathsum.problems.rnnt_types import earliness
+from pathsum.torch._numba.joint import as_joiner, gradients_as_tensors, matmul_of
+from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
+from pathsum.torch._ops.arrays import as_rows, empty_like
+
+# A head is what the planes of one of the lattice's ``reads`` are made of: its logits or planes, or a joiner's operands.
+OPERANDS = 4
+
+# Softmax maxima and sums of the rows.
+Statistics = Sequence[np.ndarray]
+
+
+class Rows(OperatorKernels):
+    """Scores, padded or packed, to planes: what others call losses are planes here."""
+
+    name, lattice, device = "rows", ArcLattice, "CPU"
+    inputs, options, saved = ("scores",), RowOptions, RowsSaved
+
+    def read(self, lattice: ArcLattice) -> ArcLattice:
+        return as_arrays(lattice)
+
+    def forward(self, call: Call, need_gradient: bool) -> RowsSaved:
+        return from_arrays(RowsSaved(*_rows_of(call).read()))
+
+    def backward(self, call: Call, saved: RowsSaved, upstream: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        ones = np.ones(len(call.lattice.logit_lengths))
+        kept = to_arrays(saved)
+        return _rows_of(call).gradients(upstream_of(upstream), ones, kept[1:], clamp=-1.0)[:1]
+
+    def second(
+        self, call: Call, saved: RowsSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        tangent = torch.zeros_like(call.scores[0]) if tangents[0] is None else tangents[0]
+        planes, product = _rows_of(call).move(tangent, upstream_of(upstream), to_arrays(saved)[1:])
+        return torch.from_numpy(planes), (product,)
+
+    def sketch(self, call: Call) -> RowsSaved:
+        scores = call.scores[0]
+        size = torch.library.get_ctx().new_dynamic_size()
+        planes = scores.new_empty((len(call.options.classes), size), dtype=torch.float64)
+        return RowsSaved(planes, *[unknown_size(scores, axes=1) for _ in range(2)])
+
+
+def _rows_of(call: Call) -> _Logits:
+    lone = call.lattice.blank if call.options.hat else -1
+    wanted = Wanted(np.array(call.options.classes), lone, call.options.softmax)
+    return _Logits(call.scores[0], call.lattice, wanted)
+
+
+class Arcs(OperatorKernels):
+    name, lattice, device = "arcs", ArcLattice, "CPU"
+    inputs = (
+        *("scores", "predictor?", "weight?", "bias?"),
+        *("second_scores?", "second_predictor?", "second_weight?", "second_bias?"),
+    )
+    options, saved = ArcOptions, ArcSaved
+
+    def read(self, lattice: ArcLattice) -> ArcLattice:
+        return as_arrays(lattice)
+
+    def forward(self, call: Call, need_gradient: bool) -> ArcSaved:
+        lattice, options = call.lattice, call.options
+        read = [head.read() for head in heads(call)]
+        planes = [plane for own, _, _ in read for plane in own]
+        scores = arc_scores.forward(
+            planes,
+            lattice.terms,
+            [labels for _, labels in lattice.arcs],
+            sigma=options.sigma,
+            label_bonus=_bonus(call, len(planes[0])),
+        )
+        skips = np.zeros((0 if lattice.skips_to is None else 2, scores.shape[1]))
+        losses = grid_arcs.solve(
+            scores,
+            lattice,
+            options.skip_score,
+            need_gradient=need_gradient,
+            num_threads=torch.get_num_threads(),
+            skips=skips,
+        )
+        statistics = [array for _, *own in read for array in own]
+        statistics += [np.empty(0)] * (4 - len(statistics))
+        return from_arrays(ArcSaved(losses, scores if need_gradient else scores[:0], skips, *statistics))
+
+    def backward(
+        self, call: Call, saved: ArcSaved, upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        kept, options, clamp = to_arrays(saved), call.options, call.options.clamp
+        # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes; a clamp is of a loss's
+        # own gradient. Either needs the upstream gradient apart; at infinity a clamp does nothing.
+        apart = clamp > 0 or any(options.joiners)
+        ones = torch.ones_like(upstream)
+        of_losses = upstream_of(upstream if apart else ones)
+        scales = _scales(ones if apart else upstream, call, kept)
+        grad_planes = self._by_planes(scales * kept.posteriors, call, fastemit_lambda=options.fastemit_lambda)
+        gradients: list[Tensor | None] = []
+        for k, (head, own) in enumerate(zip(heads(call), grad_planes, strict=True)):
+            if any(needed[k * OPERANDS : (k + 1) * OPERANDS]):
+                limit = math.inf if apart and clamp <= 0 and not options.joiners[k] else clamp
+                gradients += head.gradients(own, of_losses, kept.statistics(k), clamp=limit)
+            else:
+                gradients += [None] * OPERANDS
+        return *gradients, *[None] * (len(self.inputs) - len(gradients))
+
+    def second(
+        self, call: Call, saved: ArcSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        lattice, kept = call.lattice, to_arrays(saved)
+        scales = _scales(upstream, call, kept)
+        grad_planes = self._by_planes(scales * kept.posteriors, call)
+        read = heads(call)
+        along = [
+            torch.zeros_like(head.scores) if tangent is None else tangent
+            for head, tangent in zip(read, tangents[::OPERANDS], strict=False)
+        ]
+        moved = [
+            head.move(tangent, own, kept.statistics(k))
+            for k, (head, tangent, own) in enumerate(zip(read, along, grad_planes, strict=True))
+        ]
+        planes = [plane for own, _ in moved for plane in own]
+        labels_on = [labels for _, labels in lattice.arcs]
+        arcs = arc_scores.forward(planes, lattice.terms, labels_on)
+        costs = grid_arcs_hvp.hvp(
+            arcs, kept.losses, kept.posteriors, lattice, skips=kept.skips, num_threads=torch.get_num_threads()
+        )
+        arcs *= scales
+        products: list[Tensor | None] = []
+        ones = np.ones(len(kept.losses))
+        by_planes = self._by_planes(arcs, call)
+        for k, (head, own, (_, product)) in enumerate(zip(read, by_planes, moved, strict=True)):
+            gradient, *_ = head.gradients(own, ones, kept.statistics(k), clamp=-1.0)
+            products += [gradient if product is None else gradient.add_(product), None, None, None]
+        return torch.from_numpy(-costs), (*products, *[None] * (len(self.inputs) - len(products)))
+
+    def sketch(self, call: Call) -> ArcSaved:
+        scores = call.scores[0]
+        losses = scores.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
+        planes = [unknown_size(scores, axes=2, dtype=torch.float64) for _ in range(2)]
+        second = scores if call.scores[OPERANDS] is None else call.scores[OPERANDS]
+        return ArcSaved(losses, *planes, *[unknown_size(head, axes=1) for head in (scores, scores, second, second)])
+
+    def _by_planes(self, by_arcs: np.ndarray, call: Call, fastemit_lambda: float = 0.0) -> list[np.ndarray]:
+        """From a gradient (kinds, rows) by the arcs' scores to those by the planes of each head."""
+        lattice = call.lattice
+        sizes = [len(classes) for classes in lattice.reads]
+        labels_on = [labels for _, labels in lattice.arcs]
+        found = arc_scores.backward(by_arcs, lattice.terms, labels_on, sum(sizes), fastemit_lambda=fastemit_lambda)
+        return np.split(found, np.cumsum(sizes)[:-1])
+
+
+def heads(call: Call) -> list[Any]:
+    """What makes the planes of each of the lattice's reads."""
+    found: list[Any] = []
+    for k, classes in enumerate(call.lattice.reads):
+        operands = call.scores[k * OPERANDS : (k + 1) * OPERANDS]
+        wanted = Wanted(np.array(classes), call.lattice.blank if call.options.hat else -1, call.options.softmax)
+        if call.options.given:
+            found.append(_Planes(operands[0]))
+        elif call.options.joiners[k]:
+            found.append(_Joiner(operands, call.lattice, wanted, *call.options.joiners[k]))
+        else:
+            found.append(_Logits(operands[0], call.lattice, wanted))
+    return found
+
+
+class _Logits(NamedTuple):
+    """Logits, padded or packed, whose rows are read."""
+
+    scores: Tensor
+    lattice: ArcLattice
+    wanted: Wanted
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Planes (K, rows), and what is kept of them."""
+        rows = as_rows(self.scores, self.lattice)
+        num_classes, num_threads = self.scores.shape[-1], torch.get_num_threads()
+        return row_scores.forward(rows, num_classes, self.lattice, self.wanted, num_threads=num_threads)
+
+    def gradients(
+        self, grad_planes: np.ndarray, upstream: np.ndarray, statistics: Statistics, *, clamp: float
+    ) -> list[Tensor | None]:
+        gradient = empty_like(self.scores)
+        row_scores.backward(
+            grad_planes,
+            upstream,
+            as_rows(self.scores, self.lattice),
+            self.scores.shape[-1],
+            self.lattice,
+            self.wanted,
+            *statistics,
+            as_rows(gradient, self.lattice),
+            clamp=clamp,
+            num_threads=torch.get_num_threads(),
+        )
+        return [gradient, None, None, None]
+
+    def move(self, tangent: Tensor, grad_planes: np.ndarray, statistics: Statistics) -> tuple[np.ndarray, Tensor]:
+        """How the planes move along a tangent, and how the gradient does while that of the planes stays."""
+        product = empty_like(self.scores)
+        planes = row_scores_hvp.hvp(
+            as_rows(tangent, self.lattice),
+            grad_planes,
+            as_rows(self.scores, self.lattice),
+            self.scores.shape[-1],
+            self.lattice,
+            self.wanted,
+            *statistics,
+            as_rows(product, self.lattice),
+            num_threads=torch.get_num_threads(),
+        )
+        return planes, product
+
+
+class _Joiner(NamedTuple):
+    """The operands of a joiner, whose logits are made a tile at a time."""
+
+    operands: Sequence[Tensor]
+    lattice: ArcLattice
+    wanted: Wanted
+    activation: str
+    tile_memory: int
+    gate: float | None
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        joiner, nothing = as_joiner(*self.operands, self.activation), np.empty(0)
+        planes = joint_scores.forward(
+            joiner,
+            self.lattice,
+            self.wanted,
+            matmul_of(self.operands[2].dtype),
+            rows_per_tile=joint.tile_rows(joiner, self.tile_memory),
+            num_threads=torch.get_num_threads(),
+        )
+        return planes, nothing, nothing
+
+    def gradients(
+        self, grad_planes: np.ndarray, upstream: np.ndarray, statistics: Statistics, *, clamp: float
+    ) -> Sequence[Tensor]:
+        joiner, dtype = as_joiner(*self.operands, self.activation), self.operands[2].dtype
+        gradients = joint_scores.backward(
+            grad_planes,
+            upstream,
+            joiner,
+            self.lattice,
+            self.wanted,
+            matmul_of(dtype),
+            rows_per_tile=joint.tile_rows(joiner, self.tile_memory),
+            clamp=clamp,
+            gate=self.gate,
+            num_threads=torch.get_num_threads(),
+        )
+        return gradients_as_tensors(gradients, dtype)
+
+
+class _Planes(NamedTuple):
+    """Planes (K, rows) that are given."""
+
+    scores: Tensor
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        nothing = np.empty(0)
+        return self.scores.detach().numpy(), nothing, nothing
+
+    def gradients(
+        self, grad_planes: np.ndarray, upstream: np.ndarray, statistics: Statistics, *, clamp: float
+    ) -> list[Tensor | None]:
+        return [torch.from_numpy(grad_planes).to(self.scores.dtype), None, None, None]
+
+    def move(self, tangent: Tensor, grad_planes: np.ndarray, statistics: Statistics) -> tuple[np.ndarray, None]:
+        return tangent.detach().double().numpy(), None
+
+
+def _scales(upstream: Tensor, call: Call, kept: ArcSaved) -> np.ndarray:
+    """Minus the upstream gradient of each row's sample; 0 where no path or no sample is, NaN where the loss is."""
+    # By NumPy: for planes this small waking the threads that torch would is most of the time.
+    scale = np.where(np.isposinf(kept.losses), 0.0, -upstream_of(upstream))
+    rows = np.repeat(np.where(np.isnan(kept.losses), np.nan, scale), np.diff(call.lattice.row_offsets))
+    missing = kept.posteriors.shape[1] - len(rows)
+    return np.pad(rows, (0, missing)) if missing else rows
+
+
+def _bonus(call: Call, num_rows: int) -> np.ndarray | None:
+    penalty = call.options.delay_penalty
+    return penalty * earliness(call.lattice, num_rows) if penalty else None

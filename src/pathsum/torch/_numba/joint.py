@@ -1,0 +1,123 @@
+"""The joiner fused with the loss, on the CPU: encoder (N, T, H), predictor (N, U+1, H), weight (V, H), bias (V,)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import grid, grid_arcs, joint, joint_hvp
+from pathsum.kernels.numba.grid_arcs_hvp import BLANK_AND_LABEL
+from pathsum.kernels.protocol import Call, JointOptions, JointSaved
+from pathsum.lattice import ArcLattice
+from pathsum.problems.rnnt_types import earliness
+from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
+from pathsum.torch._ops.arrays import work_dtype
+
+
+class Joint(OperatorKernels):
+    name, lattice, device = "joint", ArcLattice, "CPU"
+    inputs, options, saved = ("encoder", "predictor", "weight", "bias"), JointOptions, JointSaved
+
+    def read(self, lattice: ArcLattice) -> ArcLattice:
+        return as_arrays(lattice)
+
+    def forward(self, call: Call, need_gradient: bool) -> JointSaved:
+        joiner, options = as_joiner(*call.scores, call.options.activation), call.options
+        saved = joint.forward(
+            joiner,
+            call.lattice,
+            matmul_of(call.scores[2].dtype),
+            rows_per_tile=joint.tile_rows(joiner, options.tile_memory),
+            need_gradient=need_gradient,
+            num_threads=torch.get_num_threads(),
+            solve=_solve_of(call.lattice, options.delay_penalty),
+        )
+        return from_arrays(JointSaved(*saved))
+
+    def backward(self, call: Call, saved: JointSaved, upstream: Tensor, needed: Sequence[bool]) -> Sequence[Tensor]:
+        joiner, options = as_joiner(*call.scores, call.options.activation), call.options
+        gradients = joint.backward(
+            upstream_of(upstream),
+            joiner,
+            call.lattice,
+            *to_arrays(saved),
+            matmul_of(call.scores[2].dtype),
+            rows_per_tile=joint.tile_rows(joiner, options.tile_memory),
+            fastemit_lambda=options.fastemit_lambda,
+            clamp=options.clamp,
+            gate=options.gate,
+            num_threads=torch.get_num_threads(),
+            blank_follows=_blank_follows(call.lattice),
+        )
+        return gradients_as_tensors(gradients, call.scores[2].dtype)
+
+    def second(
+        self, call: Call, saved: JointSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        joiner, options = as_joiner(*call.scores, call.options.activation), call.options
+        along = [
+            torch.zeros_like(operand) if tangent is None else tangent
+            for tangent, operand in zip(tangents, call.scores, strict=True)
+        ]
+        slopes, products = joint_hvp.hvp(
+            as_joiner(*along, options.activation),
+            upstream_of(upstream),
+            joiner,
+            call.lattice,
+            *to_arrays(saved),
+            matmul_of(call.scores[2].dtype),
+            arcs=call.lattice,
+            rows_per_tile=joint_hvp.tile_rows(joiner, options.tile_memory),
+            gate=options.gate,
+            num_threads=torch.get_num_threads(),
+            blank_follows=_blank_follows(call.lattice),
+        )
+        return torch.from_numpy(slopes), gradients_as_tensors(products, call.scores[2].dtype)
+
+    def sketch(self, call: Call) -> JointSaved:
+        weight = call.scores[2]
+        losses = weight.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
+        return JointSaved(losses, *(unknown_size(weight, axes=1, dtype=torch.float64) for _ in range(2)))
+
+
+def as_joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:
+    """The operands as contiguous arrays of the dtype of arithmetic: themselves where they can be."""
+    dtype = work_dtype(weight)
+    operands = [operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias)]
+    return joint.Joiner(operands[0], operands[1], operands[2], operands[3], joint.ACTIVATIONS[activation])
+
+
+def gradients_as_tensors(gradients: joint.Joiner, dtype: torch.dtype) -> list[Tensor]:
+    """Those of encoder, predictor, weight and bias in the operands' dtype."""
+    return [torch.from_numpy(gradient).to(dtype) for gradient in gradients[:4]]
+
+
+def matmul_of(dtype: torch.dtype) -> joint.Matmul:
+    """torch's own product; of bfloat16 operands where the input is bfloat16."""
+
+    def product(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+        factors = torch.from_numpy(left), torch.from_numpy(right)
+        if dtype == torch.bfloat16:
+            torch.from_numpy(out).copy_(torch.mm(factors[0].bfloat16(), factors[1].bfloat16()))
+        else:
+            torch.mm(*factors, out=torch.from_numpy(out))
+
+    return product
+
+
+def _blank_follows(lattice: ArcLattice) -> bool:
+    """Whether a label arc has also emitted the blank of the next row."""
+    return any(ahead for terms in lattice.terms for _, ahead in terms)
+
+
+def _solve_of(lattice: ArcLattice, delay_penalty: float) -> Any:
+    """How the planes of a type of transducer are solved: by the grid of two kinds where that is it."""
+    if lattice.arcs == BLANK_AND_LABEL and not delay_penalty:
+        return grid.solve
+    bonus = delay_penalty * earliness(lattice, int(lattice.row_offsets[-1])) if delay_penalty else None
+    return functools.partial(grid_arcs.solve_two, label_bonus=bonus)

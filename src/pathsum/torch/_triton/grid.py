@@ -1,0 +1,61 @@
+"""Grids on a GPU: logits (N, T, U+1, V), or packed (rows, V)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathsum.kernels.protocol import Call, GridOptions, GridPath, GridSaved
+from pathsum.lattice import GridLattice
+from pathsum.torch._inputs import on_device
+from pathsum.torch._launch import best_path, grid, posteriors
+from pathsum.torch._operators import OperatorKernels, unknown_size
+
+
+class Grid(OperatorKernels):
+    name, lattice = "triton_grid", GridLattice
+    inputs, options, saved = ("logits",), GridOptions, GridSaved
+    reads_on_device = True
+
+    def sent(self, lattice: GridLattice, device: torch.device) -> GridLattice:
+        return on_device(lattice, device)
+
+    def forward(self, call: Call, need_gradient: bool) -> GridSaved:
+        return GridSaved(*grid.grid_forward(*_flat(call), *call.options, need_gradient))
+
+    def backward(self, call: Call, saved: GridSaved, upstream: Tensor, needed: Sequence[bool]) -> tuple[Tensor]:
+        return (grid.grid_backward(upstream, *_flat(call), *call.options, *saved, needed),)
+
+    def write_gradient(self, call: Call, saved: GridSaved, upstream: Tensor, out: Tensor) -> None:
+        """The gradient by the logits, written over them."""
+        grid.grid_backward_over_scores(upstream, *_flat(call), *call.options[1:], *saved)
+
+    def second(
+        self, call: Call, saved: GridSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        (tangent,) = tangents
+        tangent = torch.zeros_like(call.scores[0]) if tangent is None else tangent
+        slopes, *products = grid.grid_hvp(tangent, upstream, *_flat(call), *call.options, *saved, needed)
+        return slopes, products
+
+    def sketch(self, call: Call) -> GridSaved:
+        logits = call.scores[0]
+        losses = logits.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
+        statistics = [unknown_size(logits, axes=1) for _ in range(2)]
+        return GridSaved(losses, *statistics, *(unknown_size(logits, axes=1, dtype=torch.float64) for _ in range(2)))
+
+    def best(self, call: Call) -> GridPath:
+        (logits,), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)
+        return best_path.padded_grid(logits, lattice, num_labels=logits.shape[2] - 1, logits=call.options.softmax)
+
+    def posteriors(self, call: Call) -> tuple[Tensor, ...]:
+        lattice = self.sent(call.lattice, call.scores[0].device)
+        return posteriors.grid_posteriors(call.scores[0], lattice, logits=call.options.softmax)
+
+
+def _flat(call: Call) -> tuple[Any, ...]:
+    own = call.lattice
+    return *call.scores, own.logit_lengths, own.target_lengths, own.targets, own.row_offsets, own.blank
