@@ -214,7 +214,7 @@ def _cached_kernels() -> list[tuple[str, Any]]:
         module = importlib.import_module(module_info.name)
         for name, value in vars(module).items():
             own = isinstance(value, Dispatcher) and value.__module__ == module.__name__
-            if own and isinstance(value._cache, KernelCache):
+            if own and isinstance(getattr(value, "_cache", None), KernelCache):
                 found.append((f"{module_info.name.removeprefix(package.__name__ + '.')}.{name}", value))
     return found
 

@@ -107,7 +107,7 @@ def accuracy_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list
             contender.name,
             contender.versions,
             _process(contender),
-            **(
+            **(  # pyright: ignore[reportArgumentType]
                 {"failure": reason}
                 if error is None
                 else {

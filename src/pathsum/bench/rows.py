@@ -171,7 +171,7 @@ def _read(line: bytes) -> Row:
     record = json.loads(line)
     row = Row(**{**record, "shape": tuple(record.get("shape", ()))})
     for field in fields(Row):
-        if not isinstance(getattr(row, field.name), _TYPES[field.type]):
+        if not isinstance(getattr(row, field.name), _TYPES[str(field.type)]):
             raise TypeError(field.name)
     if row.group not in GROUPS or row.impl not in PEERS or len(row.shape) != 4:
         raise ValueError("of something unknown")

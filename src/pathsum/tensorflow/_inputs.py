@@ -115,7 +115,7 @@ def check_batch(
         num_samples=scores.shape[0],
         num_frames=scores.shape[1],
         max_labels=max_labels if isinstance(max_labels, int) else None,
-        num_classes=math.inf if scores.shape[-1] is None else num_classes,
+        num_classes=2**62 if scores.shape[-1] is None else num_classes,
         blank=blank if isinstance(labels, np.ndarray) else None,
     )
     if all(isinstance(array, np.ndarray) for array in given) and None not in scores.shape:

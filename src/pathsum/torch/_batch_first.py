@@ -88,7 +88,8 @@ def check_asg(
     scores, batched = samples_first(function, "inputs", inputs, batch_first)
     transitions, start_scores, final_scores = map(as_scores, (transitions, start_scores, final_scores))
     check_table(function, "transitions", transitions, scores, "(C, C)")
-    lengths = check_lengths(function, "input_lengths", input_lengths, *scores.shape[:2], batched).numpy()
+    num_samples, num_frames, _ = scores.shape
+    lengths = check_lengths(function, "input_lengths", input_lengths, num_samples, num_frames, batched).numpy()
     for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
         if ends is not None:
             check_table(function, name, ends, scores, "(C,)")

@@ -53,6 +53,7 @@ class OperatorKernels(Kernels):
     options: type
     saved: type
     device = "any"
+    operators: _Operators
     once_only: str | None = None
     """Why there are no second derivatives at all, where there are none; else the options may say so."""
 

@@ -293,9 +293,9 @@ def pose_chain(
 
     num_classes += classes_added
     # A target of any length is legal; one that does not fit is infeasible.
-    sizes = (*scores.shape[:2], 2**62, num_classes, blank)
+    sizes = (scores.shape[0], scores.shape[1], 2**62, num_classes, blank)
     lattice = posed_at_once(pose, targets, input_lengths, target_lengths, *sizes) if batched and scores.is_cpu else None
-    if lattice is not None:
+    if lattice is not None and isinstance(target_lengths, Tensor):
         return PosedChain(scores, lattice, blank, target_lengths.clamp(min=1), batched, chosen)
     batch = as_batch(
         function,

@@ -354,7 +354,7 @@ class _Walk(NamedTuple):
         )
         batch = torch.arange(num_samples, device=encoder_out.device)
         frame, in_frame = torch.zeros_like(lengths), torch.zeros_like(lengths)
-        emitted = [(batch[:0], batch[:0], batch[:0], encoder_out.new_empty(0), batch[:0])]
+        emitted: list[tuple[Tensor, ...]] = [(batch[:0], batch[:0], batch[:0], encoder_out.new_empty(0), batch[:0])]
         with torch.no_grad():
             output, state = self.predict(torch.full_like(lengths, self.blank), None)
             while bool((frame < lengths).any()):

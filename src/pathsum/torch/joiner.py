@@ -89,14 +89,13 @@ class Joiner:
         Under autocast all but float64 are cast, as by ``torch.nn.functional.linear``. Elsewhere encoder and predictor
         get one dtype, as in their sum.
         """
-        operands = (self.encoder_out, self.predictor_out, self.weight, self.bias)
         target = autocast_dtype(self.device.type)
-        if target is not None:
-            operands = tuple(
-                operand if operand is None or operand.dtype == torch.float64 else operand.to(target)
-                for operand in operands
-            )
-        encoder_out, predictor_out, weight, bias = operands
+
+        def as_multiplied(operand: Tensor) -> Tensor:
+            return operand if target is None or operand.dtype == torch.float64 else operand.to(target)
+
+        encoder_out, predictor_out, weight = map(as_multiplied, (self.encoder_out, self.predictor_out, self.weight))
+        bias = None if self.bias is None else as_multiplied(self.bias)
         dtype = torch.promote_types(encoder_out.dtype, predictor_out.dtype)
         return replace(
             self, encoder_out=encoder_out.to(dtype), predictor_out=predictor_out.to(dtype), weight=weight, bias=bias

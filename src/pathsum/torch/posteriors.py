@@ -266,8 +266,8 @@ def asg_posteriors(
         target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
         losses, classes, counts = kernels_of(chosen, "dense").posteriors(Call((scores, transitions), dense))
     classes = _defined(classes, losses, real_frames(call.lengths, scores)[:, :, None], scores)
-    found = of_samples(call.batched, *target, classes)
-    return ASGPosteriors(*found, counts.to(work_dtype(scores)))
+    nodes, stays, entries, classes = of_samples(call.batched, *target, classes)
+    return ASGPosteriors(nodes, stays, entries, classes, counts.to(work_dtype(scores)))
 
 
 def _chain_posteriors(

@@ -21,7 +21,7 @@ from pathsum.torch._inputs import (
     result_dtype,
     values_unknown,
 )
-from pathsum.torch._operators import OverwritingLosses, Reduction, kernels_of
+from pathsum.torch._operators import OperatorKernels, OverwritingLosses, Reduction, kernels_of
 
 
 def rnnt_loss(
@@ -250,6 +250,7 @@ def _grid_loss(
     kernels = kernels_of(chosen, "grid")
     asked = GridOptions(options.softmax, options.fastemit_lambda, options.clamp)
     if overwrite_logits and torch.is_grad_enabled() and logits.requires_grad:
+        assert isinstance(kernels, OperatorKernels)
         return OverwritingLosses.apply(kernels, kernels.sent(lattice, logits.device), asked, wanted, logits)
     return kernels.losses(Call((logits,), lattice, asked), wanted)
 

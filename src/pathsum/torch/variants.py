@@ -374,9 +374,9 @@ def _head(function: str, head: Tensor | Joiner, argument: str = "logits") -> Ten
     """Logits as a tensor, or a joiner with its operands cast, checked."""
     if isinstance(head, Joiner):
         return check_joiner(function, head)
-    head = as_scores(head)
-    check_logits(function, head, argument)
-    return head
+    logits = as_scores(head)
+    check_logits(function, logits, argument)
+    return logits
 
 
 def _reduced(

@@ -63,7 +63,8 @@ def with_a_frame(scores: Array) -> Array:
     if isinstance(num_frames, int) and num_frames > 0:
         return scores
     missing = tf.maximum(1 - tf.cast(num_frames, tf.int64), 0)
-    return tf.pad(scores, [[0, 0], [0, missing], *[[0, 0]] * (len(scores.shape) - 2)])
+    paddings = tf.stack([[0, 0], tf.stack([0, tf.cast(missing, tf.int32)]), *[[0, 0]] * (len(scores.shape) - 2)])
+    return tf.pad(scores, paddings)
 
 
 def undefined(*scores: Array) -> Array:

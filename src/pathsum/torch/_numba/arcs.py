@@ -1,5 +1,8 @@
 """Arc lattices on the CPU: planes are read from logits, made by a joiner or given; sums of planes score the arcs."""
 
+# Lists of arguments are put together of tuples, whose lengths the checker does not know.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,8 @@
 """The joiner fused with the loss, on the CPU: encoder (N, T, H), predictor (N, U+1, H), weight (V, H), bias (V,)."""
 
+# Lists of arguments are put together of tuples, whose lengths the checker does not know.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 import functools

@@ -3,6 +3,9 @@
 The integers of these lattices are on the host, where the variants are posed, and are sent from there.
 """
 
+# Lists of arguments are put together of tuples, whose lengths the checker does not know.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -89,12 +92,16 @@ class Arcs(OperatorKernels):
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         ones = torch.ones_like(upstream)
         by_planes = _by_planes(_by_arcs(upstream, call, saved), call)
-        moved = [
-            _move(call, k, torch.zeros_like(call.scores[k]) if tangents[k] is None else tangents[k], own, saved)
-            for k, own in enumerate(by_planes)
+        along = [
+            torch.zeros_like(head) if tangent is None else tangent
+            for head, tangent in zip(call.scores, tangents, strict=True)
+            if head is not None
         ]
-        along = _scores([planes for planes, _ in moved], call._replace(options=ArcOptions()))
-        slopes, by_arcs = arcs.arcs_hvp(along, upstream, saved.posteriors, *_numbers(call), *saved[:3], [True])
+        moved = [
+            _move(call, k, tangent, own, saved) for k, (tangent, own) in enumerate(zip(along, by_planes, strict=True))
+        ]
+        scores = _scores([planes for planes, _ in moved], call._replace(options=ArcOptions()))
+        slopes, by_arcs = arcs.arcs_hvp(scores, upstream, saved.posteriors, *_numbers(call), *saved[:3], [True])
         products: list[Tensor | None] = []
         for k, (own, (_, product)) in enumerate(zip(_by_planes(by_arcs, call), moved, strict=True)):
             gradient = _gradient(call, k, own, ones, saved, -1.0)

@@ -1,5 +1,8 @@
 """Dense lattices on a GPU."""
 
+# Lists of arguments are put together of tuples, whose lengths the checker does not know.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

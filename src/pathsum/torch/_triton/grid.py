@@ -1,5 +1,8 @@
 """Grids on a GPU: logits (N, T, U+1, V), or packed (rows, V)."""
 
+# Lists of arguments are put together of tuples, whose lengths the checker does not know.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

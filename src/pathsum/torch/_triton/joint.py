@@ -1,5 +1,8 @@
 """The joiner fused with the loss, on a GPU: the regular transducer, in float32 and below."""
 
+# Lists of arguments are put together of tuples, whose lengths the checker does not know.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
