@@ -411,3 +411,17 @@ def test_a_transition_of_plus_infinity_reaches_the_samples_that_can_take_it(impl
         torch.zeros(5, 3, 4), [[0, 1], [1, 2], [0, 0]], transitions, *lengths, reduction="none", impl=impl
     )
     assert losses.isnan().tolist() == [True, True, False]
+
+
+def test_parameters_are_set_again():
+    with torch.device("meta"):
+        criterion = ASGLoss(5, learn_start=True, learn_final=True)
+    criterion = criterion.to_empty(device="cpu")
+    for parameter in criterion.parameters():
+        torch.nn.init.ones_(parameter)
+    criterion.reset_parameters()
+    assert [(tuple(p.shape), p.requires_grad, p.any().item()) for p in criterion.parameters()] == [
+        ((5, 5), True, False),
+        ((5,), True, False),
+        ((5,), True, False),
+    ]

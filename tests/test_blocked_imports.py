@@ -132,6 +132,39 @@ def test_nothing_at_all_is_needed_to_import_the_package():
     assert output == ["ran"], errors
 
 
+@pytest.mark.parametrize("framework", sorted(FRAMEWORKS))
+def test_a_front_end_without_its_framework_names_the_extra(framework):
+    code = f"""
+import pathsum
+try:
+    import pathsum.{framework}
+except ModuleNotFoundError as error:
+    assert isinstance(error, pathsum.FrameworkMissingError) and error.name == {framework!r}
+    assert str(error) == "pathsum.{framework} needs {framework}: pip install 'pathsum[{framework}]'", error
+    print("said", end=" ")
+try:
+    import pathsum.{framework}.ctc
+except pathsum.FrameworkMissingError:
+    print("again", end=" ")
+"""
+    output, errors = runs(None, code)
+    assert output == ["said", "again", "ran"], errors
+
+
+def test_another_missing_module_keeps_its_own_message():
+    pytest.importorskip("jax")
+    code = """
+sys.modules["jaxlib"] = None
+try:
+    import pathsum.jax
+except ModuleNotFoundError as error:
+    assert "pip install" not in str(error), error
+    print("said", end=" ")
+"""
+    output, errors = runs("jax", code)
+    assert output == ["said", "ran"], errors
+
+
 def test_the_block_can_fail():
     assert importlib.util.find_spec("numpy")
     output, errors = runs("torch", "import jax")

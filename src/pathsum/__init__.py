@@ -5,21 +5,24 @@ Importing this package imports NumPy and nothing else; each framework has a subp
 """
 
 from pathsum.errors import (
-    GradientConsumedError as GradientConsumedError,
+    FrameworkMissingError,
+    GradientConsumedError,
+    ImplementationError,
+    InvalidTypeError,
+    InvalidValueError,
+    NotDifferentiableError,
 )
-from pathsum.errors import (
-    ImplementationError as ImplementationError,
-)
-from pathsum.errors import (
-    InvalidTypeError as InvalidTypeError,
-)
-from pathsum.errors import (
-    InvalidValueError as InvalidValueError,
-)
-from pathsum.errors import (
-    NotDifferentiableError as NotDifferentiableError,
-)
-from pathsum.lattice import ChainLattice as ChainLattice
-from pathsum.lattice import GridLattice as GridLattice
+from pathsum.lattice import ChainLattice, GridLattice
+
+__all__ = [
+    "FrameworkMissingError",
+    "GradientConsumedError",
+    "ImplementationError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "NotDifferentiableError",
+    "ChainLattice",
+    "GridLattice",
+]
 
 __version__ = "0.1.0"

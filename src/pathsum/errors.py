@@ -44,3 +44,15 @@ class NotDifferentiableError(RuntimeError):
 
 class CommandError(ValueError):
     """A command cannot do what was asked for: a file, a text, an option or a package has to be put right."""
+
+
+class FrameworkMissingError(ModuleNotFoundError):
+    """The framework of a front end is not installed; the message names the extra that brings it."""
+
+
+def name_extra(error: ModuleNotFoundError, framework: str) -> ModuleNotFoundError:
+    """What to raise for a module that a front end did not find: where it is the framework, with the cure."""
+    if error.name != framework:
+        return error
+    cure = f"pathsum.{framework} needs {framework}: pip install 'pathsum[{framework}]'"
+    return FrameworkMissingError(cure, name=framework)

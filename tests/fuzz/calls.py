@@ -108,8 +108,8 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def names() -> list[str]:
-    public = [name for name, value in vars(pathsum.torch).items() if inspect.isfunction(value)]
-    return sorted(name for name in public if not name.startswith("_") and name not in LEFT_OUT)
+    public = [name for name in pathsum.torch.__all__ if inspect.isfunction(_function(name))]
+    return sorted(name for name in public if name not in LEFT_OUT)
 
 
 class Nonsense(NamedTuple):

@@ -1,6 +1,17 @@
 """The losses for JAX: batch first, one loss a sample, under every transformation."""
 
-from pathsum.jax.asg import asg_loss as asg_loss
-from pathsum.jax.ctc import ctc_loss as ctc_loss
-from pathsum.jax.ctc import simple_ctc_loss as simple_ctc_loss
-from pathsum.jax.rnnt import rnnt_loss as rnnt_loss
+from pathsum.errors import name_extra
+
+try:
+    from pathsum.jax.asg import asg_loss
+except ModuleNotFoundError as error:
+    raise name_extra(error, "jax") from error
+from pathsum.jax.ctc import ctc_loss, simple_ctc_loss
+from pathsum.jax.rnnt import rnnt_loss
+
+__all__ = [
+    "asg_loss",
+    "ctc_loss",
+    "rnnt_loss",
+    "simple_ctc_loss",
+]

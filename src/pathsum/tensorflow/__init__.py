@@ -1,7 +1,18 @@
 """The losses for TensorFlow, in its conventions: labels first, batch first, one loss a sample."""
 
-from pathsum.tensorflow.asg import asg_loss as asg_loss
-from pathsum.tensorflow.ctc import classic_ctc_loss as classic_ctc_loss
-from pathsum.tensorflow.ctc import ctc_loss as ctc_loss
-from pathsum.tensorflow.ctc import simple_ctc_loss as simple_ctc_loss
-from pathsum.tensorflow.rnnt import rnnt_loss as rnnt_loss
+from pathsum.errors import name_extra
+
+try:
+    from pathsum.tensorflow.asg import asg_loss
+except ModuleNotFoundError as error:
+    raise name_extra(error, "tensorflow") from error
+from pathsum.tensorflow.ctc import classic_ctc_loss, ctc_loss, simple_ctc_loss
+from pathsum.tensorflow.rnnt import rnnt_loss
+
+__all__ = [
+    "asg_loss",
+    "classic_ctc_loss",
+    "ctc_loss",
+    "rnnt_loss",
+    "simple_ctc_loss",
+]

@@ -1,61 +1,117 @@
 """Losses for PyTorch."""
 
-from pathsum.torch import second_order as second_order
-from pathsum.torch.align.asg import ASGAlignment as ASGAlignment
-from pathsum.torch.align.asg import asg_align as asg_align
-from pathsum.torch.align.asg import asg_viterbi as asg_viterbi
-from pathsum.torch.align.ctc import Alignment as Alignment
-from pathsum.torch.align.ctc import BestPath as BestPath
-from pathsum.torch.align.ctc import forced_align as forced_align
-from pathsum.torch.align.ctc import simple_ctc_align as simple_ctc_align
-from pathsum.torch.align.rnnt import RNNTAlignment as RNNTAlignment
-from pathsum.torch.align.rnnt import rnnt_align as rnnt_align
-from pathsum.torch.align.spans import TokenSpan as TokenSpan
-from pathsum.torch.align.spans import WordSpan as WordSpan
-from pathsum.torch.align.spans import token_spans as token_spans
-from pathsum.torch.align.spans import word_spans as word_spans
-from pathsum.torch.asg import asg_loss as asg_loss
-from pathsum.torch.ctc import ctc_loss as ctc_loss
-from pathsum.torch.ctc import simple_ctc_loss as simple_ctc_loss
-from pathsum.torch.entropy import asg_entropy as asg_entropy
-from pathsum.torch.entropy import ctc_entropy as ctc_entropy
-from pathsum.torch.entropy import rnnt_entropy as rnnt_entropy
-from pathsum.torch.entropy import simple_ctc_entropy as simple_ctc_entropy
-from pathsum.torch.expected_risk import asg_expected_risk as asg_expected_risk
-from pathsum.torch.expected_risk import ctc_expected_risk as ctc_expected_risk
-from pathsum.torch.expected_risk import rnnt_expected_risk as rnnt_expected_risk
-from pathsum.torch.expected_risk import simple_ctc_expected_risk as simple_ctc_expected_risk
-from pathsum.torch.greedy import Decoded as Decoded
-from pathsum.torch.greedy import TDTDecoded as TDTDecoded
-from pathsum.torch.greedy import ctc_greedy_decode as ctc_greedy_decode
-from pathsum.torch.greedy import multi_blank_rnnt_greedy_decode as multi_blank_rnnt_greedy_decode
-from pathsum.torch.greedy import rnnt_greedy_decode as rnnt_greedy_decode
-from pathsum.torch.greedy import tdt_greedy_decode as tdt_greedy_decode
-from pathsum.torch.infeasible import Infeasible as Infeasible
-from pathsum.torch.infeasible import infeasible as infeasible
-from pathsum.torch.joiner import Joiner as Joiner
-from pathsum.torch.joint import rnnt_joint_loss as rnnt_joint_loss
-from pathsum.torch.joint import rnnt_loss_from_joint as rnnt_loss_from_joint
-from pathsum.torch.modules import ARRNNTLoss as ARRNNTLoss
-from pathsum.torch.modules import ASGLoss as ASGLoss
-from pathsum.torch.modules import CTCLoss as CTCLoss
-from pathsum.torch.modules import MultiBlankRNNTLoss as MultiBlankRNNTLoss
-from pathsum.torch.modules import RNNTJointLoss as RNNTJointLoss
-from pathsum.torch.modules import RNNTLoss as RNNTLoss
-from pathsum.torch.modules import RNNTPackedLoss as RNNTPackedLoss
-from pathsum.torch.modules import SimpleCTCLoss as SimpleCTCLoss
-from pathsum.torch.modules import TDTLoss as TDTLoss
-from pathsum.torch.modules import WildcardRNNTLoss as WildcardRNNTLoss
-from pathsum.torch.posteriors import ASGPosteriors as ASGPosteriors
-from pathsum.torch.posteriors import ChainPosteriors as ChainPosteriors
-from pathsum.torch.posteriors import GridPosteriors as GridPosteriors
-from pathsum.torch.posteriors import asg_posteriors as asg_posteriors
-from pathsum.torch.posteriors import ctc_posteriors as ctc_posteriors
-from pathsum.torch.posteriors import rnnt_posteriors as rnnt_posteriors
-from pathsum.torch.posteriors import simple_ctc_posteriors as simple_ctc_posteriors
-from pathsum.torch.rnnt import rnnt_loss as rnnt_loss
-from pathsum.torch.rnnt import rnnt_packed_loss as rnnt_packed_loss
-from pathsum.torch.variants import ar_rnnt_loss as ar_rnnt_loss
-from pathsum.torch.variants import multi_blank_rnnt_loss as multi_blank_rnnt_loss
-from pathsum.torch.variants import tdt_loss as tdt_loss
-from pathsum.torch.variants import wildcard_rnnt_loss as wildcard_rnnt_loss
+from pathsum.errors import name_extra
+
+try:
+    from pathsum.torch import second_order
+except ModuleNotFoundError as error:
+    raise name_extra(error, "torch") from error
+from pathsum.torch.align.asg import ASGAlignment, asg_align, asg_viterbi
+from pathsum.torch.align.ctc import Alignment, BestPath, forced_align, simple_ctc_align
+from pathsum.torch.align.rnnt import RNNTAlignment, rnnt_align
+from pathsum.torch.align.spans import TokenSpan, WordSpan, token_spans, word_spans
+from pathsum.torch.asg import asg_loss
+from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
+from pathsum.torch.entropy import asg_entropy, ctc_entropy, rnnt_entropy, simple_ctc_entropy
+from pathsum.torch.expected_risk import (
+    asg_expected_risk,
+    ctc_expected_risk,
+    rnnt_expected_risk,
+    simple_ctc_expected_risk,
+)
+from pathsum.torch.greedy import (
+    Decoded,
+    TDTDecoded,
+    ctc_greedy_decode,
+    multi_blank_rnnt_greedy_decode,
+    rnnt_greedy_decode,
+    tdt_greedy_decode,
+)
+from pathsum.torch.infeasible import Infeasible, infeasible
+from pathsum.torch.joiner import Joiner
+from pathsum.torch.joint import rnnt_joint_loss, rnnt_loss_from_joint
+from pathsum.torch.modules import (
+    ARRNNTLoss,
+    ASGLoss,
+    CTCLoss,
+    MultiBlankRNNTLoss,
+    RNNTJointLoss,
+    RNNTLoss,
+    RNNTPackedLoss,
+    SimpleCTCLoss,
+    TDTLoss,
+    WildcardRNNTLoss,
+)
+from pathsum.torch.posteriors import (
+    ASGPosteriors,
+    ChainPosteriors,
+    GridPosteriors,
+    asg_posteriors,
+    ctc_posteriors,
+    rnnt_posteriors,
+    simple_ctc_posteriors,
+)
+from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
+from pathsum.torch.variants import ar_rnnt_loss, multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
+
+__all__ = [
+    "ARRNNTLoss",
+    "ASGAlignment",
+    "ASGLoss",
+    "ASGPosteriors",
+    "Alignment",
+    "BestPath",
+    "CTCLoss",
+    "ChainPosteriors",
+    "Decoded",
+    "GridPosteriors",
+    "Infeasible",
+    "Joiner",
+    "MultiBlankRNNTLoss",
+    "RNNTAlignment",
+    "RNNTJointLoss",
+    "RNNTLoss",
+    "RNNTPackedLoss",
+    "SimpleCTCLoss",
+    "TDTDecoded",
+    "TDTLoss",
+    "TokenSpan",
+    "WildcardRNNTLoss",
+    "WordSpan",
+    "ar_rnnt_loss",
+    "asg_align",
+    "asg_entropy",
+    "asg_expected_risk",
+    "asg_loss",
+    "asg_posteriors",
+    "asg_viterbi",
+    "ctc_entropy",
+    "ctc_expected_risk",
+    "ctc_greedy_decode",
+    "ctc_loss",
+    "ctc_posteriors",
+    "forced_align",
+    "infeasible",
+    "multi_blank_rnnt_greedy_decode",
+    "multi_blank_rnnt_loss",
+    "rnnt_align",
+    "rnnt_entropy",
+    "rnnt_expected_risk",
+    "rnnt_greedy_decode",
+    "rnnt_joint_loss",
+    "rnnt_loss",
+    "rnnt_loss_from_joint",
+    "rnnt_packed_loss",
+    "rnnt_posteriors",
+    "second_order",
+    "simple_ctc_align",
+    "simple_ctc_entropy",
+    "simple_ctc_expected_risk",
+    "simple_ctc_loss",
+    "simple_ctc_posteriors",
+    "tdt_greedy_decode",
+    "tdt_loss",
+    "token_spans",
+    "wildcard_rnnt_loss",
+    "word_spans",
+]

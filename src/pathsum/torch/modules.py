@@ -318,9 +318,15 @@ class ASGLoss(_Loss):
     ):
         super().__init__(locals(), without=("num_labels", "learn_start", "learn_final"))
         self.num_labels = num_labels
-        self.transition = nn.Parameter(torch.zeros(num_labels, num_labels))
-        self.start_scores = nn.Parameter(torch.zeros(num_labels)) if learn_start else None
-        self.final_scores = nn.Parameter(torch.zeros(num_labels)) if learn_final else None
+        self.transition = nn.Parameter(torch.empty(num_labels, num_labels))
+        self.start_scores = nn.Parameter(torch.empty(num_labels)) if learn_start else None
+        self.final_scores = nn.Parameter(torch.empty(num_labels)) if learn_final else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set every parameter to zeros, as at first; what was made on the meta device needs it after ``to_empty``."""
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def extra_repr(self) -> str:
         return f"{self.num_labels}, {super().extra_repr()}"
