@@ -60,6 +60,13 @@ def check_option(function: str, argument: str, value: Any, options: tuple[str, .
         raise InvalidValueError(function, argument, f"be one of {', '.join(options)}", repr(value))
 
 
+def check_flag(function: str, argument: str, value: Any) -> bool:
+    """A bool, of Python's or of NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidTypeError(function, argument, "be a bool", type(value).__name__)
+    return bool(value)
+
+
 def check_blank(function: str, blank: Any, num_classes: int) -> int:
     """The blank index, counted from the end where negative, as an index in [0, C)."""
     if isinstance(blank, bool) or not isinstance(blank, (int, np.integer)):

@@ -14,14 +14,14 @@ from pathsum.torch.joiner import Joiner
 
 
 def check_options(function: str, options: ArcOptions) -> ArcOptions:
-    """The same, its numbers checked."""
+    """The same, its flags and numbers checked."""
 
     def number(name: str, minimum: float = -math.inf) -> float:
         return _checks.check_number(function, name, getattr(options, name), minimum)
 
     return options._replace(
-        softmax=bool(options.softmax),
-        hat=bool(options.hat),
+        softmax=_checks.check_flag(function, "fused_log_softmax", options.softmax),
+        hat=_checks.check_flag(function, "hat", options.hat),
         sigma=number("sigma"),
         delay_penalty=number("delay_penalty"),
         skip_score=number("skip_score"),

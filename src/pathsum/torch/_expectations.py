@@ -119,6 +119,7 @@ def pose_rnnt(
     rnnt_type: str,
     impl: str,
 ) -> PosedRNNT:
+    fused_log_softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
     _checks.check_reduction(function, reduction)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)

@@ -56,6 +56,7 @@ def samples_first(
     function: str, argument: str, scores: Any, batch_first: bool, classes: str = "C"
 ) -> tuple[Tensor, bool]:
     """Scores (N, T, C), checked, and whether the caller's had a batch axis; one sample may come without, as (T, C)."""
+    batch_first = _checks.check_flag(function, "batch_first", batch_first)
     scores = as_scores(scores)
     axes = f"(N, T, {classes})" if batch_first else f"(T, N, {classes})"
     _checks.check_scores(function, argument, dtype_of(scores), shape_of(scores), (axes, f"(T, {classes})"))

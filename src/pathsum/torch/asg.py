@@ -111,6 +111,7 @@ def asg_loss(
         4.0
     """
     _checks.check_option("asg_loss", "scale_mode", scale_mode, SCALE_MODES)
+    zero_infinity = _checks.check_flag("asg_loss", "zero_infinity", zero_infinity)
     posed = pose_asg_call(
         "asg_loss",
         inputs,

@@ -211,6 +211,8 @@ def _chain_loss(
     star: str | None = None,
 ) -> Tensor:
     check_star(function, star)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
+    fused_log_softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     posed = pose_chain(
         function,
         pose,

@@ -252,6 +252,7 @@ def asg_entropy(
 
 
 def _chain_entropy(function, pose, arguments, reduction: str, logits: bool) -> Tensor:
+    logits = _checks.check_flag(function, "fused_log_softmax", logits)
     posed = pose_chain(function, pose, *arguments)
     log_probs = chain_log_probs(posed, logits)
     entropies = chain_expectation(posed, log_probs, log_probs).entropies()

@@ -278,6 +278,7 @@ def asg_expected_risk(
 
 
 def _chain_risk(function, pose, costs, arguments, reduction: str, logits: bool, batch_first: bool) -> Tensor:
+    logits = _checks.check_flag(function, "fused_log_softmax", logits)
     posed = pose_chain(function, pose, *arguments)
     costs = as_scores(costs)
     _check_costs(function, costs, tuple(arguments[0].shape), "of log_probs")

@@ -121,6 +121,8 @@ def rnnt_joint_loss(
     joiner = Joiner(encoder_out, predictor_out, weight, bias, activation=activation, gate=gate, tile_memory=tile_memory)
     joiner = check_joiner(function, joiner)
     _checks.check_reduction(function, reduction)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
+    hat = _checks.check_flag(function, "hat", hat)
     clamp = _checks.check_number(function, "clamp", clamp)
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
@@ -134,7 +136,7 @@ def rnnt_joint_loss(
     posed = pose_rnnt_type(lattice, rnnt_type)
     wanted = Reduction(result_dtype(joiner), reduction, zero_infinity=zero_infinity)
     if not fused:
-        options = ArcOptions(hat=bool(hat), delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
+        options = ArcOptions(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
         return arc_losses((joiner,), posed, chosen, options, wanted)
     numbers = (delay_penalty, fastemit_lambda, clamp, gate)
     call = Call(joiner.operands, posed, JointOptions(activation, int(tile_memory), *numbers))
@@ -224,6 +226,8 @@ def rnnt_loss_from_joint(
             num_classes = joint_fn(encoder_out[:1, 0], predictor_out[:1, 0]).shape[-1]
     rows_per_tile = int(_checks.check_number(function, "rows_per_tile", rows_per_tile, minimum=1.0))
     _checks.check_reduction(function, reduction)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
+    hat = _checks.check_flag(function, "hat", hat)
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)

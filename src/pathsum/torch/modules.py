@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pathsum import _checks
 from pathsum.torch._inputs import Integers
 from pathsum.torch.asg import asg_loss
 from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
@@ -319,8 +320,10 @@ class ASGLoss(_Loss):
         super().__init__(locals(), without=("num_labels", "learn_start", "learn_final"))
         self.num_labels = num_labels
         self.transition = nn.Parameter(torch.empty(num_labels, num_labels))
-        self.start_scores = nn.Parameter(torch.empty(num_labels)) if learn_start else None
-        self.final_scores = nn.Parameter(torch.empty(num_labels)) if learn_final else None
+        self.start_scores, self.final_scores = (
+            nn.Parameter(torch.empty(num_labels)) if _checks.check_flag("ASGLoss", name, learn) else None
+            for name, learn in (("learn_start", learn_start), ("learn_final", learn_final))
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum import dispatch
+from pathsum import _checks, dispatch
 from pathsum.kernels.protocol import Call, ChainOptions, GridOptions
 from pathsum.lattice import ChainLattice
 from pathsum.problems.asg import pose_asg
@@ -202,6 +202,7 @@ def rnnt_posteriors(
         >>> (labels[0, :, 0] * 3).round().int().tolist()
         [1, 1, 1]
     """
+    fused_log_softmax = _checks.check_flag("rnnt_posteriors", "fused_log_softmax", fused_log_softmax)
     logits = as_scores(logits)
     lattice = pose_logits("rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
@@ -278,6 +279,7 @@ def _chain_posteriors(
     star: str | None,
     impl: str,
 ) -> ChainPosteriors:
+    fused_log_softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     scores, lattice, batched = check_chain(function, pose, *arguments, star=star, logits=fused_log_softmax)
     chosen = dispatch.select(function, scores.device.type, impl)
     found = _posteriors_of_chain(scores, lattice, None, fused_log_softmax and star is None, chosen)

@@ -230,6 +230,8 @@ def _grid_loss(
     logits = as_scores(logits)
     check_logits(function, logits, layouts=(layout,))
     _checks.check_reduction(function, reduction)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
+    overwrite_logits = _checks.check_flag(function, "overwrite_logits", overwrite_logits)
     options = check_options(function, options)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     if options.hat and not options.softmax:

@@ -389,6 +389,7 @@ def _reduced(
     impl: str,
 ) -> Tensor:
     _checks.check_reduction(function, reduction)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     options = check_options(function, options)
     wanted = Reduction(result_dtype(heads[0]), reduction, zero_infinity=zero_infinity)
     return arc_losses(heads, lattice, dispatch.select(function, heads[0].device.type, impl), options, wanted)

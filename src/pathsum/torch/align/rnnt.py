@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pathsum import dispatch
+from pathsum import _checks, dispatch
 from pathsum.kernels.protocol import Call, GridOptions
 from pathsum.torch._inputs import PADDED, Integers, as_scores, pose_logits
 from pathsum.torch._operators import kernels_of
@@ -71,6 +71,7 @@ def rnnt_align(
         >>> frames.tolist(), [round(p, 3) for p in log_probs.exp().tolist()]
         ([[1]], [0.504])
     """
+    fused_log_softmax = _checks.check_flag("rnnt_align", "fused_log_softmax", fused_log_softmax)
     logits = as_scores(logits)
     lattice = pose_logits("rnnt_align", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
     chosen = dispatch.select("rnnt_align", logits.device.type, impl)

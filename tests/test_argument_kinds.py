@@ -1,0 +1,56 @@
+"""Options that are no bools, and tensors that are no dense tensors of values, at every public function."""
+
+import inspect
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+if not hasattr(os, "fork"):
+    pytest.skip("no fork on this system", allow_module_level=True)
+
+import torch
+
+import pathsum.torch
+from pathsum.errors import InvalidTypeError
+
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+import calls
+
+FLAGS = [
+    (name, argument)
+    for name in calls.names()
+    for argument, parameter in inspect.signature(getattr(pathsum.torch, name)).parameters.items()
+    if parameter.annotation == "bool"
+]
+
+
+@pytest.mark.parametrize(("name", "flag"), FLAGS, ids=lambda text: text)
+def test_an_option_that_is_no_bool_is_named(name, flag):
+    for value in ("False", None, 2, 0, 1.0, torch.tensor(True), [True], np.array([True, False])):
+        with pytest.raises(InvalidTypeError, match=f"^{name}: {flag} must be a bool; got {type(value).__name__}$"):
+            getattr(pathsum.torch, name)(**calls.base(name), **{flag: value})
+
+
+def test_there_are_flags_of_all_kinds():
+    assert len(FLAGS) > 40
+    kinds = {"batch_first", "fused_log_softmax", "hat", "overwrite_logits", "zero_infinity"}
+    assert {flag for _, flag in FLAGS} == kinds
+
+
+@pytest.mark.parametrize("name", ["ctc_loss", "rnnt_loss", "rnnt_entropy", "rnnt_posteriors"])
+def test_numpys_bools_are_bools(name):
+    function, arguments = getattr(pathsum.torch, name), calls.base(name)
+    found, expected = (function(**arguments, fused_log_softmax=value) for value in (np.True_, True))
+    if not isinstance(found, torch.Tensor):
+        found, expected = found[0], expected[0]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("flag", ["learn_start", "learn_final"])
+def test_asgs_module_names_its_flags(flag):
+    with pytest.raises(InvalidTypeError, match=f"^ASGLoss: {flag} must be a bool; got str$"):
+        pathsum.torch.ASGLoss(3, **{flag: "no"})
