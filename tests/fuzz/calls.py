@@ -82,6 +82,7 @@ def base(name: str) -> dict[str, Any]:
         "predict": lambda last, state: (torch.zeros(len(last), H), torch.zeros(len(last), 1)),
         "join": _join("tdt" in name),
         "blank": 0,
+        "loss": "ctc",
         "path": torch.tensor([0, 1, 1, 0, 2]),
         "scores": torch.zeros(5),
     }

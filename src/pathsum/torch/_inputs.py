@@ -98,7 +98,7 @@ def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
 def as_integer_tensor(function: str, argument: str, value: Any) -> Tensor:
     """A tensor or list of integers as a tensor."""
     if not isinstance(value, Tensor):
-        return torch.as_tensor(value)
+        return torch.as_tensor(value, device="cpu")
     check_integer_dtype(function, argument, value)
     return value
 

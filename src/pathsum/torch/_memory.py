@@ -36,7 +36,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """An uninitialised contiguous tensor."""
     size = math.prod(shape) * dtype.itemsize
     if size < _KEPT_FROM:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     buffer = _take(size)
     view = buffer[:size]
     # The tensor holds the view, and the view alone: when both are gone no one can see the buffer any more.

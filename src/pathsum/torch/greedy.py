@@ -319,12 +319,12 @@ def _one_head(
     """The most probable class of each sample: a blank goes one frame on, a big blank its own, a label none."""
     num_classes = logits.shape[1]
     blank = _checks.check_blank(function, blank, num_classes)
-    steps = torch.zeros(num_classes, dtype=torch.int64)
+    steps = torch.zeros(num_classes, dtype=torch.int64, device=logits.device)
     steps[[blank, *_checks.check_classes(function, "big_blanks", big_blanks, num_classes, blank)]] = torch.tensor(
-        [1, *durations]
+        [1, *durations], dtype=torch.int64, device=logits.device
     )
     scores, classes = logits.log_softmax(1).max(1)
-    own = steps.to(classes.device)[classes]
+    own = steps[classes]
     return Symbols(scores, classes, own == 0, own)
 
 

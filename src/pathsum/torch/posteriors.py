@@ -208,8 +208,8 @@ def rnnt_posteriors(
     chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
     call = Call((logits.detach(),), lattice, GridOptions(fused_log_softmax))
     losses, blanks, labels = kernels_of(chosen, "grid").posteriors(call)
-    frame = torch.arange(logits.shape[1])
-    label = torch.arange(logits.shape[2])
+    frame = torch.arange(logits.shape[1], device="cpu")
+    label = torch.arange(logits.shape[2], device="cpu")
     real = (frame < torch.from_numpy(lattice.logit_lengths)[:, None])[:, :, None]
     real = real & (label <= torch.from_numpy(lattice.target_lengths)[:, None])[:, None, :]
     blanks, labels = (_defined(plane, losses, real, logits) for plane in (blanks, labels))
@@ -291,7 +291,7 @@ def _posteriors_of_chain(
 ) -> ChainPosteriors:
     call = Call((scores.detach(), transitions), lattice, ChainOptions(logits))
     losses, stays, entries = kernels_of(chosen, "chain").posteriors(call)
-    used = torch.arange(stays.shape[2]) < torch.from_numpy(lattice.num_states)[:, None]
+    used = torch.arange(stays.shape[2], device="cpu") < torch.from_numpy(lattice.num_states)[:, None]
     real = real_frames(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
     stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))
     return ChainPosteriors(stays + entries, stays, entries)

@@ -106,7 +106,7 @@ def hessian_blocks(
         for first in range(0, size, rows):
             count = min(rows, size - first)
             units = leaf.new_zeros(count, size)
-            units[torch.arange(count), torch.arange(first, first + count)] = 1.0
+            units.diagonal(first).fill_(1.0)
             yield _products((leaf,), gradients, (units.view(count, *leaf.shape),), batched=True)[0]
 
     return blocks()
@@ -176,8 +176,7 @@ def hessian_diagonal(func: Callable[[Tensor], Tensor], inputs: Tensor, *, rows_p
     diagonal = inputs.new_empty(inputs.numel())
     first = 0
     for block in hessian_blocks(func, inputs, rows_per_block=rows_per_block):
-        rows = torch.arange(len(block))
-        diagonal[first : first + len(block)] = block.flatten(1)[rows, first + rows]
+        diagonal[first : first + len(block)] = block.flatten(1).diagonal(first)[: len(block)]
         first += len(block)
     return diagonal.view_as(inputs)
 

@@ -50,8 +50,8 @@ def _(targets, input_lengths, *_):
     count = input_lengths.shape[0]
     # Concatenated targets are as wide as the longest, which is a value.
     width = torch.library.get_ctx().new_dynamic_size(min=1) if targets.ndim == 1 else max(targets.shape[1], 1)
-    padded = torch.empty((count, width), dtype=torch.int64)
-    return padded, torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.int64)
+    padded = torch.empty((count, width), dtype=torch.int64, device="cpu")
+    return padded, padded.new_empty(count), padded.new_empty(count)
 
 
 @operator(device="any")

@@ -1,0 +1,94 @@
+"""Defaults of torch's that the caller has set for something else: the device and the dtype of new tensors."""
+
+import inspect
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import pathsum.torch
+from fuzz.calls import H, base, names
+from pathsum.torch import second_order
+
+
+@contextmanager
+def default(device=None, dtype=None):
+    before = torch.get_default_dtype()
+    torch.set_default_device(device)
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(before)
+
+
+def tensors(result):
+    """Every tensor of what a function returns."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    fields = (
+        result if isinstance(result, (tuple, list)) else vars(result).values() if hasattr(result, "__dict__") else ()
+    )
+    return [tensor for field in fields for tensor in tensors(field)]
+
+
+def same(one, other):
+    one, other = tensors(one), tensors(other)
+    assert len(one) == len(other)
+    for here, there in zip(one, other, strict=True):
+        assert (here.device, here.dtype) == (there.device, there.dtype)
+        assert torch.equal(here.nan_to_num(), there.nan_to_num())
+
+
+def predict(last, state):
+    """A caller's function whose tensors follow no default."""
+    zeros = torch.zeros(len(last), H, dtype=torch.float32, device="cpu")
+    return zeros, zeros[:, :1]
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["tensors", "lists"])
+@pytest.mark.parametrize("name", names())
+def test_defaults_change_no_function(name, listed):
+    function = getattr(pathsum.torch, name)
+    arguments = base(name)
+    if "predict" in arguments:
+        arguments["predict"] = predict
+    if listed:
+        integers = {key for key, value in arguments.items() if key in ("targets", "alignment") or "lengths" in key}
+        arguments = {key: value.tolist() if key in integers else value for key, value in arguments.items()}
+    options = {"impl": "reference"} if "impl" in inspect.signature(function).parameters else {}
+    plain = function(**arguments, **options)
+    for defaults in ({"device": "meta"}, {"dtype": torch.float64}):
+        with default(**defaults):
+            changed = function(**arguments, **options)
+        same(changed, plain)
+
+
+def test_defaults_change_no_gradient_of_the_compiled_kernels():
+    arguments = base("ctc_loss")
+
+    def derivatives():
+        scores = arguments["log_probs"].clone().requires_grad_()
+        loss = pathsum.torch.ctc_loss(**{**arguments, "log_probs": scores}, reduction="sum")
+        return loss.detach(), *torch.autograd.grad(loss, scores)
+
+    plain = derivatives()
+    for defaults in ({"device": "meta"}, {"dtype": torch.float64}):
+        with default(**defaults):
+            changed = derivatives()
+        same(changed, plain)
+
+
+def test_defaults_change_no_second_derivative():
+    points = torch.tensor([1.0, 2.0, 3.0])
+
+    def results():
+        blocks = second_order.hessian_blocks(lambda x: (x**3).sum(), points, rows_per_block=2)
+        return [*blocks, second_order.hessian_diagonal(lambda x: (x**3).sum(), points, rows_per_block=2)]
+
+    expected = torch.tensor([[6.0, 0.0, 0.0], [0.0, 12.0, 0.0], [0.0, 0.0, 18.0]])
+    for defaults in ({}, {"device": "meta"}, {"dtype": torch.float64}):
+        with default(**defaults):
+            found = results()
+        same(found, [expected[:2], expected[2:], expected.diagonal()])
