@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,46 @@ from pathsum.errors import InvalidTypeError
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 import calls
+
+KINDS = {
+    "nested tensor": lambda x: torch.nested.nested_tensor([x, x]),
+    "sparse_coo tensor": lambda x: x.to_sparse(),
+    "sparse_csr tensor": lambda x: x.reshape(len(x), -1).to_sparse_csr(),
+    "mkldnn tensor": lambda x: x.float().to_mkldnn(),
+    "quantised tensor": lambda x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.quint8),
+}
+SCORES = ("log_probs", "logits", "token_logits", "inputs", "transitions", "costs", "encoder_out", "weight")
+INTEGERS = ("targets", "input_lengths", "logit_lengths", "target_lengths")
+TENSORS = [
+    (name, argument, kind)
+    for name in calls.names()
+    if name != "infeasible"
+    for argument in inspect.signature(getattr(pathsum.torch, name)).parameters
+    if argument in SCORES + INTEGERS and argument in calls.base(name)
+    for kind in (*KINDS, *(["meta tensor"] if argument in INTEGERS else []))
+]
+
+
+@pytest.mark.parametrize(("name", "argument", "kind"), TENSORS)
+def test_a_tensor_that_is_not_dense_is_named(name, argument, kind):
+    arguments = calls.base(name)
+    make = KINDS.get(kind, lambda x: x.to("meta"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's of nested and quantised tensors
+        arguments[argument] = make(arguments[argument])
+    with pytest.raises(InvalidTypeError, match=f"^{name}: {argument} must .*; got a {kind}"):
+        getattr(pathsum.torch, name)(**arguments)
+
+
+@pytest.mark.parametrize("name", ["ctc_loss", "forced_align"])
+def test_a_sign_of_its_own_is_resolved(name):
+    function, arguments = getattr(pathsum.torch, name), calls.base(name)
+    expected = function(**arguments)
+    for argument in ("log_probs", "targets"):
+        turned = torch._neg_view(-arguments[argument])
+        found = function(**{**arguments, argument: turned})
+        assert torch.equal(*(x if name == "ctc_loss" else x.paths for x in (found, expected)))
+
 
 FLAGS = [
     (name, argument)

@@ -76,7 +76,21 @@ def bounded_batch(
     return _checks.Batch(torch.where(wrong, 0, padded), lengths, labels)
 
 
+def special_kind(tensor: Tensor) -> str | None:
+    """What a tensor is whose elements are not all there, each at its place in memory; ``None`` of a dense one."""
+    if tensor.is_nested:
+        return "nested tensor"
+    if tensor.layout is not torch.strided:
+        return f"{str(tensor.layout).removeprefix('torch.').lstrip('_')} tensor"
+    if tensor.is_quantized:
+        return "quantised tensor"
+    return "masked tensor" if type(tensor).__name__ == "MaskedTensor" else None
+
+
 def check_integer_dtype(function: str, argument: str, tensor: Tensor) -> None:
+    kind = special_kind(tensor)
+    if kind is not None:
+        raise InvalidTypeError(function, argument, "be a dense tensor of integers", f"a {kind}")
     if tensor.numel() == 0 and tensor.is_floating_point():
         return  # an empty tensor has no dtype of its own
     if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():

@@ -15,7 +15,7 @@ from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba.posing import COMPILED
 from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt import pose_rnnt
-from pathsum.torch._bounded import bounded_batch, check_integer_dtype
+from pathsum.torch._bounded import bounded_batch, check_integer_dtype, special_kind
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
@@ -27,7 +27,12 @@ PADDED, PACKED = "(N, T, U+1, V)", "(rows, V)"
 
 
 def as_scores(value: Any) -> Any:
-    """A NumPy array as a tensor, of the same memory where torch can share it. All else comes back as it is."""
+    """A NumPy array as a tensor, of the same memory where torch can share it. All else comes back as it is.
+
+    A tensor whose sign is a bit of its own, which no kernel looks at, comes back with its values.
+    """
+    if isinstance(value, Tensor):
+        return value if values_unknown() or special_kind(value) else value.resolve_neg()
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         return value
     dtype = value.dtype
@@ -45,10 +50,15 @@ def as_scores(value: Any) -> Any:
 def dtype_of(scores: Any) -> str:
     if isinstance(scores, np.ndarray):
         return f"a NumPy {type(scores).__name__} of {scores.dtype.name}"
-    return str(scores.dtype).removeprefix("torch.") if isinstance(scores, Tensor) else type(scores).__name__
+    if not isinstance(scores, Tensor):
+        return type(scores).__name__
+    dtype, kind = str(scores.dtype).removeprefix("torch."), special_kind(scores)
+    return dtype if kind is None else f"a {kind} of {dtype}"
 
 
 def shape_of(scores: Any) -> tuple[int, ...]:
+    if isinstance(scores, Tensor) and scores.is_nested:
+        return ()
     return tuple(scores.shape) if isinstance(scores, (Tensor, np.ndarray)) else ()
 
 
@@ -88,7 +98,9 @@ def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
     """A tensor, array or list of integers as an array, its memory shared where it can be."""
     if isinstance(value, Tensor):
         check_integer_dtype(function, argument, value)
-        return value.cpu().numpy()
+        if value.is_meta:
+            raise InvalidTypeError(function, argument, "be integers that have values", "a meta tensor")
+        return value.cpu().resolve_neg().numpy()
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -304,7 +316,9 @@ def posed_at_once(
     if compiled is None or values_unknown():
         return None
     for value, axes in zip(integers, (2, 1, 1), strict=True):
-        if type(value) is not Tensor or value.dtype is not torch.int64 or value.ndim != axes or not value.is_cpu:
+        if type(value) is not Tensor or special_kind(value) or value.is_neg():
+            return None
+        if value.dtype is not torch.int64 or value.ndim != axes or not value.is_cpu:
             return None
         if not value.is_contiguous() or value.requires_grad:
             return None

@@ -106,9 +106,9 @@ def tdt_loss(
     token_logits = _head(function, token_logits, "token_logits")
     duration_logits = _head(function, duration_logits, "duration_logits")
     grid = _posed(function, token_logits, targets, logit_lengths, target_lengths, blank, "token_logits")
-    wanted = (*token_logits.shape[:-1], len(durations))
-    _checks.check_device(function, "duration_logits", str(duration_logits.device), str(token_logits.device))
     steps = tdt_durations(function, durations)
+    wanted = (*token_logits.shape[:-1], len(steps))
+    _checks.check_device(function, "duration_logits", str(duration_logits.device), str(token_logits.device))
     if tuple(duration_logits.shape) != wanted:
         rule = f"have shape (..., D) = {wanted}"
         raise InvalidValueError(function, "duration_logits", rule, f"shape {tuple(duration_logits.shape)}")
