@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from pathsum.errors import GradientConsumedError
 from pathsum.testing import assert_close, assert_same_bits, chain_inputs, grid_inputs, pack_rows
 from pathsum.torch import rnnt_loss, rnnt_packed_loss
 from support import CHAIN, assert_same, solve, tensor
@@ -240,6 +241,46 @@ def test_logits_that_were_overwritten_cannot_be_used_by_mistake():
     function(logits, *integers, blank=0, overwrite_logits=True).backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         squares.backward()
+
+
+@pytest.mark.parametrize("loss", ["rnnt", "rnnt_packed"])
+def test_a_gradient_is_not_taken_of_logits_that_were_written_to(loss):
+    function, scores, integers = case(loss)
+
+    def joined():
+        return scores.clone().requires_grad_() * 1
+
+    def overwriting(logits):
+        return function(logits, *integers, blank=0, overwrite_logits=True)
+
+    logits = joined()
+    with pytest.raises(GradientConsumedError, match="used twice need overwrite_logits=False"):
+        (overwriting(logits) + overwriting(logits)).backward()
+    logits = joined()
+    with pytest.raises(GradientConsumedError, match="used twice need overwrite_logits=False"):
+        (overwriting(logits) + overwriting(logits.view_as(logits)) + overwriting(logits.detach())).backward()
+    logits = joined()
+    value = overwriting(logits)
+    with torch.no_grad():
+        logits.mul_(2)
+    with pytest.raises(GradientConsumedError, match="written to after"):
+        value.backward()
+
+
+def test_logits_that_overlap_are_not_overwritten():
+    function, scores, integers = case("rnnt")
+    memory = torch.zeros(scores.numel())
+    n, t, u, v = scores.shape
+    for strides in ((t * u, u, 1, 1), (0, u * v, v, 1), (t * u * v, u * v, v - 1, 1), (1, n, n * t, n * t * u - 1)):
+        logits = memory.as_strided(scores.shape, strides).requires_grad_()
+        with pytest.raises(ValueError, match="overwrite_logits must be False where logits share memory"):
+            function(logits, *integers, blank=0, overwrite_logits=True)
+        # Without it they are logits as any.
+        shared = run(function, logits, integers)
+        assert_same(shared, run(function, logits.detach().contiguous(), integers))
+    for order in ((3, 2, 1, 0), (1, 0, 3, 2)):
+        logits = scores.permute(order).contiguous().permute([order.index(axis) for axis in range(4)])
+        assert_same_bits(overwritten(function, logits, integers)[1], 2 * run(function, scores, integers).gradient)
 
 
 def test_without_backward_the_logits_stay():

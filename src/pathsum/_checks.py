@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pathsum.errors import InvalidTypeError, InvalidValueError
-from pathsum.lattice import Array
+from pathsum.lattice import BEYOND, Array
 from pathsum.reductions import REDUCTIONS
 
 SCORE_DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -84,10 +84,14 @@ def check_number(function: str, argument: str, value: Any, minimum: float = -mat
     """A finite real number, not below the minimum."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InvalidTypeError(function, argument, "be a number", type(value).__name__)
-    if not math.isfinite(value) or value < minimum:
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
+    if not math.isfinite(number) or number < minimum:
         rule = "be finite" if minimum == -math.inf else f"be finite and at least {minimum:g}"
         raise InvalidValueError(function, argument, rule, value)
-    return float(value)
+    return number
 
 
 def check_integers(function: str, argument: str, value: np.ndarray, ranks: tuple[int, ...]) -> np.ndarray:
@@ -147,10 +151,7 @@ def check_batch(
     _check_range(function, target_lengths_name, target_lengths, "the number of labels scored", max_labels)
 
     if targets.ndim == 1:
-        total = int(target_lengths.sum())
-        if len(targets) != total:
-            rule = f"have sum({target_lengths_name}) = {total} entries when concatenated"
-            raise InvalidValueError(function, targets_name, rule, f"{len(targets)} entries")
+        _check_concatenated(function, targets_name, targets, target_lengths, target_lengths_name)
         targets = _pad(targets, target_lengths)
     else:
         if len(targets) != count:
@@ -163,12 +164,24 @@ def check_batch(
     used = np.arange(targets.shape[1]) < target_lengths[:, None]
     _check_labels(function, targets_name, targets, used, num_classes, blank, big_blanks)
     if num_rows is not None:
-        _check_packed_rows(function, num_rows, int((input_lengths * (target_lengths + 1)).sum()), scores)
+        _check_packed_rows(function, num_rows, input_lengths, target_lengths, scores)
     return Batch(targets, input_lengths, target_lengths)
 
 
-def _check_packed_rows(function: str, num_rows: int, expected: int, argument: str) -> None:
+def _check_concatenated(
+    function: str, argument: str, values: np.ndarray, lengths: np.ndarray, lengths_name: str
+) -> None:
+    """There must be as many values as the samples have together, no sample having less than none."""
+    total = sum(lengths.tolist())  # Python's, which cannot wrap
+    if len(values) != total:
+        rule = f"have sum({lengths_name}) = {total} entries when concatenated"
+        raise InvalidValueError(function, argument, rule, f"{len(values)} entries")
+
+
+def _check_packed_rows(function: str, num_rows: int, frames: np.ndarray, labels: np.ndarray, argument: str) -> None:
     """Packed logits must have exactly the rows of their samples."""
+    # In Python's integers: a product that wraps could be the number of rows, and the kernels would read beyond them.
+    expected = sum(t * (u + 1) for t, u in zip(frames.tolist(), labels.tolist(), strict=True))
     if num_rows != expected:
         rule = f"have sum(T_n * (U_n + 1)) = {expected} rows"
         raise InvalidValueError(function, argument, rule, f"{num_rows} rows")
@@ -233,13 +246,13 @@ def _entries(function: str, argument: str, values: Any) -> list[Any]:
 def check_durations(
     function: str, argument: str, durations: Any, *, minimum: int, distinct: bool = True
 ) -> tuple[int, ...]:
-    """One or more ints, not below the minimum."""
+    """One or more ints, not below the minimum; ``BEYOND`` in place of what is more."""
     values = tuple(check_count(function, argument, value, minimum) for value in _entries(function, argument, durations))
     if not values:
         raise InvalidValueError(function, argument, "have one or more entries", [])
     if distinct and len(set(values)) < len(values):
         raise InvalidValueError(function, argument, "be different from one another", list(values))
-    return values
+    return tuple(min(value, BEYOND) for value in values)
 
 
 def check_classes(function: str, argument: str, classes: Any, num_classes: int, blank: int) -> tuple[int, ...]:
@@ -259,10 +272,7 @@ def check_alignment(
     """A frame in [0, T_n) for each label, padded or concatenated, in the shape of the padded targets."""
     alignment = check_integers(function, "alignment", alignment, (1, 2))
     if alignment.ndim == 1:
-        total = int(target_lengths.sum())
-        if len(alignment) != total:
-            rule = f"have sum(target_lengths) = {total} entries when concatenated"
-            raise InvalidValueError(function, "alignment", rule, f"{len(alignment)} entries")
+        _check_concatenated(function, "alignment", alignment, target_lengths, "target_lengths")
         alignment = _pad(alignment, target_lengths)
     longest = int(target_lengths.max(initial=0))
     if len(alignment) != len(targets) or alignment.shape[1] < longest:

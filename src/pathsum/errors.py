@@ -35,7 +35,7 @@ class ImplementationError(RuntimeError):
 
 
 class GradientConsumedError(RuntimeError):
-    """A second backward was asked of a loss whose first backward overwrote the logits."""
+    """A backward was asked of a loss whose logits, which it was to overwrite, have been written to before."""
 
 
 class NotDifferentiableError(RuntimeError):

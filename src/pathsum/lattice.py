@@ -15,6 +15,9 @@ Array = Any
 # What an arc of an ``ArcLattice`` emits where it is no one class: the label that comes next, or nothing.
 LABEL, NOTHING = -1, -2
 
+# More frames than any sample has, and little enough to be added to a frame in 32 bits.
+BEYOND = 2**30
+
 
 @dataclass(frozen=True)
 class ChainLattice:

@@ -13,12 +13,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pathsum._namespace import namespace
-from pathsum.lattice import ArcLattice, Array
+from pathsum.lattice import BEYOND, ArcLattice, Array
 
 
 def restrict(lattice: ArcLattice, alignment: Array, left: int, right: int) -> ArcLattice:
     """The lattice with its labels kept near their frames (N, U'); what stands behind a target's length is not read."""
     xp = namespace(alignment)
+    left, right = min(left, BEYOND), min(right, BEYOND)
     return replace(
         lattice,
         first_frames=xp.maximum(lattice.first_frames, alignment - left),

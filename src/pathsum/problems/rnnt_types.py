@@ -41,11 +41,12 @@ def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
 
 
 def earliness(lattice: GridLattice | ArcLattice, num_rows: int) -> Array:
-    """(T-1)/2 - t of every row: a penalty l on delay adds l times it to the score of a label (Kang et al., 2022,
-    arXiv 2211.00490). All rows must be counted in ``num_rows``: a graph that is traced does not know the last offset.
+    """T-1 - 2t of every row, an integer: a penalty l on delay adds l/2 times it to the score of a label (Kang et al.,
+    2022, arXiv 2211.00490). All rows must be counted in ``num_rows``: a graph that is traced does not know the last
+    offset.
     """
     xp = namespace(lattice.row_offsets)
     rows = xp.arange(num_rows, device=lattice.row_offsets.device)
     sample = xp.searchsorted(lattice.row_offsets[1:], rows, side="right")
     t = (rows - lattice.row_offsets[sample]) // (lattice.target_lengths[sample] + 1)
-    return (lattice.logit_lengths[sample] - 1) / 2 - t
+    return lattice.logit_lengths[sample] - 1 - 2 * t

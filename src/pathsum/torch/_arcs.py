@@ -41,9 +41,7 @@ def arc_losses(
     scores: list[Tensor | None] = []
     for head in heads:
         scores += head.operands if isinstance(head, Joiner) else (head, None, None, None)
-    joiners = [
-        (head.activation, int(head.tile_memory), head.gate) if isinstance(head, Joiner) else () for head in heads
-    ]
+    joiners = [(head.activation, head.tile_bytes, head.gate) if isinstance(head, Joiner) else () for head in heads]
     missing = 2 - len(heads)
     options = options._replace(joiners=(*joiners, *[()] * missing))
     call = Call((*scores, *[None] * (4 * missing)), lattice, options)

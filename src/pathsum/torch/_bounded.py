@@ -54,6 +54,8 @@ def bounded_batch(
     most_frames = num_frames if num_rows is None else num_rows
     lengths, undefined = _bounded(lengths, most_frames, torch.zeros_like(lengths, dtype=torch.bool))
     labels, undefined = _bounded(labels, max_labels, undefined)
+    # Before anything is added or multiplied: what wraps is out of bounds and looks as if it were not.
+    labels, undefined = _bounded(labels, targets.shape[-1], undefined)
     if targets.ndim == 1:
         undefined = undefined | (labels.sum() != len(targets))
         # As many labels as frames and one more do not fit, nor do more of them.
@@ -62,7 +64,6 @@ def bounded_batch(
         padded = torch.cat([targets, targets.new_zeros(1)])[position.clamp(max=len(targets))]
         labels = labels.clamp(max=width)
     else:
-        labels, undefined = _bounded(labels, targets.shape[1], undefined)
         padded = targets if targets.shape[1] else targets.new_zeros(count, 1)
     used = torch.arange(padded.shape[1], device=device) < labels[:, None]
     wrong = used & ((padded < 0) | (padded >= num_classes))

@@ -157,11 +157,7 @@ def _posteriors(solve: Callable[[Tensor], Tensor], scores: Tensor) -> tuple[Tens
     with torch.enable_grad():
         leaf = scores if scores.requires_grad else scores.detach().requires_grad_()
         losses = solve(leaf)
-        if not losses.requires_grad:  # not one arc is on any path
-            return losses, torch.zeros_like(scores)
-        (gradient,) = torch.autograd.grad(
-            losses.sum(), leaf, create_graph=wanted, allow_unused=True, materialize_grads=True
-        )
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf, create_graph=wanted)
     return (losses if wanted else losses.detach()), -gradient
 
 

@@ -109,10 +109,13 @@ def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
 
 def as_integer_tensor(function: str, argument: str, value: Any) -> Tensor:
     """A tensor or list of integers as a tensor."""
-    if not isinstance(value, Tensor):
+    if isinstance(value, Tensor):
+        check_integer_dtype(function, argument, value)
+        return value
+    try:
         return torch.as_tensor(value, device="cpu")
-    check_integer_dtype(function, argument, value)
-    return value
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidValueError(function, argument, "be a rectangular array of 64-bit integers", value) from error
 
 
 def values_unknown() -> bool:

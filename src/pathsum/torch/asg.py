@@ -12,6 +12,7 @@ from torch import Tensor
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import Call, ChainOptions, NoOptions
+from pathsum.kernels.reference.log_domain import common, exact, tied
 from pathsum.lattice import ChainLattice, DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.reductions import SCALE_MODES, reduce, scales
@@ -129,12 +130,17 @@ def asg_loss(
     batch = posed.batch
     if posed.scores.device.type == "cpu" and isinstance(batch.targets, np.ndarray):
         _warn_of_repeats(batch)
-    branches = fork(posed.scores)
+    scores, transitions = posed.scores, posed.transitions
+    if posed.impl == "reference":
+        # The difference of two log-sums: what they have in common would cost it all digits.
+        scores, transitions = centred(exact(scores), 2), centred(exact(transitions), 0, 1)
+    branches = fork(scores)
     all_paths, target_paths = (
-        posed.solve(paths, scores, posed.transitions) for paths, scores in zip(PATHS, branches, strict=True)
+        posed.solve(paths, scores, transitions) for paths, scores in zip(PATHS, branches, strict=True)
     )
-    # Where no path spells the target there may be none at all, and infinities must not meet.
-    losses = torch.where(target_paths == torch.inf, torch.inf, target_paths - all_paths)
+    # Where no path spells the target there may be none at all, and infinities must not meet; NaN is NaN there too.
+    infeasible = (target_paths == torch.inf) & ~all_paths.isnan()
+    losses = torch.where(infeasible, torch.inf, target_paths - all_paths)
     losses = finish(losses, posed.scores, zero_infinity)
     sizes = scales(scale_mode, batch.input_lengths, batch.target_lengths)
     if sizes is not None:
@@ -149,7 +155,7 @@ class PosedASG(NamedTuple):
     """The arguments of a function on ASG's lattices, checked; no score in half precision any more.
 
     Attributes:
-        scores: (N, T, C), those of the ends added.
+        scores: (N, T, C), those of the ends added; then less a constant a frame, which all paths have in common.
         transitions: (C, C)
         batch: targets and lengths: NumPy arrays, or tensors where values are unknown.
         all_paths, target_paths: the lattices of ``PATHS``.
@@ -205,7 +211,8 @@ def pose_asg_call(
         # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
         scores, transitions = scores.float(), transitions.float()
     if start_scores is not None or final_scores is not None:
-        scores = with_ends(scores, batch.input_lengths, start_scores, final_scores)
+        ends = (None if table is None else centred(table, 0) for table in (start_scores, final_scores))
+        scores = with_ends(centred(scores, 2), batch.input_lengths, *ends)
     return PosedASG(scores, transitions, batch, *pose_asg(*batch, scores.shape[2]), batched, chosen)
 
 
@@ -254,10 +261,15 @@ def _warn_of_repeats(batch: _checks.Batch) -> None:
         )
 
 
+def centred(table: Tensor, *dims: int) -> Tensor:
+    """Scores less the largest along some axes, a constant: where all paths take one of them it changes no share."""
+    return table - common(table, *dims)
+
+
 def with_ends(scores: Tensor, input_lengths: Any, start_scores: Tensor | None, final_scores: Tensor | None) -> Tensor:
     """A copy of scores (N, T, C), the start's added to each first frame and the final ones to each last frame."""
     if scores.shape[1] == 0:
-        return scores
+        return tied(scores, *(ends for ends in (start_scores, final_scores) if ends is not None))
     lengths = as_tensor(input_lengths).to(scores.device)
     sample = torch.arange(len(lengths), device=scores.device)
     for ends, frame in ((start_scores, torch.zeros_like(lengths)), (final_scores, (lengths - 1).clamp(min=0))):

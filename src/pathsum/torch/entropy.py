@@ -16,7 +16,7 @@ from pathsum.torch._expectations import (
     rnnt_expectation,
 )
 from pathsum.torch._inputs import Integers, as_scores, finish
-from pathsum.torch.asg import PATHS, pose_asg_call
+from pathsum.torch.asg import PATHS, centred, pose_asg_call
 from pathsum.torch.ctc import pose_chain
 
 
@@ -247,6 +247,8 @@ def asg_entropy(
     posed = pose_asg_call(
         "asg_entropy", inputs, targets, transitions, input_lengths, target_lengths, reduction, batch_first, impl
     )
+    # The difference of a log-sum and a mean score: what all paths have in common would cost it all digits.
+    posed = posed._replace(scores=centred(posed.scores, 2), transitions=centred(posed.transitions, 0, 1))
     entropies = asg_expectation(posed, paths, posed.scores, posed.transitions).entropies()
     return posed.reduce(finish(entropies, posed.scores, False), reduction)
 

@@ -78,6 +78,11 @@ class Joiner:
         """The operands'."""
         return self.encoder_out.device
 
+    @property
+    def tile_bytes(self) -> int:
+        """``tile_memory`` as an int of 64 bits."""
+        return int(min(self.tile_memory, 2**62))
+
     def logits(self) -> Tensor:
         """The logits (N, T, U+1, V) themselves."""
         hidden = ACTIVATIONS[self.activation](self.encoder_out[:, :, None] + self.predictor_out[:, None])

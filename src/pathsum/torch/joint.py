@@ -139,7 +139,7 @@ def rnnt_joint_loss(
         options = ArcOptions(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
         return arc_losses((joiner,), posed, chosen, options, wanted)
     numbers = (delay_penalty, fastemit_lambda, clamp, gate)
-    call = Call(joiner.operands, posed, JointOptions(activation, int(tile_memory), *numbers))
+    call = Call(joiner.operands, posed, JointOptions(activation, joiner.tile_bytes, *numbers))
     return kernels.losses(call, wanted)
 
 
@@ -176,8 +176,8 @@ def rnnt_loss_from_joint(
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
         blank: Index of the blank class; negative counts from the end.
-        num_classes: V, the classes that ``joint_fn`` scores. None: ``joint_fn`` is called once more, on the first
-            row, to learn it.
+        num_classes: V, the classes that ``joint_fn`` scores. None: ``joint_fn`` is called once more, on a row of
+            zeros, to learn it.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         fastemit_lambda: As in ``rnnt_loss``.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
@@ -223,8 +223,10 @@ def rnnt_loss_from_joint(
     check_shape(function, "predictor_out", predictor_out, (len(encoder_out), None, None), "(N, U+1, H)")
     if num_classes is None:
         with torch.no_grad(), torch.random.fork_rng():
-            num_classes = joint_fn(encoder_out[:1, 0], predictor_out[:1, 0]).shape[-1]
-    rows_per_tile = int(_checks.check_number(function, "rows_per_tile", rows_per_tile, minimum=1.0))
+            rows = (operand.new_zeros(1, operand.shape[2]) for operand in (encoder_out, predictor_out))
+            num_classes = joint_fn(*rows).shape[-1]
+    num_classes = _checks.check_count(function, "num_classes", num_classes, minimum=1)
+    rows_per_tile = int(min(_checks.check_number(function, "rows_per_tile", rows_per_tile, minimum=1.0), 2**62))
     _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     hat = _checks.check_flag(function, "hat", hat)

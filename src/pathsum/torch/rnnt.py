@@ -64,7 +64,8 @@ def rnnt_loss(
             stays the negative log-likelihood.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         overwrite_logits: Let backward write the gradient over ``logits`` instead of into new memory. A second
-            backward then raises, as does backward through anything else that needs the logits' values.
+            backward then raises, as does backward through anything else that needs the logits' values, another such
+            loss of the same memory included.
         rnnt_type: ``"regular"``: a label stays in its frame. ``"modified"``: a label takes its frame, as a blank does,
             the last frame included (k2). ``"one_sym_per_frame"``: the same, but the last frame is a blank
             (optimized_transducer). ``"constrained"``: as modified, the score of a label being that of the label at
@@ -84,7 +85,8 @@ def rnnt_loss(
         InvalidValueError: (a ValueError) a label out of range or equal to the blank, a length out of range, shapes
             that do not match, an unknown option; the message names argument, rule, value and sample.
         InvalidTypeError: (a TypeError) a dtype that is not accepted.
-        GradientConsumedError: (a RuntimeError) a second backward with ``overwrite_logits``.
+        GradientConsumedError: (a RuntimeError) a second backward with ``overwrite_logits``, or one whose logits have
+            been written to meanwhile.
 
     Notes:
         A sample without frames, or one whose every walk is impossible, has loss infinity and gradient exactly 0. A
@@ -264,5 +266,10 @@ def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, cho
         raise InvalidValueError(function, "overwrite_logits", f"be False with impl={chosen!r}", True)
     if not fused_log_softmax:
         raise InvalidValueError(function, "overwrite_logits", "be False with fused_log_softmax=False", True)
-    if any(step == 0 and size > 1 for size, step in zip(logits.shape, logits.stride(), strict=True)):
-        raise InvalidValueError(function, "overwrite_logits", "be False where logits share memory", True)
+    # Each axis must step over all that lies below it.
+    extent = 0
+    for step, size in sorted(zip(logits.stride(), logits.shape, strict=True)):
+        if size > 1:
+            if step <= extent:
+                raise InvalidValueError(function, "overwrite_logits", "be False where logits share memory", True)
+            extent += step * (size - 1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log_softmax, log_sum
+from pathsum.kernels.reference.log_domain import IMPOSSIBLE, common, exact, log_add, log_softmax, log_sum, tied
 from pathsum.lattice import ChainLattice
 
 
@@ -19,11 +19,10 @@ def forward(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = 
     scores = torch.where(real[:, :, None], exact(scores), 0.0)
     log_probs = log_softmax(scores) if logits else scores
 
-    stay = _emitted(log_probs, lattice.stay_labels)
-    step = _emitted(log_probs, lattice.step_labels)
-    if transitions is not None:
-        stay = stay + _constant(transitions, lattice.stay_transitions)[:, None]
-        step = step + _constant(transitions, lattice.step_transitions)[:, None]
+    stay, step = arc_scores(log_probs, lattice, transitions)
+    # What all arcs of a frame have in common is added at last: beside 1e17 the log of a sum would be lost.
+    offset = torch.where(real[:, :, None], common(torch.cat([stay, step], 2), 2), 0.0)
+    stay, step = stay - offset, step - offset
     skip = torch.where(lattice.skips[:, None], step, IMPOSSIBLE)
 
     # Two columns in front of state 0: the virtual state -1, and a state that no path visits.
@@ -36,8 +35,22 @@ def forward(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = 
 
     last = lattice.num_states[:, None]
     final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
-    # A sum of nothing, which ties the losses to the scores where there are no frames at all.
-    return scores[:, :0].sum((1, 2)) - log_sum(torch.where(final, alpha, IMPOSSIBLE), 1)
+    losses = -(log_sum(torch.where(final, alpha, IMPOSSIBLE), 1) + offset.sum((1, 2)))
+    return tied(losses, scores, *([] if transitions is None else [transitions]))
+
+
+def arc_scores(log_probs: Tensor, lattice: ChainLattice, transitions: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(N, T, S') scores of the arcs that stay in and that enter each state; 0 in padding."""
+    stay, step = _emitted(log_probs, lattice.stay_labels), _emitted(log_probs, lattice.step_labels)
+    if transitions is None:
+        return stay, step
+    # To the first frame no transition leads.
+    frame = torch.arange(log_probs.shape[1], device=log_probs.device)
+    moves = ((frame > 0) & (frame < lattice.input_lengths[:, None]))[:, :, None]
+    constants = [
+        _constant(transitions, indices)[:, None] for indices in (lattice.stay_transitions, lattice.step_transitions)
+    ]
+    return stay + torch.where(moves, constants[0], 0.0), step + torch.where(moves, constants[1], 0.0)
 
 
 def _emitted(log_probs: Tensor, labels: Tensor) -> Tensor:

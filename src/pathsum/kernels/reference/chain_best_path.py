@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.protocol import ChainPath
-from pathsum.kernels.reference.chain import _constant, _emitted
+from pathsum.kernels.reference.chain import arc_scores
 from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact
 from pathsum.lattice import ChainLattice
 
@@ -18,11 +18,7 @@ def best_path(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None 
     real = torch.arange(num_frames, device=scores.device) < lattice.input_lengths[:, None]
     scores = torch.where(real[:, :, None], exact(scores), 0.0)
 
-    stay = _emitted(scores, lattice.stay_labels)
-    step = _emitted(scores, lattice.step_labels)
-    if transitions is not None:
-        stay = stay + _constant(transitions, lattice.stay_transitions)[:, None]
-        step = step + _constant(transitions, lattice.step_transitions)[:, None]
+    stay, step = arc_scores(scores, lattice, transitions)
     used = torch.arange(num_states, device=scores.device) < lattice.num_states[:, None]
     undefined = (used[:, None] & ~((stay < torch.inf) & (step < torch.inf))).flatten(1).any(1)
     skip = torch.where(lattice.skips[:, None], step, IMPOSSIBLE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log_softmax
+from pathsum.kernels.reference.log_domain import IMPOSSIBLE, common, exact, log_add, log_softmax
 from pathsum.lattice import ArcLattice, GridLattice
 
 
@@ -34,10 +34,14 @@ def forward(
     impossible = rows.new_full(shape, IMPOSSIBLE)
     blank = impossible.index_put((sample, t, u), blank_scores)
     label = impossible.index_put((sample, t, u), label_scores)
+    # What all paths have in common, a blank of each frame and every label, is added at last: beside 1e17 the log of a
+    # sum would be lost.
+    offsets = common(blank, 2), common(label, 1)
     # The blank out of (T-1, U) enters (T, U), which no other arc does.
-    alpha = _alpha(blank, label)
+    alpha = _alpha(blank - offsets[0], label - offsets[1])
     batch = torch.arange(shape[0], device=scores.device)
     log_z = alpha[batch, lattice.logit_lengths, lattice.target_lengths]
+    log_z = log_z + offsets[0].sum((1, 2)) + offsets[1].sum((1, 2))
     return -torch.where(lattice.logit_lengths > 0, log_z, IMPOSSIBLE)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pathsum.kernels.reference.grid import _at, _nodes, _zero_with_gradient
-from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log_softmax
+from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log_softmax, tied
 from pathsum.lattice import LABEL, ArcLattice
 from pathsum.problems.rnnt_types import earliness
 
@@ -58,7 +58,7 @@ def arc_scores(
             # own score NaN.
             score = torch.where(score > IMPOSSIBLE, score + rows[plane].roll(-ahead), score)
         if labels_on and delay_penalty:
-            score = score + delay_penalty * earliness(lattice, len(score)).to(score)
+            score = score + delay_penalty / 2 * earliness(lattice, len(score)).to(score)
         if labels_on and fastemit_lambda:
             score = score + fastemit_lambda * _zero_with_gradient(score)
         scores.append(score)
@@ -98,7 +98,8 @@ def forward(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Ten
     # Also where the undefined score is on no path.
     rows = (~(planes.detach() < torch.inf).all(0)).to(losses)
     undefined = torch.zeros_like(losses).index_add(0, sample, rows) > 0
-    return torch.where(undefined, losses + torch.nan, losses)
+    # A factor, so that the gradient is NaN as well.
+    return tied(losses * torch.where(undefined, torch.nan, 1.0), planes)
 
 
 def _skips(diagonals: list[Tensor], d: int, lattice: ArcLattice, skip_score: float) -> list[Tensor]:
@@ -106,11 +107,13 @@ def _skips(diagonals: list[Tensor], d: int, lattice: ArcLattice, skip_score: flo
     width = diagonals[0].shape[1]
     u = torch.arange(width, device=diagonals[0].device)
     frames, labels = lattice.logit_lengths[:, None], lattice.target_lengths[:, None]
-    entered = torch.where((u == 0) & (d - u < frames), skip_score, IMPOSSIBLE).to(diagonals[0])
+    # In the planes' dtype: torch makes float32 of two numbers.
+    skip = diagonals[0].new_tensor(skip_score)
+    entered = torch.where((u == 0) & (d - u < frames), skip, IMPOSSIBLE)
     target = frames - int(lattice.skips_to or 0)
     left = []
     for source in range(d):
         # From (source - U, U), before the last frame, to (target, U).
         leaves = (u == labels) & (d - u == target) & (source - u >= 0) & (source - u < frames - 1)
-        left.append(torch.where(leaves, diagonals[source] + skip_score, IMPOSSIBLE))
+        left.append(torch.where(leaves, diagonals[source] + skip, IMPOSSIBLE))
     return [entered, *left]

@@ -12,8 +12,7 @@ def log_sum(terms: Tensor, dim: int) -> Tensor:
     """log(sum(exp(terms))), -inf with zero derivative where every term is -inf."""
     if terms.shape[dim] == 0:
         return terms.sum(dim) + IMPOSSIBLE
-    largest = terms.detach().amax(dim, keepdim=True)
-    largest = torch.where(largest == IMPOSSIBLE, 0.0, largest)
+    largest = common(terms, dim)
     total = (terms - largest).exp().sum(dim)
     possible = total != 0
     return torch.where(possible, torch.where(possible, total, 1.0).log() + largest.squeeze(dim), IMPOSSIBLE)
@@ -25,8 +24,24 @@ def log_add(*terms: Tensor) -> Tensor:
 
 def log_softmax(scores: Tensor) -> Tensor:
     """Log-probabilities over the last axis; a row of nothing but -inf stays so."""
+    # The largest is taken off first: beside 1e17 the log of the sum would be lost.
+    scores = scores - common(scores, -1)
     normaliser = log_sum(scores, -1).unsqueeze(-1)
     return scores - torch.where(normaliser == IMPOSSIBLE, 0.0, normaliser)
+
+
+def common(scores: Tensor, *dims: int) -> Tensor:
+    """The largest score along some axes, which stay, as a constant; 0 where all are -inf, and where there is none."""
+    if not all(scores.shape[dim] for dim in dims):
+        return scores.detach().sum(dims, keepdim=True)
+    largest = scores.detach().amax(dims, keepdim=True)
+    return torch.where(largest == IMPOSSIBLE, 0.0, largest)
+
+
+def tied(losses: Tensor, *scores: Tensor) -> Tensor:
+    """The losses with a graph to the scores, to any order, also where there is no path and they depend on none."""
+    nothing = [score.flatten()[:0].exp().sum() for score in scores]
+    return losses + sum(nothing)
 
 
 def exact(scores: Tensor) -> Tensor:

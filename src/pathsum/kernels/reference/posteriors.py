@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.reference import chain, dense, grid
-from pathsum.kernels.reference.chain import _constant, _emitted
 from pathsum.kernels.reference.log_domain import exact, log_softmax
 from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
 
@@ -22,10 +21,7 @@ def chain_posteriors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the arcs that stay in and of those that enter each state, (N, T, S') each."""
     log_probs = log_softmax(exact(scores)) if logits else exact(scores)
-    stay, step = _emitted(log_probs, lattice.stay_labels), _emitted(log_probs, lattice.step_labels)
-    if transitions is not None:
-        stay = stay + _constant(transitions, lattice.stay_transitions)[:, None]
-        step = step + _constant(transitions, lattice.step_transitions)[:, None]
+    stay, step = chain.arc_scores(log_probs, lattice, transitions)
     state = torch.arange(stay.shape[2], device=scores.device).expand(len(stay), -1)
     own = replace(
         lattice,
@@ -65,7 +61,5 @@ def _differentiate(arcs: Tensor, solve: Callable[[Tensor], Tensor]) -> tuple[Ten
     arcs = arcs.detach().requires_grad_()
     with torch.enable_grad():
         losses = solve(arcs)
-        if not losses.requires_grad:  # not one arc is on any path
-            return losses, torch.zeros_like(arcs)
-        (gradient,) = torch.autograd.grad(losses.sum(), arcs, allow_unused=True, materialize_grads=True)
+        (gradient,) = torch.autograd.grad(losses.sum(), arcs)
     return losses.detach(), -gradient

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +76,10 @@ class Arcs(OperatorKernels):
     options, saved = ArcOptions, ArcSaved
 
     def read(self, lattice: ArcLattice) -> ArcLattice:
-        return as_arrays(lattice)
+        own = as_arrays(lattice)
+        # The kernels hold as many frames as the longest arc spans; one that is longer than every sample fits nowhere.
+        longest = int(own.logit_lengths.max(initial=0)) + 1
+        return replace(own, arcs=tuple((min(frames, longest), labels) for frames, labels in own.arcs))
 
     def forward(self, call: Call, need_gradient: bool) -> ArcSaved:
         lattice, options = call.lattice, call.options
@@ -300,4 +304,4 @@ def _scales(upstream: Tensor, call: Call, kept: ArcSaved) -> np.ndarray:
 
 def _bonus(call: Call, num_rows: int) -> np.ndarray | None:
     penalty = call.options.delay_penalty
-    return penalty * earliness(call.lattice, num_rows) if penalty else None
+    return penalty / 2 * earliness(call.lattice, num_rows) if penalty else None

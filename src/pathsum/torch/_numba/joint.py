@@ -122,5 +122,5 @@ def _solve_of(lattice: ArcLattice, delay_penalty: float) -> Any:
     """How the planes of a type of transducer are solved: by the grid of two kinds where that is it."""
     if lattice.arcs == BLANK_AND_LABEL and not delay_penalty:
         return grid.solve
-    bonus = delay_penalty * earliness(lattice, int(lattice.row_offsets[-1])) if delay_penalty else None
+    bonus = delay_penalty / 2 * earliness(lattice, int(lattice.row_offsets[-1])) if delay_penalty else None
     return functools.partial(grid_arcs.solve_two, label_bonus=bonus)
