@@ -211,7 +211,7 @@ def pose_asg_call(
         # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
         scores, transitions = scores.float(), transitions.float()
     if start_scores is not None or final_scores is not None:
-        ends = (None if table is None else centred(table, 0) for table in (start_scores, final_scores))
+        ends = (None if table is None else centred(table.to(scores.dtype), 0) for table in (start_scores, final_scores))
         scores = with_ends(centred(scores, 2), batch.input_lengths, *ends)
     return PosedASG(scores, transitions, batch, *pose_asg(*batch, scores.shape[2]), batched, chosen)
 

@@ -76,13 +76,10 @@ class Arcs(OperatorKernels):
     options, saved = ArcOptions, ArcSaved
 
     def read(self, lattice: ArcLattice) -> ArcLattice:
-        own = as_arrays(lattice)
-        # The kernels hold as many frames as the longest arc spans; one that is longer than every sample fits nowhere.
-        longest = int(own.logit_lengths.max(initial=0)) + 1
-        return replace(own, arcs=tuple((min(frames, longest), labels) for frames, labels in own.arcs))
+        return as_arrays(lattice)
 
     def forward(self, call: Call, need_gradient: bool) -> ArcSaved:
-        lattice, options = call.lattice, call.options
+        lattice, options = _within(call.lattice), call.options
         read = [head.read() for head in heads(call)]
         planes = [plane for own, _, _ in read for plane in own]
         scores = arc_scores.forward(
@@ -128,7 +125,7 @@ class Arcs(OperatorKernels):
     def second(
         self, call: Call, saved: ArcSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        lattice, kept = call.lattice, to_arrays(saved)
+        lattice, kept = _within(call.lattice), to_arrays(saved)
         scales = _scales(upstream, call, kept)
         grad_planes = self._by_planes(scales * kept.posteriors, call)
         read = heads(call)
@@ -291,6 +288,12 @@ class _Planes(NamedTuple):
 
     def move(self, tangent: Tensor, grad_planes: np.ndarray, statistics: Statistics) -> tuple[np.ndarray, None]:
         return tangent.detach().double().numpy(), None
+
+
+def _within(lattice: ArcLattice) -> ArcLattice:
+    """The same paths by arcs that span no more frames than one more than there are: the kernels hold so many."""
+    longest = int(lattice.logit_lengths.max(initial=0)) + 1
+    return replace(lattice, arcs=tuple((min(frames, longest), labels) for frames, labels in lattice.arcs))
 
 
 def _scales(upstream: Tensor, call: Call, kept: ArcSaved) -> np.ndarray:
