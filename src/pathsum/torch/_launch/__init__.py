@@ -1,4 +1,4 @@
-"""Triton kernels launched on tensors: the operators of ``pathsum.torch._ops`` on a GPU, by the same names.
+"""Triton kernels launched on tensors, for the classes of ``pathsum.torch._triton``.
 
 Memory, strides, grids and block sizes are decided here, none by a value that is on the device: nothing waits for it.
 """
