@@ -273,3 +273,13 @@ def test_scores_of_opposite_ends_meet_in_one_batch():
     assert_close(
         solved.loss[1], truth(function, mixed, *integers, blank=-1, fused_log_softmax=True).loss[1], relative=1e-7
     )
+
+
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+def test_a_loss_that_is_infinite_in_its_own_dtype_alone_is_infeasible_to_zero_infinity(impl):
+    # 4e38 is a number in float64 and none in float32: a loss that became 0 must not have a gradient.
+    log_probs = torch.full((4, 1, 2), -1e38, requires_grad=True)
+    loss = ctc_loss(log_probs, [[1]], [4], [1], reduction="sum", zero_infinity=True, impl=impl)
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    assert loss == 0
+    assert not gradient.any()

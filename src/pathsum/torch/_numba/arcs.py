@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pathsum.kernels.numba import arc_scores, grid_arcs, grid_arcs_hvp, joint, joint_scores, row_scores, row_scores_hvp
 from pathsum.kernels.numba.row_scores import Wanted
-from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, RowOptions, RowsSaved
+from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, RowsSaved
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
+from pathsum.torch._lattices import RowsOperators
 from pathsum.torch._numba.joint import as_joiner, gradients_as_tensors, matmul_of
 from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
 from pathsum.torch._ops.arrays import as_rows, empty_like
@@ -30,11 +31,8 @@ OPERANDS = 4
 Statistics = Sequence[np.ndarray]
 
 
-class Rows(OperatorKernels):
-    """Scores, padded or packed, to planes: what others call losses are planes here."""
-
-    name, lattice, device = "rows", ArcLattice, "CPU"
-    inputs, options, saved = ("scores",), RowOptions, RowsSaved
+class Rows(RowsOperators):
+    name, device = "rows", "CPU"
 
     def read(self, lattice: ArcLattice) -> ArcLattice:
         return as_arrays(lattice)
@@ -53,12 +51,6 @@ class Rows(OperatorKernels):
         tangent = torch.zeros_like(call.scores[0]) if tangents[0] is None else tangents[0]
         planes, product = _rows_of(call).move(tangent, upstream_of(upstream), to_arrays(saved)[1:])
         return torch.from_numpy(planes), (product,)
-
-    def sketch(self, call: Call) -> RowsSaved:
-        scores = call.scores[0]
-        size = torch.library.get_ctx().new_dynamic_size()
-        planes = scores.new_empty((len(call.options.classes), size), dtype=torch.float64)
-        return RowsSaved(planes, *[unknown_size(scores, axes=1) for _ in range(2)])
 
 
 def _rows_of(call: Call) -> _Logits:

@@ -11,22 +11,20 @@ from torch import Tensor
 
 from pathsum.kernels.numba import chain, chain_hvp, posteriors
 from pathsum.kernels.numba.chain_best_path import best_path
-from pathsum.kernels.protocol import Call, ChainOptions, ChainPath, ChainSaved
+from pathsum.kernels.protocol import Call, ChainPath, ChainSaved
 from pathsum.lattice import ChainLattice
-from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
+from pathsum.torch._lattices import ChainOperators
+from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
 from pathsum.torch._ops.arrays import (
     as_strided,
     as_table,
     as_tangent,
     empty_gradient,
-    fake_gradient,
-    fake_like,
 )
 
 
-class Chain(OperatorKernels):
-    name, lattice, device = "chain", ChainLattice, "CPU"
-    inputs, options, saved = ("scores", "transitions?"), ChainOptions, ChainSaved
+class Chain(ChainOperators):
+    name, device = "chain", "CPU"
 
     def read(self, lattice: ChainLattice) -> ChainLattice:
         return as_arrays(lattice)
@@ -79,15 +77,6 @@ class Chain(OperatorKernels):
         )
         moved = None if transitions is None else torch.from_numpy(transition_product).to(transitions.dtype)
         return torch.from_numpy(slopes), (product, moved)
-
-    def sketch_gradient(self, scores: Tensor) -> Tensor:
-        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
-
-    def sketch(self, call: Call) -> ChainSaved:
-        scores = call.scores[0]
-        statistics = [unknown_size(scores, axes=1) for _ in range(2)]
-        planes = [unknown_size(scores, axes=2) for _ in range(2)]
-        return ChainSaved(scores.new_empty(len(scores), dtype=torch.float64), *statistics, *planes)
 
     def best(self, call: Call) -> ChainPath:
         return from_arrays(best_path(**_question(call), num_frames=call.scores[0].shape[1]))

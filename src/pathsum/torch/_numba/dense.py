@@ -12,22 +12,20 @@ from torch import Tensor
 from pathsum.kernels.numba import dense, dense_hvp, posteriors
 from pathsum.kernels.numba.dense_best_path import best_path
 from pathsum.kernels.numba.rows import Strided
-from pathsum.kernels.protocol import Call, DensePath, DenseSaved, NoOptions
+from pathsum.kernels.protocol import Call, DensePath, DenseSaved
 from pathsum.lattice import DenseLattice
-from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
+from pathsum.torch._lattices import DenseOperators
+from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
 from pathsum.torch._ops.arrays import (
     as_strided,
     as_table,
     as_tangent,
     empty_gradient,
-    fake_gradient,
-    fake_like,
 )
 
 
-class Dense(OperatorKernels):
-    name, lattice, device = "dense", DenseLattice, "CPU"
-    inputs, options, saved = ("scores", "transitions"), NoOptions, DenseSaved
+class Dense(DenseOperators):
+    name, device = "dense", "CPU"
 
     def read(self, lattice: DenseLattice) -> DenseLattice:
         return as_arrays(lattice)
@@ -76,15 +74,6 @@ class Dense(OperatorKernels):
             **_question(call),
         )
         return torch.from_numpy(slopes), (product, torch.from_numpy(transition_product).to(transitions.dtype))
-
-    def sketch_gradient(self, scores: Tensor) -> Tensor:
-        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
-
-    def sketch(self, call: Call) -> DenseSaved:
-        scores = call.scores[0]
-        losses = scores.new_empty(len(scores), dtype=torch.float64)
-        planes = [unknown_size(scores, axes=2) for _ in range(3)]
-        return DenseSaved(losses, torch.empty_like(losses, dtype=torch.bool), *planes)
 
     def best(self, call: Call) -> DensePath:
         return from_arrays(best_path(**_question(call), num_frames=call.scores[0].shape[1]))

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from pathsum.kernels.numba import grid, grid_hvp, posteriors
 from pathsum.kernels.numba.grid_best_path import best_path
-from pathsum.kernels.protocol import Call, GridOptions, GridPath, GridSaved
+from pathsum.kernels.protocol import Call, GridPath, GridSaved
 from pathsum.lattice import GridLattice
-from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
+from pathsum.torch._lattices import GridOperators
+from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
 from pathsum.torch._ops.arrays import as_rows, empty_like
 
 
-class Grid(OperatorKernels):
-    name, lattice, device = "grid", GridLattice, "CPU"
-    inputs, options, saved = ("logits",), GridOptions, GridSaved
+class Grid(GridOperators):
+    name, device = "grid", "CPU"
 
     def read(self, lattice: GridLattice) -> GridLattice:
         return as_arrays(lattice)
@@ -55,12 +55,6 @@ class Grid(OperatorKernels):
             **_question(call),
         )
         return torch.from_numpy(slopes), (product,)
-
-    def sketch(self, call: Call) -> GridSaved:
-        logits = call.scores[0]
-        losses = logits.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
-        statistics = [unknown_size(logits, axes=1) for _ in range(2)]
-        return GridSaved(losses, *statistics, *(unknown_size(logits, axes=1, dtype=torch.float64) for _ in range(2)))
 
     def best(self, call: Call) -> GridPath:
         return from_arrays(best_path(**_question(call), num_labels=call.scores[0].shape[2] - 1))

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from pathsum.kernels.numba import grid, grid_arcs, joint, joint_hvp
 from pathsum.kernels.numba.grid_arcs_hvp import BLANK_AND_LABEL
-from pathsum.kernels.protocol import Call, JointOptions, JointSaved
+from pathsum.kernels.protocol import Call, JointSaved
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
-from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
+from pathsum.torch._lattices import JointOperators
+from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
 from pathsum.torch._ops.arrays import work_dtype
 
 
-class Joint(OperatorKernels):
-    name, lattice, device = "joint", ArcLattice, "CPU"
-    inputs, options, saved = ("encoder", "predictor", "weight", "bias"), JointOptions, JointSaved
+class Joint(JointOperators):
+    name, device = "joint", "CPU"
 
     def read(self, lattice: ArcLattice) -> ArcLattice:
         return as_arrays(lattice)
@@ -81,11 +81,6 @@ class Joint(OperatorKernels):
             blank_follows=_blank_follows(call.lattice),
         )
         return torch.from_numpy(slopes), gradients_as_tensors(products, call.scores[2].dtype)
-
-    def sketch(self, call: Call) -> JointSaved:
-        weight = call.scores[2]
-        losses = weight.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
-        return JointSaved(losses, *(unknown_size(weight, axes=1, dtype=torch.float64) for _ in range(2)))
 
 
 def as_joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:

@@ -18,16 +18,14 @@ from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, RowOptions, Row
 from pathsum.kernels.reference import grid_arcs as reference
 from pathsum.lattice import ArcLattice
 from pathsum.torch._inputs import on_device
+from pathsum.torch._lattices import RowsOperators
 from pathsum.torch._launch import arcs
 from pathsum.torch._operators import OperatorKernels, Reduction, as_tensors, unknown_size
 from pathsum.torch._reference import with_logits
 
 
-class Rows(OperatorKernels):
-    """Scores, padded or packed, to planes: what others call losses are planes here."""
-
-    name, lattice = "triton_rows", ArcLattice
-    inputs, options, saved = ("scores",), RowOptions, RowsSaved
+class Rows(RowsOperators):
+    name = "triton_rows"
 
     def sent(self, lattice: ArcLattice, device: torch.device) -> ArcLattice:
         return as_tensors(lattice)
@@ -48,12 +46,6 @@ class Rows(OperatorKernels):
         kept = (saved.planes, ones, *saved[1:], needed)
         planes, _, product = arcs.row_scores_hvp(tangent, upstream, ones, *_flat(call), -1.0, *kept)
         return planes, (product,)
-
-    def sketch(self, call: Call) -> RowsSaved:
-        scores = call.scores[0]
-        size = torch.library.get_ctx().new_dynamic_size()
-        planes = scores.new_empty((len(call.options.classes), size), dtype=torch.float64)
-        return RowsSaved(planes, *[unknown_size(scores, axes=1) for _ in range(2)])
 
 
 class Arcs(OperatorKernels):

@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, ChainOptions, ChainPath, ChainSaved
+from pathsum.kernels.protocol import Call, ChainPath, ChainSaved
 from pathsum.lattice import ChainLattice
 from pathsum.torch._inputs import on_device
+from pathsum.torch._lattices import ChainOperators
 from pathsum.torch._launch import best_path, chain, posteriors
-from pathsum.torch._operators import OperatorKernels, unknown_size
-from pathsum.torch._ops.arrays import fake_gradient, fake_like
 
 
-class Chain(OperatorKernels):
-    name, lattice = "triton_chain", ChainLattice
-    inputs, options, saved = ("scores", "transitions?"), ChainOptions, ChainSaved
+class Chain(ChainOperators):
+    name = "triton_chain"
     reads_on_device = True
 
     def sent(self, lattice: ChainLattice, device: torch.device) -> ChainLattice:
@@ -40,15 +38,6 @@ class Chain(OperatorKernels):
     ) -> tuple[Tensor, Sequence[Tensor]]:
         slopes, *products = chain.chain_hvp(*tangents, upstream, *_flat(call), *saved, needed)
         return slopes, products
-
-    def sketch_gradient(self, scores: Tensor) -> Tensor:
-        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
-
-    def sketch(self, call: Call) -> ChainSaved:
-        scores = call.scores[0]
-        statistics = [unknown_size(scores, axes=1) for _ in range(2)]
-        planes = [unknown_size(scores, axes=2) for _ in range(2)]
-        return ChainSaved(scores.new_empty(len(scores), dtype=torch.float64), *statistics, *planes)
 
     def best(self, call: Call) -> ChainPath:
         (scores, transitions), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)

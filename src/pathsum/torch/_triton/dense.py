@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, DensePath, DenseSaved, NoOptions
+from pathsum.kernels.protocol import Call, DensePath, DenseSaved
 from pathsum.lattice import DenseLattice
 from pathsum.torch._inputs import on_device
+from pathsum.torch._lattices import DenseOperators
 from pathsum.torch._launch import best_path, dense, posteriors
-from pathsum.torch._operators import OperatorKernels, unknown_size
-from pathsum.torch._ops.arrays import fake_gradient, fake_like
 
 
-class Dense(OperatorKernels):
-    name, lattice = "triton_dense", DenseLattice
-    inputs, options, saved = ("scores", "transitions"), NoOptions, DenseSaved
+class Dense(DenseOperators):
+    name = "triton_dense"
     reads_on_device = True
 
     def sent(self, lattice: DenseLattice, device: torch.device) -> DenseLattice:
@@ -39,15 +37,6 @@ class Dense(OperatorKernels):
         lengths = call.lattice.input_lengths
         slopes, *products = dense.dense_hvp(*tangents, upstream, *call.scores, lengths, *saved, needed)
         return slopes, products
-
-    def sketch_gradient(self, scores: Tensor) -> Tensor:
-        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
-
-    def sketch(self, call: Call) -> DenseSaved:
-        scores = call.scores[0]
-        losses = scores.new_empty(len(scores), dtype=torch.float64)
-        planes = [unknown_size(scores, axes=2) for _ in range(3)]
-        return DenseSaved(losses, torch.empty_like(losses, dtype=torch.bool), *planes)
 
     def best(self, call: Call) -> DensePath:
         (scores, transitions), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)

@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, GridOptions, GridPath, GridSaved
+from pathsum.kernels.protocol import Call, GridPath, GridSaved
 from pathsum.lattice import GridLattice
 from pathsum.torch._inputs import on_device
+from pathsum.torch._lattices import GridOperators
 from pathsum.torch._launch import best_path, grid, posteriors
-from pathsum.torch._operators import OperatorKernels, unknown_size
 
 
-class Grid(OperatorKernels):
-    name, lattice = "triton_grid", GridLattice
-    inputs, options, saved = ("logits",), GridOptions, GridSaved
+class Grid(GridOperators):
+    name = "triton_grid"
     reads_on_device = True
 
     def sent(self, lattice: GridLattice, device: torch.device) -> GridLattice:
@@ -43,12 +42,6 @@ class Grid(OperatorKernels):
         tangent = torch.zeros_like(call.scores[0]) if tangent is None else tangent
         slopes, *products = grid.grid_hvp(tangent, upstream, *_flat(call), *call.options, *saved, needed)
         return slopes, products
-
-    def sketch(self, call: Call) -> GridSaved:
-        logits = call.scores[0]
-        losses = logits.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
-        statistics = [unknown_size(logits, axes=1) for _ in range(2)]
-        return GridSaved(losses, *statistics, *(unknown_size(logits, axes=1, dtype=torch.float64) for _ in range(2)))
 
     def best(self, call: Call) -> GridPath:
         (logits,), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)

@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, JointOptions, JointSaved
+from pathsum.kernels.protocol import Call, JointSaved
 from pathsum.lattice import ArcLattice
 from pathsum.torch._inputs import on_device
+from pathsum.torch._lattices import JointOperators
 from pathsum.torch._launch import joint
-from pathsum.torch._operators import OperatorKernels, unknown_size
 
 
-class Joint(OperatorKernels):
-    name, lattice = "triton_joint", ArcLattice
-    inputs, options, saved = ("encoder", "predictor", "weight", "bias"), JointOptions, JointSaved
+class Joint(JointOperators):
+    name = "triton_joint"
     once_only = "impl='triton' has first derivatives only; impl='reference' is differentiable to any order"
     reads_on_device = True
 
@@ -35,11 +34,6 @@ class Joint(OperatorKernels):
 
     def backward(self, call: Call, saved: JointSaved, upstream: Tensor, needed: Sequence[bool]) -> Sequence[Tensor]:
         return joint.joint_backward(upstream, *_flat(call), *saved, needed)
-
-    def sketch(self, call: Call) -> JointSaved:
-        weight = call.scores[2]
-        losses = weight.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
-        return JointSaved(losses, *(unknown_size(weight, axes=1, dtype=torch.float64) for _ in range(2)))
 
 
 def _flat(call: Call) -> tuple[Any, ...]:

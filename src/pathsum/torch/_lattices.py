@@ -1,0 +1,86 @@
+"""What the operators of a lattice have alike in every implementation: arguments, results, and their sizes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pathsum.kernels.protocol import (
+    Call,
+    ChainOptions,
+    ChainSaved,
+    DenseSaved,
+    GridOptions,
+    GridSaved,
+    JointOptions,
+    JointSaved,
+    NoOptions,
+    RowOptions,
+    RowsSaved,
+)
+from pathsum.lattice import ArcLattice, ChainLattice, DenseLattice, GridLattice
+from pathsum.torch._operators import OperatorKernels, unknown_size
+from pathsum.torch._ops.arrays import fake_gradient, fake_like
+
+
+class _OfFrames(OperatorKernels):
+    """Scores (N, T, C) and, behind them, transitions (C, C)."""
+
+    def sketch_gradient(self, scores: Tensor) -> Tensor:
+        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
+
+
+class ChainOperators(_OfFrames):
+    lattice = ChainLattice
+    inputs, options, saved = ("scores", "transitions?"), ChainOptions, ChainSaved
+
+    def sketch(self, call: Call) -> ChainSaved:
+        scores = call.scores[0]
+        statistics = [unknown_size(scores, axes=1) for _ in range(2)]
+        planes = [unknown_size(scores, axes=2) for _ in range(2)]
+        return ChainSaved(scores.new_empty(len(scores), dtype=torch.float64), *statistics, *planes)
+
+
+class DenseOperators(_OfFrames):
+    lattice = DenseLattice
+    inputs, options, saved = ("scores", "transitions"), NoOptions, DenseSaved
+
+    def sketch(self, call: Call) -> DenseSaved:
+        scores = call.scores[0]
+        losses = scores.new_empty(len(scores), dtype=torch.float64)
+        planes = [unknown_size(scores, axes=2) for _ in range(3)]
+        return DenseSaved(losses, torch.empty_like(losses, dtype=torch.bool), *planes)
+
+
+class GridOperators(OperatorKernels):
+    lattice = GridLattice
+    inputs, options, saved = ("logits",), GridOptions, GridSaved
+
+    def sketch(self, call: Call) -> GridSaved:
+        logits = call.scores[0]
+        losses = logits.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
+        statistics = [unknown_size(logits, axes=1) for _ in range(2)]
+        return GridSaved(losses, *statistics, *(unknown_size(logits, axes=1, dtype=torch.float64) for _ in range(2)))
+
+
+class JointOperators(OperatorKernels):
+    lattice = ArcLattice
+    inputs, options, saved = ("encoder", "predictor", "weight", "bias"), JointOptions, JointSaved
+
+    def sketch(self, call: Call) -> JointSaved:
+        weight = call.scores[2]
+        losses = weight.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
+        return JointSaved(losses, *(unknown_size(weight, axes=1, dtype=torch.float64) for _ in range(2)))
+
+
+class RowsOperators(OperatorKernels):
+    """Scores, padded or packed, to planes: what others call losses are planes here."""
+
+    lattice = ArcLattice
+    inputs, options, saved = ("scores",), RowOptions, RowsSaved
+
+    def sketch(self, call: Call) -> RowsSaved:
+        scores = call.scores[0]
+        size = torch.library.get_ctx().new_dynamic_size()
+        planes = scores.new_empty((len(call.options.classes), size), dtype=torch.float64)
+        return RowsSaved(planes, *[unknown_size(scores, axes=1) for _ in range(2)])
