@@ -218,7 +218,10 @@ def test_only_the_glue_says_ctx():
 
 
 def test_cached_kernels_are_current_only_while_all_that_they_inline_is():
-    from pathsum.kernels.numba import chain_recursion
-    from pathsum.kernels.numba.compilation import source_stamp
+    from pathsum.kernels.numba import chain_recursion, compilation, joint_hvp
 
-    assert chain_recursion.solve_samples._cache.opened._cache_file._source_stamp == source_stamp()
+    stamp = compilation.source_stamp(chain_recursion.__name__)
+    assert chain_recursion.solve_samples._cache.opened._cache_file._source_stamp == stamp
+    for module in (chain_recursion, joint_hvp):
+        called = {value.py_func.__module__ for value in vars(module).values() if hasattr(value, "py_func")}
+        assert called | {"pathsum.numerics"} <= compilation._inlined(module.__name__), module

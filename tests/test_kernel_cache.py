@@ -123,7 +123,7 @@ def test_files_that_are_folders_are_misses(suffix, load, tmp_path):
 def test_other_sources_and_another_numba_are_misses_without_a_word(load, monkeypatch):
     called(load())
     with monkeypatch.context() as patch:
-        patch.setattr(compilation, "source_stamp", lambda: "other sources")
+        patch.setattr(compilation, "source_stamp", lambda module: "other sources")
         assert called(load()) == (0, [])
         assert called(load()) == (2, [])
     monkeypatch.setattr(numba, "__version__", "0.0")

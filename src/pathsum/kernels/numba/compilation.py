@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -29,6 +31,7 @@ COMPILE_IN_ORDER = COMPILE | {"fastmath": FASTMATH - {"reassoc"}}
 # For two sums of the same numbers to be the same wherever they are written.
 COMPILE_EXACTLY = COMPILE | {"fastmath": False}
 
+_IMPORT = re.compile(rf"^\s*from ({re.escape(str(__package__))}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _reported: set[str] = set()
 
@@ -50,10 +53,24 @@ def _keep(compiled: Any) -> Any:
 
 
 @cache
-def source_stamp() -> str:
-    """A digest of every source that may be inlined into a kernel."""
-    sources = [*sorted(Path(__file__).parent.rglob("*.py")), Path(numerics.__file__)]
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+def source_stamp(module: str) -> str:
+    """A digest of every source that may be inlined into the kernels of a module: its own, and what it imports."""
+    files = sorted(str(sys.modules[name].__file__) for name in _inlined(module))
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
+def _inlined(module: str) -> set[str]:
+    """The module, and those of this folder that it imports, directly or not; with the numbers that all share."""
+    found: set[str] = set()
+    waiting = [module, numerics.__name__]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in sys.modules:
+            continue
+        found.add(name)
+        for source, names in _IMPORT.findall(Path(str(sys.modules[name].__file__)).read_text(encoding="utf-8")):
+            waiting += [source, *(f"{source}.{imported}" for imported in re.findall(r"\w+", names))]
+    return found - {__package__}
 
 
 @cache
@@ -64,7 +81,7 @@ def _open(function: Callable[..., Any]) -> FunctionCache | None:
     except Exception as error:
         _report("no folder can be used as kernel cache; set NUMBA_CACHE_DIR to one that can be written to", error)
         return None
-    opened._cache_file = CheckedFiles(opened.cache_path, opened._impl.filename_base, source_stamp())
+    opened._cache_file = CheckedFiles(opened.cache_path, opened._impl.filename_base, source_stamp(function.__module__))
     return opened
 
 
