@@ -15,7 +15,7 @@ FRONT_ENDS = [
     "pathsum.torch",
     *(f"pathsum.{framework}" for framework in ("jax", "tensorflow") if importlib.util.find_spec(framework)),
 ]
-MODULES = ["pathsum", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.testing"]
+MODULES = ["pathsum", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.graphs", "pathsum.testing"]
 
 
 def public(module):

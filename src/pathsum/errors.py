@@ -42,6 +42,20 @@ class NotDifferentiableError(RuntimeError):
     """A derivative was asked for that this implementation does not have."""
 
 
+class GraphFileError(ValueError):
+    """A file of a graph is malformed; the message names the file, the line or the byte, the rule and what is there.
+
+    Attributes:
+        path: The file.
+        place: ``"line 3"``, ``"byte 20"``.
+    """
+
+    def __init__(self, path: str, place: str, rule: str, got: object):
+        super().__init__(f"{path}, {place}: must {rule}; got {got}")
+        self.path = path
+        self.place = place
+
+
 class CommandError(ValueError):
     """A command cannot do what was asked for: a file, a text, an option or a package has to be put right."""
 

@@ -1,0 +1,134 @@
+"""Pictures of graphs: SVG, and text for graphviz."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+
+from pathsum.errors import InvalidValueError
+from pathsum.graphs.graph import EPSILON, Graph
+
+Names = Mapping[int, str] | Sequence[str] | None
+
+_WIDTH, _HEIGHT, _RADIUS, _MARGIN = 120, 90, 16, 50
+_STYLE = (
+    "circle{fill:white;stroke:#334;stroke-width:1.5}path{fill:none;stroke:#667;stroke-width:1.2;marker-end:url(#tip)}"
+    "text{font:12px sans-serif;text-anchor:middle;fill:#223}.arc{fill:#06508a;paint-order:stroke;stroke:white;"
+    "stroke-width:4px}"
+)
+_TIP = (
+    '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    '<polygon points="0,1 8,4 0,7" fill="#667"/></marker>'
+)
+
+
+class _Place(NamedTuple):
+    x: float
+    y: float
+
+
+def draw(graph: Graph, format: str, names: Names) -> str:
+    if format not in ("svg", "dot"):
+        raise InvalidValueError("Graph.draw", "format", "be one of svg, dot", repr(format))
+    lines: dict[tuple[int, int], list[str]] = {}
+    for arc in range(graph.num_arcs):
+        ends = int(graph.sources[arc]), int(graph.destinations[arc])
+        lines.setdefault(ends, []).append(_text(graph, arc, names))
+    return _dot(graph, lines) if format == "dot" else _svg(graph, lines)
+
+
+def _text(graph: Graph, arc: int, names: Names) -> str:
+    def name(label: int) -> str:
+        if label == EPSILON:
+            return "ε"
+        try:
+            return str(label) if names is None else str(names[label])
+        except (KeyError, IndexError):
+            return str(label)
+
+    label, output, weight = int(graph.labels[arc]), int(graph.outputs[arc]), float(graph.weights[arc])
+    text = name(label) + (f":{name(output)}" if output != label else "")
+    return text + (f"/{weight:.4g}" if weight else "")
+
+
+def _state(graph: Graph, state: int) -> str:
+    """The number of a state, and the scores of its ends that are not 0."""
+    scores = [float(ends[state]) for ends in (graph.start, graph.final)]
+    return f"{state}" + "".join(f"/{score:.4g}" for score in scores if score not in (0.0, -np.inf))
+
+
+def _dot(graph: Graph, lines: dict[tuple[int, int], list[str]]) -> str:
+    def quoted(text: str) -> str:
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    text = ["digraph {", "  rankdir=LR", "  node [shape=circle]"]
+    for state in range(graph.num_states):
+        shape = "doublecircle" if graph.final[state] > -np.inf else "circle"
+        bold = ", style=bold" if graph.start[state] > -np.inf else ""
+        text.append(f"  {state} [label={quoted(_state(graph, state))}, shape={shape}{bold}]")
+    text += [f"  {a} -> {b} [label={quoted(', '.join(labels))}]" for (a, b), labels in lines.items()]
+    return "\n".join([*text, "}"])
+
+
+def _svg(graph: Graph, lines: dict[tuple[int, int], list[str]]) -> str:
+    places = _places(graph)
+    width = max(place.x for place in places) + _MARGIN
+    height = max(place.y for place in places) + _MARGIN
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}">',
+        f"<style>{_STYLE}</style><defs>{_TIP}</defs>",
+    ]
+    labels = []
+    for (a, b), texts in lines.items():
+        curve, middle = _curve(places[a], places[b])
+        drawn.append(f'<path d="{curve}"/>')
+        labels.append(f'<text class="arc" x="{middle.x:.1f}" y="{middle.y:.1f}">{escape(", ".join(texts))}</text>')
+    for state, (x, y) in enumerate(places):
+        if graph.start[state] > -np.inf:
+            drawn.append(f'<path d="M{x - _RADIUS - 22:g},{y:g} L{x - _RADIUS:g},{y:g}"/>')
+        drawn.append(f'<circle cx="{x:g}" cy="{y:g}" r="{_RADIUS}"/>')
+        if graph.final[state] > -np.inf:
+            drawn.append(f'<circle cx="{x:g}" cy="{y:g}" r="{_RADIUS - 3}"/>')
+        labels.append(f'<text x="{x:g}" y="{y + 4:g}">{escape(_state(graph, state))}</text>')
+    return "\n".join([*drawn, *labels, "</svg>"])
+
+
+def _places(graph: Graph) -> list[_Place]:
+    """A column a distance from the starts; states that are not reached stand behind all others."""
+    distance = np.where(graph.start > -np.inf, 0, graph.num_states)
+    for _ in range(graph.num_states):
+        nearer = distance.copy()
+        np.minimum.at(nearer, graph.destinations, distance[graph.sources] + 1)
+        if (nearer == distance).all():
+            break
+        distance = nearer
+    _, columns = np.unique(distance, return_inverse=True)
+    sizes = np.bincount(columns)
+    places, used = [], np.zeros(len(sizes))
+    for column in columns:
+        y = _MARGIN + 20 + (used[column] + (sizes.max() - sizes[column]) / 2) * _HEIGHT
+        used[column] += 1
+        places.append(_Place(_MARGIN + column * _WIDTH, y))
+    return places
+
+
+def _curve(a: _Place, b: _Place) -> tuple[str, _Place]:
+    """The path of an arc and the place of its text: a loop, or a curve to the left of its direction."""
+    if a == b:
+        left, right, top = a.x - 10, a.x + 10, a.y - _RADIUS + 3
+        return f"M{left:g},{top:g} C{left - 16:g},{top - 38:g} {right + 16:g},{top - 38:g} {right:g},{top:g}", _Place(
+            a.x, top - 32
+        )
+    dx, dy = b.x - a.x, b.y - a.y
+    length = float(np.hypot(dx, dy))
+    ux, uy = dx / length, dy / length
+    bend = 14 + 0.12 * length * (length > 1.5 * _WIDTH)
+    middle = _Place((a.x + b.x) / 2 + uy * bend, (a.y + b.y) / 2 - ux * bend)
+    begin = _Place(a.x + ux * _RADIUS, a.y + uy * _RADIUS)
+    end = _Place(b.x - ux * (_RADIUS + 1), b.y - uy * (_RADIUS + 1))
+    control = _Place(middle.x + uy * bend, middle.y - ux * bend)
+    curve = f"M{begin.x:.1f},{begin.y:.1f} Q{control.x:.1f},{control.y:.1f} {end.x:.1f},{end.y:.1f}"
+    return curve, _Place(middle.x + uy * 4, middle.y - ux * 4 + 4)
