@@ -1,8 +1,10 @@
 """The rules of the house, read from the sources: who imports whom, what is compiled how, what importing costs."""
 
 import ast
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,88 @@ def test_only_the_glue_says_ctx():
     for path in sorted(ROOT.rglob("*.py")):
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         assert "ctx" not in names or path.parent.name == "_autograd" or path.stem == "_operators", path
+
+
+# Where what is private to another package is named: torch's, then numba's. A drop-in names the places that it takes.
+PRIVATE = {"torch/_private.py", "kernels/numba/compilation.py", "kernels/numba/rows.py", "info.py"}
+
+
+@cache
+def our_names():
+    """Every name that the sources define, private ones among them, and what namedtuples have."""
+    names = {"_replace", "_asdict", "_fields", "_make"}
+    for path in ROOT.rglob("*.py"):
+        names |= {path.stem, path.parent.name}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
+                names |= {node.attr} if isinstance(node.ctx, ast.Store) else set()
+    return names
+
+
+def others_private_names(tree, ours):
+    """Names with an underscore that are not ours: imported, looked up on an object, a string of a path or a look-up."""
+    looked_up = {ast.unparse(word) for node in ast.walk(tree) if isinstance(node, ast.Call) for word in node.args[1:2]
+                 if ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr")}  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [name for alias in node.names for name in alias.name.split(".")]
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("pathsum"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isascii():
+            words = node.value.split(".")
+            path = len(words) > 1 and all(word.isidentifier() for word in words)
+            names = words if path or repr(node.value) in looked_up else []
+        else:
+            continue
+        yield from (name for name in names if re.match("_[^_]", name) and name not in ours)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=module_of)
+def test_what_is_private_to_another_package_is_named_in_one_file(path):
+    place = path.relative_to(ROOT)
+    if str(place) not in PRIVATE and place.parts[0] != "compat":
+        assert not list(others_private_names(ast.parse(path.read_text()), our_names()))
+
+
+@pytest.mark.parametrize("line", [
+    "import torch._C",
+    "from torch._C._functorch import peek_interpreter_stack",
+    "from torch.autograd.function import _SingleLevelFunction",
+    "torch.autograd.forward_ad._current_level",
+    "'torch._dynamo' in sys.modules",
+    "getattr(tensor, '_version')",
+    "def f():\n    return x.y._version",
+])  # fmt: skip
+def test_the_rule_for_private_names_can_fail(line):
+    assert list(others_private_names(ast.parse(line), our_names()))
+
+
+def test_the_oldest_torch_is_the_one_that_is_declared():
+    tomllib = pytest.importorskip("tomllib")
+    from pathsum.torch import _private
+
+    extras = tomllib.loads((ROOT.parent.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    declared = {requirement for needs in extras.values() for requirement in needs if requirement.startswith("torch")}
+    assert declared == {f"torch>={_private.RUN[0]}"}
+
+
+@pytest.mark.parametrize("version, part, message", [
+    ("2.7.1", None, "needs torch 2.8 or newer; this is torch 2.7.1"),
+    ("2.99.0", "torch._C._functorch.peek_interpreter_stack", "peek_interpreter_stack.*this is torch 2.99.0"),
+    ("2.99.0", "torch.autograd.forward_ad._current_level", "_current_level of .*this is torch 2.99.0"),
+])  # fmt: skip
+def test_a_torch_that_lacks_something_is_named(version, part, message):
+    delete = f"import torch.autograd.forward_ad; del {part}; " if part else ""
+    code = f"import torch; torch.__version__ = '{version}'; {delete}import pathsum.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          env={"PYTHONPATH": ":".join(sys.path), "PATH": ""})  # fmt: skip
+    assert re.match(f"pathsum.errors.FrameworkVersionError: .*{message}", done.stderr.splitlines()[-1])
 
 
 def test_cached_kernels_are_current_only_while_all_that_they_inline_is():

@@ -64,6 +64,10 @@ class FrameworkMissingError(ModuleNotFoundError):
     """The framework of a front end is not installed; the message names the extra that brings it."""
 
 
+class FrameworkVersionError(ImportError):
+    """The framework of a front end is a version that lacks what pathsum uses of it."""
+
+
 def name_extra(error: ModuleNotFoundError, framework: str) -> ModuleNotFoundError:
     """What to raise for a module that a front end did not find: where it is the framework, with the cure."""
     if error.name != framework:

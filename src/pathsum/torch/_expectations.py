@@ -19,9 +19,9 @@ from pathsum.kernels.reference.log_domain import log_softmax
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.torch._arcs import plane_losses, read_planes
-from pathsum.torch._autograd.operators import transformed
 from pathsum.torch._inputs import Integers, on_device, pose_logits
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
+from pathsum.torch._private import transformed
 from pathsum.torch.asg import PosedASG
 from pathsum.torch.ctc import PosedChain
 

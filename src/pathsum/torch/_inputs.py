@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
 
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
@@ -18,6 +17,7 @@ from pathsum.problems.rnnt import pose_rnnt
 from pathsum.torch._bounded import bounded_batch, check_integer_dtype, special_kind
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.checks import check_alignment, check_batch
+from pathsum.torch._private import peek_interpreter_stack
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
 
 Integers = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]]

@@ -20,16 +20,16 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from pathsum import dispatch
 from pathsum.errors import GradientConsumedError
 from pathsum.kernels.protocol import Call, Kernels
 from pathsum.reductions import reduce, spread
 from pathsum.torch._autograd.lattices import differentiable
-from pathsum.torch._autograd.operators import refuse_graph, transformed
+from pathsum.torch._autograd.operators import refuse_graph
 from pathsum.torch._ops.arrays import as_tensor, fake_like, work_dtype
 from pathsum.torch._ops.registration import define
+from pathsum.torch._private import constant_when_traced, dispatch_mode, transformed, version_of
 
 # What a field of a dataclass is in a schema. Nested tuples of integers travel as their text.
 _SCHEMA = {Any: "Tensor", int: "int", bool: "bool", float: "float", str: "str", tuple: "str"}
@@ -114,14 +114,11 @@ def kernels_of(impl: str, name: str) -> Kernels:
     return dispatch.kernels_of(impl, name)
 
 
+# A compiler cannot look into an import; it calls this while it traces.
+@constant_when_traced
 def _load(impl: str, name: str) -> bool:
     dispatch.kernels_of(impl, name)
     return True
-
-
-# A compiler cannot look into an import; it calls this while it traces. The attribute is what
-# ``torch.compiler.assume_constant_result`` sets, which would import the compiler.
-_load._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 class Reduction(NamedTuple):
@@ -208,7 +205,7 @@ class OverwritingLosses(torch.autograd.Function):
         ctx.kernels, ctx.lattice, ctx.options, ctx.reduction = kernels, lattice, options, reduction
         # Not saved as the others are: a saved tensor that backward changes would fail its version check at a second
         # backward, of which there is more to say. So the check is made here.
-        ctx.overwritten, ctx.version = logits.detach(), logits._version
+        ctx.overwritten, ctx.version = logits.detach(), version_of(logits)
         return reduction.of(saved[0])
 
     @staticmethod
@@ -223,7 +220,7 @@ class OverwritingLosses(torch.autograd.Function):
                 "the gradient of this loss was written over its logits (overwrite_logits=True) by an earlier "
                 "backward; a second one needs overwrite_logits=False"
             )
-        if logits._version != ctx.version:
+        if version_of(logits) != ctx.version:
             raise GradientConsumedError(
                 "the logits of this loss (overwrite_logits=True) were written to after it was computed, by an in-place "
                 "operation or by another such loss of the same memory: their values are lost, and with them the "
@@ -241,7 +238,7 @@ def traced(scores: Sequence[Tensor | None]) -> bool:
     return (
         torch.compiler.is_compiling()
         or transformed()
-        or _get_current_dispatch_mode() is not None
+        or dispatch_mode() is not None
         or any(type(tensor) not in _PLAIN for tensor in scores)
     )
 

@@ -16,7 +16,6 @@ from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import arc_losses, plane_losses
-from pathsum.torch._autograd.operators import transformed
 from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
@@ -30,6 +29,7 @@ from pathsum.torch._inputs import (
     shape_of,
 )
 from pathsum.torch._operators import Reduction, kernels_of
+from pathsum.torch._private import transformed
 from pathsum.torch.joiner import Joiner
 
 

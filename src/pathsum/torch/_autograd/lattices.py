@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pathsum.errors import NotDifferentiableError
 from pathsum.torch._autograd.operators import differentiates, recall, refuse_graph, save
+from pathsum.torch._private import arguments_of
 
 _THIRD = "impl='numba' and impl='triton' have two derivatives; impl='reference' is differentiable to any order"
 
@@ -34,7 +35,7 @@ def differentiable(
         num_inputs: How many inputs are differentiated.
         once_only: Why a call, of which it is given the inputs, has first derivatives alone, where it has.
     """
-    count = sum(argument.name != "need_gradient" for argument in forward.default._schema.arguments)
+    count = sum(name != "need_gradient" for name in arguments_of(forward.default))
 
     def check_twice(inputs: Sequence[Any]) -> None:
         reason = once_only(inputs)

@@ -13,16 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import (
-    get_single_level_autograd_function_allowed,
-    peek_interpreter_stack,
-    set_single_level_autograd_function_allowed,
-)
-from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
 from pathsum.errors import NotDifferentiableError
 from pathsum.torch._ops.registration import LIBRARY, uncompiled
+from pathsum.torch._private import (
+    BelowAutograd,
+    SingleLevelFunction,
+    after_autograd,
+    any_requires_grad,
+    arguments_of,
+    forward_mode,
+    peek_interpreter_stack,
+    single_level_functions,
+    transformed,
+)
 
 
 def differentiates(registered: Any) -> Callable[[type], type]:
@@ -32,19 +36,19 @@ def differentiates(registered: Any) -> Callable[[type], type]:
     True where there is somebody to ask for a derivative.
     """
     overload = registered.default
-    names = [argument.name for argument in overload._schema.arguments]
+    names = arguments_of(overload)
     asked = names.index("need_gradient") if "need_gradient" in names else None
 
     def register(rules: Any) -> Any:
         def forward(ctx: Any, *inputs_and_keys: Any) -> Any:
             *inputs, keys = inputs_and_keys
             with ExitStack() as stack:
-                stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+                stack.enter_context(BelowAutograd())
                 if peek_interpreter_stack() is not None:
                     # The transforms outside this one have derivatives of their own to take.
                     stack.enter_context(torch.enable_grad())
-                    stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
-                output = overload.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
+                    stack.enter_context(forward_mode(True))
+                output = overload.redispatch(keys & after_autograd, *inputs)
             rules.setup_context(ctx, tuple(inputs), output)
             return output
 
@@ -56,31 +60,22 @@ def differentiates(registered: Any) -> Callable[[type], type]:
 
         methods = {"forward": forward, "backward": backward, "jvp": jvp}
         function = type(
-            rules.__name__, (_SingleLevelFunction,), {name: staticmethod(method) for name, method in methods.items()}
+            rules.__name__, (SingleLevelFunction,), {name: staticmethod(method) for name, method in methods.items()}
         )
 
         def kernel(keys: Any, *inputs: Any) -> Any:
-            if not transformed() and not (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)):
-                with torch._C._AutoDispatchBelowAutograd():
-                    return overload.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
+            if not transformed() and not (torch.is_grad_enabled() and any_requires_grad(*inputs)):
+                with BelowAutograd():
+                    return overload.redispatch(keys & after_autograd, *inputs)
             if asked is not None:
                 inputs = (*inputs[:asked], True, *inputs[asked + 1 :])
-            allowed = get_single_level_autograd_function_allowed()
-            set_single_level_autograd_function_allowed(True)
-            try:
+            with single_level_functions():
                 return function.apply(*inputs, keys)
-            finally:
-                set_single_level_autograd_function_allowed(allowed)
 
-        LIBRARY.impl(overload._opname, uncompiled(kernel), "Autograd", with_keyset=True)
+        LIBRARY.impl(overload.name(), uncompiled(kernel), "Autograd", with_keyset=True)
         return rules
 
     return register
-
-
-def transformed() -> bool:
-    """Whether a transform of ``torch.func`` runs, or forward-mode differentiation."""
-    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def save(ctx: Any, *values: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pathsum.errors import ImplementationError
+from pathsum.torch._private import compiler_is_loaded
 
 LIBRARY = torch.library.Library("pathsum", "DEF")
 
@@ -29,7 +29,7 @@ def operator(function: Callable[..., Any] | None = None, *, device: str = "CPU")
 def define(schema: str, function: Callable[..., Any], sketch: Callable[..., Any], device: str) -> Any:
     """An operator by its schema, with what it returns where only shapes are known."""
     registered = _define(schema, function, device)
-    torch.library.register_fake(registered._qualified_op_name, sketch, lib=LIBRARY)
+    torch.library.register_fake(registered.default.name(), sketch, lib=LIBRARY)
     return registered
 
 
@@ -41,7 +41,7 @@ def _define(schema: str, function: Callable[..., Any], device: str) -> Any:
     def one_by_one(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
         return _one_by_one(registered, info.batch_size, in_dims, inputs)
 
-    torch.library.register_vmap(registered._qualified_op_name, one_by_one, lib=LIBRARY)
+    torch.library.register_vmap(registered.default.name(), one_by_one, lib=LIBRARY)
     return registered
 
 
@@ -55,7 +55,7 @@ def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*inputs: Any) -> Any:
         nonlocal disabled
-        if disabled is None and "torch._dynamo" in sys.modules:
+        if disabled is None and compiler_is_loaded():
             disabled = torch.compiler.disable(function, reason="a kernel of pathsum")
         return (disabled or function)(*inputs)
 
@@ -66,7 +66,7 @@ def fake(registered: Any) -> Callable[..., Any]:
     """Register what an operator returns where only shapes are known."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.library.register_fake(registered._qualified_op_name, function, lib=LIBRARY)
+        return torch.library.register_fake(registered.default.name(), function, lib=LIBRARY)
 
     return register
 
