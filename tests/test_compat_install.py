@@ -58,6 +58,21 @@ def test_a_peer_that_is_not_there_is_stood_in_for(absent):
         importlib.import_module(ABSENT)
 
 
+def test_a_stand_in_says_what_it_has_and_what_it_has_not(monkeypatch):
+    monkeypatch.setattr(compat, "_module", lambda name: None)
+    monkeypatch.delitem(sys.modules, "k2", raising=False)
+    with install("k2"):
+        peer = importlib.import_module("k2")
+        with pytest.raises(
+            AttributeError, match=r"k2 has no Fsa: it is not installed, .* has put CtcLoss, DenseFsaVec, "
+        ):
+            peer.Fsa  # noqa: B018
+        with pytest.raises(ImportError, match=r"'Fsa' from 'k2' \(<pathsum.compat stands in for k2, which is not inst"):
+            from k2 import Fsa  # noqa: F401
+        assert not hasattr(peer, "Fsa")
+        assert peer.rnnt_loss_pruned is importlib.import_module("pathsum.compat.k2").rnnt_loss_pruned
+
+
 def test_stand_ins_lie_in_packages_and_have_the_helpers(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "nemo"]:
         monkeypatch.delitem(sys.modules, name)

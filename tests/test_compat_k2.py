@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from pathsum.compat import k2
+from pathsum.compat import fast_rnnt, k2
 from pathsum.testing import assert_close
 from pathsum.torch import rnnt_loss
 
@@ -184,6 +184,66 @@ def test_the_pruned_recipe(rnnt_type):
         assert (losses[-1] >= full - 1e-9).all()
     assert losses[0].isfinite().all()
     assert_close(losses[-1], full, relative=1e-12)  # four positions are all there are
+
+
+def walks_in_a_band(px, py, ranges):
+    """The log-sum over all orders of a sample's steps that stay at the positions of their frames' bands."""
+    num_symbols, num_frames = px.shape[0], py.shape[1]
+    total = []
+    for labels in itertools.combinations(range(num_symbols + num_frames - 1), num_symbols):
+        s, t, score = 0, 0, torch.zeros((), dtype=px.dtype)
+        for step in range(num_symbols + num_frames - 1):
+            if s not in ranges[t]:
+                score = score - torch.inf
+            score, s, t = (score + px[s, t], s + 1, t) if step in labels else (score + py[s, t], s, t + 1)
+        total.append(score + py[s, t] if s in ranges[t] else score - torch.inf)
+    return torch.stack(total).logsumexp(0)
+
+
+def test_the_recipe_of_fast_rnnt_s_readme_by_its_walks():
+    lm, am, symbols, _ = batch(11, num_samples=2)
+    boundary = torch.tensor([[0, 0, 3, 6]] * 2)
+    given = {"symbols": symbols, "termination_symbol": BLANK, "boundary": boundary}
+    simple, (px_grad, py_grad) = fast_rnnt.rnnt_loss_simple(lm=lm, am=am, **given, reduction="none", return_grad=True)
+    ranges = fast_rnnt.get_rnnt_prune_ranges(px_grad=px_grad, py_grad=py_grad, boundary=boundary, s_range=2)
+    am_pruned, lm_pruned = fast_rnnt.do_rnnt_pruning(am=am, lm=lm, ranges=ranges)
+    logits = torch.tanh(am_pruned + lm_pruned)
+    pruned = fast_rnnt.rnnt_loss_pruned(logits=logits, ranges=ranges, **given, reduction="none")
+    everything = torch.arange(4).expand(6, 4)
+    for n in range(2):
+        log_probs = torch.tanh(am[n, None] + lm[n, :, None]).log_softmax(-1)
+        px = torch.stack([log_probs[s, :, symbols[n, s]] for s in range(3)])
+        assert_close(pruned[n], -walks_in_a_band(px, log_probs[..., BLANK], ranges[n]), relative=1e-12)
+        log_probs = (am[n, None] + lm[n, :, None]).log_softmax(-1)
+        px = torch.stack([log_probs[s, :, symbols[n, s]] for s in range(3)])
+        assert_close(simple[n], -walks_in_a_band(px, log_probs[..., BLANK], everything), relative=1e-12)
+
+
+def test_the_planes_of_a_band_are_those_of_all_logits_in_it():
+    lm, am, symbols, boundary = batch(12)
+    ranges = torch.tensor([[0, 1], [0, 1], [1, 2], [1, 2], [2, 3], [2, 3]]).expand(3, 6, 2)
+    banded = sum(fast_rnnt.do_rnnt_pruning(am, lm, ranges))
+    actual = fast_rnnt.get_rnnt_logprobs_pruned(banded, symbols, ranges, BLANK, boundary)
+    full = fast_rnnt.get_rnnt_logprobs_joint(logits_of(lm, am), symbols, BLANK, boundary=boundary)
+    inside = torch.zeros(3, 6, 4, dtype=torch.bool).scatter(2, ranges, True).mT
+    for plane, expected, kept in zip(
+        actual, full, (torch.nn.functional.pad(inside[:, :3], (0, 1)), inside), strict=True
+    ):
+        assert_close(plane, expected.masked_fill(~kept, -torch.inf))
+
+
+@pytest.mark.parametrize("loss", ["rnnt_loss", "rnnt_loss_pruned"])
+def test_occupations_beside_the_loss_of_logits(loss):
+    lm, am, symbols, boundary = batch(13)
+    band = (torch.arange(4).expand(3, 6, 4),) if loss == "rnnt_loss_pruned" else ()
+    alone, pair = (
+        getattr(fast_rnnt, loss)(logits_of(lm, am), symbols, *band, BLANK, boundary, return_grad=return_grad)
+        for return_grad in (False, True)
+    )
+    assert_close(pair[0], alone, relative=1e-12)
+    _, occupations = fast_rnnt.rnnt_loss_simple(lm, am, symbols, BLANK, boundary, return_grad=True)
+    for actual, expected in zip(pair[1], occupations, strict=True):
+        assert_close(actual, expected, absolute=1e-12)
 
 
 def test_a_band_too_narrow_is_widened():

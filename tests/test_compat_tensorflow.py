@@ -1,5 +1,6 @@
 """The drop-ins for tf_seq2seq_losses and Keras: the peers' published values, and the peers where they are."""
 
+import itertools
 import os
 
 import numpy as np
@@ -172,6 +173,101 @@ def test_a_peer_that_is_not_there_is_stood_in_for(monkeypatch):
         assert_close(logit_to_logproba(tf.zeros([1, 2]), 1), np.log([[0.5, 0.5]]), absolute=1e-7)
 
 
+NN_LOGITS = np.random.default_rng(2).standard_normal((6, 3, 5)).astype("float32")
+# Repeats, an empty label, and a label of all frames but the blank between its equals.
+NN_LABELS, NN_LENGTHS = np.array([[1, 1, 2], [0, 0, 0], [4, 3, 3]]), (np.array([3, 0, 3]), np.array([6, 4, 4]))
+
+
+def of_blank(labels, blank):
+    """The labels of NN_LABELS where the blank is another class than 0."""
+    return np.where((labels > 0) & (labels <= blank), labels - 1, labels) if blank else labels
+
+
+def sparse(labels, lengths):
+    """A sparse tensor of the labels, in TensorFlow's order."""
+    indices = [(n, k) for n in range(len(labels)) for k in range(lengths[n])]
+    values = [labels[index] for index in indices]
+    return tf.SparseTensor(indices, tf.constant(values, tf.int32), labels.shape)
+
+
+def losses_by_enumeration(logits, labels, lengths, blank):
+    """Losses (N,) of logits (N, T, C), in float64."""
+    log_probs = tf.nn.log_softmax(logits.astype("float64")).numpy()
+    losses = []
+    for n, (label_length, logit_length) in enumerate(zip(*lengths, strict=True)):
+        total = -np.inf
+        for path in itertools.product(range(logits.shape[2]), repeat=int(logit_length)):
+            merged = [label for label, _ in itertools.groupby(path) if label != blank]
+            if merged == labels[n, :label_length].tolist():
+                total = np.logaddexp(total, log_probs[n, range(int(logit_length)), path].sum())
+        losses.append(-total)
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("blank", [None, 0, 2, -1])
+@pytest.mark.parametrize("time_major", [True, False])
+def test_tf_nn_by_enumeration(blank, time_major):
+    from pathsum.compat.tensorflow import ctc_loss
+
+    lengths = NN_LENGTHS[0], np.array([5, 4, 4])
+    labels = of_blank(NN_LABELS, (blank or 0) % 5)
+    by_samples = NN_LOGITS.transpose(1, 0, 2)
+    expected = losses_by_enumeration(by_samples, labels, lengths, (blank or 0) % 5)
+    given = NN_LOGITS if time_major else by_samples
+    assert_close(ctc_loss(labels, given, *lengths, time_major, None, blank), expected, relative=1e-6)
+    if blank is not None:
+        actual = ctc_loss(sparse(labels, lengths[0]), given, None, lengths[1], time_major, blank_index=blank)
+        assert_close(actual, expected, relative=1e-6)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("blank", [None, 3, -1])
+def test_tf_nn_is_the_peer_s_with_its_gradient(is_sparse, blank):
+    from pathsum.compat import install
+    from pathsum.compat.tensorflow import ctc_loss
+
+    # With sparse labels the peer asks for the blank, and for a label at least.
+    blank = blank or 0 if is_sparse else blank
+    label_length = np.array([3, 1, 3]) if is_sparse else NN_LENGTHS[0]
+    labels = of_blank(NN_LABELS, (blank or 0) % 5).astype("int32")
+    labels[1] = 1
+    arguments = {"logit_length": NN_LENGTHS[1].astype("int32"), "blank_index": blank}
+    arguments |= {"labels": sparse(labels, label_length) if is_sparse else labels}
+    arguments |= {"label_length": None if is_sparse else label_length.astype("int32")}
+
+    def both(function):
+        logits = tf.constant(NN_LOGITS)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = function(logits=logits, **arguments)
+        return losses, tape.gradient(losses, logits)
+
+    theirs = both(tf.nn.ctc_loss)
+    with install("tensorflow") as installation:
+        assert installation.replaced == ["tensorflow.nn.ctc_loss"]
+        assert tf.nn.ctc_loss is ctc_loss
+        in_a_graph = tf.function(lambda: both(tf.nn.ctc_loss))
+        for own in (both(tf.nn.ctc_loss), in_a_graph()):
+            for actual, expected in zip(own, theirs, strict=True):
+                assert_close(actual, expected, absolute=2e-5)
+
+
+def test_tf_nn_s_dtypes_and_what_it_refuses():
+    from pathsum.compat.tensorflow import ctc_loss
+
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        losses = ctc_loss(NN_LABELS, tf.cast(NN_LOGITS, dtype), *NN_LENGTHS, impl="tensorflow")
+        assert losses.dtype.name == dtype
+        assert_close(losses, ctc_loss(NN_LABELS, NN_LOGITS, *NN_LENGTHS), relative=3e-2)
+    unique = tf.nn.ctc_unique_labels(tf.constant(NN_LABELS))
+    expected = ctc_loss(NN_LABELS, NN_LOGITS, *NN_LENGTHS)
+    assert_close(ctc_loss(NN_LABELS, NN_LOGITS, *NN_LENGTHS, unique=unique), expected)
+    with pytest.raises(ValueError, match="ctc_loss: blank_index must be given where labels are sparse; got None"):
+        ctc_loss(sparse(NN_LABELS, NN_LENGTHS[0]), NN_LOGITS, None, NN_LENGTHS[1])
+    # One frame too few.
+    assert np.isinf(ctc_loss([[1, 1]], NN_LOGITS[:, :1], [2], [2])).all()
+
+
 @pytest.fixture(scope="module")
 def keras():
     return pytest.importorskip("keras")
@@ -254,3 +350,32 @@ def test_keras_finds_the_installed_loss_by_its_name(keras, name):
     assert_close(np.array(ours), np.array(own), relative=1e-5)
     assert keras.losses.get("ctc") is keras.losses.ctc
     assert keras.losses.ctc.__module__ != "pathsum.compat.keras"
+
+
+def test_keras_batch_cost_by_enumeration_and_by_its_peer(keras):
+    from pathsum.compat import install
+    from pathsum.compat.keras import ctc_batch_cost
+
+    # The peer asks for a label at least.
+    lengths = np.array([3, 1, 3]), np.array([5, 4, 4])
+    probabilities = tf.nn.softmax(NN_LOGITS.transpose(1, 0, 2)).numpy()
+    labels = of_blank(NN_LABELS, 4)
+    arguments = labels.astype("float32"), probabilities, lengths[1][:, None], lengths[0][:, None]
+    actual = ctc_batch_cost(*arguments)
+    assert actual.shape == (3, 1)
+    expected = losses_by_enumeration(np.log(probabilities + 1e-7), labels, lengths, 4)
+    assert_close(actual[:, 0], expected, relative=1e-6)
+
+    def both(function):
+        given = tf.constant(probabilities)
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            losses = function(arguments[0], given, *arguments[2:])
+        return losses, tape.gradient(losses, given)
+
+    theirs = both(tf.keras.backend.ctc_batch_cost)
+    with install("keras"):
+        assert keras.backend.ctc_batch_cost is tf.keras.backend.ctc_batch_cost is ctc_batch_cost
+        for own, other in zip(both(tf.keras.backend.ctc_batch_cost), theirs, strict=True):
+            assert_close(own, other, absolute=2e-5)
+    assert not hasattr(keras.backend, "ctc_batch_cost")

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 PEERS = (
     "espnet",
+    "fast_rnnt",
     "k2",
     "keras",
     "nemo",
     "optax",
     "optimized_transducer",
     "speechbrain",
+    "tensorflow",
     "tf_seq2seq_losses",
     "torch_asg",
     "torch_functional",
@@ -81,6 +84,9 @@ class Installation:
             return sys.modules[name]
         module = ModuleType(name, "Made by pathsum.compat.install.")
         module.__path__ = []  # a package: stand-ins may lie in it
+        # Python names the file of a module from which it cannot import a name.
+        module.__file__ = f"<pathsum.compat stands in for {name}, which is not installed>"
+        module.__getattr__ = _missing_from(module)  # pyright: ignore[reportAttributeAccessIssue]
         sys.modules[name] = module
         self.stand_ins.append(name)
         parent, _, leaf = name.rpartition(".")
@@ -106,7 +112,7 @@ def install(*peers: str) -> Installation:
 
     Notes:
         Where a peer cannot be imported at all, modules of its names are made that hold the drop-ins, so that code which
-        imports it runs without it. A peer that is there is changed in place; code that has imported a function by name
+        imports it runs without it; asked for another name they say what they have. A peer that is there is changed in place; code that has imported a function by name
         before keeps the peer's own. Of several installations the last is to be undone first.
 
     Example:
@@ -133,6 +139,18 @@ def install(*peers: str) -> Installation:
         for places in (drop_in.PLACES, getattr(drop_in, "HELPERS", {})):
             installation._fill({place: vars(installation._stand_in(place)) for place in places}, places)
     return installation
+
+
+def _missing_from(module: ModuleType) -> Callable[[str], Any]:
+    """What a stand-in answers when it is asked for a name that it does not have."""
+
+    def missing(name: str) -> Any:
+        there = ", ".join(sorted(known for known in vars(module) if not known.startswith("__")))
+        raise AttributeError(
+            f"{module.__name__} has no {name}: it is not installed, and pathsum.compat.install has put {there} in its place"
+        )
+
+    return missing
 
 
 def _names(place: str) -> dict[str, Any] | None:

@@ -1,5 +1,8 @@
 """``keras.losses.CTC`` and ``ctc``, ``keras.ops.ctc_loss``, on Keras 3 with any backend: TensorFlow, JAX or torch.
 
+So is ``keras.backend.ctc_batch_cost``, which Keras 2 had and ``tf.keras.backend`` still has: its ``y_pred`` are
+probabilities and its blank is the last class. It is put in ``keras.backend`` too, and in ``tf_keras.backend``.
+
 The peer's quirks that are kept: class 0 is the blank and the padding of labels, whose length is the number of entries
 that are not 0; all frames are a sample's own; half precision has its loss in float32. Not kept: a finite number, which
 differs from backend to backend, for a label that does not fit in its frames; float64 computed in float32.
@@ -115,13 +118,45 @@ def ctc_loss(
     raise ValueError(f"ctc_loss: Keras must have the backend tensorflow, jax or torch; got {backend}")
 
 
-_LOSSES, _OPERATIONS = {"CTC": CTC, "ctc": ctc}, {"ctc_loss": ctc_loss}
+def ctc_batch_cost(y_true: Any, y_pred: Any, input_length: Any, label_length: Any, *, impl: str = "auto") -> Any:
+    """``keras.backend.ctc_batch_cost``: losses (N, 1) of labels and of what a softmax gave.
+
+    Args:
+        y_true: Labels (N, L), of any dtype.
+        y_pred: Probabilities (N, T, C), the blank's in the last class. ``keras.config.epsilon()`` is added to them, and
+            each frame's sum is made 1 again.
+        input_length: Frames of each sample (N, 1).
+        label_length: Labels of each sample (N, 1).
+        impl: As in the backend's ``pathsum`` functions.
+
+    Returns:
+        Losses (N, 1); infinity, with gradient 0, where the peer stops because a label does not fit in its frames.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathsum.compat.keras import ctc_batch_cost
+        >>> probabilities = np.full((1, 3, 2), 0.5, np.float32)  # 3 frames, one label and the blank
+        >>> loss = ctc_batch_cost(np.array([[0]]), probabilities, np.array([[3]]), np.array([[1]]))
+        >>> [round(float(x), 4) for x in loss[0]]  # 6 of the 8 labellings read as the label
+        [0.2877]
+    """
+    scores: Any = ops.log(ops.convert_to_tensor(y_pred) + keras.config.epsilon())
+    label_length, input_length = (ops.squeeze(lengths, axis=-1) for lengths in (label_length, input_length))
+    losses = ctc_loss(y_true, scores, label_length, input_length, scores.shape[-1] - 1, impl=impl)
+    return ops.expand_dims(losses, 1)
+
+
+_LOSSES, _OPERATIONS, _BACKEND = {"CTC": CTC, "ctc": ctc}, {"ctc_loss": ctc_loss}, {"ctc_batch_cost": ctc_batch_cost}
 PLACES = {
     "keras.losses": _LOSSES,
     "keras.ops": _OPERATIONS,
+    "keras.backend": _BACKEND,
     # tf.keras
     "keras._tf_keras.keras.losses": _LOSSES,
     "keras._tf_keras.keras.ops": _OPERATIONS,
+    "keras._tf_keras.keras.backend": _BACKEND,
+    # Keras 2, where it is beside Keras 3.
+    "tf_keras.backend": _BACKEND,
     # What keras.losses.get, and so model.compile, finds names in.
     "keras.src.losses.ALL_OBJECTS_DICT": _LOSSES,
 }

@@ -8,6 +8,7 @@ from pathsum.compat.k2.ctc import ctc_loss as ctc_loss
 from pathsum.compat.k2.ctc import ctc_topo as ctc_topo
 from pathsum.compat.k2.ctc import linear_fsa as linear_fsa
 from pathsum.compat.k2.pruning import do_rnnt_pruning as do_rnnt_pruning
+from pathsum.compat.k2.pruning import get_rnnt_logprobs_pruned as get_rnnt_logprobs_pruned
 from pathsum.compat.k2.pruning import get_rnnt_prune_ranges as get_rnnt_prune_ranges
 from pathsum.compat.k2.pruning import rnnt_loss_pruned as rnnt_loss_pruned
 from pathsum.compat.k2.transducer import get_rnnt_logprobs as get_rnnt_logprobs
@@ -27,6 +28,7 @@ PLACES = {
         "rnnt_loss_pruned": rnnt_loss_pruned,
         "get_rnnt_logprobs": get_rnnt_logprobs,
         "get_rnnt_logprobs_joint": get_rnnt_logprobs_joint,
+        "get_rnnt_logprobs_pruned": get_rnnt_logprobs_pruned,
         "get_rnnt_logprobs_smoothed": get_rnnt_logprobs_smoothed,
         "get_rnnt_prune_ranges": get_rnnt_prune_ranges,
         "do_rnnt_pruning": do_rnnt_pruning,

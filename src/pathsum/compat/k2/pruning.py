@@ -8,11 +8,12 @@ loss infinity instead of an assertion; ``get_rnnt_prune_ranges_deprecated``, an 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pathsum.compat.k2.transducer import reduced_planes, typed_planes
+from pathsum.compat.k2.transducer import Planes, reduced_planes, typed_planes
 
 
 def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_range: int) -> Tensor:
@@ -71,7 +72,8 @@ def rnnt_loss_pruned(
     delay_penalty: float = 0.0,
     reduction: str = "mean",
     use_hat_loss: bool = False,
-) -> Tensor:
+    return_grad: bool = False,
+) -> Any:
     """``k2.rnnt_loss_pruned``: the loss over the walks in a band of positions, all else impossible.
 
     Args:
@@ -84,9 +86,10 @@ def rnnt_loss_pruned(
         delay_penalty: See there.
         reduction: See there.
         use_hat_loss: The blank has the probability ``sigmoid(logit)``, the others share the rest.
+        return_grad: Also return the occupations.
 
     Returns:
-        The reduced loss.
+        The reduced loss; with ``return_grad`` a pair of it and the occupations of ``get_rnnt_logprobs_pruned``'s planes.
 
     Example:
         >>> import torch
@@ -95,13 +98,27 @@ def rnnt_loss_pruned(
         >>> round(rnnt_loss_pruned(torch.zeros(1, 2, 2, 2), torch.tensor([[0]]), everything, 1).item(), 4)
         1.3863
     """
+    planes = get_rnnt_logprobs_pruned(logits, symbols, ranges, termination_symbol, boundary, rnnt_type, use_hat_loss)
+    return reduced_planes(planes, boundary, delay_penalty, reduction, return_grad)
+
+
+def get_rnnt_logprobs_pruned(
+    logits: Tensor,
+    symbols: Tensor,
+    ranges: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    use_hat_loss: bool = False,
+) -> Planes:
+    """``k2.get_rnnt_logprobs_pruned``: the two planes of logits (B, T, R, C) in a band, -inf outside of it."""
     log_probs = _hat(logits, termination_symbol) if use_hat_loss else logits.log_softmax(-1)
     padded = torch.nn.functional.pad(symbols, (0, 1), value=termination_symbol)
     labels = padded[:, None].expand(-1, logits.shape[1], -1).gather(2, ranges)
     banded = log_probs.gather(3, labels[..., None])[..., 0], log_probs[..., termination_symbol]
     impossible = logits.new_full((*logits.shape[:2], padded.shape[1]), -torch.inf)
     px, py = (impossible.scatter(2, ranges, plane).transpose(1, 2) for plane in banded)
-    return reduced_planes(typed_planes(px[:, :-1], py, rnnt_type, boundary), boundary, delay_penalty, reduction)
+    return typed_planes(px[:, :-1], py, rnnt_type, boundary)
 
 
 def _hat(logits: Tensor, blank: int) -> Tensor:

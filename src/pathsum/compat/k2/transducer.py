@@ -28,7 +28,8 @@ def rnnt_loss(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     reduction: str = "mean",
-) -> Tensor:
+    return_grad: bool = False,
+) -> Any:
     """``k2.rnnt_loss``.
 
     Args:
@@ -40,9 +41,10 @@ def rnnt_loss(
         rnnt_type: ``"regular"``, ``"modified"`` or ``"constrained"``.
         delay_penalty: As in ``pathsum.torch.rnnt_loss``, where above 0.
         reduction: ``"none"``, ``"sum"``, or ``"mean"`` over B.
+        return_grad: Also return the occupations.
 
     Returns:
-        The reduced loss.
+        The reduced loss; with ``return_grad`` a pair of it and the occupations of ``get_rnnt_logprobs_joint``'s planes.
 
     Raises:
         InvalidValueError: As in ``pathsum.torch.rnnt_loss``.
@@ -53,9 +55,9 @@ def rnnt_loss(
         >>> round(1 / rnnt_loss(torch.zeros(1, 3, 2, 2), torch.tensor([[0]]), 1, rnnt_type="modified").exp().item(), 4)
         0.375
     """
-    if boundary is not None and boundary[:, :2].any():
+    if return_grad or (boundary is not None and boundary[:, :2].any()):
         planes = get_rnnt_logprobs_joint(logits, symbols, termination_symbol, rnnt_type, boundary)
-        return reduced_planes(planes, boundary, delay_penalty, reduction)
+        return reduced_planes(planes, boundary, delay_penalty, reduction, return_grad)
     _, _, symbol_counts, frame_counts = _boundary(boundary, logits.shape[2] - 1, logits.shape[1], symbols).unbind(1)
     losses = transducer_losses(
         logits,
