@@ -112,8 +112,9 @@ def install(*peers: str) -> Installation:
 
     Notes:
         Where a peer cannot be imported at all, modules of its names are made that hold the drop-ins, so that code which
-        imports it runs without it; asked for another name they say what they have. A peer that is there is changed in place; code that has imported a function by name
-        before keeps the peer's own. Of several installations the last is to be undone first.
+        imports it runs without it; asked for another name they say what they have. A peer that is there is changed in
+        place; code that has imported a function by name before keeps the peer's own. Of several installations the last
+        is to be undone first.
 
     Example:
         >>> import torch
@@ -146,9 +147,8 @@ def _missing_from(module: ModuleType) -> Callable[[str], Any]:
 
     def missing(name: str) -> Any:
         there = ", ".join(sorted(known for known in vars(module) if not known.startswith("__")))
-        raise AttributeError(
-            f"{module.__name__} has no {name}: it is not installed, and pathsum.compat.install has put {there} in its place"
-        )
+        what = f"{module.__name__} has no {name}: it is not installed"
+        raise AttributeError(f"{what}, and pathsum.compat.install has put {there} in its place")
 
     return missing
 

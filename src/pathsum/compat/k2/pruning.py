@@ -89,7 +89,7 @@ def rnnt_loss_pruned(
         return_grad: Also return the occupations.
 
     Returns:
-        The reduced loss; with ``return_grad`` a pair of it and the occupations of ``get_rnnt_logprobs_pruned``'s planes.
+        The reduced loss; with ``return_grad`` a pair of it and the occupations of all planes, 0 outside of the band.
 
     Example:
         >>> import torch
