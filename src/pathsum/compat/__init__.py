@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 PEERS = (
+    "ctc_forced_aligner",
     "espnet",
     "fast_rnnt",
     "k2",
@@ -31,6 +32,7 @@ PEERS = (
     "warp_transducer",
     "warpctc_pytorch",
     "warprnnt_numba",
+    "whisperx",
 )
 
 

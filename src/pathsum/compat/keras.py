@@ -140,7 +140,8 @@ def ctc_batch_cost(y_true: Any, y_pred: Any, input_length: Any, label_length: An
         >>> [round(float(x), 4) for x in loss[0]]  # 6 of the 8 labellings read as the label
         [0.2877]
     """
-    scores: Any = ops.log(ops.convert_to_tensor(y_pred) + keras.config.epsilon())
+    probabilities: Any = ops.convert_to_tensor(y_pred)
+    scores: Any = ops.log(probabilities + keras.config.epsilon())
     label_length, input_length = (ops.squeeze(lengths, axis=-1) for lengths in (label_length, input_length))
     losses = ctc_loss(y_true, scores, label_length, input_length, scores.shape[-1] - 1, impl=impl)
     return ops.expand_dims(losses, 1)

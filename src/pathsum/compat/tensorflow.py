@@ -65,7 +65,9 @@ def ctc_loss(
                 raise InvalidValueError("ctc_loss", "blank_index", "be given where labels are sparse", None)
             ordered = tf.sparse.reorder(labels)
             samples = ordered.indices[:, 0]
-            labels = tf.RaggedTensor.from_value_rowids(ordered.values, samples, ordered.dense_shape[0])
+            labels = tf.RaggedTensor.from_value_rowids(  # pyright: ignore[reportAttributeAccessIssue]
+                ordered.values, samples, ordered.dense_shape[0]
+            )
             label_length = None
         losses = _ctc_loss(
             labels,
