@@ -67,6 +67,8 @@ OF_TORCH = (
     "espnet",
     "transformers",
     "warpctc_pytorch",
+    "ctc_forced_aligner",
+    "fast_rnnt",
     "k2",
     "nemo",
     "optimized_transducer",
@@ -77,8 +79,9 @@ OF_TORCH = (
     "warp_rnnt",
     "warp_transducer",
     "warprnnt_numba",
+    "whisperx",
 )
-OF_TENSORFLOW = ("tf_seq2seq_losses", "keras")
+OF_TENSORFLOW = ("tensorflow", "tf_seq2seq_losses", "keras")
 OF_JAX = ("optax",)
 
 
