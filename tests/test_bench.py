@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_steps_of_a_joiner_are_shown(recorded_steps, capsys):
     assert (recorded_steps / "rnnt-librispeech.png").exists()
 
 
-def test_what_takes_long_is_measured_on_request_alone(monkeypatch, tmp_path):
+def test_what_takes_long_is_measured_on_request_to_failalone(monkeypatch, tmp_path):
     measured = []
     monkeypatch.setattr(run_module, "_measure", lambda todo, *_: measured.extend(todo) or 0)
     assert cli.main(["bench", "--quick", "--peers", "torch", "--out", str(tmp_path)]) == 0
@@ -223,6 +224,74 @@ def test_a_peer_that_fails_is_a_row_that_says_so(prepare, reason, monkeypatch, t
     assert {row["impl"] for row in rows if row["median_ms"]} == {"pathsum", "copy"}
     assert cli.main(["bench", "--show", str(tmp_path)]) == 0
     assert reason in capsys.readouterr().out
+
+
+def failing_at(call):
+    """A peer whose steps go well until one of them, the first being 0."""
+
+    def prepare(problem):
+        step, done = peers.prepare_torch(problem), []
+
+        def failing():
+            done.append(None)
+            if len(done) > call:
+                raise RuntimeError(f"step {call}")
+            return step()
+
+        return failing
+
+    return prepare
+
+
+# The gate makes one step; the turns begin anew: one that tells how long it takes, then two a turn.
+@pytest.mark.parametrize("stage", range(4))
+def test_a_peer_that_fails_in_its_turns_is_a_row_and_the_others_are_measured(stage, monkeypatch):
+    case = Case("ctc", "ctc_loss", "logits", (2, 20, 5, 8), "ragged")
+    monkeypatch.setitem(peers.PEERS, "torch", peers.PEERS["torch"]._replace(prepare=failing_at(stage)))
+    taking_part = contenders.gather({}, frozenset({"torch"}))
+    rows = measure.time_rows(case, taking_part, Run.begin(1), repeats=3)
+    (failed,) = [row for row in rows if row.failure is not None]
+    assert (failed.impl, failed.failure, failed.median_ms) == ("torch", f"error: RuntimeError: step {stage}", None)
+    measured = {row.impl: row for row in rows if row.failure is None}
+    assert measured.keys() == {"pathsum", "copy"}
+    assert all(row.repeats == 3 for row in measured.values())
+
+
+def test_ours_that_fails_in_its_turns_ends_the_run(monkeypatch):
+    monkeypatch.setitem(peers.PEERS, "pathsum", peers.PEERS["pathsum"]._replace(prepare=failing_at(1)))
+    with pytest.raises(RuntimeError, match="step 1"):
+        measure.time_rows(TINY_CTC, contenders.gather({}, frozenset()), Run.begin(1), repeats=3)
+
+
+@pytest.mark.parametrize("task_to_fail", ["load", "step", "peak"])
+def test_a_peer_that_fails_where_memory_is_measured_is_a_row(task_to_fail, monkeypatch):
+    class FakeWorker:
+        def ask(self, task, peer, **_):
+            if peer == "torch" and task == task_to_fail:
+                raise contenders.WorkerError("std::bad_alloc")
+            return {"peak_kib": 100.0}
+
+    monkeypatch.setattr(measure, "_apart", lambda *_: nullcontext(FakeWorker()))
+    taking_part = contenders.gather({}, frozenset({"torch"}))
+    case = Case("memory", "ctc_loss", "logits", (1, 3, 1, 3))
+    ours, failed = measure.memory_rows(case, taking_part, Run.begin(1))
+    assert ours.peak_mib == 100 / 1024
+    assert (failed.impl, failed.failure, failed.peak_mib) == ("torch", "memory: std::bad_alloc", None)
+    (table,) = report.tables([ours, failed])
+    assert "| torch | memory: std::bad_alloc |" in report.as_markdown(table)
+
+
+def test_a_step_without_its_peak_keeps_its_times(monkeypatch):
+    ours, peer = (contenders.Contender(name, {}) for name in ("pathsum", "torchaudio"))
+    taken = [{"forward": 1.0, "backward": 2.0, "both": 3.0}]
+    peaks = {"pathsum": 2.0**21}, 2**20, {"torchaudio": "time: no answer within 300 s"}
+    monkeypatch.setattr(measure, "_turns", lambda *_: ([(ours, taken), (peer, taken)], {}))
+    monkeypatch.setattr(measure, "_peaks", lambda *_: peaks)
+    case = Case("rnnt-librispeech", "rnnt_joint_loss", "initial", (1, 3, 1, 4), "ragged")
+    rows = measure.step_rows(case, [ours, peer], Run.begin(1), repeats=1)
+    text = report.as_markdown(report.tables(rows)[0])
+    assert "| torchaudio | 1 | 2 | 3 (3-3) |  | 1 |" in text
+    assert "| torchaudio | time: no answer within 300 s |" in text
 
 
 @pytest.mark.usefixtures("uncompiled")

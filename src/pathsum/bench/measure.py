@@ -62,6 +62,18 @@ class Verdict(NamedTuple):
     failure: str | None
 
 
+@contextmanager
+def noting(contender: Contender, failures: dict[str, str]) -> Iterator[None]:
+    """What a peer raises is noted by its name. Ours on torch and the copy, which all is compared with, end the run."""
+    try:
+        yield
+    # A peer may raise whatever it wants.
+    except Exception as reason:
+        if contender.name in ("pathsum", "copy"):
+            raise
+        failures[contender.name] = failure(reason)
+
+
 def errors(case: Case, contenders: Sequence[Contender], threads: int = 1) -> list[Verdict]:
     """How far each contender is from float64, and whether that is near enough.
 
@@ -71,19 +83,18 @@ def errors(case: Case, contenders: Sequence[Contender], threads: int = 1) -> lis
     problem = make_problem(case)
     truth = Truth(problem)
     found = []
+    failures: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="pathsum-bench-") as name:
         folder = Path(name)
         peers.save(problem, folder)
         for contender in solvers(case, contenders):
-            try:
+            error = None
+            with noting(contender, failures):
                 if contender.worker is None and contender.name not in TRUSTED:
                     _try(contender, folder, threads)
                 error = truth.errors(contender.name, contender.solve(problem, folder))
-            # Whatever a peer raises is a row. Ours on torch is what all is compared with: its error ends the run.
-            except Exception as reason:
-                if contender.name == "pathsum":
-                    raise
-                found.append(Verdict(contender, None, False, failure(reason)))
+            if error is None:
+                found.append(Verdict(contender, None, False, failures[contender.name]))
                 continue
             accepted = truth.accepts(contender.name, error)
             wrong = f"wrong value: off by {error.loss:.1e} of the loss and {error.gradient:.1e} in the gradient"
@@ -91,9 +102,16 @@ def errors(case: Case, contenders: Sequence[Contender], threads: int = 1) -> lis
     return found
 
 
-def _try(contender: Contender, folder: Path, threads: int) -> None:
+def _apart(contender: Contender, threads: int) -> Worker:
+    """A process for one contender, in which a peer can take neither all memory nor for ever."""
+    if contender.name in TRUSTED:
+        return Worker(contender.python, threads)
     memory_bytes = int(TRIAL_MEMORY * available_memory())
-    with Worker(contender.python, threads, memory_bytes=memory_bytes, seconds=TRIAL_SECONDS) as worker:
+    return Worker(contender.python, threads, memory_bytes=memory_bytes, seconds=TRIAL_SECONDS)
+
+
+def _try(contender: Contender, folder: Path, threads: int) -> None:
+    with _apart(contender, threads) as worker:
         worker.ask("load", peer=contender.name, folder=str(folder))
         worker.ask("step", peer=contender.name)
 
@@ -132,8 +150,8 @@ def failed_rows(case: Case, failures: Mapping[str, str], contenders: Sequence[Co
 
 def time_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:
     """Forward, backward and both of every contender, taking turns."""
-    turns = _turns(case, contenders, repeats)
-    return [
+    turns, failures = _turns(case, contenders, repeats)
+    rows = [
         run.row(
             case,
             contender.name,
@@ -147,13 +165,14 @@ def time_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: in
         for contender, taken in turns
         for direction in taken[0]
     ]
+    return rows + failed_rows(case, failures, contenders, run)
 
 
 def memory_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list[Row]:
     """Peak memory beyond the inputs, each contender in a fresh process that has already run a tiny case."""
-    peaks, size = _peaks(case, contenders, run.threads)
+    peaks, size, failures = _peaks(case, contenders, run.threads)
     ours = peaks["pathsum"] if "pathsum" in peaks else next(iter(peaks.values()))
-    return [
+    rows = [
         run.row(
             case,
             contender.name,
@@ -164,17 +183,21 @@ def memory_rows(case: Case, contenders: Sequence[Contender], run: Run) -> list[R
             ratio_to_ours=peaks[contender.name] / ours if ours else None,
         )
         for contender in solvers(case, contenders)
+        if contender.name in peaks
     ]
+    return rows + failed_rows(case, failures, contenders, run)
 
 
 def step_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:
     """Times as of ``time_rows``; on the rows of both directions, peak memory as of ``memory_rows``."""
-    turns = _turns(case, contenders, repeats)
-    peaks, size = _peaks(case, contenders, run.threads)
+    turns, failures = _turns(case, contenders, repeats)
+    peaks, size, without_peak = _peaks(case, [contender for contender, _ in turns], run.threads)
     rows = []
     for contender, taken in turns:
-        peak = peaks[contender.name]
-        memory: dict[str, Any] = {"peak_mib": peak / _MIB, "share_beyond_gradient": (peak - size) / size}
+        memory: dict[str, Any] = {}
+        if contender.name in peaks:
+            peak = peaks[contender.name]
+            memory = {"peak_mib": peak / _MIB, "share_beyond_gradient": (peak - size) / size}
         rows += [
             run.row(
                 case,
@@ -188,27 +211,35 @@ def step_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: in
             )
             for direction in taken[0]
         ]
-    return rows
+    return rows + failed_rows(case, failures | without_peak, contenders, run)
 
 
-def _turns(case: Case, contenders: Sequence[Contender], repeats: int) -> list[tuple[Contender, list[dict[str, float]]]]:
-    """What every contender that can run took in its turns, in milliseconds by direction."""
+def _turns(
+    case: Case, contenders: Sequence[Contender], repeats: int
+) -> tuple[list[tuple[Contender, list[dict[str, float]]]], dict[str, str]]:
+    """What every contender that can run took in its turns, in milliseconds by direction; and why others have none."""
     problem = make_problem(case)
+    failures: dict[str, str] = {}
     taking_part = [contender for contender in contenders if contender.can_run(case.op, case.kind)]
+    times: dict[str, list[dict[str, float]]] = {contender.name: [] for contender in taking_part}
+    steps, durations = {}, {}
     with handed_over(problem, taking_part) as folder:
-        steppers = [contender.prepare(problem, folder) for contender in taking_part]
-        times: list[list[dict[str, float]]] = [[] for _ in steppers]
-        durations = [step().milliseconds["both"] for step in steppers]
+        for contender in taking_part:
+            with noting(contender, failures):
+                steps[contender.name] = contender.prepare(problem, folder)
+                durations[contender.name] = steps[contender.name]().milliseconds["both"]
         for turn in range(repeats):
-            for step, taken, duration in zip(steppers, times, durations, strict=True):
-                if turn > 0 and turn >= BUDGET_MS / duration:
+            for contender in taking_part:
+                name = contender.name
+                if name in failures or (turn > 0 and turn >= BUDGET_MS / durations[name]):
                     continue
-                # Before the warm step: a collection goes through every object and leaves the caches cold.
-                gc.collect()
-                if duration < COOLS_DOWN_MS:
-                    step()
-                taken.append(step().milliseconds)
-    return list(zip(taking_part, times, strict=True))
+                with noting(contender, failures):
+                    # Before the warm step: a collection goes through every object and leaves the caches cold.
+                    gc.collect()
+                    if durations[name] < COOLS_DOWN_MS:
+                        steps[name]()
+                    times[name].append(steps[name]().milliseconds)
+    return [(contender, times[contender.name]) for contender in taking_part if contender.name not in failures], failures
 
 
 def _median(taken: list[dict[str, float]], direction: str) -> float:
@@ -225,22 +256,25 @@ def _spread(taken: list[dict[str, float]], direction: str) -> dict[str, Any]:
     }
 
 
-def _peaks(case: Case, contenders: Sequence[Contender], threads: int) -> tuple[dict[str, float], int]:
-    """Bytes that each contender held at most beyond its inputs, by name; and those of the gradients among them."""
+def _peaks(case: Case, contenders: Sequence[Contender], threads: int) -> tuple[dict[str, float], int, dict[str, str]]:
+    """Bytes that each contender held at most beyond its inputs, by name; those of the gradients among them; and why
+    others have none.
+    """
     problem, warm_up = make_problem(case), make_problem(replace(case, shape=_WARM_UP_SHAPE, lengths="full"))
-    peaks = {}
+    peaks: dict[str, float] = {}
+    failures: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="pathsum-bench-") as name:
         folders = [Path(name) / "warm-up", Path(name) / "problem"]
         for folder, each in zip(folders, (warm_up, problem), strict=True):
             folder.mkdir()
             peers.save(each, folder)
         for contender in solvers(case, contenders):
-            with Worker(contender.python, threads) as worker:
+            with noting(contender, failures), _apart(contender, threads) as worker:
                 worker.ask("load", peer=contender.name, folder=str(folders[0]))
                 worker.ask("step", peer=contender.name)
                 worker.ask("load", peer=contender.name, folder=str(folders[1]))
                 peaks[contender.name] = 1024 * worker.ask("peak", peer=contender.name)["peak_kib"]
-    return peaks, sum(operand.nbytes for operand in problem.operands)
+    return peaks, sum(operand.nbytes for operand in problem.operands), failures
 
 
 def first_call_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:

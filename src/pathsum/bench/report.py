@@ -169,7 +169,7 @@ def _timed_line(directions: list[Row]) -> tuple[str, ...]:
 
 def _step_line(directions: list[Row]) -> tuple[str, ...]:
     case, name, forward, backward, both = _times(directions)
-    return (case, name, forward, backward, _spread(both), f"{both.peak_mib:.0f}", _ratio(both))
+    return (case, name, forward, backward, _spread(both), _whole(both.peak_mib), _ratio(both))
 
 
 def _times(directions: list[Row]) -> tuple[str, str, str, str, Row]:
@@ -257,6 +257,10 @@ def _bar_label(row: Row) -> str:
 
 def _milliseconds(value: float | None) -> str:
     return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
 
 
 def _spread(row: Row) -> str:
