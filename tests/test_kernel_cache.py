@@ -74,7 +74,7 @@ def garbled(path, other):
 
 
 def of_another_program(path, other):
-    path.write_bytes(pickle.dumps(numba.__version__) + pickle.dumps(("stamp", {})))
+    path.write_bytes(b"\x7fELF" + path.read_bytes())
 
 
 def with_another_bit(path, other):
@@ -127,6 +127,33 @@ def test_other_sources_and_another_numba_are_misses_without_a_word(load, monkeyp
         assert called(load()) == (0, [])
         assert called(load()) == (2, [])
     monkeypatch.setattr(numba, "__version__", "0.0")
+    assert called(load()) == (0, [])
+    assert called(load()) == (2, [])
+
+
+def test_files_that_numba_itself_wrote_are_misses_without_a_word(load, tmp_path):
+    # As an older pathsum left them, which had numba's own cache: an index, and kernels under the names it gives.
+    source = tmp_path / "kernels_of_a_test.py"
+    ours = source.read_text()
+    source.write_text(
+        ours.replace("@kernel", "@njit(cache=True)").replace("compilation import kernel", "compilation import njit")
+    )
+    older = load()
+    assert (older.double(21), older.halve(42)) == (42, 21)
+    assert len(files(tmp_path, ".nbi")) == 2
+    before = os.stat(source)
+    source.write_text(ours)
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert called(load()) == (0, [])
+    assert called(load()) == (2, [])
+    assert len(files(tmp_path, ".nbi")) == 2
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_each_of_numbas_own_files_is_a_miss(suffix, load, tmp_path):
+    called(load())
+    for path in files(tmp_path, suffix):
+        path.write_bytes(pickle.dumps(numba.__version__) + pickle.dumps(("stamp", {})))
     assert called(load()) == (0, [])
     assert called(load()) == (2, [])
 

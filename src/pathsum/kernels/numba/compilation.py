@@ -2,7 +2,7 @@
 
 The cache saves time and nothing else. One that cannot be read or written is a miss: the kernel is compiled, a warning
 says so once, and a file that was damaged is written anew. It is opened when a kernel is first called, not when it is
-imported. What is private to numba stands here alone; it is the same from numba 0.61 to 0.68.
+imported. What is private to numba stands here alone; it is the same from numba 0.60 to 0.68.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ COMPILE_IN_ORDER = COMPILE | {"fastmath": FASTMATH - {"reassoc"}}
 COMPILE_EXACTLY = COMPILE | {"fastmath": False}
 
 _IMPORT = re.compile(rf"^\s*from ({re.escape(str(__package__))}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
+# What numba's own files begin with, as versions of pathsum before the digests wrote them: a pickle.
+_NUMBAS_START = re.compile(rb"\x80[\x02-\x05]\x95")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _reported: set[str] = set()
 
@@ -146,7 +148,7 @@ class CheckedFiles(IndexDataCacheFile):
         self._write(self._data_path(name), data)
 
     def _read(self, path: str) -> Any:
-        """What a file keeps; None where there is no file, where it is of other sources, and where it is damaged."""
+        """What a file keeps; None where there is no file, where others wrote it, and where it is damaged."""
         try:
             head, _, rest = Path(path).read_bytes().partition(b"\n")
         except FileNotFoundError:
@@ -155,6 +157,8 @@ class CheckedFiles(IndexDataCacheFile):
             _report("the kernel cache cannot be read", error)
             return None
         if head.startswith(self._START) and head != self._head and len(rest) > _DIGEST_SIZE:
+            return None
+        if _NUMBAS_START.match(head):
             return None
         digest, data = rest[:_DIGEST_SIZE], rest[_DIGEST_SIZE:]
         if head != self._head or digest != _digest(path, data):
