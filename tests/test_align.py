@@ -565,6 +565,11 @@ def test_greedy_ctc_merges_runs_and_drops_blanks(num_frames, blank, seed):
         assert (tokens[n, count:] == -1).all()
 
 
+def _repeat(tokens, state):
+    """A predictor."""
+    return tokens[:, None], state
+
+
 class Transducer(torch.nn.Module):
     """A predictor with an LSTM, whose states have the samples on axis 1, and a joiner."""
 
@@ -706,7 +711,7 @@ def test_states_may_be_nested():
         (lambda x: simple_ctc_align(x, [[1], [3]]), "simple_ctc_align: targets"),
         (lambda x: ctc_posteriors(x, [[1], [3]]), "ctc_posteriors: targets"),
         (lambda x: simple_ctc_posteriors(x, [[1], [3]]), "simple_ctc_posteriors: targets"),
-        (lambda x: rnnt_align(x, [[1]], [4], [1]), r"rnnt_align: logits must have shape \(N, T, U\+1, V\)"),
+        (lambda x: rnnt_align(x[0], [[1]], [4], [1]), r"rnnt_align: logits must have shape \(N, T, U\+1, V\)"),
         (lambda x: rnnt_align(x[None], [[1]], [2], [4]), "rnnt_align: target_lengths must lie in"),
         (lambda x: rnnt_posteriors(x[None], [[1]], [3], [1]), "rnnt_posteriors: logit_lengths must lie in"),
         (lambda x: ctc_greedy_decode(x, [4]), "ctc_greedy_decode: input_lengths must have one entry a sample, N = 2"),
@@ -720,7 +725,7 @@ def test_states_may_be_nested():
         ),
         (lambda x: tdt_greedy_decode(x, None, None, None, [1, 1], 0), "tdt_greedy_decode: durations must be different"),
         (
-            lambda x: tdt_greedy_decode(x, None, lambda *a: a, lambda f, o: (f, f), [1, 2], 0),
+            lambda x: tdt_greedy_decode(x, None, _repeat, lambda f, o: (f, f), [1, 2], 0),
             r"tdt_greedy_decode: join must return logits \(N, V\) and \(N, D\), D = 2",
         ),
         (
@@ -728,11 +733,11 @@ def test_states_may_be_nested():
             "multi_blank_rnnt_greedy_decode: big_blanks must have one class a duration, 1",
         ),
         (
-            lambda x: multi_blank_rnnt_greedy_decode(x, None, lambda *a: a, lambda f, o: f, [2], [0], 0),
+            lambda x: multi_blank_rnnt_greedy_decode(x, None, _repeat, lambda f, o: f, [2], [0], 0),
             "multi_blank_rnnt_greedy_decode: big_blanks must differ from the blank",
         ),
         (
-            lambda x: rnnt_greedy_decode(x, None, lambda *a: a, lambda f, o: f, 5),
+            lambda x: rnnt_greedy_decode(x, None, _repeat, lambda f, o: f, 5),
             r"rnnt_greedy_decode: blank must lie in \[-3, 3\); got 5",
         ),
         (lambda x: rnnt_greedy_decode(x, None, None, None, 0, max_symbols=0), "max_symbols must be at least 1"),

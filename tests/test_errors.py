@@ -89,7 +89,7 @@ def test_dtype_of_scores(function, scores, got):
 @pytest.mark.parametrize("function, shape, rule", [
     ("ctc_loss", (5,), "(T, N, C) or (T, C)"),
     ("simple_ctc_loss", (4, 2, 5, 1), "(T, N, C) or (T, C)"),
-    ("rnnt_loss", (4, 2, 5), "(N, T, U+1, V)"),
+    ("rnnt_loss", (4, 2, 2, 2, 5), "(N, T, U+1, V) or (T, U+1, V)"),
     ("rnnt_loss", (2, 4, 0, 5), "(N, T, U+1, V)"),
     ("rnnt_packed_loss", (2, 4, 3, 5), "(rows, V)"),
 ])  # fmt: skip

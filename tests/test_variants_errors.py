@@ -73,7 +73,7 @@ def test_the_rules_of_every_loss_hold(name):
     logits = "token_logits" if name == "tdt_loss" else "logits"
     dtypes = "float32, float64, bfloat16, float16"
     raises(TYPE, name, f"{logits} must have dtype {dtypes}; got list", **{logits: [0.0]})
-    message = f"{logits} must have shape (N, T, U+1, V) or (rows, V); got shape (6,)"
+    message = f"{logits} must have shape (N, T, U+1, V) or (T, U+1, V) or (rows, V); got shape (6,)"
     raises(VALUE, name, message, **{logits: torch.zeros(6)})
     message = f"{logits} must have shape (N, T, U+1, V); got shape (2, 4, 0, 6)"
     raises(VALUE, name, message, **{logits: torch.zeros(2, 4, 0, 6)})

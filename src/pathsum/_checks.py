@@ -225,39 +225,46 @@ def _check_labels(
         raise InvalidValueError(function, argument, "not contain a big blank", int(targets[sample, position]), sample)
 
 
-def check_count(function: str, argument: str, value: Any, minimum: int = 0) -> int:
-    """An int, not below the minimum."""
+def check_count(function: str, argument: str, value: Any, minimum: int = 0, maximum: int | None = None) -> int:
+    """An int, not below the minimum, and not above the maximum where there is one."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise InvalidTypeError(function, argument, "be an int", type(value).__name__)
     if value < minimum:
         raise InvalidValueError(function, argument, f"be at least {minimum}", value)
+    if maximum is not None and value > maximum:
+        raise InvalidValueError(function, argument, f"be at most {maximum}", value)
     return int(value)
 
 
-def _entries(function: str, argument: str, values: Any) -> list[Any]:
-    """The entries of a list, a tuple or a range, or of an array of rank 1."""
+def check_num_classes(function: str, num_classes: Any) -> int:
+    """A number of classes, which 32 bits hold."""
+    return check_count(function, "num_classes", num_classes, 1, 2**31 - 1)
+
+
+def check_counts(function: str, argument: str, values: Any, minimum: int) -> list[int]:
+    """Ints, none below the minimum: a list, a tuple or a range, or an array of rank 1."""
     if isinstance(values, np.ndarray) and values.ndim == 1:
-        return values.tolist()
+        values = values.tolist()
     if not isinstance(values, (list, tuple, range)):
         raise InvalidTypeError(function, argument, "be a list of ints", type(values).__name__)
-    return list(values)
+    return [check_count(function, argument, value, minimum) for value in values]
 
 
 def check_durations(
     function: str, argument: str, durations: Any, *, minimum: int, distinct: bool = True
 ) -> tuple[int, ...]:
     """One or more ints, not below the minimum; ``BEYOND`` in place of what is more."""
-    values = tuple(check_count(function, argument, value, minimum) for value in _entries(function, argument, durations))
+    values = check_counts(function, argument, durations, minimum)
     if not values:
         raise InvalidValueError(function, argument, "have one or more entries", [])
     if distinct and len(set(values)) < len(values):
-        raise InvalidValueError(function, argument, "be different from one another", list(values))
+        raise InvalidValueError(function, argument, "be different from one another", values)
     return tuple(min(value, BEYOND) for value in values)
 
 
 def check_classes(function: str, argument: str, classes: Any, num_classes: int, blank: int) -> tuple[int, ...]:
     """Classes other than the blank and than one another, as indices in [0, V)."""
-    given = [check_count(function, argument, value, -num_classes) for value in _entries(function, argument, classes)]
+    given = check_counts(function, argument, classes, -num_classes)
     if any(value >= num_classes for value in given):
         raise InvalidValueError(function, argument, f"lie in [{-num_classes}, {num_classes})", given)
     values = tuple(value % num_classes for value in given)

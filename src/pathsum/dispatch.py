@@ -43,6 +43,8 @@ def kernels_of(impl: str, name: str) -> Kernels:
 
 def select(function: str, device: str, impl: str) -> str:
     """The implementation that runs ``function`` on a device type, as ``impl`` asks for."""
+    if device == "meta" and impl in ("auto", "reference"):
+        raise ImplementationError(f"{function}: no implementation runs on meta tensors, which have no values")
     if impl == "auto":
         if device == "cpu":
             return "numba"

@@ -79,7 +79,7 @@ def base(name: str) -> dict[str, Any]:
         "weight": torch.randn(V, H),
         "bias": torch.randn(V),
         "joint_fn": lambda encoder, predictor: torch.cat([encoder + predictor] * 2, -1),
-        "predict": lambda last, state: (torch.zeros(len(last), H), torch.zeros(len(last), 1)),
+        "predict": _predict,
         "join": _join("tdt" in name),
         "blank": 0,
         "loss": "ctc",
@@ -96,9 +96,15 @@ def _costs(name: str) -> torch.Tensor:
     return torch.rand(T, N, V)
 
 
+def _predict(last: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Behind three labels there is nothing but blanks: however many a frame may have, decoding ends."""
+    said = torch.zeros(len(last), 1) if state is None else state + 1
+    return torch.where(said > 2, 99.0, 0.0) * torch.tensor([1.0, 0.0, 0.0]), said
+
+
 def _join(with_durations: bool) -> Callable[..., Any]:
     def join(encoder: torch.Tensor, predictor: torch.Tensor) -> Any:
-        logits = torch.cat([encoder + predictor] * 2, -1)
+        logits = torch.cat([encoder + predictor, encoder], -1)
         return (logits, logits[..., :3]) if with_durations else logits
 
     return join
@@ -261,6 +267,8 @@ def run(call: Call) -> str:
         if isinstance(error, (TypeError, ValueError)) and str(error).startswith(f"{call.function}: "):
             return ""
         place = traceback.extract_tb(error.__traceback__)[-1]
+        if place.filename == __file__:
+            return ""  # of a function that was passed in
         message = (str(error).strip() or "no message").splitlines()[0][:120]
         return f"{type(error).__name__}: {message} [{os.path.basename(place.filename)}:{place.lineno} {place.name}]"
     return "accepted" if call.nonsense.never else ""

@@ -18,8 +18,9 @@ from pathsum.kernels.reference import grid_arcs as reference
 from pathsum.kernels.reference.log_domain import log_softmax
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
+from pathsum.reductions import reduce
 from pathsum.torch._arcs import plane_losses, read_planes
-from pathsum.torch._inputs import Integers, on_device, pose_logits
+from pathsum.torch._inputs import PACKED, PADDED, SINGLE, Integers, as_given, in_batch, on_device, pose_logits
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch._private import transformed
 from pathsum.torch.asg import PosedASG
@@ -92,11 +93,13 @@ class PosedRNNT(NamedTuple):
     Attributes:
         lattice: of NumPy arrays, or of tensors where values are unknown.
         planes: (2, rows) log-scores of the blank arcs and of the label arcs.
+        batched: whether the caller's logits had a batch axis, or were packed.
         impl: the implementation chosen.
     """
 
     lattice: ArcLattice
     planes: Tensor
+    batched: bool
     impl: str
 
     def read(self, costs: Tensor) -> Tensor:
@@ -106,13 +109,16 @@ class PosedRNNT(NamedTuple):
     def solve(self, planes: Tensor) -> Tensor:
         return plane_losses(planes, self.lattice, self.impl)
 
+    def reduce(self, values: Tensor, reduction: str) -> Tensor:
+        return as_given(reduce(values, reduction), self.batched, reduction)
+
 
 def pose_rnnt(
     function: str,
     logits: Tensor,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int,
     reduction: str,
     fused_log_softmax: bool,
@@ -120,7 +126,9 @@ def pose_rnnt(
     impl: str,
 ) -> PosedRNNT:
     fused_log_softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
-    grid = pose_logits(function, logits, targets, logit_lengths, target_lengths, blank)
+    integers = (targets, logit_lengths, target_lengths)
+    logits, integers, batched = in_batch(function, logits, integers, layouts=(PADDED, SINGLE, PACKED))
+    grid = pose_logits(function, logits, integers, blank)
     _checks.check_reduction(function, reduction)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     chosen = dispatch.select(function, logits.device.type, impl)
@@ -131,7 +139,7 @@ def pose_rnnt(
         placed = on_device(lattice, planes.device)
         planes = reference.arc_scores([planes], placed, sigma=0.0, delay_penalty=0.0, fastemit_lambda=0.0)
         lattice = replace(lattice, terms=_OWN_PLANES)
-    return PosedRNNT(lattice, planes, chosen)
+    return PosedRNNT(lattice, planes, batched, chosen)
 
 
 _OWN_PLANES = (((0, 0),), ((1, 0),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from pathsum.torch.joiner import ACTIVATIONS, Joiner
 Integers = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
 
 # The layouts of a transducer's logits.
-PADDED, PACKED = "(N, T, U+1, V)", "(rows, V)"
+PADDED, SINGLE, PACKED = "(N, T, U+1, V)", "(T, U+1, V)", "(rows, V)"
 
 
 def as_scores(value: Any) -> Any:
@@ -78,12 +79,18 @@ def samples_first(
 def own_blank(function: str, blank: Any, num_classes: int | None) -> int:
     """The blank as a class; a negative one counts from the end of the classes, which have to be known then."""
     if num_classes is not None:
-        return _checks.check_blank(function, blank, _checks.check_count(function, "num_classes", num_classes, 1))
-    if isinstance(blank, bool) or not isinstance(blank, (int, np.integer)):
-        raise InvalidTypeError(function, "blank", "be an int", type(blank).__name__)
-    if blank < 0:
+        return _checks.check_blank(function, blank, _checks.check_num_classes(function, num_classes))
+    if isinstance(blank, (int, np.integer)) and blank < 0:
         raise InvalidValueError(function, "blank", "be at least 0 where num_classes is not given", blank)
-    return int(blank)
+    return _checks.check_count(function, "blank", blank, maximum=2**31 - 1)
+
+
+def check_values(function: str, argument: str, scores: Tensor) -> None:
+    """Scores must have values to look at."""
+    if scores.is_meta:
+        raise InvalidTypeError(
+            function, argument, "be a tensor that has values", f"a meta tensor of {dtype_of(scores)}"
+        )
 
 
 def tdt_durations(function: str, durations: Any) -> tuple[int, ...]:
@@ -133,8 +140,8 @@ def as_values(function: str, argument: str, value: Any) -> Any:
 def as_batch(
     function: str,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     *,
     lengths_name: str = "input_lengths",
     batched: bool = True,
@@ -185,14 +192,17 @@ def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: 
     _checks.check_device(function, argument, str(table.device), str(scores.device))
 
 
-def check_joiner(function: str, joiner: Joiner) -> Joiner:
-    """The joiner with its operands cast, all checked."""
+def check_joiner(function: str, joiner: Joiner) -> tuple[Joiner, bool]:
+    """The joiner with its operands cast, all checked, and whether encoder and predictor had a batch axis."""
     names = ("encoder_out", "predictor_out", "weight", "bias")
-    for name, axes in zip(names, ("(N, T, H)", "(N, U+1, H)", "(V, H)", "(V)"), strict=True):
-        operand = getattr(joiner, name)
-        if name != "bias" or operand is not None:
-            _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
-    joiner = joiner.cast()
+    given = {name: as_scores(getattr(joiner, name)) for name in names}
+    given["encoder_out"], given["predictor_out"], batched = joined_in_batch(
+        function, given["encoder_out"], given["predictor_out"]
+    )
+    for name, axes in (("weight", "(V, H)"), ("bias", "(V)")):
+        if name != "bias" or given[name] is not None:
+            _checks.check_scores(function, name, dtype_of(given[name]), shape_of(given[name]), (axes,))
+    joiner = replace(joiner, **given).cast()
     operands = joiner.operands
     for name, operand in zip(names, operands, strict=True):
         if operand.dtype != joiner.dtype or operand.device != joiner.device:
@@ -206,7 +216,22 @@ def check_joiner(function: str, joiner: Joiner) -> Joiner:
     if joiner.gate is not None:
         _checks.check_number(function, "gate", joiner.gate, minimum=0.0)
     _checks.check_number(function, "tile_memory", joiner.tile_memory, minimum=1.0)
-    return joiner
+    return joiner, batched
+
+
+def joined_in_batch(function: str, encoder_out: Any, predictor_out: Any) -> tuple[Tensor, Tensor, bool]:
+    """What a joiner joins, (N, T, H) and (N, U+1, H), checked; and whether both had a batch axis."""
+    layouts = ("(N, T, H) or (T, H)", "(N, U+1, H) or (U+1, H)")
+    operands = [as_scores(operand) for operand in (encoder_out, predictor_out)]
+    for name, operand, axes in zip(("encoder_out", "predictor_out"), operands, layouts, strict=True):
+        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), tuple(axes.split(" or ")))
+    encoder_out, predictor_out = operands
+    if encoder_out.ndim != predictor_out.ndim:
+        rule = f"have as many axes as encoder_out, {encoder_out.ndim}"
+        raise InvalidValueError(function, "predictor_out", rule, f"shape {tuple(predictor_out.shape)}")
+    if encoder_out.ndim == 3:
+        return encoder_out, predictor_out, True
+    return encoder_out[None], predictor_out[None], False
 
 
 def check_shape(function: str, argument: str, tensor: Tensor, sizes: tuple[int | None, ...], axes: str) -> None:
@@ -218,9 +243,7 @@ def check_shape(function: str, argument: str, tensor: Tensor, sizes: tuple[int |
 
 def pose_grid(
     function: str,
-    targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    integers: Sequence[Any],
     blank: int,
     *,
     num_samples: int | None,
@@ -232,6 +255,7 @@ def pose_grid(
     scores: str = "logits",
     device: torch.device | None = None,
 ) -> GridLattice:
+    targets, logit_lengths, target_lengths = integers
     blank = _checks.check_blank(function, blank, num_classes)
     if num_samples is not None and num_frames is not None and max_labels is not None and device is None:
         sizes = (num_samples, num_frames, max_labels, num_classes, blank)
@@ -257,36 +281,72 @@ def pose_grid(
     return pose_rnnt(*batch, blank)
 
 
-def check_logits(
-    function: str, logits: Tensor, argument: str = "logits", layouts: tuple[str, ...] = (PADDED, PACKED)
-) -> None:
-    """Logits must be in one of the layouts."""
+def pose_nodes(
+    function: str,
+    shape: tuple[int, int, int, int],
+    integers: Sequence[Any],
+    blank: int,
+    *,
+    big_blanks: Sequence[int] = (),
+    device: torch.device | None = None,
+) -> GridLattice:
+    """The grid of logits of a shape (N, T, U+1, V), which need not exist."""
+    num_samples, num_frames, width, num_classes = shape
+    return pose_grid(
+        function,
+        integers,
+        blank,
+        num_samples=num_samples,
+        num_frames=num_frames,
+        max_labels=width - 1,
+        num_classes=num_classes,
+        big_blanks=big_blanks,
+        device=device,
+    )
+
+
+def in_batch(
+    function: str,
+    logits: Tensor,
+    integers: Sequence[Any],
+    argument: str = "logits",
+    layouts: tuple[str, ...] = (PADDED, SINGLE),
+) -> tuple[Tensor, list[Any], bool]:
+    """Logits and integers, those of one sample without a batch axis with it; and whether they had it.
+
+    The integers are targets, logit_lengths and target_lengths, and an alignment where there is one.
+    """
     _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
-    if logits.ndim == 4 and logits.shape[2] < 1:
-        raise InvalidValueError(function, argument, f"have shape {PADDED}", f"shape {tuple(logits.shape)}")
+    if logits.ndim > 2 and logits.shape[-2] < 1:
+        axes = PADDED if logits.ndim == 4 else SINGLE
+        raise InvalidValueError(function, argument, f"have shape {axes}", f"shape {tuple(logits.shape)}")
+    if logits.ndim != 3:
+        return logits, list(integers), True
+    return logits[None], batch_of_one(function, integers), False
+
+
+def batch_of_one(function: str, integers: Sequence[Any]) -> list[Tensor]:
+    """The integers of one sample, those that lack the batch axis with it."""
+    names, axes = ("targets", "logit_lengths", "target_lengths", "alignment"), (2, 1, 1, 2)
+    tensors = [as_integer_tensor(function, name, value) for name, value in zip(names, integers, strict=False)]
+    return [tensor[None] if tensor.ndim == own - 1 else tensor for tensor, own in zip(tensors, axes, strict=False)]
 
 
 def pose_logits(
     function: str,
     logits: Tensor,
-    targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    integers: Sequence[Any],
     blank: int,
     *,
     argument: str = "logits",
-    layouts: tuple[str, ...] = (PADDED, PACKED),
     big_blanks: tuple[int, ...] = (),
     device: torch.device | None = None,
 ) -> GridLattice:
-    """The grid of logits in one of the layouts, all checked."""
-    check_logits(function, logits, argument, layouts)
+    """The grid of logits, padded or packed, of which ``in_batch`` has been asked."""
     padded = logits.ndim == 4
     return pose_grid(
         function,
-        targets,
-        logit_lengths,
-        target_lengths,
+        integers,
         blank,
         num_samples=logits.shape[0] if padded else None,
         num_frames=logits.shape[1] if padded else None,
@@ -336,6 +396,11 @@ def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
     if values_unknown():
         return check_alignment(as_integer_tensor(function, "alignment", alignment), *integers, function)
     return _checks.check_alignment(function, as_integers(function, "alignment", alignment), *integers)
+
+
+def as_given(losses: Tensor, batched: bool, reduction: str) -> Tensor:
+    """Losses reduced, that of one sample which came without a batch axis without axes."""
+    return losses if batched or reduction != "none" else losses[0]
 
 
 def on_device(lattice: Any, device: torch.device) -> Any:

@@ -21,6 +21,7 @@ from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
     as_batch,
+    as_given,
     as_integer_tensor,
     as_scores,
     as_values,
@@ -36,8 +37,8 @@ def asg_loss(
     inputs: Tensor,
     targets: Integers,
     transitions: Tensor,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     reduction: str = "mean",
     *,
     scale_mode: str = "none",
@@ -178,8 +179,7 @@ class PosedASG(NamedTuple):
         return kernels_of(self.impl, name).losses(Call((scores, transitions), lattice, options))
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
-        reduced = reduce(values, reduction)
-        return reduced if self.batched or reduction != "none" else reduced[0]
+        return as_given(reduce(values, reduction), self.batched, reduction)
 
 
 def pose_asg_call(
@@ -187,8 +187,8 @@ def pose_asg_call(
     inputs: Tensor,
     targets: Integers,
     transitions: Tensor,
-    input_lengths: Integers | None,
-    target_lengths: Integers | None,
+    input_lengths: Integers | int | None,
+    target_lengths: Integers | int | None,
     reduction: str,
     batch_first: bool,
     impl: str,
@@ -219,8 +219,8 @@ def pose_asg_call(
 def _asg_batch(
     function: str,
     targets: Integers,
-    input_lengths: Integers | None,
-    target_lengths: Integers | None,
+    input_lengths: Integers | int | None,
+    target_lengths: Integers | int | None,
     scores: Tensor,
     batched: bool,
     device: torch.device | None,

@@ -13,8 +13,8 @@ from pathsum.lattice import ChainLattice
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.reductions import reduce
-from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import Integers, as_batch, posed_at_once, result_dtype, samples_first
+from pathsum.torch._bounded import CHECKS, unread_on
+from pathsum.torch._inputs import Integers, as_batch, as_given, posed_at_once, result_dtype, samples_first
 from pathsum.torch._operators import Reduction, kernels_of
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._star import append_star, check_star
@@ -23,8 +23,8 @@ from pathsum.torch._star import append_star, check_star
 def ctc_loss(
     log_probs: Tensor,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = 0,
     reduction: str = "mean",
     zero_infinity: bool = False,
@@ -124,8 +124,8 @@ def ctc_loss(
 def simple_ctc_loss(
     log_probs: Tensor,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = 0,
     reduction: str = "mean",
     zero_infinity: bool = False,
@@ -198,8 +198,8 @@ def _chain_loss(
     pose: Callable[..., ChainLattice],
     log_probs: Tensor,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int,
     reduction: str,
     zero_infinity: bool,
@@ -211,6 +211,7 @@ def _chain_loss(
     star: str | None = None,
 ) -> Tensor:
     check_star(function, star)
+    _checks.check_option(function, "check", check, CHECKS)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     fused_log_softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     posed = pose_chain(
@@ -233,7 +234,7 @@ def _chain_loss(
     wanted = Reduction(result_dtype(posed.scores), reduction, posed.weights, zero_infinity)
     call = posed.call(posed.scores, softmax=fused_log_softmax and star is None)
     losses = posed.kernels.losses(call, wanted)
-    return losses if posed.batched or reduction != "none" else losses[0]
+    return as_given(losses, posed.batched, reduction)
 
 
 class PosedChain(NamedTuple):
@@ -267,8 +268,7 @@ class PosedChain(NamedTuple):
         return Call((scores, None), self.lattice, ChainOptions(softmax, by_logits))
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
-        reduced = reduce(values, reduction, self.weights)
-        return reduced if self.batched or reduction != "none" else reduced[0]
+        return as_given(reduce(values, reduction, self.weights), self.batched, reduction)
 
 
 def pose_chain(
@@ -276,8 +276,8 @@ def pose_chain(
     pose: Callable[..., ChainLattice],
     log_probs: Tensor,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int,
     reduction: str,
     batch_first: bool,

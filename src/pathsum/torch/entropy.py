@@ -7,7 +7,6 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.reductions import reduce
 from pathsum.torch._expectations import (
     asg_expectation,
     chain_expectation,
@@ -23,8 +22,8 @@ from pathsum.torch.ctc import pose_chain
 def ctc_entropy(
     log_probs: Tensor,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = 0,
     reduction: str = "mean",
     *,
@@ -84,8 +83,8 @@ def ctc_entropy(
 def simple_ctc_entropy(
     log_probs: Tensor,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = 0,
     reduction: str = "mean",
     *,
@@ -133,8 +132,8 @@ def simple_ctc_entropy(
 def rnnt_entropy(
     logits: Tensor,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     reduction: str = "mean",
     fused_log_softmax: bool = True,
@@ -148,8 +147,8 @@ def rnnt_entropy(
     arc among the walks that emit the target.
 
     Args:
-        logits: Joiner output (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V); with
-            ``fused_log_softmax=False`` log-probabilities.
+        logits: Joiner output (N, T, U+1, V), or (T, U+1, V) for one sample, or packed as in ``rnnt_packed_loss`` (rows,
+            V); with ``fused_log_softmax=False`` log-probabilities.
         targets: Labels (N, U) or (sum of target_lengths,).
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -192,15 +191,15 @@ def rnnt_entropy(
         impl,
     )
     entropies = rnnt_expectation(posed, posed.planes).entropies()
-    return reduce(finish(entropies, logits, False), reduction)
+    return posed.reduce(finish(entropies, logits, False), reduction)
 
 
 def asg_entropy(
     inputs: Tensor,
     targets: Integers,
     transitions: Tensor,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     reduction: str = "mean",
     *,
     paths: str = "target",

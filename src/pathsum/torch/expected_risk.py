@@ -8,7 +8,6 @@ from pathsum import _checks
 from pathsum.errors import InvalidValueError
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.reductions import reduce
 from pathsum.torch._expectations import (
     asg_expectation,
     chain_expectation,
@@ -25,8 +24,8 @@ def ctc_expected_risk(
     log_probs: Tensor,
     costs: Tensor,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = 0,
     reduction: str = "mean",
     *,
@@ -94,8 +93,8 @@ def simple_ctc_expected_risk(
     log_probs: Tensor,
     costs: Tensor,
     targets: Integers,
-    input_lengths: Integers,
-    target_lengths: Integers,
+    input_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = 0,
     reduction: str = "mean",
     *,
@@ -148,8 +147,8 @@ def rnnt_expected_risk(
     logits: Tensor,
     costs: Tensor,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     reduction: str = "mean",
     fused_log_softmax: bool = True,
@@ -163,8 +162,8 @@ def rnnt_expected_risk(
     posterior: ``risk[n] = sum over arcs of gamma(arc) * cost(arc)``.
 
     Args:
-        logits: Joiner output (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V); with
-            ``fused_log_softmax=False`` log-probabilities.
+        logits: Joiner output (N, T, U+1, V), or (T, U+1, V) for one sample, or packed as in ``rnnt_packed_loss`` (rows,
+            V); with ``fused_log_softmax=False`` log-probabilities.
         costs: Of the blank arc, then of the label arc, out of each node: (N, T, U+1, 2) or (rows, 2). Where an arc is
             on no path its cost is not read.
         targets: Labels (N, U) or (sum of target_lengths,).
@@ -209,8 +208,9 @@ def rnnt_expected_risk(
         rnnt_type,
         impl,
     )
-    _check_costs(function, costs, (*logits.shape[:-1], 2), "(N, T, U+1, 2) or (rows, 2)")
-    return reduce(finish(rnnt_expectation(posed, posed.read(costs)).costs, logits, False), reduction)
+    _check_costs(function, costs, (*logits.shape[:-1], 2), "(N, T, U+1, 2), (T, U+1, 2) or (rows, 2)", logits)
+    costs = posed.read(costs if posed.batched else costs[None])
+    return posed.reduce(finish(rnnt_expectation(posed, costs).costs, logits, False), reduction)
 
 
 def asg_expected_risk(
@@ -218,8 +218,8 @@ def asg_expected_risk(
     costs: Tensor,
     targets: Integers,
     transitions: Tensor,
-    input_lengths: Integers | None = None,
-    target_lengths: Integers | None = None,
+    input_lengths: Integers | int | None = None,
+    target_lengths: Integers | int | None = None,
     reduction: str = "mean",
     *,
     transition_costs: Tensor | None = None,
@@ -270,7 +270,7 @@ def asg_expected_risk(
         function, inputs, targets, transitions, input_lengths, target_lengths, reduction, batch_first, impl
     )
     costs, transition_costs = as_scores(costs), as_scores(transition_costs)
-    _check_costs(function, costs, tuple(inputs.shape), "of inputs")
+    _check_costs(function, costs, tuple(inputs.shape), "of inputs", posed.scores)
     if transition_costs is not None:
         check_table(function, "transition_costs", transition_costs, posed.scores, "(C, C)")
     expected = asg_expectation(posed, paths, _samples_first(costs, batch_first), transition_costs)
@@ -281,15 +281,16 @@ def _chain_risk(function, pose, costs, arguments, reduction: str, logits: bool, 
     logits = _checks.check_flag(function, "fused_log_softmax", logits)
     posed = pose_chain(function, pose, *arguments)
     costs = as_scores(costs)
-    _check_costs(function, costs, tuple(arguments[0].shape), "of log_probs")
+    _check_costs(function, costs, tuple(arguments[0].shape), "of log_probs", posed.scores)
     expected = chain_expectation(posed, chain_log_probs(posed, logits), _samples_first(costs, batch_first))
     return posed.reduce(finish(expected.costs, posed.scores, False), reduction)
 
 
-def _check_costs(function: str, costs: Tensor, expected: tuple[int, ...], shape: str) -> None:
+def _check_costs(function: str, costs: Tensor, expected: tuple[int, ...], shape: str, scores: Tensor) -> None:
     _checks.check_scores(function, "costs", dtype_of(costs), shape_of(costs), (",".join("n" * len(expected)),))
     if tuple(costs.shape) != expected:
         raise InvalidValueError(function, "costs", f"have shape {shape} = {expected}", f"shape {tuple(costs.shape)}")
+    _checks.check_device(function, "costs", str(costs.device), str(scores.device))
 
 
 def _samples_first(costs: Tensor, batch_first: bool) -> Tensor:

@@ -13,9 +13,21 @@ import torch
 from torch import Tensor
 
 from pathsum import _checks
-from pathsum.errors import InvalidValueError
+from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.lattice import BEYOND
 from pathsum.torch._batch_first import check_lengths, of_samples
-from pathsum.torch._inputs import Integers, own_blank, samples_first, tdt_durations
+from pathsum.torch._inputs import (
+    Integers,
+    check_values,
+    dtype_of,
+    own_blank,
+    samples_first,
+    shape_of,
+    tdt_durations,
+)
+
+# No frame has so many labels: where max_symbols is above it, a model that goes on for so long never leaves its frame.
+_ENDLESS = 1000
 
 
 class Decoded(NamedTuple):
@@ -85,6 +97,7 @@ def ctc_greedy_decode(
     """
     function = "ctc_greedy_decode"
     log_probs, batched = samples_first(function, "log_probs", log_probs, batch_first)
+    check_values(function, "log_probs", log_probs)
     num_samples, num_frames, num_classes = log_probs.shape
     blank = _checks.check_blank(function, blank, num_classes)
     lengths = check_lengths(function, "input_lengths", input_lengths, num_samples, num_frames, batched)
@@ -120,7 +133,8 @@ def rnnt_greedy_decode(
         join: The joiner: ``join(frames, outputs) -> logits``, of (N, H) and (N, P) to (N, V).
         blank: Index of the blank among the V classes. The first call of ``predict`` has it before any logits tell how
             many there are, so that one counted from the end needs ``num_classes``.
-        max_symbols: After so many labels in one frame the next frame is taken without a blank.
+        max_symbols: After so many labels in one frame the next frame is taken without a blank. Above 1000 a frame
+            of 1000 labels raises.
         state_axis: Axis of the samples in the tensors of a state: 1 for ``torch.nn.LSTM`` and ``GRU``.
         batch_first: ``encoder_out`` is (N, T, H); where False (T, N, H). Results have the samples first in any case.
         num_classes: V, of which a negative blank counts from the end.
@@ -152,7 +166,7 @@ def rnnt_greedy_decode(
     def read(logits: Tensor) -> Symbols:
         return _one_head(function, logits, blank, (), ())
 
-    walk = _Walk(function, predict, join, blank, max_symbols, state_axis)
+    walk = _Walk(function, predict, join, blank, *_limits(function, max_symbols, state_axis))
     return Decoded(*walk.decode(encoder_out, encoder_lengths, batch_first, read)[:4])
 
 
@@ -180,7 +194,8 @@ def multi_blank_rnnt_greedy_decode(
         big_blank_durations: Frames of each big blank, at least 1.
         big_blanks: Class of each big blank, in the same order; negative counts from the end.
         blank: As in ``rnnt_greedy_decode``.
-        max_symbols: After so many labels in one frame the next frame is taken without a blank.
+        max_symbols: After so many labels in one frame the next frame is taken without a blank. Above 1000 a frame
+            of 1000 labels raises.
         state_axis: Axis of the samples in the tensors of a state: 1 for ``torch.nn.LSTM`` and ``GRU``.
         batch_first: ``encoder_out`` is (N, T, H); where False (T, N, H). Results have the samples first in any case.
         num_classes: V, of which a negative blank counts from the end.
@@ -211,15 +226,15 @@ def multi_blank_rnnt_greedy_decode(
     function = "multi_blank_rnnt_greedy_decode"
     blank = own_blank(function, blank, num_classes)
     durations = _checks.check_durations(function, "big_blank_durations", big_blank_durations, minimum=1, distinct=False)
-    big_blanks = tuple(big_blanks)
-    if len(big_blanks) != len(durations):
+    classes = tuple(_checks.check_counts(function, "big_blanks", big_blanks, -(2**31)))
+    if len(classes) != len(durations):
         rule = f"have one class a duration, {len(durations)}"
-        raise InvalidValueError(function, "big_blanks", rule, list(big_blanks))
+        raise InvalidValueError(function, "big_blanks", rule, list(classes))
 
     def read(logits: Tensor) -> Symbols:
-        return _one_head(function, logits, blank, durations, big_blanks)
+        return _one_head(function, logits, blank, durations, classes)
 
-    walk = _Walk(function, predict, join, blank, max_symbols, state_axis)
+    walk = _Walk(function, predict, join, blank, *_limits(function, max_symbols, state_axis))
     return Decoded(*walk.decode(encoder_out, encoder_lengths, batch_first, read)[:4])
 
 
@@ -246,7 +261,8 @@ def tdt_greedy_decode(
             and (N, D).
         durations: How many frames each of the D durations is: different numbers from 0, one of them above 0.
         blank: As in ``rnnt_greedy_decode``.
-        max_symbols: After so many labels of duration 0 in one frame the next frame is taken.
+        max_symbols: After so many labels of duration 0 in one frame the next frame is taken. Above 1000 a frame of
+            1000 such labels raises.
         state_axis: Axis of the samples in the tensors of a state: 1 for ``torch.nn.LSTM`` and ``GRU``.
         batch_first: ``encoder_out`` is (N, T, H); where False (T, N, H). Results have the samples first in any case.
         num_classes: V, of which a negative blank counts from the end.
@@ -284,8 +300,9 @@ def tdt_greedy_decode(
     steps = tdt_durations(function, durations)
 
     def read(logits: Any) -> Symbols:
-        if not isinstance(logits, tuple) or len(logits) != 2 or logits[1].shape[-1] != len(steps):
-            got = [tuple(part.shape) for part in logits] if isinstance(logits, tuple) else type(logits).__name__
+        shapes = [shape_of(part) for part in logits] if isinstance(logits, tuple) else []
+        if len(shapes) != 2 or shapes[1][-1] != len(steps):
+            got = shapes if isinstance(logits, tuple) else type(logits).__name__
             raise InvalidValueError(function, "join", f"return logits (N, V) and (N, D), D = {len(steps)}", got)
         scores, classes = logits[0].log_softmax(1).max(1)
         is_label = classes != _checks.check_blank(function, blank, logits[0].shape[1])
@@ -294,7 +311,7 @@ def tdt_greedy_decode(
         chosen = torch.where(allowed, logits[1], -torch.inf).argmax(1)
         return Symbols(scores, classes, is_label, frames[chosen])
 
-    walk = _Walk(function, predict, join, blank, max_symbols, state_axis)
+    walk = _Walk(function, predict, join, blank, *_limits(function, max_symbols, state_axis))
     return TDTDecoded(*walk.decode(encoder_out, encoder_lengths, batch_first, read))
 
 
@@ -346,8 +363,8 @@ class _Walk(NamedTuple):
         read: Callable[[Any], Symbols],
     ) -> tuple[Tensor, ...]:
         """Tokens, lengths, frames, scores and steps; ``read`` tells the symbols of what ``join`` returns."""
-        max_symbols = _checks.check_count(self.function, "max_symbols", self.max_symbols, 1)
         encoder_out, batched = samples_first(self.function, "encoder_out", encoder_out, batch_first, "H")
+        check_values(self.function, "encoder_out", encoder_out)
         num_samples, num_frames, _ = encoder_out.shape
         lengths = check_lengths(self.function, "encoder_lengths", encoder_lengths, num_samples, num_frames, batched).to(
             encoder_out.device
@@ -356,37 +373,69 @@ class _Walk(NamedTuple):
         frame, in_frame = torch.zeros_like(lengths), torch.zeros_like(lengths)
         emitted: list[tuple[Tensor, ...]] = [(batch[:0], batch[:0], batch[:0], encoder_out.new_empty(0), batch[:0])]
         with torch.no_grad():
-            output, state = self.predict(torch.full_like(lengths, self.blank), None)
+            output, state = self.predicted(torch.full_like(lengths, self.blank), None)
             while bool((frame < lengths).any()):
-                symbols = read(self.join(encoder_out[batch, frame.clamp(max=num_frames - 1)], output))
+                symbols = read(self.joined(encoder_out[batch, frame.clamp(max=num_frames - 1)], output))
                 writes = (frame < lengths) & symbols.is_label
                 scores = symbols.scores.to(encoder_out.dtype)
                 values = (batch, symbols.classes, frame, scores, symbols.steps)
                 emitted.append(tuple(value[writes] for value in values))
-                stays = symbols.steps == 0
-                in_frame = torch.where(stays, in_frame + 1, 0)
-                leaves = in_frame == max_symbols
+                in_frame = torch.where(writes & (symbols.steps == 0), in_frame + 1, 0)
+                if self.max_symbols > _ENDLESS and bool((in_frame >= _ENDLESS).any()):
+                    rule, got = "score another symbol than labels best at last", f"{_ENDLESS} labels in a frame"
+                    raise InvalidValueError(self.function, "join", rule, got, int(in_frame.argmax()))
+                leaves = in_frame == self.max_symbols
                 frame, in_frame = frame + torch.where(leaves, 1, symbols.steps), torch.where(leaves, 0, in_frame)
                 if bool(writes.any()):
-                    new_output, new_state = self.predict(torch.where(writes, symbols.classes, self.blank), state)
+                    new_output, new_state = self.predicted(torch.where(writes, symbols.classes, self.blank), state)
                     output = torch.where(writes[:, None], new_output, output)
-                    state = _choose(writes, new_state, state, self.state_axis)
+                    state = self.chosen(writes, new_state, state)
         sample, *values = map(torch.cat, zip(*emitted, strict=True))
         return of_samples(batched, *_pack(sample, tuple(values), num_samples))
 
+    def predicted(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """What the predictor returns, checked."""
+        found = self.predict(tokens, state)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise InvalidTypeError(self.function, "predict", "return an output and a state", type(found).__name__)
+        self.check_output("predict", found[0], len(tokens), "(N, P)")
+        return found[0], found[1]
 
-def _choose(mask: Tensor, new: Any, old: Any, axis: int) -> Any:
-    """The new state for the samples of the mask, the old one for the others."""
-    if isinstance(new, Tensor):
-        shape = [1] * new.ndim
-        shape[axis] = -1
-        return torch.where(mask.reshape(shape), new, old)
-    if isinstance(new, dict):
-        return {name: _choose(mask, value, old[name], axis) for name, value in new.items()}
-    if isinstance(new, (tuple, list)):
-        chosen = [_choose(mask, *values, axis) for values in zip(new, old, strict=True)]
-        return type(new)(*chosen) if hasattr(new, "_fields") else type(new)(chosen)
-    return new
+    def joined(self, frames: Tensor, outputs: Tensor) -> Any:
+        """What the joiner returns, checked: logits, or a tuple of them."""
+        found = self.join(frames, outputs)
+        for logits in found if isinstance(found, tuple) else (found,):
+            self.check_output("join", logits, len(frames), "(N, V)")
+        return found
+
+    def check_output(self, argument: str, output: Any, num_samples: int, axes: str) -> None:
+        shape = shape_of(output)
+        if len(shape) != 2 or shape[0] != num_samples or shape[1] < 1:
+            got = f"shape {shape}" if isinstance(output, Tensor) else dtype_of(output)
+            raise InvalidValueError(self.function, argument, f"return a tensor {axes} with N = {num_samples}", got)
+
+    def chosen(self, mask: Tensor, new: Any, old: Any) -> Any:
+        """The new state for the samples of the mask, the old one for the others."""
+        if isinstance(new, Tensor):
+            axis = self.state_axis
+            if not -new.ndim <= axis < new.ndim or new.shape[axis] != len(mask):
+                rule = f"be the axis of the N = {len(mask)} samples in the tensors of a state"
+                raise InvalidValueError(self.function, "state_axis", rule, f"{axis} of shape {tuple(new.shape)}")
+            shape = [1] * new.ndim
+            shape[axis] = -1
+            return torch.where(mask.reshape(shape), new, old)
+        if isinstance(new, dict):
+            return {name: self.chosen(mask, value, old[name]) for name, value in new.items()}
+        if isinstance(new, (tuple, list)):
+            chosen = [self.chosen(mask, *values) for values in zip(new, old, strict=True)]
+            return type(new)(*chosen) if hasattr(new, "_fields") else type(new)(chosen)
+        return new
+
+
+def _limits(function: str, max_symbols: Any, state_axis: Any) -> tuple[int, int]:
+    """Both, checked, as ints of 32 bits."""
+    symbols = min(_checks.check_count(function, "max_symbols", max_symbols, 1), BEYOND)
+    return symbols, _checks.check_count(function, "state_axis", state_axis, -BEYOND, BEYOND)
 
 
 def _pack(sample: Tensor, values: tuple[Tensor, ...], num_samples: int) -> tuple[Tensor, ...]:

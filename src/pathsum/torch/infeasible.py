@@ -84,10 +84,10 @@ def infeasible(
     _checks.check_option(function, "loss", loss, LOSSES)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     _checks.check_option(function, "final", final, FINALS)
-    if (durations is None) == (loss == "tdt"):
+    steps = None if durations is None else tdt_durations(function, durations)
+    if (steps is None) == (loss == "tdt"):
         rule = "be given with loss='tdt', and with it alone"
-        raise InvalidValueError(function, "durations", rule, None if durations is None else list(durations))
-    steps = () if durations is None else tdt_durations(function, durations)
+        raise InvalidValueError(function, "durations", rule, steps)
     labels = as_integers(function, "targets", targets)
     lengths = as_integers(function, "input_lengths", input_lengths)
     if lengths.ndim == 0:
@@ -111,7 +111,7 @@ def infeasible(
     found = []
     for sample, (target, length, size) in enumerate(zip(*batch, strict=True)):
         frames = int(length)
-        need = frames_needed(loss, target[:size], frames, rnnt_type=rnnt_type, durations=steps, final=final)
+        need = frames_needed(loss, target[:size], frames, rnnt_type=rnnt_type, durations=steps or (), final=final)
         if need.frames is None or frames < need.frames:
             wanted = "fits no number of frames but 0" if need.frames is None else f"needs {count(need.frames)}"
             reason = f"{wanted}, has {frames}: {need.reason}"

@@ -24,9 +24,10 @@ class Joiner:
     ``create_graph=True`` raises NotDifferentiableError.
 
     Attributes:
-        encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands; under
-            autocast in any of them, and taken in autocast's but for float64.
-        predictor_out: Predictor output (N, U+1, H).
+        encoder_out: Encoder output (N, T, H), or (T, H) for one sample; a tensor or, as all operands, a NumPy array.
+            float32, float64, bfloat16 or float16, like the other operands; under autocast in any of them, and taken in
+            autocast's but for float64.
+        predictor_out: Predictor output (N, U+1, H), or (U+1, H) for one sample.
         weight: Output layer of the joiner (V, H).
         bias: Its bias (V,), or None.
         activation: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"gelu"``.

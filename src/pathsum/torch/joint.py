@@ -12,21 +12,21 @@ from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, Call, JointOptions
 from pathsum.kernels.reference import grid as reference_grid
-from pathsum.lattice import GridLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import arc_losses, plane_losses
 from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
+    as_given,
+    batch_of_one,
     check_joiner,
     check_shape,
-    dtype_of,
     finish,
+    joined_in_batch,
     on_device,
-    pose_grid,
+    pose_nodes,
     result_dtype,
-    shape_of,
 )
 from pathsum.torch._operators import Reduction, kernels_of
 from pathsum.torch._private import transformed
@@ -39,8 +39,8 @@ def rnnt_joint_loss(
     weight: Tensor,
     bias: Tensor | None,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     *,
     activation: str = "tanh",
@@ -62,9 +62,10 @@ def rnnt_joint_loss(
     bias``. The logits exist a tile of rows at a time; backward makes them again where the gradient needs them.
 
     Args:
-        encoder_out: Encoder output (N, T, H). float32, float64, bfloat16 or float16, like the other operands; under
-            autocast in any of them, and taken in autocast's but for float64.
-        predictor_out: Predictor output (N, U+1, H).
+        encoder_out: Encoder output (N, T, H), or (T, H) for one sample; a tensor or, as all operands, a NumPy array.
+            float32, float64, bfloat16 or float16, like the other operands; under autocast in any of them, and taken in
+            autocast's but for float64.
+        predictor_out: Predictor output (N, U+1, H), or (U+1, H) for one sample.
         weight: Output layer of the joiner (V, H).
         bias: Its bias (V,), or None.
         targets: Labels (N, U) or (sum of target_lengths,).
@@ -119,7 +120,7 @@ def rnnt_joint_loss(
     """
     function = "rnnt_joint_loss"
     joiner = Joiner(encoder_out, predictor_out, weight, bias, activation=activation, gate=gate, tile_memory=tile_memory)
-    joiner = check_joiner(function, joiner)
+    joiner, batched = check_joiner(function, joiner)
     _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     hat = _checks.check_flag(function, "hat", hat)
@@ -127,20 +128,21 @@ def rnnt_joint_loss(
     fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    chosen = dispatch.select(function, encoder_out.device.type, impl)
+    chosen = dispatch.select(function, joiner.device.type, impl)
     is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat
     fused = not hat and kernels_of(chosen, "joint").fuses(joiner.dtype, regular=is_regular)
     kernels, integers = kernels_of(chosen, "joint" if fused else "arcs"), (targets, logit_lengths, target_lengths)
-    device = unread_on(function, check, kernels, encoder_out, *integers)
-    lattice = _pose_joint(function, encoder_out, predictor_out, len(weight), *integers, blank, device)
+    integers = integers if batched else batch_of_one(function, integers)
+    device = unread_on(function, check, kernels, joiner.encoder_out, *integers)
+    lattice = pose_nodes(function, joiner.shape, integers, blank, device=device)
     posed = pose_rnnt_type(lattice, rnnt_type)
     wanted = Reduction(result_dtype(joiner), reduction, zero_infinity=zero_infinity)
     if not fused:
         options = ArcOptions(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
-        return arc_losses((joiner,), posed, chosen, options, wanted)
+        return as_given(arc_losses((joiner,), posed, chosen, options, wanted), batched, reduction)
     numbers = (delay_penalty, fastemit_lambda, clamp, gate)
     call = Call(joiner.operands, posed, JointOptions(activation, joiner.tile_bytes, *numbers))
-    return kernels.losses(call, wanted)
+    return as_given(kernels.losses(call, wanted), batched, reduction)
 
 
 def rnnt_loss_from_joint(
@@ -148,8 +150,8 @@ def rnnt_loss_from_joint(
     encoder_out: Tensor,
     predictor_out: Tensor,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     *,
     num_classes: int | None = None,
@@ -170,8 +172,8 @@ def rnnt_loss_from_joint(
     Args:
         joint_fn: Maps encoder rows (R, H1) and predictor rows (R, H2) to logits (R, V), each row
             by itself. A module or function.
-        encoder_out: Encoder output (N, T, H1).
-        predictor_out: Predictor output (N, U+1, H2).
+        encoder_out: Encoder output (N, T, H1), or (T, H1) for one sample; a tensor or a NumPy array.
+        predictor_out: Predictor output (N, U+1, H2), or (U+1, H2) for one sample.
         targets: Labels (N, U) or (sum of target_lengths,).
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -215,17 +217,14 @@ def rnnt_loss_from_joint(
         (2, 3)
     """
     function = "rnnt_loss_from_joint"
-    for name, operand, axes in (
-        ("encoder_out", encoder_out, "(N, T, H)"),
-        ("predictor_out", predictor_out, "(N, U+1, H)"),
-    ):
-        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
+    encoder_out, predictor_out, batched = joined_in_batch(function, encoder_out, predictor_out)
     check_shape(function, "predictor_out", predictor_out, (len(encoder_out), None, None), "(N, U+1, H)")
+    _checks.check_device(function, "predictor_out", str(predictor_out.device), str(encoder_out.device))
     if num_classes is None:
         with torch.no_grad(), torch.random.fork_rng():
             rows = (operand.new_zeros(1, operand.shape[2]) for operand in (encoder_out, predictor_out))
             num_classes = joint_fn(*rows).shape[-1]
-    num_classes = _checks.check_count(function, "num_classes", num_classes, minimum=1)
+    num_classes = _checks.check_num_classes(function, num_classes)
     rows_per_tile = int(min(_checks.check_number(function, "rows_per_tile", rows_per_tile, minimum=1.0), 2**62))
     _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
@@ -234,9 +233,9 @@ def rnnt_loss_from_joint(
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
     chosen = dispatch.select(function, encoder_out.device.type, impl)
-    lattice = _pose_joint(
-        function, encoder_out, predictor_out, num_classes, targets, logit_lengths, target_lengths, blank
-    )  # fmt: skip
+    integers = (targets, logit_lengths, target_lengths)
+    shape = (len(encoder_out), encoder_out.shape[1], predictor_out.shape[1], num_classes)
+    lattice = pose_nodes(function, shape, integers if batched else batch_of_one(function, integers), blank)
     posed = pose_rnnt_type(lattice, rnnt_type)
     placed = on_device(posed, encoder_out.device)
     sample, t, u = reference_grid._nodes(placed)
@@ -270,29 +269,4 @@ def rnnt_loss_from_joint(
     planes = torch.stack([blank_scores, torch.where(has_label, label_scores, -torch.inf)])
     options = ArcOptions(delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
     losses = plane_losses(planes, posed, chosen, options)
-    return reduce(finish(losses, encoder_out, zero_infinity), reduction)
-
-
-def _pose_joint(
-    function: str,
-    encoder_out: Tensor,
-    predictor_out: Tensor,
-    num_classes: int,
-    targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
-    blank: int,
-    device: torch.device | None = None,
-) -> GridLattice:
-    return pose_grid(
-        function,
-        targets,
-        logit_lengths,
-        target_lengths,
-        blank,
-        num_samples=encoder_out.shape[0],
-        num_frames=encoder_out.shape[1],
-        max_labels=predictor_out.shape[1] - 1,
-        num_classes=num_classes,
-        device=device,
-    )
+    return as_given(reduce(finish(losses, encoder_out, zero_infinity), reduction), batched, reduction)

@@ -60,7 +60,7 @@ class CTCLoss(_Loss):
         super().__init__(locals())
 
     def forward(
-        self, log_probs: Tensor, targets: Integers, input_lengths: Integers, target_lengths: Integers
+        self, log_probs: Tensor, targets: Integers, input_lengths: Integers | int, target_lengths: Integers | int
     ) -> Tensor:
         return ctc_loss(log_probs, targets, input_lengths, target_lengths, **self.options)
 
@@ -90,7 +90,7 @@ class SimpleCTCLoss(_Loss):
         super().__init__(locals())
 
     def forward(
-        self, log_probs: Tensor, targets: Integers, input_lengths: Integers, target_lengths: Integers
+        self, log_probs: Tensor, targets: Integers, input_lengths: Integers | int, target_lengths: Integers | int
     ) -> Tensor:
         return simple_ctc_loss(log_probs, targets, input_lengths, target_lengths, **self.options)
 
@@ -124,7 +124,9 @@ class RNNTLoss(_Loss):
     ):
         super().__init__(locals())
 
-    def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
+    def forward(
+        self, logits: Tensor, targets: Integers, logit_lengths: Integers | int, target_lengths: Integers | int
+    ) -> Tensor:
         return rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)
 
 
@@ -139,7 +141,9 @@ class RNNTPackedLoss(RNNTLoss):
         2.0794
     """
 
-    def forward(self, logits: Tensor, targets: Integers, logit_lengths: Integers, target_lengths: Integers) -> Tensor:
+    def forward(
+        self, logits: Tensor, targets: Integers, logit_lengths: Integers | int, target_lengths: Integers | int
+    ) -> Tensor:
         return rnnt_packed_loss(logits, targets, logit_lengths, target_lengths, **self.options)
 
 
@@ -175,8 +179,8 @@ class TDTLoss(_Loss):
         token_logits: Tensor | Joiner,
         duration_logits: Tensor | Joiner,
         targets: Integers,
-        logit_lengths: Integers,
-        target_lengths: Integers,
+        logit_lengths: Integers | int,
+        target_lengths: Integers | int,
     ) -> Tensor:
         return tdt_loss(token_logits, duration_logits, targets, logit_lengths, target_lengths, **self.options)
 
@@ -208,7 +212,7 @@ class MultiBlankRNNTLoss(_Loss):
         super().__init__(locals())
 
     def forward(
-        self, logits: Tensor | Joiner, targets: Integers, logit_lengths: Integers, target_lengths: Integers
+        self, logits: Tensor | Joiner, targets: Integers, logit_lengths: Integers | int, target_lengths: Integers | int
     ) -> Tensor:
         return multi_blank_rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)
 
@@ -245,8 +249,8 @@ class ARRNNTLoss(_Loss):
         self,
         logits: Tensor | Joiner,
         targets: Integers,
-        logit_lengths: Integers,
-        target_lengths: Integers,
+        logit_lengths: Integers | int,
+        target_lengths: Integers | int,
         alignment: Integers,
     ) -> Tensor:
         return ar_rnnt_loss(logits, targets, logit_lengths, target_lengths, alignment, **self.options)
@@ -278,7 +282,7 @@ class WildcardRNNTLoss(_Loss):
         super().__init__(locals())
 
     def forward(
-        self, logits: Tensor | Joiner, targets: Integers, logit_lengths: Integers, target_lengths: Integers
+        self, logits: Tensor | Joiner, targets: Integers, logit_lengths: Integers | int, target_lengths: Integers | int
     ) -> Tensor:
         return wildcard_rnnt_loss(logits, targets, logit_lengths, target_lengths, **self.options)
 
@@ -338,8 +342,8 @@ class ASGLoss(_Loss):
         self,
         inputs: Tensor,
         targets: Integers,
-        input_lengths: Integers | None = None,
-        target_lengths: Integers | None = None,
+        input_lengths: Integers | int | None = None,
+        target_lengths: Integers | int | None = None,
     ) -> Tensor:
         return asg_loss(
             inputs,
@@ -392,8 +396,8 @@ class RNNTJointLoss(_Loss):
         weight: Tensor,
         bias: Tensor | None,
         targets: Integers,
-        logit_lengths: Integers,
-        target_lengths: Integers,
+        logit_lengths: Integers | int,
+        target_lengths: Integers | int,
     ) -> Tensor:
         given = (encoder_out, predictor_out, weight, bias, targets, logit_lengths, target_lengths)
         return rnnt_joint_loss(*given, **self.options)

@@ -20,7 +20,7 @@ from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._batch_first import check_asg, check_asg_target, check_chain, of_samples, real_frames
-from pathsum.torch._inputs import PADDED, Integers, as_scores, pose_logits
+from pathsum.torch._inputs import Integers, as_scores, in_batch, pose_logits
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import work_dtype
 
@@ -45,7 +45,7 @@ class GridPosteriors(NamedTuple):
     """Posteriors in the grid of a transducer: shares of all walks that spell the target.
 
     Zero in padding and where no walk exists. The nodes of an anti-diagonal t + u sum to 1, the blanks of a frame too,
-    and so do the labels of one u.
+    and so do the labels of one u. Without the axis N for one sample given as (T, U+1, V).
 
     Attributes:
         nodes: (N, T, U+1) the walk passes through (t, u).
@@ -169,8 +169,8 @@ def simple_ctc_posteriors(
 def rnnt_posteriors(
     logits: Tensor,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     fused_log_softmax: bool = True,
     *,
@@ -179,7 +179,8 @@ def rnnt_posteriors(
     """How probable each node and arc of the transducer's grid is, among all walks that spell the target.
 
     Args:
-        logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities.
+        logits: Output of the joiner (N, T, U+1, V), or (T, U+1, V) for one sample; with ``fused_log_softmax=False``
+            log-probabilities.
         targets: Labels (N, U) or (sum of target_lengths,).
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -204,7 +205,8 @@ def rnnt_posteriors(
     """
     fused_log_softmax = _checks.check_flag("rnnt_posteriors", "fused_log_softmax", fused_log_softmax)
     logits = as_scores(logits)
-    lattice = pose_logits("rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
+    logits, integers, batched = in_batch("rnnt_posteriors", logits, (targets, logit_lengths, target_lengths))
+    lattice = pose_logits("rnnt_posteriors", logits, integers, blank)
     chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
     call = Call((logits.detach(),), lattice, GridOptions(fused_log_softmax))
     losses, blanks, labels = kernels_of(chosen, "grid").posteriors(call)
@@ -213,7 +215,7 @@ def rnnt_posteriors(
     real = (frame < torch.from_numpy(lattice.logit_lengths)[:, None])[:, :, None]
     real = real & (label <= torch.from_numpy(lattice.target_lengths)[:, None])[:, None, :]
     blanks, labels = (_defined(plane, losses, real, logits) for plane in (blanks, labels))
-    return GridPosteriors(blanks + labels, blanks, labels[:, :, :-1])
+    return GridPosteriors(*of_samples(batched, blanks + labels, blanks, labels[:, :, :-1]))
 
 
 def asg_posteriors(

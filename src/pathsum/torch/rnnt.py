@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,9 +17,10 @@ from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     PACKED,
     PADDED,
+    SINGLE,
     Integers,
     as_scores,
-    check_logits,
+    in_batch,
     pose_logits,
     result_dtype,
     values_unknown,
@@ -27,8 +31,8 @@ from pathsum.torch._operators import OperatorKernels, OverwritingLosses, Reducti
 def rnnt_loss(
     logits: Tensor,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     clamp: float = -1,
     reduction: str = "mean",
@@ -49,16 +53,18 @@ def rnnt_loss(
     the next label: ``loss[n] = -log sum over walks of prod over arcs of p(class of arc | t, u)``.
 
     Args:
-        logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities. float32,
-            float64, bfloat16 or float16, any strides.
+        logits: Output of the joiner (N, T, U+1, V), or (T, U+1, V) for one sample; with ``fused_log_softmax=False``
+            log-probabilities. float32, float64, bfloat16 or float16, any strides.
         targets: Labels (N, U), or (sum of target_lengths,) one target after another. Any integer dtype, a tensor on any
             device, an array or a list. Entries beyond a target's length are never read.
-        logit_lengths: Frames of each sample (N,), at most T.
-        target_lengths: Labels of each sample (N,), at most U.
+        logit_lengths: Frames of each sample (N,), at most T. A number for one sample without a batch axis, whose
+            targets may be (U,).
+        target_lengths: Labels of each sample (N,), at most U. A number for one sample without a batch axis.
         blank: Index of the blank class; negative counts from the end.
         clamp: Where positive, bound every entry of a sample's gradient with respect to ``logits`` to [-clamp, clamp],
             before the upstream gradient multiplies it.
-        reduction: ``"none"``: losses (N,). ``"sum"``: their sum. ``"mean"``: their mean over N, lengths not counted.
+        reduction: ``"none"``: losses (N,), or that of the one sample. ``"sum"``: their sum. ``"mean"``: their mean over
+            N, lengths not counted.
         fused_log_softmax: Take the log-softmax inside.
         fastemit_lambda: FastEmit: multiply the posterior of every label arc by 1 + lambda in the gradient. The loss
             stays the negative log-likelihood.
@@ -117,7 +123,7 @@ def rnnt_loss(
     )
     return _grid_loss(
         "rnnt_loss",
-        PADDED,
+        (PADDED, SINGLE),
         logits,
         (targets, logit_lengths, target_lengths),
         blank,
@@ -134,8 +140,8 @@ def rnnt_loss(
 def rnnt_packed_loss(
     logits: Tensor,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     clamp: float = -1,
     reduction: str = "mean",
@@ -201,7 +207,7 @@ def rnnt_packed_loss(
     )
     return _grid_loss(
         "rnnt_packed_loss",
-        PACKED,
+        (PACKED,),
         logits,
         (targets, logit_lengths, target_lengths),
         blank,
@@ -217,9 +223,9 @@ def rnnt_packed_loss(
 
 def _grid_loss(
     function: str,
-    layout: str,
+    layouts: tuple[str, ...],
     logits: Tensor,
-    integers: tuple[Integers, Integers, Integers],
+    integers: Sequence[Any],
     blank: int,
     options: ArcOptions,
     rnnt_type: str,
@@ -230,7 +236,7 @@ def _grid_loss(
     impl: str,
 ) -> Tensor:
     logits = as_scores(logits)
-    check_logits(function, logits, layouts=(layout,))
+    logits, integers, batched = in_batch(function, logits, integers, layouts=layouts)
     _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     overwrite_logits = _checks.check_flag(function, "overwrite_logits", overwrite_logits)
@@ -247,16 +253,19 @@ def _grid_loss(
         _check_overwrite(function, logits, options.softmax, chosen)
     # Sizes of a variant's planes are of the lengths' values.
     device = unread_on(function, check, kernels_of(chosen, "arcs" if is_variant else "grid"), logits, *integers)
-    lattice = pose_logits(function, logits, *integers, blank, layouts=(layout,), device=device)
+    lattice = pose_logits(function, logits, integers, blank, device=device)
     wanted = Reduction(result_dtype(logits), reduction, zero_infinity=zero_infinity)
     if is_variant:
-        return arc_losses((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, options, wanted)
+        losses = arc_losses((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, options, wanted)
+        return losses if batched or reduction != "none" else losses[0]
     kernels = kernels_of(chosen, "grid")
     asked = GridOptions(options.softmax, options.fastemit_lambda, options.clamp)
     if overwrite_logits and torch.is_grad_enabled() and logits.requires_grad:
         assert isinstance(kernels, OperatorKernels)
-        return OverwritingLosses.apply(kernels, kernels.sent(lattice, logits.device), asked, wanted, logits)
-    return kernels.losses(Call((logits,), lattice, asked), wanted)
+        losses = OverwritingLosses.apply(kernels, kernels.sent(lattice, logits.device), asked, wanted, logits)
+    else:
+        losses = kernels.losses(Call((logits,), lattice, asked), wanted)
+    return losses if batched or reduction != "none" else losses[0]
 
 
 def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -17,13 +18,18 @@ from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
 from pathsum.torch._arcs import arc_losses, check_options
 from pathsum.torch._inputs import (
+    PACKED,
+    PADDED,
+    SINGLE,
     Integers,
     as_alignment,
+    as_given,
     as_scores,
+    batch_of_one,
     check_joiner,
-    check_logits,
-    pose_grid,
+    in_batch,
     pose_logits,
+    pose_nodes,
     result_dtype,
     tdt_durations,
 )
@@ -37,8 +43,8 @@ def tdt_loss(
     token_logits: Tensor | Joiner,
     duration_logits: Tensor | Joiner,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     durations: Sequence[int],
     blank: int = -1,
     *,
@@ -57,8 +63,9 @@ def tdt_loss(
     last frame, ``p(symbol | t, u) * p(duration | t, u)`` multiplied over their arcs.
 
     Args:
-        token_logits: Joiner output for the labels and the blank (N, T, U+1, V), or packed as in ``rnnt_packed_loss``
-            (rows, V). float32, float64, bfloat16 or float16, any strides. Or the ``Joiner`` itself.
+        token_logits: Joiner output for the labels and the blank (N, T, U+1, V), (T, U+1, V) for one sample, or packed
+            as in ``rnnt_packed_loss`` (rows, V). float32, float64, bfloat16 or float16, any strides. Or the ``Joiner``
+            itself.
         duration_logits: Joiner output for the durations (N, T, U+1, D) or (rows, D), of any of these dtypes; has a
             softmax of its own. One tensor with both heads may be given as two slices. Or a second ``Joiner``.
         targets: Labels (N, U), or (sum of target_lengths,) one target after another.
@@ -103,9 +110,10 @@ def tdt_loss(
         0.0648
     """
     function = "tdt_loss"
-    token_logits = _head(function, token_logits, "token_logits")
-    duration_logits = _head(function, duration_logits, "duration_logits")
-    grid = _posed(function, token_logits, targets, logit_lengths, target_lengths, blank, "token_logits")
+    integers = (targets, logit_lengths, target_lengths)
+    token_logits, integers, batched = _head(function, token_logits, integers, "token_logits")
+    duration_logits, *_ = _head(function, duration_logits, (), "duration_logits")
+    grid = _posed(function, token_logits, integers, blank, "token_logits")
     steps = tdt_durations(function, durations)
     wanted = (*token_logits.shape[:-1], len(steps))
     _checks.check_device(function, "duration_logits", str(duration_logits.device), str(token_logits.device))
@@ -116,14 +124,15 @@ def tdt_loss(
     lattice = pose_tdt(grid, steps, final)
 
     options = ArcOptions(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (token_logits, duration_logits), lattice, options, reduction, zero_infinity, impl)
+    heads = (token_logits, duration_logits)
+    return _reduced(function, heads, lattice, options, reduction, zero_infinity, batched, impl)
 
 
 def multi_blank_rnnt_loss(
     logits: Tensor | Joiner,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     big_blank_durations: Sequence[int],
     big_blanks: Sequence[int],
     blank: int = -1,
@@ -141,9 +150,9 @@ def multi_blank_rnnt_loss(
     passes the last frame.
 
     Args:
-        logits: Joiner output (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V); one softmax over the
-            labels, the blank and the big blanks. float32, float64, bfloat16 or float16, any strides. Or the ``Joiner``
-            itself.
+        logits: Joiner output (N, T, U+1, V), or (T, U+1, V) for one sample, or packed as in ``rnnt_packed_loss`` (rows,
+            V); one softmax over the labels, the blank and the big blanks. float32, float64, bfloat16 or float16, any
+            strides. Or the ``Joiner`` itself.
         targets: Labels (N, U) or (sum of target_lengths,); neither the blank nor a big blank.
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -181,24 +190,24 @@ def multi_blank_rnnt_loss(
         0.3125
     """
     function = "multi_blank_rnnt_loss"
-    logits = _head(function, logits)
+    logits, integers, batched = _head(function, logits, (targets, logit_lengths, target_lengths))
     durations = _checks.check_durations(function, "big_blank_durations", big_blank_durations, minimum=1, distinct=False)
     blank = _checks.check_blank(function, blank, logits.shape[-1])
     classes = _checks.check_classes(function, "big_blanks", big_blanks, logits.shape[-1], blank)
     if len(classes) != len(durations):
         rule = f"have one class a duration, {len(durations)}"
         raise InvalidValueError(function, "big_blanks", rule, list(big_blanks))
-    grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank, big_blanks=classes)
+    grid = _posed(function, logits, integers, blank, big_blanks=classes)
     lattice = pose_multi_blank(grid, durations, classes)
     options = ArcOptions(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, impl)
+    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, batched, impl)
 
 
 def ar_rnnt_loss(
     logits: Tensor | Joiner,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     alignment: Integers,
     left: int,
     right: int,
@@ -219,8 +228,8 @@ def ar_rnnt_loss(
     ``alignment[n, u] + right`` only.
 
     Args:
-        logits: Joiner output (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V). float32, float64,
-            bfloat16 or float16, any strides. Or the ``Joiner`` itself.
+        logits: Joiner output (N, T, U+1, V), or (T, U+1, V) for one sample, or packed as in ``rnnt_packed_loss`` (rows,
+            V). float32, float64, bfloat16 or float16, any strides. Or the ``Joiner`` itself.
         targets: Labels (N, U) or (sum of target_lengths,).
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -263,21 +272,22 @@ def ar_rnnt_loss(
         2.0
     """
     function = "ar_rnnt_loss"
-    logits = _head(function, logits)
-    grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
+    integers = (targets, logit_lengths, target_lengths, alignment)
+    logits, (*integers, alignment), batched = _head(function, logits, integers)
+    grid = _posed(function, logits, integers, blank)
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     frames = as_alignment(function, alignment, grid)
     buffers = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
     lattice = restrict(pose_rnnt_type(grid, rnnt_type), frames, *buffers)
     options = ArcOptions(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, impl)
+    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, batched, impl)
 
 
 def wildcard_rnnt_loss(
     logits: Tensor | Joiner,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     *,
     skip_score: float = 0.0,
@@ -294,8 +304,8 @@ def wildcard_rnnt_loss(
     last, each by one skip that emits nothing. A skip is no probability: the loss can be negative.
 
     Args:
-        logits: Joiner output (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V). float32, float64,
-            bfloat16 or float16, any strides. Or the ``Joiner`` itself.
+        logits: Joiner output (N, T, U+1, V), or (T, U+1, V) for one sample, or packed as in ``rnnt_packed_loss`` (rows,
+            V). float32, float64, bfloat16 or float16, any strides. Or the ``Joiner`` itself.
         targets: Labels (N, U) or (sum of target_lengths,).
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -332,51 +342,36 @@ def wildcard_rnnt_loss(
         0.75
     """
     function = "wildcard_rnnt_loss"
-    logits = _head(function, logits)
-    grid = _posed(function, logits, targets, logit_lengths, target_lengths, blank)
+    logits, integers, batched = _head(function, logits, (targets, logit_lengths, target_lengths))
+    grid = _posed(function, logits, integers, blank)
     _checks.check_option(function, "final", final, FINALS)
     lattice = pose_wildcard(grid, final)
     options = ArcOptions(skip_score=skip_score, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, impl)
+    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, batched, impl)
 
 
 def _posed(
     function: str,
     logits: Tensor | Joiner,
-    targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    integers: Sequence[Any],
     blank: int,
     argument: str = "logits",
     big_blanks: tuple[int, ...] = (),
 ) -> GridLattice:
     """The grid of logits, padded or packed, or of a joiner's, all checked."""
-    if not isinstance(logits, Joiner):
-        return pose_logits(
-            function, logits, targets, logit_lengths, target_lengths, blank, argument=argument, big_blanks=big_blanks
-        )
-    num_samples, num_frames, width, num_classes = logits.shape
-    return pose_grid(
-        function,
-        targets,
-        logit_lengths,
-        target_lengths,
-        blank,
-        num_samples=num_samples,
-        num_frames=num_frames,
-        max_labels=width - 1,
-        num_classes=num_classes,
-        big_blanks=big_blanks,
-    )
+    if isinstance(logits, Joiner):
+        return pose_nodes(function, logits.shape, integers, blank, big_blanks=big_blanks)
+    return pose_logits(function, logits, integers, blank, argument=argument, big_blanks=big_blanks)
 
 
-def _head(function: str, head: Tensor | Joiner, argument: str = "logits") -> Tensor | Joiner:
-    """Logits as a tensor, or a joiner with its operands cast, checked."""
+def _head(
+    function: str, head: Tensor | Joiner, integers: Sequence[Any], argument: str = "logits"
+) -> tuple[Tensor | Joiner, list[Any], bool]:
+    """Logits as a tensor, or a joiner with its operands cast, and integers as of ``in_batch``, checked."""
     if isinstance(head, Joiner):
-        return check_joiner(function, head)
-    logits = as_scores(head)
-    check_logits(function, logits, argument)
-    return logits
+        joiner, batched = check_joiner(function, head)
+        return joiner, list(integers) if batched else list(batch_of_one(function, integers)), batched
+    return in_batch(function, as_scores(head), integers, argument, (PADDED, SINGLE, PACKED))
 
 
 def _reduced(
@@ -386,10 +381,12 @@ def _reduced(
     options: ArcOptions,
     reduction: str,
     zero_infinity: bool,
+    batched: bool,
     impl: str,
 ) -> Tensor:
     _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     options = check_options(function, options)
     wanted = Reduction(result_dtype(heads[0]), reduction, zero_infinity=zero_infinity)
-    return arc_losses(heads, lattice, dispatch.select(function, heads[0].device.type, impl), options, wanted)
+    losses = arc_losses(heads, lattice, dispatch.select(function, heads[0].device.type, impl), options, wanted)
+    return as_given(losses, batched, reduction)

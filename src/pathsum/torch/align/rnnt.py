@@ -8,13 +8,14 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.kernels.protocol import Call, GridOptions
-from pathsum.torch._inputs import PADDED, Integers, as_scores, pose_logits
+from pathsum.torch._batch_first import of_samples
+from pathsum.torch._inputs import Integers, as_scores, in_batch, pose_logits
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import work_dtype
 
 
 class RNNTAlignment(NamedTuple):
-    """The best walk of each sample.
+    """The best walk of each sample. Without the axis N for one sample given as (T, U+1, V).
 
     Attributes:
         frames: (N, U) frame in which each label is emitted; -1 in padding, and throughout where there is no walk.
@@ -30,8 +31,8 @@ class RNNTAlignment(NamedTuple):
 def rnnt_align(
     logits: Tensor,
     targets: Integers,
-    logit_lengths: Integers,
-    target_lengths: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
     blank: int = -1,
     fused_log_softmax: bool = True,
     *,
@@ -40,7 +41,8 @@ def rnnt_align(
     """The most probable walk of a transducer that spells the target: the frame of every label.
 
     Args:
-        logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities.
+        logits: Output of the joiner (N, T, U+1, V), or (T, U+1, V) for one sample; with ``fused_log_softmax=False``
+            log-probabilities.
         targets: Labels (N, U), or (sum of target_lengths,) one target after another.
         logit_lengths: Frames of each sample (N,), at most T.
         target_lengths: Labels of each sample (N,), at most U.
@@ -73,8 +75,10 @@ def rnnt_align(
     """
     fused_log_softmax = _checks.check_flag("rnnt_align", "fused_log_softmax", fused_log_softmax)
     logits = as_scores(logits)
-    lattice = pose_logits("rnnt_align", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED,))
+    logits, integers, batched = in_batch("rnnt_align", logits, (targets, logit_lengths, target_lengths))
+    lattice = pose_logits("rnnt_align", logits, integers, blank)
     chosen = dispatch.select("rnnt_align", logits.device.type, impl)
     call = Call((logits.detach(),), lattice, GridOptions(fused_log_softmax))
     log_probs, frames, scores = kernels_of(chosen, "grid").best(call)
-    return RNNTAlignment(frames, scores.to(work_dtype(logits)), log_probs.to(work_dtype(logits)))
+    dtype = work_dtype(logits)
+    return RNNTAlignment(*of_samples(batched, frames, scores.to(dtype), log_probs.to(dtype)))

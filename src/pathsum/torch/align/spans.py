@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
-from pathsum.torch._inputs import Integers, as_integers, own_blank
+from pathsum.torch._bounded import special_kind
+from pathsum.torch._inputs import Integers, as_integers, check_values, dtype_of, own_blank
 
 
 class TokenSpan(NamedTuple):
@@ -113,18 +114,15 @@ def token_spans(
     """
     function = "token_spans"
     classes = as_integers(function, "path", path)
-    values = _as_floats(function, scores)
-    given = {
-        "path": classes,
-        "scores": values,
-        "positions": classes if positions is None else as_integers(function, "positions", positions),
-    }
-    for name, value in given.items():
-        if value.ndim != 1 or len(value) != len(classes):
-            raise InvalidValueError(function, name, f"have shape (T,) = ({len(classes)},)", tuple(value.shape))
-        if name != "scores":
-            given[name] = _checks.check_integers(function, name, value, (1,))
-    groups = given["positions"]
+    if classes.ndim != 1:
+        raise InvalidValueError(function, "path", "have shape (T,)", f"shape {classes.shape}")
+    classes = _checks.check_integers(function, "path", classes, (1,))
+    groups, values = classes, _as_floats(function, scores)
+    if positions is not None:
+        groups = _checks.check_integers(function, "positions", as_integers(function, "positions", positions), (1,))
+    for name, value in (("scores", values), ("positions", groups)):
+        if value.shape != classes.shape:
+            raise InvalidValueError(function, name, f"have shape (T,) = {classes.shape}", tuple(value.shape))
     left_out = -1 if positions is not None or blank is None else own_blank(function, blank, num_classes)
     bounds = [0, *(np.flatnonzero(np.diff(groups)) + 1), len(classes)]
     return [
@@ -178,9 +176,15 @@ def word_spans(spans: Sequence[TokenSpan], lengths: Sequence[int], *, between: i
 
 def _as_floats(function: str, scores: Any) -> np.ndarray:
     if isinstance(scores, Tensor):
-        return scores.detach().to("cpu", torch.float64).numpy()
+        if special_kind(scores) or scores.is_complex():
+            raise InvalidTypeError(function, "scores", "be floats (T,)", dtype_of(scores))
+        check_values(function, "scores", scores)
+        return scores.detach().to("cpu", torch.float64).resolve_neg().numpy()
     try:
-        return np.asarray(scores, dtype=np.float64)
+        array = np.asarray(scores)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(array.dtype)
+        return array.astype(np.float64)
     except (ValueError, TypeError) as error:
         raise InvalidTypeError(function, "scores", "be floats (T,)", type(scores).__name__) from error
 
