@@ -178,6 +178,23 @@ def test_integers_of_any_size_are_bounded_before_they_are_narrowed(position, val
             jax.jit(lambda targets: ctc_loss(jnp.zeros((3, 4, 5)), targets, *integers[1:]))(jnp.ones((3, 2), int))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint32"])
+def test_integers_have_any_integer_dtype(dtype):
+    """More frames and classes than 8 bits count, of which the lengths and labels that are used need fewer."""
+    scores = jnp.asarray(np.random.default_rng(0).normal(size=(2, 300, 300)), "float32")
+    integers = [[[1, 120], [7, 7]], [100, 90], [2, 1]]
+    wanted = ctc_loss(scores, *integers)
+    given = [jnp.asarray(array, dtype) for array in integers]
+    for run in (ctc_loss, jax.jit(ctc_loss)):
+        assert (run(scores, *given) == wanted).all()
+    given[1] = given[1].at[1].set(jnp.iinfo(dtype).max)  # of 32 bits without a sign it would be -1 frames
+    assert np.isnan(jax.jit(ctc_loss)(scores, *given)).tolist() == [False, int(given[1][1]) > 300]
+    wrong = [jnp.ones(array.shape, bool) for array in given]
+    for position, name in enumerate(("targets", "logit_lengths", "target_lengths")):
+        with pytest.raises(InvalidTypeError, match=f"^ctc_loss: {name} must have an integer dtype; got bool"):
+            ctc_loss(scores, *(wrong[k] if k == position else array for k, array in enumerate(integers)))
+
+
 def test_reductions_are_those_of_torch():
     scores, integers = problem("ctc")
     for reduction in ("none", "sum", "mean"):

@@ -475,6 +475,22 @@ def test_integers_of_any_size_are_bounded_before_they_are_counted_with(name, imp
                 function_of(name, given[:3], impl=impl)(*given[3:])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint32"])
+def test_integers_have_any_integer_dtype(dtype):
+    """More frames and classes than 8 bits count, of which the lengths and labels that are used need fewer."""
+    scores = tf.constant(np.random.default_rng(0).normal(size=(2, 300, 300)), tf.float32)
+    integers = [[[1, 120], [7, 7]], [2, 1], [100, 90]]
+    wanted = ctc_loss(integers[0], scores, *integers[1:])
+    given = [tf.constant(array, dtype) for array in integers]
+    for run in (ctc_loss, tf.function(ctc_loss)):
+        assert (run(given[0], scores, *given[1:]).numpy() == wanted.numpy()).all()
+    wrong = [tf.ones(array.shape, tf.bool) for array in given]
+    for position, name in enumerate(("labels", "label_length", "logit_length")):
+        labels, *lengths = (wrong[k] if k == position else array for k, array in enumerate(integers))
+        with pytest.raises(InvalidTypeError, match=f"^ctc_loss: {name} must have an integer dtype; got bool"):
+            ctc_loss(labels, scores, *lengths)
+
+
 def test_what_is_known_while_a_graph_is_built_is_checked_then():
     alone = tf.function(lambda labels: ctc_loss(labels, tf.zeros([1, 3, 2])))  # all lengths are known
     assert_close(tf.exp(alone(tf.constant([[1]]))), [8 / 6], relative=1e-6)

@@ -3,9 +3,9 @@
     python tests/fuzz/bounds.py --seconds 3600 --seed 0
 
 The kernels are compiled anew, into a cache of their own, which takes some minutes the first time. The problems are
-those of ``problems.py`` by numba, and batches of sizes at which an index goes wrong for best paths, posteriors, entropies
-and risks: no sample, no frame, no label, one of each, lengths below the padded sizes. Reported are an index out of
-bounds and any other error that is not the library's. The same seed makes the same problems.
+those of ``problems.py`` by numba, and batches of sizes at which an index goes wrong for best paths, posteriors,
+entropies and risks: no sample, no frame, no label, one of each, lengths below the padded sizes. Reported are an index
+out of bounds and any other error that is not the library's. The same seed makes the same problems.
 """
 
 from __future__ import annotations

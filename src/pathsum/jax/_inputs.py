@@ -112,11 +112,14 @@ def solve(
 def _as_integers(function: str, argument: str, value: Any) -> Any:
     """An array of NumPy's where the values are at hand, else one of JAX's."""
     if isinstance(value, jax.Array):
-        if value.dtype not in (jnp.int32, jnp.int64):
-            raise InvalidTypeError(function, argument, "have dtype int32 or int64", value.dtype.name)
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            raise InvalidTypeError(function, argument, "have an integer dtype", value.dtype.name)
         traced = isinstance(value, Tracer)
         at_hand = not traced and all(device.platform == "cpu" for device in value.devices())
-        return np.asarray(value) if at_hand and value.is_fully_addressable else value
+        if at_hand and value.is_fully_addressable:
+            return np.asarray(value)
+        # An unsigned number that a signed one of its size cannot hold becomes negative, which is out of range.
+        return value.astype(jnp.int64 if value.dtype.itemsize == 8 else jnp.int32)
     try:
         array = np.asarray(value)
     except ValueError as error:

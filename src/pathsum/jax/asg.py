@@ -30,7 +30,7 @@ def asg_loss(
 
     Args:
         inputs: Unnormalised scores (N, T, C); no softmax is taken. float32, float64, bfloat16 or float16.
-        targets: Labels (N, S), int32 or int64. Entries beyond a target's length are never read.
+        targets: Labels (N, S), of any integer dtype. Entries beyond a target's length are never read.
         transitions: Scores (C, C) of passing from one label to the next: ``transitions[i, j]`` from j to i. The dtype
             of ``inputs``, or float32 beside half precision.
         input_lengths: Frames of each sample (N,), at most T; T where ``None``.

@@ -32,7 +32,7 @@ def ctc_loss(
     Args:
         logits: Unnormalised scores (N, T, C), or with ``fused_log_softmax=False`` log-probabilities. float32, float64,
             bfloat16 or float16.
-        targets: Labels (N, S), int32 or int64. Entries beyond a target's length are never read.
+        targets: Labels (N, S), of any integer dtype. Entries beyond a target's length are never read.
         logit_lengths: Frames of each sample (N,), at most T; T where ``None``.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.
@@ -108,7 +108,7 @@ def simple_ctc_loss(
 
     Args:
         logits: As in ``ctc_loss``: (N, T, C).
-        targets: Labels (N, S), int32 or int64. Entries beyond a target's length are never read.
+        targets: Labels (N, S), of any integer dtype. Entries beyond a target's length are never read.
         logit_lengths: Frames of each sample (N,), at most T; T where ``None``.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.

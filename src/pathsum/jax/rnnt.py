@@ -30,7 +30,7 @@ def rnnt_loss(
     Args:
         logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities. float32,
             float64, bfloat16 or float16.
-        targets: Labels (N, U), int32 or int64. Entries beyond a target's length are never read.
+        targets: Labels (N, U), of any integer dtype. Entries beyond a target's length are never read.
         logit_lengths: Frames of each sample (N,), at most T; T where ``None``.
         target_lengths: Labels of each sample (N,), at most U; the width of ``targets`` where ``None``.
         blank: Index of the blank class; negative counts from the end.

@@ -142,8 +142,8 @@ def _as_integers(function: str, argument: str, value: Any) -> Any:
     if isinstance(value, (tf.SparseTensor, tf.RaggedTensor)):
         raise InvalidTypeError(function, argument, "be a dense tensor", type(value).__name__)
     if tf.is_tensor(value):
-        if value.dtype not in (tf.int32, tf.int64):
-            raise InvalidTypeError(function, argument, "have dtype int32 or int64", value.dtype.name)
+        if not value.dtype.is_integer:
+            raise InvalidTypeError(function, argument, "have an integer dtype", value.dtype.name)
         if value.shape.rank is None:
             raise InvalidValueError(function, argument, "have a known rank", "a tensor of unknown shape")
         at_hand = tf.executing_eagerly() and _placement.device_type(value) == "cpu"

@@ -37,7 +37,7 @@ def asg_loss(
     stretched label sequence giving each of its labels one frame or more.
 
     Args:
-        labels: Labels (N, L), int32 or int64. Entries beyond a label's length are never read. Or a
+        labels: Labels (N, L), of any integer dtype. Entries beyond a label's length are never read. Or a
             ``tf.RaggedTensor``, whose rows have their own lengths.
         logits: Unnormalised scores (N, T, C); no softmax is taken. float32, float64, bfloat16 or float16.
         transitions: Scores (C, C) of passing from one label to the next: ``transitions[i, j]`` from j to i. The dtype

@@ -36,7 +36,7 @@ def ctc_loss(
     removed: ``loss[n] = -log sum over pi of prod over t of p(pi[t] | t)``.
 
     Args:
-        labels: Labels (N, L), int32 or int64. Entries beyond a label's length are never read. Or a
+        labels: Labels (N, L), of any integer dtype. Entries beyond a label's length are never read. Or a
             ``tf.RaggedTensor``, whose rows have their own lengths.
         logits: Unnormalised scores (N, T, C), or with ``fused_log_softmax=False`` log-probabilities. float32, float64,
             bfloat16 or float16.
@@ -104,7 +104,7 @@ def simple_ctc_loss(
     is infeasible where its label is longer than its input.
 
     Args:
-        labels: Labels (N, L), int32 or int64. Entries beyond a label's length are never read. Or a
+        labels: Labels (N, L), of any integer dtype. Entries beyond a label's length are never read. Or a
             ``tf.RaggedTensor``, whose rows have their own lengths.
         logits: As in ``ctc_loss``: (N, T, C).
         label_length: Labels of each sample (N,), at most L; L where ``None``.

@@ -36,7 +36,7 @@ def rnnt_loss(
     the next label: ``loss[n] = -log sum over walks of prod over arcs of p(class of arc | t, u)``.
 
     Args:
-        labels: Labels (N, U), int32 or int64. Entries beyond a label's length are never read. Or a
+        labels: Labels (N, U), of any integer dtype. Entries beyond a label's length are never read. Or a
             ``tf.RaggedTensor``, whose rows have their own lengths.
         logits: Output of the joiner (N, T, U+1, V); with ``fused_log_softmax=False`` log-probabilities. float32,
             float64, bfloat16 or float16.
