@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pathsum.torch import (
+    ar_rnnt_loss,
     asg_loss,
     ctc_loss,
     infeasible,
@@ -73,6 +74,35 @@ def test_infinite_losses_are_those_that_are_named(name, options):
             assert each.needed is None or each.needed > MOST
 
 
+@pytest.mark.parametrize("kind", ["regular", "modified", "one_sym_per_frame", "constrained"])
+@pytest.mark.parametrize("left, right", [(0, 0), (1, 0), (0, 2)])
+def test_infinite_losses_of_alignments_are_those_that_are_named(left, right, kind):
+    cases = [
+        (frames, size, a, b)
+        for frames in range(1, 5)
+        for size in range(3)
+        for a in range(frames)
+        for b in range(frames)
+    ]
+    lengths, sizes, alignment = [case[0] for case in cases], [case[1] for case in cases], [case[2:] for case in cases]
+    targets = [[1, 2]] * len(cases)
+
+    def fits(num_frames):
+        logits, buffers = torch.zeros(len(cases), 9, 3, 4), {"left": left, "right": right, "rnnt_type": kind}
+        options = {"reduction": "none", "impl": "reference", **buffers}
+        return ar_rnnt_loss(logits, targets, num_frames, sizes, alignment, **options) < torch.inf
+
+    arguments = {"alignment": alignment, "left": left, "right": right, "rnnt_type": kind}
+    found = {each.sample: each for each in infeasible("ar_rnnt", targets, lengths, sizes, **arguments)}
+    assert sorted(found) == (~fits(lengths)).nonzero()[:, 0].tolist()
+    ever = torch.stack([fits([max(length, frames) for length in lengths]) for frames in range(10)])
+    for n, each in found.items():
+        if each.needed is None:
+            assert not ever[:, n].any()
+        else:
+            assert each.needed == max(int(ever[:, n].int().argmax()), each.frames)
+
+
 def test_why():
     (found,) = infeasible("ctc", [1, 1, 2], 3, 3)
     assert found == (
@@ -94,6 +124,13 @@ def test_why():
         == "needs 6 frames, has 5: a sum of 3 or more of the durations 2, 4, for 2 labels and the last blank"
     )
     assert infeasible("ctc", [1, 2, 3, 3], [2, 3], [2, 2]) == []
+    bands = {"alignment": [3, 0], "left": 1, "right": 1}
+    (found,) = infeasible("ar_rnnt", [1, 2], 4, **bands)
+    assert found.reason == (
+        "fits no number of frames, has 4: label 1 is to be in frames 0 to 1, and behind those before it"
+    )
+    (found,) = infeasible("ar_rnnt", [[1, 2]], [2], alignment=[[1, 1]], left=0, right=1, rnnt_type="modified")
+    assert found.reason == "needs 3 frames, has 2: the last label is in frame 2 at the earliest"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +140,16 @@ def test_why():
         (lambda: infeasible("ctc", [1], [1]), "infeasible: target_lengths must be given"),
         (lambda: infeasible("ctc", [[1]], [-1]), "infeasible: input_lengths must be at least 0; got -1 at sample 0"),
         (lambda: infeasible("ctc", [[1]], [1, 2]), "infeasible: target_lengths must have one entry a sample, N = 2"),
+        (lambda: infeasible("ar_rnnt", [[1]], [1]), "infeasible: alignment must be given with loss='ar_rnnt'"),
+        (lambda: infeasible("rnnt", [[1]], [1], right=1), "infeasible: right must be given with loss='ar_rnnt'"),
+        (
+            lambda: infeasible("ar_rnnt", [[1]], [1], alignment=[[1]], left=0, right=0),
+            r"infeasible: alignment must lie in \[0, T_n\)",
+        ),
+        (
+            lambda: infeasible("ar_rnnt", [[1]], [1], alignment=[[0]], left=-1, right=0),
+            "infeasible: left must be at least 0",
+        ),
         (lambda: infeasible("tdt", [[1]], [1]), "infeasible: durations must be given with loss='tdt'"),
         (lambda: infeasible("ctc", [[1]], [1], durations=[1]), "infeasible: durations must be given with loss='tdt'"),
         (lambda: infeasible("rnnt", [[1]], [1], rnnt_type="x"), "infeasible: rnnt_type must be one of"),

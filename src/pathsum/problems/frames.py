@@ -6,7 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-LOSSES = ("ctc", "simple_ctc", "asg", "rnnt", "tdt", "multi_blank", "wildcard_rnnt")
+LOSSES = ("ctc", "simple_ctc", "asg", "rnnt", "tdt", "multi_blank", "wildcard_rnnt", "ar_rnnt")
+
+
+class Bands(NamedTuple):
+    """The frames (L,) near which the labels of an alignment-restricted transducer are emitted, and how near."""
+
+    alignment: np.ndarray
+    left: int
+    right: int
 
 
 class Need(NamedTuple):
@@ -22,9 +30,16 @@ class Need(NamedTuple):
 
 
 def frames_needed(
-    loss: str, target: np.ndarray, num_frames: int, *, rnnt_type: str, durations: tuple[int, ...], final: str
+    loss: str,
+    target: np.ndarray,
+    num_frames: int,
+    *,
+    rnnt_type: str,
+    durations: tuple[int, ...],
+    final: str,
+    bands: Bands | None = None,
 ) -> Need:
-    """What a target (L,) needs under one of ``LOSSES``."""
+    """What a target (L,) needs under one of ``LOSSES``; ``bands`` are of ``"ar_rnnt"``, which has them."""
     size = len(target)
     labels = f"{size} label{'' if size == 1 else 's'}"
     if loss == "ctc":
@@ -37,6 +52,8 @@ def frames_needed(
         return Need(size, f"a frame for each of {labels}")
     if loss == "tdt":
         return _frames_of_durations(size, labels, num_frames, durations, final)
+    if bands is not None and size:
+        return _frames_of_bands(bands, rnnt_type)
     if loss == "rnnt" and rnnt_type == "one_sym_per_frame":
         return Need(size + 1, f"a frame for each of {labels}, and one for the last blank")
     if loss == "rnnt" and rnnt_type != "regular" and size:
@@ -61,3 +78,17 @@ def _frames_of_durations(size: int, labels: str, num_frames: int, durations: tup
         return Need(fits, f"a sum of one or more of the durations {given}")
     end = " and the last blank" if last_is_blank else ""
     return Need(fits, f"a sum of {at_least} or more of the durations {given}, for {labels}{end}")
+
+
+def _frames_of_bands(bands: Bands, rnnt_type: str) -> Need:
+    """Each label is as early as its band and the label before it allow."""
+    frame = next_frame = 0
+    for label, own in enumerate(bands.alignment.tolist()):
+        frame = max(own - bands.left, next_frame)
+        if frame > own + bands.right:
+            band = f"frames {max(own - bands.left, 0)} to {own + bands.right}"
+            return Need(None, f"label {label} is to be in {band}, and behind those before it")
+        next_frame = frame if rnnt_type == "regular" else frame + 1
+    if rnnt_type == "one_sym_per_frame":
+        return Need(frame + 2, f"the last label is in frame {frame} at the earliest, and the last blank behind it")
+    return Need(frame + 1, f"the last label is in frame {frame} at the earliest")

@@ -9,7 +9,7 @@ import numpy as np
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
-from pathsum.problems.frames import LOSSES, frames_needed
+from pathsum.problems.frames import LOSSES, Bands, frames_needed
 from pathsum.problems.rnnt_types import RNNT_TYPES
 from pathsum.torch._inputs import Integers, as_integers, tdt_durations
 
@@ -41,22 +41,30 @@ def infeasible(
     rnnt_type: str = "regular",
     durations: Sequence[int] | None = None,
     final: str = "blank",
+    alignment: Integers | None = None,
+    left: int | None = None,
+    right: int | None = None,
 ) -> list[Infeasible]:
     """Which samples do not fit their frames, how many frames they need, and why.
 
     The frames that L labels need: CTC ``L + r``, r being how often two equal labels follow one another; simplified CTC
     and ASG ``L``; the transducer 1, its ``rnnt_type`` ``"modified"`` and ``"constrained"`` ``max(L, 1)``,
-    ``"one_sym_per_frame"`` ``L + 1``; the token-and-duration transducer a sum of its durations above 0.
+    ``"one_sym_per_frame"`` ``L + 1``; the token-and-duration transducer a sum of its durations above 0; the
+    alignment-restricted transducer as many as its bands leave room for.
 
     Args:
-        loss: ``"ctc"``, ``"simple_ctc"``, ``"asg"``, ``"rnnt"``, ``"tdt"``, ``"multi_blank"`` or ``"wildcard_rnnt"``.
+        loss: ``"ctc"``, ``"simple_ctc"``, ``"asg"``, ``"rnnt"``, ``"tdt"``, ``"multi_blank"``, ``"wildcard_rnnt"`` or
+            ``"ar_rnnt"``.
         targets: Labels (N, S), or (sum of target_lengths,) one target after another; (S,) for one sample whose lengths
             are numbers.
         input_lengths: Frames of each sample (N,).
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
-        rnnt_type: As in ``rnnt_loss``; of ``"rnnt"`` alone.
+        rnnt_type: As in ``rnnt_loss``; of ``"rnnt"`` and ``"ar_rnnt"`` alone.
         durations: As in ``tdt_loss``; of ``"tdt"`` alone, which needs them.
         final: As in ``tdt_loss``.
+        alignment: As in ``ar_rnnt_loss``; like ``left`` and ``right`` of ``"ar_rnnt"`` alone, which needs the three.
+        left: As in ``ar_rnnt_loss``.
+        right: As in ``ar_rnnt_loss``.
 
     Returns:
         An ``Infeasible`` for each sample that does not fit, in order: sample, frames, needed and reason. Empty where
@@ -88,10 +96,15 @@ def infeasible(
     if (steps is None) == (loss == "tdt"):
         rule = "be given with loss='tdt', and with it alone"
         raise InvalidValueError(function, "durations", rule, steps)
+    for name, value in (("alignment", alignment), ("left", left), ("right", right)):
+        if (value is None) == (loss == "ar_rnnt"):
+            rule = "be given with loss='ar_rnnt', and with it alone"
+            raise InvalidValueError(function, name, rule, type(value).__name__)
     labels = as_integers(function, "targets", targets)
     lengths = as_integers(function, "input_lengths", input_lengths)
     if lengths.ndim == 0:
         lengths, labels = lengths[None], np.atleast_2d(labels)
+        alignment = None if alignment is None else np.atleast_2d(as_integers(function, "alignment", alignment))
     if target_lengths is None:
         if labels.ndim < 2:
             raise InvalidValueError(function, "target_lengths", "be given where targets are concatenated", None)
@@ -108,12 +121,19 @@ def infeasible(
         num_classes=np.iinfo(np.int64).max,
         blank=None,
     )
+    bands = [None] * len(batch.input_lengths)
+    if alignment is not None:
+        sides = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
+        frames = _checks.check_alignment(function, as_integers(function, "alignment", alignment), *batch)
+        bands = [Bands(own[:size], *sides) for own, size in zip(frames, batch.target_lengths, strict=True)]
+    options = {"rnnt_type": rnnt_type, "durations": steps or (), "final": final}
     found = []
     for sample, (target, length, size) in enumerate(zip(*batch, strict=True)):
         frames = int(length)
-        need = frames_needed(loss, target[:size], frames, rnnt_type=rnnt_type, durations=steps or (), final=final)
+        need = frames_needed(loss, target[:size], frames, bands=bands[sample], **options)
         if need.frames is None or frames < need.frames:
-            wanted = "fits no number of frames but 0" if need.frames is None else f"needs {count(need.frames)}"
+            none = "fits no number of frames" + (" but 0" if loss == "asg" else "")
+            wanted = none if need.frames is None else f"needs {count(need.frames)}"
             reason = f"{wanted}, has {frames}: {need.reason}"
             found.append(Infeasible(sample, frames, need.frames, reason))
     return found
