@@ -97,6 +97,12 @@ SUITES = [
         ("rnnt_loss_test.py", "mutual_information_test.py", "ctc_loss_test.py"),
         without=(("test_prune_ranges", "calls get_rnnt_prune_ranges_deprecated"),),
     ),
+    Suite(
+        "fast_rnnt",
+        "fast_rnnt",
+        tuple(f"fast_rnnt/python/tests/{name}_test.py" for name in ("rnnt_loss", "mutual_information")),
+        ("rnnt_loss_test.py", "mutual_information_test.py"),
+    ),
     Suite("tf_seq2seq_losses", "tf_seq2seq_losses", ("tests",), ("tests",)),
     Suite(
         "speechbrain",

@@ -2,16 +2,20 @@
 
 Nothing is downloaded; models are small and random. CLIENT is one of
 
+* ``doctr``: a text recogniser of docTR, ``crnn_mobilenet_v3_small``;
 * ``espnet``: the CTC of ESPnet, ``ctc_type="builtin2"``, with a sample that does not fit;
 * ``huggingface``: ``Wav2Vec2ForCTC`` of transformers;
 * ``parakeet``: ``ParakeetForTDT`` of transformers, from 5.24 on;
+* ``keras``, ``keras-batch-cost``: a recurrent recogniser on TensorFlow, its loss ``"ctc"`` or ``ctc_batch_cost``;
 * ``speechbrain``: ``Brain.fit_batch`` with its joiner and its transducer loss; needs numba as well;
-* ``nemo``, ``nemo-fused``, ``nemo-tdt``, ``nemo-multiblank``: joiner and loss of nemo_toolkit 3, the last three fused.
+* ``nemo``, ``nemo-fused``, ``nemo-tdt``, ``nemo-multiblank``: joiner and loss of nemo_toolkit 3, the last three fused;
+* ``nemo-hybrid``, ``nemo-hybrid-tdt``: ``EncDecHybridRNNTCTCModel`` and its ``training_step``, torch's CTC beside it.
 """
 
 import argparse
 import os
 import sys
+import types
 from pathlib import Path
 
 import torch
@@ -185,6 +189,126 @@ def nemo(model, name, **loss_options):
     return own, ours
 
 
+def doctr():
+    from doctr.models import crnn_mobilenet_v3_small
+
+    def losses():
+        torch.manual_seed(0)
+        model = crnn_mobilenet_v3_small(pretrained=False, pretrained_backbone=False).train()
+        images, words = torch.randn(3, 3, 32, 128), ["speech", "aa", "transducer"]
+        return train(model.parameters(), lambda: model(images, words)["loss"])
+
+    own = losses()
+    with install("torch_functional") as installation:
+        print(installation)
+        ours = losses()
+    return own, ours
+
+
+def keras(by_batch_cost=False):
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    layers = keras.layers
+
+    class Cost(layers.Layer):
+        """The layer of Keras's examples that adds the loss."""
+
+        def call(self, labels, probabilities, frames, lengths):
+            losses = tf.keras.backend.ctc_batch_cost(labels, probabilities, frames, lengths)
+            self.add_loss(tf.reduce_mean(losses))
+            return probabilities
+
+    def losses():
+        keras.utils.set_random_seed(0)
+        random = np.random.default_rng(0)
+        features, labels = random.standard_normal((4, 30, 8)).astype("float32"), random.integers(1, 10, (4, 6))
+        labels[1, 4:] = labels[2, 2:] = 0
+        inputs = keras.Input((30, 8))
+        hidden = layers.Bidirectional(layers.LSTM(16, return_sequences=True))(inputs)
+        if by_batch_cost:
+            frames, lengths = np.array([[30], [25], [20], [30]]), (labels > 0).sum(1, keepdims=True)
+            integers = [keras.Input((6,), dtype="int64"), *(keras.Input((1,), dtype="int64") for _ in range(2))]
+            probabilities = layers.Dense(11, activation="softmax")(hidden)
+            output = Cost()(integers[0], probabilities, *integers[1:])
+            model, batch = keras.Model([inputs, *integers], output), ([features, labels, frames, lengths],)
+        else:
+            model, batch = keras.Model(inputs, layers.Dense(11)(hidden)), (features, labels)
+        model.compile(keras.optimizers.SGD(0.01, clipnorm=1.0), loss=None if by_batch_cost else "ctc")
+        steps = []
+        for _ in range(STEPS):
+            model.reset_metrics()  # or else a mean over the steps is reported
+            steps.append(float(np.ravel(model.train_on_batch(*batch))[0]))
+        return steps
+
+    own = losses()
+    with install("keras") as installation:
+        print(installation)
+        ours = losses()
+    return own, ours
+
+
+def nemo_hybrid(**loss_options):
+    """NeMo's model of a transducer with CTC beside it, its joiner fused, by its own ``training_step``."""
+    torch.Tensor.cuda = lambda tensor, *_, **__: tensor
+    from nemo.collections.asr.losses.rnnt import RNNTLoss
+    from nemo.collections.asr.models import EncDecHybridRNNTCTCModel
+    from omegaconf import OmegaConf
+
+    durations = loss_options.get("durations", [])
+    name = "tdt" if durations else "warprnnt_numba"
+    labels, asr = list("abcdefgh"), "nemo.collections.asr.modules"
+    config = {
+        "labels": labels,
+        "model_defaults": {"enc_hidden": 16, "pred_hidden": 16},
+        "preprocessor": {"_target_": f"{asr}.AudioToMelSpectrogramPreprocessor", "features": 16, "dither": 0.0},
+        "encoder": {
+            "_target_": f"{asr}.ConformerEncoder", "feat_in": 16, "n_layers": 1, "d_model": 16, "n_heads": 2,
+            "subsampling_conv_channels": 8, "conv_kernel_size": 9, "dropout": 0.0, "dropout_pre_encoder": 0.0,
+            "dropout_emb": 0.0, "dropout_att": 0.0,
+        },
+        "decoder": {
+            "_target_": f"{asr}.RNNTDecoder", "normalization_mode": None, "random_state_sampling": False,
+            "blank_as_pad": True, "prednet": {"pred_hidden": 16, "pred_rnn_layers": 1},
+        },
+        "joint": {
+            "_target_": f"{asr}.RNNTJoint", "log_softmax": None, "fuse_loss_wer": True, "fused_batch_size": 2,
+            "num_extra_outputs": len(durations), "jointnet": {"joint_hidden": 16, "activation": "relu"},
+        },
+        "aux_ctc": {
+            "ctc_loss_weight": 0.3,
+            "decoder": {
+                "_target_": f"{asr}.ConvASRDecoder", "feat_in": None, "num_classes": -1, "vocabulary": labels,
+            },
+        },
+        "decoding": {"strategy": "greedy", "greedy": {"max_symbols": 5}, "durations": durations},
+        "loss": {"loss_name": name, f"{name}_kwargs": loss_options},
+        "optim": {"name": "sgd", "lr": 0.01},
+    }  # fmt: skip
+
+    def losses():
+        torch.manual_seed(0)
+        model = EncDecHybridRNNTCTCModel(cfg=OmegaConf.create(config)).train()
+        if durations:
+            # NeMo's own "tdt" needs a GPU, and its model knows "tdt" alone to have durations.
+            model.loss = RNNTLoss(len(labels), "mean_batch", "tdt_pytorch", dict(loss_options))
+            model.joint.set_loss(model.loss)
+        model.log_dict = lambda *_, **__: None
+        model._optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        model._trainer = types.SimpleNamespace(log_every_n_steps=10**6, global_step=0)
+        waves, transcripts = torch.randn(3, 16000), torch.randint(0, 8, (3, 5))
+        batch = waves, torch.tensor([16000, 12000, 9000]), transcripts, torch.tensor([5, 3, 4])
+        return train(model.parameters(), lambda: model.training_step(batch, 0)["loss"])
+
+    own = losses()
+    with install("nemo", "torch_functional") as installation:
+        print(installation)
+        ours = losses()
+    return own, ours
+
+
 def espnet():
     from espnet2.asr.ctc import CTC
 
@@ -204,14 +328,19 @@ def espnet():
 
 
 CLIENTS = {
+    "doctr": doctr,
     "espnet": espnet,
     "huggingface": huggingface,
+    "keras": keras,
+    "keras-batch-cost": lambda: keras(by_batch_cost=True),
     "speechbrain": speechbrain,
     "parakeet": parakeet,
     "nemo": lambda: nemo("plain", "warprnnt_numba"),
     "nemo-fused": lambda: nemo("fused", "warprnnt_numba"),
     "nemo-tdt": lambda: nemo("fused", "tdt_pytorch", durations=[0, 1, 2], sigma=0.05),
     "nemo-multiblank": lambda: nemo("fused", "multiblank_rnnt_pytorch", big_blank_durations=[2, 4], sigma=0.05),
+    "nemo-hybrid": nemo_hybrid,
+    "nemo-hybrid-tdt": lambda: nemo_hybrid(durations=[0, 1, 2], sigma=0.05),
 }
 
 
