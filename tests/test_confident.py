@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pathsum.testing import assert_close
-from pathsum.torch import ctc_loss, rnnt_loss, simple_ctc_loss, tdt_loss
+from pathsum.torch import ctc_entropy, ctc_loss, rnnt_loss, simple_ctc_loss, tdt_loss
 
 LONG = 20_000
 
@@ -27,7 +27,7 @@ def confident(num_frames, num_classes, num_labels, margin, *, offset=0.0, undeci
 
 def assert_as_exact(found, exact):
     assert found.item() >= 0
-    assert_close(found, exact, relative=1.2e-7, absolute=1e-7)
+    assert_close(found.detach(), exact, relative=1.2e-7, absolute=1e-7)
 
 
 # One kind of row: the same rounding in each of twenty thousand frames. 4 classes are less than a vector, 100 more.
@@ -67,6 +67,24 @@ def test_the_focal_weight_of_a_confident_batch_has_a_gradient(margin):
     assert_as_exact(loss, torch.tensor([1000 * np.log1p(3 * np.exp(-margin))]))
     ((1 - torch.exp(-loss.double())) ** 0.5 * loss).sum().backward()
     assert logits.grad.isfinite().all()
+
+
+def test_entropies_of_long_audio():
+    one = ([[1]], [LONG], [1])
+    # T of the first frame of the label and the last: as many paths, all as likely.
+    undecided = ctc_entropy(torch.zeros(LONG, 1, 3), *one, fused_log_softmax=True)
+    assert_close(undecided, np.log(LONG * (LONG + 1) / 2), relative=1e-7)
+    for margin in (25.0, 3.0):
+        # A label in each frame: there is one path, and nothing to be undecided about.
+        logits, targets = confident(1000, 12, 1000, margin)
+        assert ctc_entropy(logits, targets, [1000], [1000], fused_log_softmax=True, reduction="sum") <= 1e-7
+        logits, targets = confident(LONG, 12, 200, margin)
+        logits.requires_grad_()
+        entropy = ctc_entropy(logits, targets, [LONG], [200], fused_log_softmax=True, reduction="sum")
+        exact = ctc_entropy(logits.double(), targets, [LONG], [200], fused_log_softmax=True, reduction="sum")
+        assert_as_exact(entropy, exact.detach())
+        (entropy.double() ** 0.5).backward()
+        assert logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("loss", [rnnt_loss, tdt_loss])

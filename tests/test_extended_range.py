@@ -16,8 +16,8 @@ exp = njit(lambda x: extended.exp(x))
 split = njit(lambda x: extended.split(x))
 shift = njit(lambda mantissa, exponent: extended.shift(mantissa, exponent))
 normalise = njit(lambda mantissa, exponent: extended.normalise(mantissa, exponent))
-decode = njit(lambda bits, encoding: rows._decode(bits, encoding))
-encode = njit(lambda value, encoding: rows._encode(value, encoding))
+load_row = njit(lambda *row: rows.load_row(*row))
+store_row = njit(lambda *row: rows.store_row(*row))
 unit_of = njit(lambda maximum: rows.unit_of(maximum))
 softmax_statistics = njit(lambda row: rows.softmax_statistics(row))
 
@@ -69,23 +69,41 @@ def test_shift_scales_by_powers_of_two_and_vanishes_far_below(dtype):
     assert shift(dtype(0), exponent(-3)) == 0
 
 
-def test_half_precision_is_read_as_torch_reads_it_and_written_to_the_nearest():
+# Neighbours in memory, and not.
+@pytest.mark.parametrize("stride", [1, 3])
+def test_half_precision_is_read_as_torch_reads_it_and_written_to_the_nearest(stride):
     torch = pytest.importorskip("torch")
-    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16)
+    every = np.arange(2**16, dtype=np.uint16)
     random = np.random.default_rng(0)
-    # Any float32 by its bits; halfway between two neighbours, where ties go to even; the ends of the range.
+    # Any float32 by its bits; halfway between two neighbours, where ties go to even, and beside it; the ends.
     values = random.integers(0, 2**32, 20000, dtype=np.uint64).astype(np.uint32).view(np.float32)
     for dtype, encoding in ((torch.bfloat16, rows.BFLOAT16), (torch.float16, rows.FLOAT16)):
-        read = every.view(dtype).float().numpy()
-        assert_same_bits(np.array([decode(bits, encoding) for bits in every.numpy()], np.float32), read)
-        finite = read[np.isfinite(read)]
+        read = torch.from_numpy(every.view(np.int16)).view(dtype).float().numpy()
+        flat = np.repeat(every, stride)
+        assert_same_bits(load_row(flat, 0, stride, encoding, np.empty(2**16, np.float32)), read)
+        finite = np.sort(read[np.isfinite(read)])
         halfway = ((finite[1:].astype(np.float64) + finite[:-1]) / 2).astype(np.float32)
+        beside = [np.nextafter(halfway, np.float32(side)) for side in (-np.inf, np.inf)]
         info = torch.finfo(dtype)
         edges = np.array([min(info.max * 1.0001, 3.4e38), info.tiny / 3, 0, -0.0, np.inf, -np.inf, np.nan], np.float32)
-        for written in (values, halfway, finite, edges):
-            bits = np.array([encode(value, encoding) for value in written], np.uint16)
-            ours = torch.from_numpy(bits).view(dtype)
+        for written in (values, halfway, *beside, finite, edges):
+            bits = np.zeros(stride * written.size, np.uint16)
+            store_row(bits, 0, stride, encoding, written)
+            ours = torch.from_numpy(bits[::stride].view(np.int16).copy()).view(dtype)
             assert_same_bits(ours, torch.from_numpy(written).to(dtype))
+
+
+# A row may be shorter than a block, a whole number of them, or end within one.
+@pytest.mark.parametrize("size", [1, rows.BLOCK - 1, rows.BLOCK, rows.BLOCK + 1, 3 * rows.BLOCK - 5])
+def test_half_precision_rows_end_where_they_end(size):
+    bits = np.arange(1, size + 3, dtype=np.uint16) << 4
+    scratch = np.full(size + 2, -1, np.float32)
+    row = load_row(bits, 1, 1, rows.FLOAT16, scratch[1:-1])
+    assert_same_bits(row, bits[1:-1].view(np.float16).astype(np.float32))
+    assert scratch[0] == scratch[-1] == -1
+    out = np.zeros(size + 2, np.uint16)
+    store_row(out, 1, 1, rows.FLOAT16, row)
+    assert_same_bits(out, np.concatenate([[0], bits[1:-1], [0]]).astype(np.uint16))
 
 
 # One class, one short of a vector, one beyond it.

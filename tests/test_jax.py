@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pathsum.torch
+from offsets import CASES, alike
 from pathsum.errors import ImplementationError, InvalidTypeError, InvalidValueError, NotDifferentiableError
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
@@ -363,3 +364,41 @@ def test_the_examples_of_the_documentation_run():
     assert blocks
     for block in blocks:
         exec(compile(block, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name, fused", [("ctc", True), ("ctc", False), ("simple_ctc", False), ("asg", True),
+                                         ("rnnt", True), ("rnnt", False)])  # fmt: skip
+def test_what_all_paths_have_in_common_moves_nothing(name, fused, impl, x64):
+    integers = (np.array([[1, 2]]), np.array([4]), np.array([2]))
+    shapes = {"rnnt": [(1, 4, 3, 4)], "asg": [(1, 4, 4), (4, 4)]}.get(name, [(1, 4, 4)])
+    options = {} if name == "asg" else {"fused_log_softmax": fused}
+    function = function_of(name, integers, impl=impl, **options)
+    run = jax.jit(lambda scores: differentiated(function, scores, np.ones(1)))
+    for dtype, offset in CASES:
+        pairs = [alike(shape, dtype, offset, seed) for seed, shape in enumerate(shapes)]
+        (loss, gradients), (shifted, others) = (
+            run([jnp.asarray(table) for table in tables]) for tables in zip(*pairs, strict=True)
+        )
+        bound = 1e-12 if dtype == "float64" else 1e-6
+        if fused:
+            assert_close(shifted, loss, relative=bound, what=f"loss at {offset}")
+        for one, other in zip(gradients, others, strict=True):
+            assert_close(other, one, absolute=bound, what=f"gradient at {offset}")
+
+
+# In float32 alone, as JAX is by default: what a mantissa rounds off in each of a thousand frames.
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_confident_model_has_a_small_loss_and_not_one_below_zero(name):
+    # Runs of a label; for the transducer a blank in each frame of its only row.
+    num_frames, num_labels = 2000, 0 if name == "rnnt" else 20
+    labels = np.array([1 + i % 3 for i in range(num_labels)], int)
+    logits = np.random.default_rng(0).normal(0, 0.25, (1, num_frames, 5)).astype(np.float32)
+    logits[0, np.arange(num_frames), np.repeat(labels, 100) if num_labels else 4] += 17
+    scores = [logits[:, :, None] if name == "rnnt" else logits]
+    scores += [np.zeros((5, 5), np.float32)] if name == "asg" else []
+    integers = labels[None], np.array([num_frames]), np.array([num_labels])
+    exact = reference_of(name, integers, impl="numba")(*map(tensor, scores))
+    losses = jax.jit(function_of(name, integers, impl="jax"))(*map(jnp.asarray, scores))
+    assert losses >= 0
+    assert_close(losses, exact, relative=1.2e-7, absolute=1e-7)

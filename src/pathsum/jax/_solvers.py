@@ -132,11 +132,13 @@ class ASGSolver:
         real = jnp.arange(inputs.shape[1]) < integers.input_lengths[:, None]
         own = rows.real_rows(inputs, real)
         found = rows.statistics(own)
-        all_paths = dense.solve(own, found.maxima, every, transitions)
-        target_paths = chain.solve(own, found.maxima, target, transitions)
+        # Paths of a sample take as many transitions, and what these have in common is no part of the difference.
+        relative = transitions - rows.huge(transitions.max())
+        all_paths = dense.solve(own, found.maxima, every, relative)
+        target_paths = chain.solve(own, found.maxima, target, relative)
 
         feasible = target_paths.total.mantissa > 0
-        one = extended.ones(feasible.shape, own.dtype)
+        one = extended.with_rest(extended.ones(feasible.shape, own.dtype))
         share = [extended.select(feasible, paths.total, one) for paths in (all_paths, target_paths)]
         losses = jnp.where(feasible, extended.log(extended.divide(*share)), jnp.inf)
         has_arcs = integers.input_lengths > 1

@@ -15,20 +15,20 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.kernels.reference import grid_arcs as reference
-from pathsum.kernels.reference.log_domain import log_softmax
+from pathsum.kernels.reference.log_domain import exact, log_softmax
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import plane_losses, read_planes
 from pathsum.torch._inputs import PACKED, PADDED, SINGLE, Integers, as_given, in_batch, on_device, pose_logits
-from pathsum.torch._ops.arrays import as_tensor, work_dtype
+from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._private import transformed
 from pathsum.torch.asg import PosedASG
 from pathsum.torch.ctc import PosedChain
 
 
 class Expected(NamedTuple):
-    """Losses (N,), minus log Z of each sample, and expected costs (N,), 0 where no path exists; float64."""
+    """Losses (N,), minus log Z of each sample, and expected costs (N,), 0 where no path exists."""
 
     losses: Tensor
     costs: Tensor
@@ -36,12 +36,17 @@ class Expected(NamedTuple):
     def entropies(self) -> Tensor:
         """log Z - E[score] (N,), where the costs are the scores; 0 where no path exists."""
         infeasible = self.losses == torch.inf
-        return torch.where(infeasible, 0.0, -torch.where(infeasible, 0.0, self.losses) - self.costs)
+        found = torch.where(infeasible, 0.0, -torch.where(infeasible, 0.0, self.losses) - self.costs)
+        # What rounding has left below 0 is 0, and has a gradient still.
+        return found + (found.clamp(min=0) - found).detach()
 
 
 def chain_log_probs(posed: PosedChain, logits: bool) -> Tensor:
-    """Scores (N, T, C) of the arcs, never in half precision, and 0 in padding, which a softmax would have to read."""
-    scores = posed.scores.to(work_dtype(posed.scores))
+    """Scores (N, T, C) of the arcs, 0 in padding, which a softmax would have to read.
+
+    In ``exact``'s dtype: what is made of them is the difference of a log-sum and a mean score, each as large as a loss.
+    """
+    scores = exact(posed.scores)
     if not logits:
         return scores
     lengths = as_tensor(posed.lattice.input_lengths).to(scores.device)
@@ -171,4 +176,4 @@ def _posteriors(solve: Callable[[Tensor], Tensor], scores: Tensor) -> tuple[Tens
 
 def _product(posteriors: Tensor, costs: Tensor) -> Tensor:
     """A cost counts where the posterior is not 0, and may be infinite elsewhere."""
-    return posteriors.double() * torch.where(posteriors == 0, 0.0, costs.double())
+    return exact(posteriors) * torch.where(posteriors == 0, 0.0, exact(costs))

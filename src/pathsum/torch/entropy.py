@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pathsum import _checks
+from pathsum.kernels.reference.log_domain import exact
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._expectations import (
@@ -247,8 +248,9 @@ def asg_entropy(
         "asg_entropy", inputs, targets, transitions, input_lengths, target_lengths, reduction, batch_first, impl
     )
     # The difference of a log-sum and a mean score: what all paths have in common would cost it all digits.
-    posed = posed._replace(scores=centred(posed.scores, 2), transitions=centred(posed.transitions, 0, 1))
-    entropies = asg_expectation(posed, paths, posed.scores, posed.transitions).entropies()
+    scores, transitions = centred(exact(posed.scores), 2), centred(exact(posed.transitions), 0, 1)
+    relative = posed._replace(scores=scores, transitions=transitions)
+    entropies = asg_expectation(relative, paths, scores, transitions).entropies()
     return posed.reduce(finish(entropies, posed.scores, False), reduction)
 
 

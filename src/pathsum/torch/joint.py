@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, Call, JointOptions
 from pathsum.kernels.reference import grid as reference_grid
+from pathsum.kernels.reference.log_domain import exact, log_softmax
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._arcs import arc_losses, plane_losses
@@ -248,15 +250,16 @@ def rnnt_loss_from_joint(
         if logits.shape != (len(labels), num_classes):
             rule = f"return logits of shape (R, V) = ({len(labels)}, {num_classes})"
             raise InvalidValueError(function, "joint_fn", rule, f"shape {tuple(logits.shape)}")
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        # The planes are float64: a thousand float32 log-scores would cost the gradient three digits.
-        blank_logit, label_logit = logits[:, lattice.blank].double(), logits.gather(1, labels[:, None])[:, 0].double()
+        # In float64: a thousand float32 log-scores would cost the gradient three digits.
+        logits = exact(logits)
+        blank_logit = logits[:, lattice.blank]
         if hat:
-            others = logits.index_fill(1, torch.tensor([lattice.blank], device=logits.device), -torch.inf)
-            label = label_logit - others.logsumexp(1).double() + torch.nn.functional.logsigmoid(-blank_logit)
-            return torch.nn.functional.logsigmoid(blank_logit), label
-        normaliser = logits.logsumexp(1).double()
-        return blank_logit - normaliser, label_logit - normaliser
+            logits = logits.index_fill(1, torch.tensor([lattice.blank], device=logits.device), -torch.inf)
+        log_probs = log_softmax(logits)
+        label = log_probs.gather(1, labels[:, None])[:, 0]
+        if hat:
+            return logsigmoid(blank_logit), label + logsigmoid(-blank_logit)
+        return log_probs[:, lattice.blank], label
 
     planes = []
     keep_all = transformed()

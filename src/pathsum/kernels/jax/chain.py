@@ -58,16 +58,20 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Arra
     real = jnp.arange(scores.shape[1]) < lattice.input_lengths[:, None]
     scores = rows.real_rows(scores, real)
     found = rows.statistics(scores)
-    solved = solve(scores, found.maxima if logits else jnp.zeros_like(found.maxima), lattice)
+    maxima = found.maxima if logits else jnp.where(real, _common(scores, lattice), 0)
+    solved = solve(scores, maxima, lattice)
     feasible = solved.total.mantissa > 0
-    total = extended.select(feasible, solved.total, extended.ones(feasible.shape, scores.dtype))
-    normaliser, defined = extended.ones(feasible.shape, scores.dtype), solved.defined
+    one = extended.with_rest(extended.ones(feasible.shape, scores.dtype))
+    total = extended.select(feasible, solved.total, one)
+    normaliser, defined = one, solved.defined
     gradient = -expected_counts(solved, lattice, scores.shape[2])
     if logits:
-        normaliser = product_over_frames(jnp.where(real, found.sums, 1))
+        normaliser = product_over_frames(jnp.where(real, found.sums, 1), jnp.where(real, found.rests, 0))
         defined = found.defined.all(1)
         gradient += rows.softmax(scores, found)
-    losses = jnp.where(feasible, extended.log(extended.divide(normaliser, total)), jnp.inf)
+    losses = extended.log(extended.divide(normaliser, total))
+    losses = rows.not_negative(losses) if logits else losses - maxima.sum(1)
+    losses = jnp.where(feasible, losses, jnp.inf)
     gradient = jnp.where((real & feasible[:, None])[:, :, None], gradient, 0)
     gradient = jnp.where((real & ~defined[:, None])[:, :, None], jnp.nan, gradient)
     return jnp.where(defined, losses, jnp.nan), gradient
@@ -78,12 +82,14 @@ def solve(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Arra
     num_states = lattice.step_labels.shape[1]
     frames, defined = _frames(scores, maxima, lattice, transitions)
     front, back = (extended.zeros((len(scores), columns), scores.dtype) for columns in (FRONT, BACK))
+    front = extended.with_rest(front)
 
     def advance(alpha: Number, frame: _Frame) -> tuple[Number, Number]:
         entered = extended.multiply(_arriving(alpha, lattice), frame.step)
         if frame.stay is not None:
             entered = extended.add(entered, extended.multiply(_inner(alpha), frame.stay))
-        return extended.select(frame.real, extended.concatenate([front, entered], 1), alpha), alpha
+        entered = extended.concatenate([front, entered], 1)
+        return extended.select(frame.real, entered, alpha), extended.rounded(alpha)
 
     def retreat(later: _Ahead, step: tuple[_Frame, Array]) -> tuple[_Ahead, _Ahead]:
         frame, is_last = step
@@ -108,10 +114,13 @@ def solve(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Arra
         None if frames.stay is None else extended.zeros((len(scores), num_states), scores.dtype),
     )
     first_alpha, nothing = extended.varying_as(
-        (extended.one_where(start, scores.dtype), nothing), (frames, lattice.skips, lattice.num_states)
+        (extended.with_rest(extended.one_where(start, scores.dtype)), nothing),
+        (frames, lattice.skips, lattice.num_states),
     )
     alpha, before = lax.scan(advance, first_alpha, frames)
     total = extended.total(extended.keep(is_final, alpha), 1)
+    # Posteriors are right to the rounding of a mantissa as they are.
+    frames = _Frame(extended.rounded(frames.step), frames.stay and extended.rounded(frames.stay), frames.real)
 
     skipped = jnp.pad(lattice.skips, ((0, 0), (0, BACK)))[:, BACK:]
     is_last = jnp.arange(1, len(frames.real) + 1)[:, None, None] >= lattice.input_lengths[:, None]
@@ -137,15 +146,27 @@ def expected_transitions(solved: Solved, lattice: ChainLattice, real: Array, num
     return counts.reshape(-1, num_classes, num_classes)
 
 
-def product_over_frames(factors: Array) -> Number:
-    """(N,) product of positive floats (N, T), by halves: the log of T products after one another."""
-    product = extended.number_of(factors) if factors.shape[1] else extended.ones((len(factors), 1), factors.dtype)
+def product_over_frames(factors: Array, rests: Array) -> Number:
+    """(N,) product of positive floats (N, T) and what these have rounded off, by halves: the log of T products after
+    one another.
+    """
+    product = extended.number_of(factors, rests)
+    if not factors.shape[1]:
+        product = extended.with_rest(extended.ones((len(factors), 1), factors.dtype))
     while (width := product.high.shape[1]) > 1:
         half = width // 2
         parts = slice(half), slice(half, 2 * half), slice(2 * half, None)
         first, second, rest = (extended.at(product, (..., part)) for part in parts)
         product = extended.concatenate([extended.multiply(first, second), rest], 1)
     return extended.at(product, (..., 0))
+
+
+def _common(scores: Array, lattice: ChainLattice) -> Array:
+    """(N, T) what all arcs of a frame have in common, where it is huge."""
+    own_states = (jnp.arange(lattice.step_labels.shape[1]) < lattice.num_states[:, None])[:, None]
+    labels = {id(own): own for own in (lattice.step_labels, lattice.stay_labels)}.values()
+    arcs = [jnp.where(own_states, jnp.take_along_axis(scores, own[:, None], 2), -jnp.inf) for own in labels]
+    return rows.huge(jnp.concatenate(arcs, 2).max(2, initial=-jnp.inf))
 
 
 def _frames(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None) -> tuple[_Frame, Array]:

@@ -40,7 +40,7 @@ def solve(scores: Array, maxima: Array, lattice: DenseLattice, transitions: Arra
         weight, is_real, is_inner = step
         arriving = extended.total(extended.multiply(_from(alpha), arcs), 2)
         entered = extended.multiply(extended.select(is_inner, arriving, alpha), weight)
-        return extended.select(is_real, entered, alpha), alpha
+        return extended.select(is_real, entered, alpha), extended.rounded(alpha)
 
     def retreat(
         carried: tuple[Number, tuple[Array, Array]], step: tuple[Number, Array, Array, Number]
@@ -60,8 +60,10 @@ def solve(scores: Array, maxima: Array, lattice: DenseLattice, transitions: Arra
     start, nothing = extended.varying_as(
         (extended.ones((num_samples, num_classes), scores.dtype), nothing), (weights, arcs, real)
     )
-    alpha, before = lax.scan(advance, start, (weights, real, inner))
-    empty = extended.ones((num_samples,), scores.dtype)
+    alpha, before = lax.scan(advance, extended.with_rest(start), (weights, real, inner))
+    # Posteriors are right to the rounding of a mantissa as they are.
+    weights, arcs = extended.rounded(weights), extended.rounded(arcs)
+    empty = extended.with_rest(extended.ones((num_samples,), scores.dtype))
     total = extended.select(lattice.input_lengths > 0, extended.total(alpha, 1), empty)
     last = (start, (nothing, nothing))
     (_, (counts, rest)), gamma = lax.scan(retreat, last, (weights, real, inner, before), reverse=True)

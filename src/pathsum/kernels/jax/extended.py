@@ -1,8 +1,10 @@
 """Extended-range arithmetic: a positive number as mantissa * 2**exponent, the two kept apart.
 
 A mantissa keeps the relative precision of its dtype whatever the number's size, where a logarithm's absolute error
-grows with its size. The exponent is an integer too, in two floats of the same dtype, the low one what the high one
-cannot hold: exact up to 2**48 (2**106 in float64), without 64-bit integers, which JAX has not by default.
+grows with its size. Numbers of which a loss is made keep in float32 what the mantissa has rounded off as well: what
+many frames round alike would be all of a confident model's loss. The exponent is an integer too, in two floats of the
+same dtype, the low one what the high one cannot hold: exact up to 2**48 (2**106 in float64), without 64-bit integers,
+which JAX has not by default.
 
 Derivatives pass through the mantissas, exponents are constants. An arc's mantissa and its adjoint are both of the size
 of 1, so that derivatives of any order have the range of the numbers themselves.
@@ -25,11 +27,15 @@ _LOG2_E_REST, _LN_2_REST = 2.0355273740931033e-17, 2.3190468138462996e-17
 
 
 class Number(NamedTuple):
-    """mantissa * 2**(high + low), of any shape; zero has mantissa 0 and an exponent below all others."""
+    """(mantissa + rest) * 2**(high + low), of any shape; zero has mantissa 0 and an exponent below all others.
+
+    ``rest``, a constant, is beside the mantissa what its rounding is; ``None`` where nobody keeps it.
+    """
 
     mantissa: Array
     high: Array
     low: Array
+    rest: Array | None = None
 
 
 class _Format(NamedTuple):
@@ -62,8 +68,20 @@ def one_where(mask: Array, dtype: Any) -> Number:
     return select(mask, ones(mask.shape, dtype), zeros(mask.shape, dtype))
 
 
+def with_rest(number: Number) -> Number:
+    """The number with a rest of 0, where its dtype is to have one."""
+    is_narrow = number.high.dtype == jnp.float32
+    # A product, not zeros: under shard_map it differs from device to device as the number does.
+    return number._replace(rest=0 * number.low) if is_narrow and number.rest is None else number
+
+
+def rounded(number: Number) -> Number:
+    """The number without its rest."""
+    return number._replace(rest=None)
+
+
 def select(mask: Array, chosen: Number, other: Number) -> Number:
-    return Number(*(jnp.where(mask, a, b) for a, b in zip(chosen, other, strict=True)))
+    return jax.tree.map(lambda a, b: jnp.where(mask, a, b), chosen, other)
 
 
 def keep(mask: Array, number: Number) -> Number:
@@ -72,6 +90,7 @@ def keep(mask: Array, number: Number) -> Number:
         jnp.where(mask, number.mantissa, 0),
         jnp.where(mask, number.high, _format(number).zero),
         jnp.where(mask, number.low, 0),
+        None if number.rest is None else jnp.where(mask, number.rest, 0),
     )
 
 
@@ -85,11 +104,11 @@ def varying_as(start: Any, *sources: Any) -> Any:
 
 
 def at(number: Number, index: Any) -> Number:
-    return Number(*(part[index] for part in number))
+    return jax.tree.map(lambda part: part[index], number)
 
 
 def concatenate(numbers: list[Number], axis: int) -> Number:
-    return Number(*(jnp.concatenate(parts, axis) for parts in zip(*numbers, strict=True)))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis), *numbers)
 
 
 def exp(x: Array, rest: Array) -> Number:
@@ -111,24 +130,40 @@ def exp(x: Array, rest: Array) -> Number:
     fraction = (product - high) + (product_rest + (x * factor_rest + rest * factor))
     low = jnp.round(fraction)
     fraction = fraction - low
-    mantissa = jnp.where(possible, jnp.exp(fraction * number(LN_2)), 0)
+    power = fraction * number(LN_2)
+    mantissa = jnp.where(possible, jnp.exp(power), 0)
+    # Of a score near 0 the digits behind the 1.
+    lost = lax.stop_gradient(jnp.expm1(power) - (mantissa - 1))
+    lost = jnp.where(possible, lost, 0) if x.dtype == jnp.float32 else None
     high, low = (lax.stop_gradient(part) for part in _renormalise(high, low))
-    return Number(mantissa, jnp.where(possible, high, form.zero), jnp.where(possible, low, 0))
+    return Number(mantissa, jnp.where(possible, high, form.zero), jnp.where(possible, low, 0), lost)
 
 
-def number_of(x: Array) -> Number:
-    """A float that is not negative, as a number."""
-    return _normalise(x, jnp.zeros_like(x), jnp.zeros_like(x))
+def number_of(x: Array, rest: Array | None = None) -> Number:
+    """A float that is not negative, as a number, with what the float has rounded off."""
+    return _normalise(x, jnp.zeros_like(x), jnp.zeros_like(x), rest if x.dtype == jnp.float32 else None)
 
 
 def multiply(a: Number, b: Number) -> Number:
-    high, rest = _sum(a.high, b.high)
-    return _normalise(a.mantissa * b.mantissa, *_renormalise(high, rest + (a.low + b.low)))
+    """a * b, with a rest where a has one."""
+    high, lost = _sum(a.high, b.high)
+    product, rest = a.mantissa * b.mantissa, None
+    if a.rest is not None:
+        one, other = map(lax.stop_gradient, (a.mantissa, b.mantissa))
+        rest = _product(one, other)[1] + a.rest * other
+        rest += 0 if b.rest is None else b.rest * one
+    return _normalise(product, *_renormalise(high, lost + (a.low + b.low)), rest)
 
 
 def divide(a: Number, b: Number) -> Number:
-    """a / b, b not zero."""
-    return multiply(a, Number(1 / b.mantissa, -b.high, -b.low))
+    """a / b, b not zero; with a rest where a has one."""
+    quotient, rest = a.mantissa / b.mantissa, None
+    if a.rest is not None:
+        one, other, found = map(lax.stop_gradient, (a.mantissa, b.mantissa, quotient))
+        product, lost = _product(found, other)
+        rest = ((one - product) - lost + a.rest - (0 if b.rest is None else found * b.rest)) / other
+    high, lost = _sum(a.high, -b.high)
+    return _normalise(quotient, *_renormalise(high, lost + (a.low - b.low)), rest)
 
 
 def add(*numbers: Number) -> Number:
@@ -136,7 +171,14 @@ def add(*numbers: Number) -> Number:
     for number in numbers[1:]:
         later = (number.high > high) | ((number.high == high) & (number.low > low))
         high, low = jnp.where(later, number.high, high), jnp.where(later, number.low, low)
-    return _normalise(sum(_shift(number, high, low) for number in numbers), high, low)
+    units = [_units(number, high, low) for number in numbers]
+    total, rest = numbers[0].mantissa * units[0], None
+    if numbers[0].rest is not None:
+        rest = sum(number.rest * unit for number, unit in zip(numbers, units, strict=True) if number.rest is not None)
+    for number, unit in zip(numbers[1:], units[1:], strict=True):
+        sum_so_far, lost = _sum(total, number.mantissa * unit)
+        total, rest = sum_so_far, None if rest is None else rest + lax.stop_gradient(lost)
+    return _normalise(total, high, low, rest)
 
 
 def total(number: Number, axis: int) -> Number:
@@ -145,8 +187,26 @@ def total(number: Number, axis: int) -> Number:
         shape = tuple(np.delete(number.high.shape, axis))
         return zeros(shape, number.high.dtype)
     high, low = _largest(number, axis)
-    mantissas = _shift(number, high, low)
-    return _normalise(mantissas.sum(axis), high.squeeze(axis), low.squeeze(axis))
+    units = _units(number, high, low)
+    mantissas, rest = number.mantissa * units, None
+    whole = mantissas.sum(axis)
+    if number.rest is not None:
+        constants = lax.stop_gradient(mantissas)
+        # What is rounded to a multiple of 2**-11 adds up without an error, and the rests' errors are small as they are.
+        coarse = jnp.round(constants * 2**11) * 2**-11
+        rest = ((coarse.sum(axis) - lax.stop_gradient(whole)) + (constants - coarse).sum(axis)) + (
+            number.rest * units
+        ).sum(axis)
+    return _normalise(whole, high.squeeze(axis), low.squeeze(axis), rest)
+
+
+def only(number: Number, axis: int) -> Number:
+    """The one that is not zero along an axis, where there is one at most."""
+    here = lax.stop_gradient(number.mantissa) > 0
+    sums = (jnp.where(here, part, 0).sum(axis) for part in (number.mantissa, number.low))
+    rest = None if number.rest is None else jnp.where(here, number.rest, 0).sum(axis)
+    mantissa, low = sums
+    return Number(mantissa, number.high.max(axis), low, rest)
 
 
 def shares(number: Number, axis: int | tuple[int, ...]) -> Array:
@@ -161,9 +221,17 @@ def log(x: Number) -> Array:
     dtype = x.high.dtype.type
     factor = dtype(LN_2)
     factor_rest = dtype((LN_2 - float(factor)) + _LN_2_REST)
-    product, rest = _product(x.high, factor)
-    possible = x.mantissa > 0
-    small = jnp.log(jnp.where(possible, x.mantissa, 1)) + (rest + x.low * factor + x.high * factor_rest)
+    # Of a number near 1 the mantissa is, and its logarithm loses nothing.
+    is_large = lax.stop_gradient(x.mantissa) > 1.5
+    unit = jnp.where(is_large, dtype(0.5), dtype(1))
+    mantissa = x.mantissa * unit
+    high, low = _renormalise(x.high, x.low + is_large.astype(dtype))
+    product, rest = _product(high, factor)
+    possible = mantissa > 0
+    mantissa = jnp.where(possible, mantissa, 1)
+    small = jnp.log(mantissa) + (rest + low * factor + high * factor_rest)
+    if x.rest is not None:
+        small += jnp.where(possible, x.rest * unit / lax.stop_gradient(mantissa), 0)
     return jnp.where(possible, product + small, -jnp.inf)
 
 
@@ -215,25 +283,31 @@ def _power_of_two(exponent: Array) -> Array:
     return _from_bits((exponent.astype(form.integer) + form.bias) << form.fraction_bits)
 
 
-def _normalise(mantissa: Array, high: Array, low: Array) -> Number:
+def _normalise(mantissa: Array, high: Array, low: Array, rest: Array | None = None) -> Number:
     """The same number with its mantissa in [1, 2)."""
     form = _FORMATS[mantissa.dtype]
     constant = lax.stop_gradient(mantissa)
     moved = ((_bits(constant) >> form.fraction_bits) - form.bias).astype(mantissa.dtype)
     possible = constant > 0
     high, low = _renormalise(high, low + moved)
+    unit = _power_of_two(jnp.where(possible, -moved, 0))
     return Number(
-        jnp.where(possible, mantissa * _power_of_two(jnp.where(possible, -moved, 0)), 0),
+        jnp.where(possible, mantissa * unit, 0),
         jnp.where(possible, high, form.zero),
         jnp.where(possible, low, 0),
+        None if rest is None else jnp.where(possible, rest * unit, 0),
     )
 
 
 def _shift(number: Number, high: Array, low: Array) -> Array:
     """The number in units of 2**(high + low), which is not smaller; far below it, nearly 0."""
+    return number.mantissa * _units(number, high, low)
+
+
+def _units(number: Number, high: Array, low: Array) -> Array:
+    """The unit of a number's mantissa in these."""
     distance = (number.high - high) + (number.low - low)
-    least = 1 - _format(number).bias
-    return number.mantissa * _power_of_two(jnp.clip(distance, least, 0))
+    return _power_of_two(jnp.clip(distance, 1 - _format(number).bias, 0))
 
 
 def _largest(number: Number, axis: int | tuple[int, ...]) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ A node's two arcs both lead to the next diagonal, and every path visits each dia
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -37,12 +38,21 @@ def forward(
     else:
         defined = (blank_scores < jnp.inf) & ((label_scores < jnp.inf) | ~used)
     defined = (defined | ~real).all((1, 2))
+    offset = jnp.zeros((), scores.dtype)
+    if not logits:
+        # What all paths have in common, a blank of each frame and every label, where it is huge.
+        of_blanks = rows.huge(jnp.where(real, blank_scores, -jnp.inf).max(2, keepdims=True))
+        of_labels = rows.huge(jnp.where(used, label_scores, -jnp.inf).max(1, keepdims=True))
+        blank_scores, label_scores = blank_scores - of_blanks, label_scores - of_labels
+        offset = of_blanks.sum((1, 2)) + of_labels.sum((1, 2))
     blanks = extended.keep(real, _probability(blank_scores, found, logits))
     steps = extended.keep(used, _probability(label_scores, found, logits))
 
     total, blank_posteriors, label_posteriors = _solve(blanks, steps, lattice)
     feasible = (lattice.logit_lengths > 0) & (total.mantissa > 0)
-    losses = jnp.where(feasible, -extended.log(total), jnp.inf)
+    losses = -extended.log(total)
+    losses = rows.not_negative(losses) if logits else losses - offset
+    losses = jnp.where(feasible, losses, jnp.inf)
 
     label_posteriors *= 1 + fastemit_lambda
     classes = jnp.arange(scores.shape[3])
@@ -61,7 +71,7 @@ def _probability(scores: Array, found: rows.Statistics, logits: bool) -> Number:
     """exp(score) over its row's sum. No logarithm of it is taken: rounded ones would cost the gradient three digits."""
     if not logits:
         return extended.exp(scores, jnp.zeros_like(scores))
-    sums = extended.number_of(jnp.where(found.sums > 0, found.sums, 1))
+    sums = extended.number_of(jnp.where(found.sums > 0, found.sums, 1), found.rests)
     return extended.divide(extended.exp(*extended.exact_sum(scores, -found.maxima)), sums)
 
 
@@ -72,7 +82,8 @@ def _solve(blanks: Number, labels: Number, lattice: GridLattice) -> tuple[Number
     u = jnp.arange(width)
     start = extended.one_where(jnp.broadcast_to(u == 0, (num_samples, width)), dtype)
     end = lattice.logit_lengths + lattice.target_lengths
-    beside = extended.zeros((num_samples, 1), dtype)
+    outside = extended.zeros((num_samples, 1), dtype)
+    beside = extended.with_rest(outside)
     diagonals = _by_diagonal(blanks), _by_diagonal(labels)
     at_end = extended.one_where(u == lattice.target_lengths[:, None], dtype)
 
@@ -81,14 +92,14 @@ def _solve(blanks: Number, labels: Number, lattice: GridLattice) -> tuple[Number
         by_blank, by_label = extended.multiply(alpha, blank), extended.multiply(alpha, label)
         # The blank out of the last node is the only arc onto its diagonal that ends a path.
         ended = extended.keep((d == end - 1)[:, None] & (u == lattice.target_lengths[:, None]), by_blank)
-        total = extended.add(total, extended.total(ended, 1))
+        total = extended.add(total, extended.only(ended, 1))
         right = extended.concatenate([beside, extended.at(by_label, (..., slice(None, -1)))], 1)
-        return (extended.add(by_blank, right), total), alpha
+        return (extended.add(by_blank, right), total), extended.rounded(alpha)
 
     def retreat(beta: Number, step: tuple[Array, tuple[Number, Number], Number]):
         d, (blank, label), alpha = step
         beta = extended.select((d == end - 1)[:, None], at_end, beta)
-        right = extended.concatenate([extended.at(beta, (..., slice(1, None))), beside], 1)
+        right = extended.concatenate([extended.at(beta, (..., slice(1, None))), outside], 1)
         by_blank, by_label = extended.multiply(beta, blank), extended.multiply(right, label)
         masses = [extended.multiply(alpha, by_blank), extended.multiply(alpha, by_label)]
         # The posteriors of the arcs out of a diagonal sum to 1.
@@ -98,7 +109,10 @@ def _solve(blanks: Number, labels: Number, lattice: GridLattice) -> tuple[Number
     numbers = jnp.arange(num_frames + width - 1)
     none = extended.zeros((num_samples,), dtype), extended.zeros((num_samples, width), dtype)
     start, nothing, last = extended.varying_as((start, *none), (diagonals, end, lattice.target_lengths))
-    (_, total), alphas = lax.scan(advance, (start, nothing), (numbers, diagonals))
+    first = extended.with_rest(start), extended.with_rest(nothing)
+    (_, total), alphas = lax.scan(advance, first, (numbers, diagonals))
+    # Posteriors are right to the rounding of a mantissa as they are.
+    diagonals = extended.rounded(diagonals[0]), extended.rounded(diagonals[1])
     _, (blank_posteriors, label_posteriors) = lax.scan(retreat, last, (numbers, diagonals, alphas), reverse=True)
     return total, _by_frame(blank_posteriors, num_frames), _by_frame(label_posteriors, num_frames)
 
@@ -111,7 +125,7 @@ def _by_diagonal(plane: Number) -> Number:
     inside = (t >= 0) & (t < num_frames)
     gathered = extended.at(plane, (slice(None), jnp.clip(t, 0, num_frames - 1), u))
     kept = extended.keep(inside, gathered)
-    return Number(*(part.swapaxes(0, 1) for part in kept))
+    return jax.tree.map(lambda part: part.swapaxes(0, 1), kept)
 
 
 def _by_frame(diagonals: Array, num_frames: int) -> Array:

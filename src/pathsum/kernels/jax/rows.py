@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -11,10 +12,14 @@ from pathsum.lattice import Array
 
 
 class Statistics(NamedTuple):
-    """Of each row: the greatest score (0 where it is -inf), sum of exp(score - maximum), whether it is defined."""
+    """Of each row: the greatest score (0 where it is -inf), sum of exp(score - maximum), whether it is defined.
+
+    ``rests`` are what the sums have rounded off, constants.
+    """
 
     maxima: Array
     sums: Array
+    rests: Array
     defined: Array
 
 
@@ -32,8 +37,36 @@ def statistics(scores: Array) -> Statistics:
     """Statistics over the last axis."""
     greatest = lax.stop_gradient(scores).max(-1)
     maxima = jnp.where(jnp.isfinite(greatest), greatest, 0)
-    sums = jnp.exp(scores - maxima[..., None]).sum(-1)
-    return Statistics(maxima, sums, greatest < jnp.inf)
+    return Statistics(maxima, *_sums_of_exp(scores, maxima), greatest < jnp.inf)
+
+
+@jax.custom_jvp
+def _sums_of_exp(scores: Array, maxima: Array) -> tuple[Array, Array]:
+    """Sums over the last axis of exp(score - maximum), and what these have rounded off, a constant."""
+    # Beside the greatest, each 1, the others of a row that is sure are small, and so are their own sum's errors.
+    is_greatest = scores == maxima[..., None]
+    count = is_greatest.sum(-1).astype(scores.dtype)
+    others = jnp.where(is_greatest, 0, jnp.exp(scores - maxima[..., None])).sum(-1)
+    sums = count + others
+    return sums, jnp.where(jnp.isfinite(sums), (count - sums) + others, 0)
+
+
+@_sums_of_exp.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Any, Any]:
+    scores, maxima = primals
+    change = (jnp.exp(scores - maxima[..., None]) * tangents[0]).sum(-1)
+    return _sums_of_exp(scores, maxima), (change, jnp.zeros_like(change))
+
+
+def huge(largest: Array) -> Array:
+    """A greatest score where it is so large that scores are taken less of it, else 0; it has no derivative."""
+    largest = lax.stop_gradient(largest)
+    return jnp.where((jnp.abs(largest) > 1024) & jnp.isfinite(largest), largest, 0)
+
+
+def not_negative(losses: Array) -> Array:
+    """Losses whose paths share a probability of 1: what rounding has left below 0 is 0, and has a derivative still."""
+    return losses + lax.stop_gradient(jnp.maximum(losses, 0) - losses)
 
 
 def softmax(scores: Array, of: Statistics) -> Array:

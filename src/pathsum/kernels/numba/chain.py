@@ -16,10 +16,14 @@ from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.rows import (
     Strided,
     borrow,
+    greatest,
+    less_common,
     load_row,
+    of_probabilities,
     softmax_row,
     softmax_statistics,
     store_row,
+    take_off,
     target_row,
     unit_of,
     work_dtype,
@@ -43,8 +47,12 @@ def forward(
 ) -> ChainSaved:
     """Losses of a batch and, where asked, the arc posteriors. ``scores`` has axes (N, T, C).
 
-    ``transitions`` (C, C) are given where the lattice has arcs with a score that is the same in all frames.
+    ``transitions`` (C, C) are given where the lattice has arcs with a score that is the same in all frames. The losses
+    are without what huge scores of a frame, and huge transitions, have in common then, as those of ``dense``: the two
+    are to be compared.
     """
+    relative = transitions is not None
+    transitions = less_common(transitions) if relative else None
     work = work_dtype(scores.flat)
     num_samples, longest = len(lattice.input_lengths), int(lattice.input_lengths.max(initial=0))
     width = max(1, int(lattice.num_states.max(initial=1)))
@@ -67,7 +75,7 @@ def forward(
         num_frames = int(frame_offsets[-1])
         maxima = np.empty(num_frames, work)
         sums = np.empty(num_frames if logits else 0, work)
-        log_sums = np.empty(len(sums))
+        log_sums = np.empty(num_frames)
         step_scores = np.empty((num_frames, width), work)
         stay_scores = step_scores if lattice.shared_labels else np.empty((num_frames, width), work)
 
@@ -78,7 +86,7 @@ def forward(
             _gather_scores(
                 scores.flat, *scores.strides, scores.encoding, np.empty(num_classes, work), first, last, first_frame,
                 frame_offsets, lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels,
-                logits, maxima, sums, log_sums, stay_scores, step_scores,
+                logits, relative, maxima, sums, log_sums, stay_scores, step_scores,
             )  # fmt: skip
 
         positions = num_samples * int(lengths.max(initial=0))
@@ -104,6 +112,7 @@ def forward(
         parallel.run(solve, [(order[share::shares],) for share in range(shares)], num_threads)
 
     losses = finish(running, lattice.num_states, lattice.num_final)
+    losses = of_probabilities(losses) if logits else losses
     if transitions is not None:
         # All paths have the same steps. One of +inf makes NaN of an infinite loss.
         with np.errstate(invalid="ignore"):
@@ -221,7 +230,7 @@ def in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
 @kernel
 def _gather_scores(
     flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, first_frame, frame_offsets, num_states,
-    stay_labels, step_labels, shared_labels, logits, maxima, sums, log_sums, stay_scores, step_scores,
+    stay_labels, step_labels, shared_labels, logits, relative, maxima, sums, log_sums, stay_scores, step_scores,
 ):  # fmt: skip
     """Positions [first, last) of the padded batch: softmax statistics, and scores of each state's arcs less what the
     row's are taken off.
@@ -237,37 +246,43 @@ def _gather_scores(
         if frame >= frame_offsets[n + 1]:
             continue
         row = load_row(flat, n * stride_n + (first_frame + t) * stride_t, stride_c, encoding, scratch)
-        maximum = row.dtype.type(0)
+        step, stay = step_scores[frame], stay_scores[frame]
+        _gather_row(row, step_labels[n], num_states[n], step)
+        if not shared_labels:
+            _gather_row(row, stay_labels[n], num_states[n], stay)
         if logits:
-            maximum, total = softmax_statistics(row)
+            maxima[frame], total = softmax_statistics(row)
             sums[frame] = total
             # The part that is not of whole powers of two and what is taken off, which are counted apart.
             log_sums[frame] = np.log(total) if total > 0 else 0.0
-        taken_off, _ = unit_of(maximum)
-        _gather_row(row, step_labels[n], num_states[n], taken_off, step_scores[frame])
+            common = maxima[frame]
+        else:
+            largest = greatest_of(step, stay, shared_labels)
+            # Of logits the softmax has seen to it that all are defined.
+            maxima[frame] = 0 if largest == largest else np.nan
+            common = greatest(row) if relative else largest
+            log_sums[frame] = 0.0 if relative else -np.float64(unit_of(common)[0])
+        take_off(step, common)
         if not shared_labels:
-            _gather_row(row, stay_labels[n], num_states[n], taken_off, stay_scores[frame])
-        defined = logits or _all_defined(step_scores[frame])
-        if not (logits or shared_labels):
-            defined = defined and _all_defined(stay_scores[frame])
-        maxima[frame] = maximum if defined else np.nan
+            take_off(stay, common)
 
 
 @njit(forceinline=True, **COMPILE)
-def _gather_row(row, labels, num_states, taken_off, out):
+def _gather_row(row, labels, num_states, out):
     for s in range(num_states):
-        out[s] = row[labels[s]] - taken_off
+        out[s] = row[labels[s]]
     for s in range(num_states, out.size):
         out[s] = -np.inf
 
 
 @njit(forceinline=True, **COMPILE)
-def _all_defined(scores):
-    """Whether no score is NaN or +inf; of logits the softmax has seen to that."""
-    defined = True
-    for s in range(scores.size):
-        defined = defined and scores[s] < np.inf
-    return defined
+def greatest_of(step, stay, shared_labels):
+    """The greatest score of a frame's arcs, NaN where one is NaN or +inf."""
+    largest = greatest(step)
+    if not shared_labels:
+        other = greatest(stay)
+        largest = largest if largest >= other or largest != largest else other
+    return largest
 
 
 @kernel

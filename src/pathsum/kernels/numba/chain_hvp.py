@@ -18,6 +18,7 @@ from numba import njit
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.chain import (
     count_visits,
+    greatest_of,
     in_memory_order,
     of_states,
     offsets_of,
@@ -32,10 +33,12 @@ from pathsum.kernels.numba.rows import (
     BLOCK,
     Strided,
     borrow,
+    less_common,
     load_row,
     softmax_mean,
     softmax_tangent_row,
     store_row,
+    take_off,
     target_row,
     work_dtype,
 )
@@ -62,6 +65,7 @@ def hvp(
 
     ``tangent`` has the axes of ``scores``, ``transition_tangent`` those of ``transitions``, (C, C).
     """
+    transitions = None if transitions is None else less_common(transitions)
     work, frame_offsets = work_dtype(scores.flat), offsets_of(lattice)
     rows, width = len(lattice.input_lengths) * num_frames, -(-saved.posteriors[1].shape[1] // BLOCK) * BLOCK
     num_threads = parallel.worthwhile(num_threads, rows * (width + num_classes // 4))
@@ -250,6 +254,12 @@ def _tell_arcs_apart(
     step_scores, stay_scores, skips = borrow(step_scores), borrow(stay_scores), borrow(skips)
     stay_posteriors, step_posteriors = borrow(stay_posteriors), borrow(step_posteriors)
     alpha, exponents, arcs = borrow(alpha), borrow(exponents), borrow(arcs)
+    for t in range(step_scores.shape[0]):
+        step, stay = step_scores[t, :num_states], stay_scores[t, :num_states]
+        largest = greatest_of(step, stay, shared_labels)
+        take_off(step, largest)
+        if not shared_labels:
+            take_off(stay, largest)
     fill_alpha(
         step_scores, stay_scores, stays, num_states, skips, shared_labels, True, True, alpha, exponents, zero,
         running_mass, running_exponents,

@@ -153,7 +153,7 @@ def solve_samples(
         for t in range(first, last):
             if maxima[t] != maxima[t]:
                 running_log_sums[n] = np.nan
-            elif logits:
+            else:
                 running_log_sums[n] += log_sums[t]
                 running_powers[n] += unit_of(maxima[t])[1]
         if running_log_sums[n] == running_log_sums[n]:

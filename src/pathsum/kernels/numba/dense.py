@@ -13,7 +13,17 @@ import numpy as np
 
 from pathsum.kernels.numba import dense_extended, dense_linear, parallel
 from pathsum.kernels.numba.compilation import kernel
-from pathsum.kernels.numba.rows import Strided, borrow, load_row, store_row, target_row, work_dtype
+from pathsum.kernels.numba.rows import (
+    Strided,
+    borrow,
+    greatest,
+    less_common,
+    load_row,
+    store_row,
+    target_row,
+    unit_of,
+    work_dtype,
+)
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.lattice import DenseLattice
 
@@ -27,7 +37,12 @@ def forward(
     need_gradient: bool,
     num_threads: int,
 ) -> DenseSaved:
-    """Losses of a batch, -log of the sum over all paths, and where asked what ``backward`` needs."""
+    """Losses of a batch, -log of the sum over all paths, and where asked what ``backward`` needs.
+
+    The losses are without what huge scores of a frame, and huge transitions, have in common: beside 1e17 there are no
+    digits left of what a loss is compared with, which has the same in common.
+    """
+    transitions = less_common(transitions)
     lengths, offsets = lattice.input_lengths, offsets_of(lattice)
     num_threads = parallel.worthwhile(num_threads, work_of(offsets, num_classes))
     matrix = dense_linear.exponential(transitions, work_dtype(scores.flat))
@@ -41,9 +56,9 @@ def forward(
     extended = ~undefined & ~sound
 
     def solve(sample: int) -> None:
-        own = sample_scores(scores, num_classes, sample, int(lengths[sample]))
+        own = relative_scores(scores, num_classes, sample, int(lengths[sample]))
         gamma = saved.gamma[frames[sample]] if need_gradient else saved.gamma
-        saved.losses[sample] = dense_extended.solve(own, transitions.astype(np.float64), need_gradient, gamma)
+        saved.losses[sample] = dense_extended.solve(own, transitions, need_gradient, gamma)
 
     parallel.run(solve, [(int(n),) for n in np.flatnonzero(extended)], num_threads)
     saved.extended[:] = extended
@@ -85,6 +100,7 @@ def transition_gradient(
     num_threads: int,
 ) -> np.ndarray:
     """The gradient with respect to the transitions, (C, C) in float64: minus their expected counts."""
+    transitions = less_common(transitions)
     has_arcs = (lattice.input_lengths > 1) & (grad_losses != 0)
     solved = has_arcs & (saved.losses < np.inf)
     gradient = np.zeros((num_classes, num_classes))
@@ -95,8 +111,8 @@ def transition_gradient(
         num_threads = parallel.worthwhile(num_threads, work_of(offsets, num_classes))
         gradient += dense_linear.transition_gradient(upstream, saved, matrix, num_classes, offsets, num_threads)
     for n in np.flatnonzero(solved & saved.extended):
-        own = sample_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
-        dense_extended.add_transition_gradient(own, transitions.astype(np.float64), -grad_losses[n], gradient)
+        own = relative_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
+        dense_extended.add_transition_gradient(own, transitions, -grad_losses[n], gradient)
     if (has_arcs & np.isnan(saved.losses)).any():
         gradient[:] = np.nan
     return gradient
@@ -117,6 +133,19 @@ def sample_scores(scores: Strided, num_classes: int, sample: int, num_frames: in
     scratch = np.empty(num_classes, work_dtype(scores.flat))
     _load_rows(scores.flat, *scores.strides, scores.encoding, sample, scratch, rows)
     return rows
+
+
+def relative_scores(scores: Strided, num_classes: int, sample: int, num_frames: int) -> np.ndarray:
+    """The same, each frame less its greatest where that is huge."""
+    rows = sample_scores(scores, num_classes, sample, num_frames)
+    _take_off_greatest(rows)
+    return rows
+
+
+@kernel
+def _take_off_greatest(rows):
+    for t in range(rows.shape[0]):
+        rows[t] -= unit_of(greatest(rows[t]))[0]
 
 
 @kernel

@@ -20,7 +20,7 @@ import numpy as np
 from pathsum.kernels.numba import dense, dense_extended, dense_linear, parallel
 from pathsum.kernels.numba.compilation import kernel
 from pathsum.kernels.numba.dense_linear import GROUP, Matrix, copy_row, multiply, send
-from pathsum.kernels.numba.rows import Strided, borrow, load_row
+from pathsum.kernels.numba.rows import Strided, borrow, less_common, load_row
 from pathsum.kernels.protocol import DenseSaved, Product
 from pathsum.lattice import DenseLattice
 
@@ -62,6 +62,7 @@ def hvp(
     ``tangent`` has the axes of ``scores``, ``transition_tangent`` those of ``transitions``, (C, C); beside it goes the
     ``transition_gradient``.
     """
+    transitions = less_common(transitions)
     lengths, offsets, work = lattice.input_lengths, dense.offsets_of(lattice), saved.gamma.dtype.type
     wanted = parallel.worthwhile(num_threads, 2 * dense.work_of(offsets, num_classes))
     solved = (lengths > 0) & (saved.losses < np.inf)
@@ -76,10 +77,11 @@ def hvp(
     no_tangent = np.zeros((num_classes, num_classes))
     for n in map(int, np.flatnonzero(solved & saved.extended)):
         frames = slice(offsets[n], offsets[n + 1])
-        own, costs = (dense.sample_scores(rows, num_classes, n, int(lengths[n])) for rows in (scores, tangent))
+        own = dense.relative_scores(scores, num_classes, n, int(lengths[n]))
+        costs = dense.sample_scores(tangent, num_classes, n, int(lengths[n]))
         constants = no_tangent if transition_tangent is None else transition_tangent.astype(np.float64)
         dense_extended.move(
-            own, transitions.astype(np.float64), costs, constants, -grad_losses[n], saved.gamma[frames],
+            own, transitions, costs, constants, -grad_losses[n], saved.gamma[frames],
             moved.gamma[frames], moved.means[frames], product,
         )  # fmt: skip
     if transition_tangent is not None and transition_gradient is not None:

@@ -24,7 +24,7 @@ from numba import njit
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import bits, exp, from_bits, normalise, shift
-from pathsum.kernels.numba.rows import Strided, borrow, greatest, load_row, work_dtype
+from pathsum.kernels.numba.rows import Strided, borrow, greatest, less_both, load_row, unit_of, work_dtype
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.numerics import LN_2
 
@@ -59,7 +59,10 @@ class Matrix(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """exp(scores + shifts - maximum) of each frame, padded with zeros; steep where a possible class has become 0."""
+    """exp(scores + shifts - maximum) of each frame, padded with zeros; steep where a possible class has become 0.
+
+    The scores are those of the frame less its greatest where that is huge.
+    """
 
     weights: np.ndarray
     maxima: np.ndarray
@@ -206,7 +209,7 @@ def _exponentiate(
     shifted = np.empty(weights.shape[1])
     # No shift of the first frame, and those of all others.
     shift_rows = np.zeros((2, weights.shape[1]))
-    shift_rows[1, :num_classes] = shifts
+    shift_rows[1, :num_classes] = -shifts
     n = np.searchsorted(offsets, first, side="right") - 1
     for frame in range(first, last):
         while frame >= offsets[n + 1]:
@@ -216,9 +219,10 @@ def _exponentiate(
         own_shifts = borrow(shift_rows)[min(t, 1)]
         # Over the padding too, with a mask: a rest would be gone through one element at a time.
         size = row.size
+        taken_off = np.float64(unit_of(greatest(row))[0])
         for c in range(shifted.size):
             score = np.float64(row[c]) if c < size else -np.inf
-            shifted[c] = score + own_shifts[c]
+            shifted[c] = less_both(score, taken_off, own_shifts[c])
         largest = greatest(borrow(shifted))
         maxima[frame] = largest
         reference = largest if largest > -np.inf else 0.0

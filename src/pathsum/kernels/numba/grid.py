@@ -22,14 +22,19 @@ from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
     borrow,
+    greatest,
     inexactness,
+    less_both,
     load_row,
     log_total,
+    of_probabilities,
     softmax_row,
     softmax_statistics,
     store_row,
     strided,
+    take_off,
     target_row,
+    unit_of,
     work_dtype,
 )
 from pathsum.kernels.protocol import GridSaved
@@ -100,6 +105,7 @@ def forward(
     parallel.run(gather, _frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, num_threads), num_threads)
 
     losses = solve(blank_scores, label_scores, maxima, lattice, need_gradient=need_gradient, num_threads=num_threads)
+    losses = of_probabilities(losses) if logits else losses
     none = np.empty(0)
     posteriors = (blank_scores, label_scores) if need_gradient else (none, none)
     return GridSaved(losses, maxima if logits else maxima[:0], sums, *posteriors)
@@ -208,8 +214,8 @@ def score_row(row, blank, label, logits):
             total += inexactness(row[blank], maximum)
             total += inexactness(row[label], maximum) if label >= 0 else 0.0
         log_sum, taken_off = log_total(maximum, total)
-    blank_score = np.float64(row[blank]) - taken_off - log_sum
-    label_score = np.float64(row[label]) - taken_off - log_sum if label >= 0 else -np.inf
+    blank_score = less_both(row[blank], taken_off, log_sum)
+    label_score = less_both(row[label], taken_off, log_sum) if label >= 0 else -np.inf
     defined = maximum == maximum and blank_score < np.inf and label_score < np.inf
     return maximum if defined else row.dtype.type(np.nan), total, blank_score, label_score
 
@@ -221,6 +227,7 @@ def _solve_sample(blank_scores, label_scores, need_gradient):
     num_frames, width = blank_scores.shape
     if num_frames == 0:
         return np.inf
+    taken_off = _take_off_common(blank_scores, label_scores)
     by_blank, exponents = np.zeros(width), np.full(width, ZERO_EXPONENT_64)
     by_label, alpha = np.empty(width), np.empty(width)
     blanks, blank_exponents = np.empty(width), np.empty(width)
@@ -244,7 +251,30 @@ def _solve_sample(blank_scores, label_scores, need_gradient):
     log_z = log(by_blank[width - 1], exponents[width - 1])
     if need_gradient and log_z > -np.inf:
         _write_posteriors(blank_scores, label_scores)
-    return -log_z
+    return -(log_z + taken_off)
+
+
+@njit(**COMPILE)
+def _take_off_common(blank_scores, label_scores):
+    """Take off what all paths have in common, a blank of each frame and every label, where it is huge; their sum."""
+    num_frames, width = blank_scores.shape
+    total = 0.0
+    largest = np.full(width, -np.inf)
+    for t in range(num_frames):
+        total += take_off(blank_scores[t], greatest(blank_scores[t]))
+        raise_to(label_scores[t], largest)
+    for u in range(width):
+        largest[u], _ = unit_of(largest[u])
+    if np.any(largest != 0.0):
+        for t in range(num_frames):
+            label_scores[t] -= largest
+    return total + largest.sum()
+
+
+@njit(**COMPILE)
+def raise_to(scores, largest):
+    for u in range(scores.size):
+        largest[u] = scores[u] if scores[u] > largest[u] else largest[u]
 
 
 @njit(**COMPILE)

@@ -13,7 +13,8 @@ from numba import njit
 from pathsum.kernels.numba import arc_scores, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
-from pathsum.kernels.numba.rows import borrow
+from pathsum.kernels.numba.grid import raise_to
+from pathsum.kernels.numba.rows import borrow, greatest, take_off, unit_of
 from pathsum.lattice import ArcLattice
 from pathsum.numerics import LEAST_POSTERIOR, ZERO_EXPONENT_64
 
@@ -66,6 +67,9 @@ def _solve_sample(
         return np.inf
     planes, skips, mantissas, exponents = borrow(planes), borrow(skips), borrow(mantissas), borrow(exponents)
     num_kinds, end = frames_on.size, width - 1
+    taken_off = 0.0
+    if skip_score == -np.inf and _paths_have_alike(frames_on, labels_on):
+        taken_off = _take_off_common(planes, offset, num_frames, width, frames_on)
     brought, brought_exponents = mantissas[:num_kinds], exponents[:num_kinds]
     alpha, alpha_exponents = mantissas[num_kinds:], exponents[num_kinds:]
     depth = len(alpha)
@@ -120,7 +124,46 @@ def _solve_sample(
             )
         else:
             planes[:, offset : offset + num_frames * width] = 0.0
-    return -log_z
+    return -(log_z + taken_off)
+
+
+@njit(**COMPILE)
+def _paths_have_alike(frames_on, labels_on):
+    """Whether all paths have an arc out of each frame, and one into each label if these are of another kind."""
+    within, across = 0, 0
+    for k in range(frames_on.size):
+        if frames_on[k] > 1:
+            return False
+        within += 1 if frames_on[k] == 0 else 0
+        across += 1 if frames_on[k] == 1 and labels_on[k] == 1 else 0
+    return within == 0 or across == 0
+
+
+@njit(**COMPILE)
+def _take_off_common(planes, offset, num_frames, width, frames_on):
+    """As that of the grid: the sum of the greatest score out of each frame and into each label, where they are huge."""
+    total = 0.0
+    largest = np.full(width, -np.inf)
+    for t in range(num_frames):
+        nodes = planes[:, offset + t * width : offset + (t + 1) * width]
+        of_frame = -np.inf
+        for k in range(frames_on.size):
+            if frames_on[k] > 0:
+                of_frame = max(of_frame, greatest(nodes[k]))
+            else:
+                raise_to(nodes[k], largest)
+        total += unit_of(of_frame)[0]
+        for k in range(frames_on.size):
+            if frames_on[k] > 0:
+                take_off(nodes[k], of_frame)
+    for u in range(width):
+        largest[u], _ = unit_of(largest[u])
+    if np.any(largest != 0.0):
+        for k in range(frames_on.size):
+            if frames_on[k] == 0:
+                for t in range(num_frames):
+                    planes[k, offset + t * width : offset + (t + 1) * width] -= largest
+    return total + largest.sum()
 
 
 @njit(**COMPILE)

@@ -18,6 +18,7 @@ from pathsum.kernels.numba.rows import (
     CONFIDENT,
     borrow,
     inexactness,
+    less_both,
     load_row,
     log_total,
     softmax_row,
@@ -144,7 +145,7 @@ def read_row(row, label, classes, lone, logits, scratch, planes, node):
         c = label if classes[k] == LABEL else classes[k]
         score = np.float64(row[c]) if c >= 0 else -np.inf
         defined = defined and score < np.inf
-        planes[k, node] = _log_sigmoid(score) if c == lone else score - taken_off - log_sum + log_share
+        planes[k, node] = _log_sigmoid(score) if c == lone else less_both(score, taken_off, log_sum - log_share)
     if not defined:
         for k in range(classes.size):
             planes[k, node] = np.nan

@@ -28,7 +28,8 @@ _NEGATIVE_INFINITY_KEY_32 = _i32(-(2**31) + 0x7FFFFF)
 _MAGNITUDE_64, _INFINITY_64 = np.int64(0x7FFFFFFFFFFFFFFF), np.int64(0x7FF0000000000000)
 _GREATEST_64, _SIGN_SHIFT_64 = np.int64(2**63 - 1), np.int64(63)
 _NEGATIVE_INFINITY_KEY_64 = np.int64(-(2**63) + 0xFFFFFFFFFFFFF)
-_TWO_TO_112 = _f32(2.0**112)
+_QUIET_NAN_16, _QUIET_NAN_BFLOAT = _i32(0x7E00), _i32(0x7FC0)
+_LEAST_SUBNORMAL_16 = _f32(2.0**-24)
 _LOG2_E_32 = _f32(LOG2_E)
 # Logits up to this size are exponentiated as they are.
 _ORDINARY_32, _ORDINARY_64 = _f32(1024), np.float64(1024)
@@ -86,38 +87,93 @@ def _compile_borrow(array):
     return lambda array: _without_owner(array)
 
 
-@njit(**COMPILE)
-def _decode(bits, encoding):
-    if encoding == BFLOAT16:
-        return _u32(_u32(bits) << _u32(16)).view(np.float32)
-    magnitude = _u32(_u32(_u32(bits) & _u32(0x7FFF)) << _u32(13))
-    sign = _u32(_u32(_u32(bits) & _u32(0x8000)) << _u32(16))
-    if (bits & _u16(0x7C00)) == _u16(0x7C00):
-        return _u32(magnitude | sign | _u32(0x7F800000)).view(np.float32)
-    scaled = _f32(magnitude.view(np.float32) * _TWO_TO_112)
-    return _u32(scaled.view(np.uint32) | sign).view(np.float32)
+# The conversions choose among numbers that are all computed: what has no branch is done a vector at a time.
+
+
+@njit(forceinline=True, **COMPILE)
+def _decode_bfloat16(bits):
+    return _i32(_i32(bits) << _i32(16)).view(np.float32)
+
+
+@njit(forceinline=True, **COMPILE)
+def _decode_float16(bits):
+    wide = _i32(bits)
+    magnitude, sign = _i32(wide & _i32(0x7FFF)), _i32(_i32(wide & _i32(0x8000)) << _i32(16))
+    moved = _i32(magnitude << _i32(13))
+    ordinary = _i32(moved + _i32(112 << 23))
+    # An integer as a float: no subnormal is worked with, which may be slow, or flushed to 0.
+    small = _f32(_f32(magnitude) * _LEAST_SUBNORMAL_16).view(np.int32)
+    finite = ordinary if magnitude >= _i32(0x400) else small
+    found = finite if magnitude < _i32(0x7C00) else _i32(moved | INFINITY_32)
+    return _i32(found | sign).view(np.float32)
+
+
+@njit(forceinline=True, **COMPILE)
+def _encode_bfloat16(value):
+    """The nearest bfloat16, ties to even."""
+    bits = _f32(value).view(np.int32)
+    odd = _i32(_i32(bits >> _i32(16)) & _i32(1))
+    rounded = _i32(_i32(_i32(bits + _i32(0x7FFF)) + odd) >> _i32(16))
+    return _u16(rounded if _i32(bits & MAGNITUDE_32) <= INFINITY_32 else _QUIET_NAN_BFLOAT)
+
+
+@njit(forceinline=True, **COMPILE)
+def _encode_float16(value):
+    """The nearest float16, ties to even."""
+    bits = _f32(value).view(np.int32)
+    magnitude, sign = _i32(bits & MAGNITUDE_32), _i32(_i32(bits >> _i32(16)) & _i32(0x8000))
+    odd = _i32(_i32(magnitude >> _i32(13)) & _i32(1))
+    ordinary = _i32(_i32(_i32(magnitude - _i32(0x38000000 - 0xFFF)) + odd) >> _i32(13))
+    # Adding 0.5 lines a subnormal up with the last bits of the float32, rounding included.
+    lined_up = _i32(_f32(magnitude.view(np.float32) + _HALF_32).view(np.int32) - _i32(0x3F000000))
+    finite = ordinary if magnitude >= _i32(0x38800000) else lined_up
+    infinite = _i32(0x7C00) if magnitude <= INFINITY_32 else _QUIET_NAN_16
+    return _u16((finite if magnitude < _i32(0x47800000) else infinite) | sign)
 
 
 @njit(**COMPILE)
-def _encode(value, encoding):
-    """The nearest half-precision number, ties to even."""
-    bits = _f32(value).view(np.uint32)
-    if encoding == BFLOAT16:
-        if value != value:
-            return _u16(0x7FC0)
-        odd = _u32(_u32(bits >> _u32(16)) & _u32(1))
-        return _u16(_u32(bits + _u32(0x7FFF) + odd) >> _u32(16))
-    sign = _u32(_u32(bits >> _u32(16)) & _u32(0x8000))
-    magnitude = _u32(bits & _u32(0x7FFFFFFF))
-    if magnitude >= _u32(0x47800000):
-        return _u16(sign | (_u32(0x7E00) if magnitude > _u32(0x7F800000) else _u32(0x7C00)))
-    if magnitude < _u32(0x38800000):
-        # Adding 0.5 lines the subnormal up with the last bits of the float32, rounding included.
-        lined_up = _f32(magnitude.view(np.float32) + _HALF_32).view(np.uint32)
-        return _u16(sign | _u32(lined_up - _u32(0x3F000000)))
-    odd = _u32(_u32(magnitude >> _u32(13)) & _u32(1))
-    rebiased = _u32(magnitude - _u32(0x38000000) + _u32(0xFFF) + odd)
-    return _u16(sign | _u32(rebiased >> _u32(13)))
+def _decode_row(source, encoding, out):
+    size = out.size
+    if size < BLOCK:
+        if encoding == BFLOAT16:
+            for c in range(size):
+                out[c] = _decode_bfloat16(source[c])
+        else:
+            for c in range(size):
+                out[c] = _decode_float16(source[c])
+        return
+    # The last block reaches back into the one before it: there is no rest to go through one element at a time.
+    for block in range(-(-size // BLOCK)):
+        first = min(block * BLOCK, size - BLOCK)
+        own, target = source[first : first + BLOCK], out[first : first + BLOCK]
+        if encoding == BFLOAT16:
+            for c in range(BLOCK):
+                target[c] = _decode_bfloat16(own[c])
+        else:
+            for c in range(BLOCK):
+                target[c] = _decode_float16(own[c])
+
+
+@njit(**COMPILE)
+def _encode_row(source, encoding, out):
+    size = out.size
+    if size < BLOCK:
+        if encoding == BFLOAT16:
+            for c in range(size):
+                out[c] = _encode_bfloat16(source[c])
+        else:
+            for c in range(size):
+                out[c] = _encode_float16(source[c])
+        return
+    for block in range(-(-size // BLOCK)):
+        first = min(block * BLOCK, size - BLOCK)
+        own, target = source[first : first + BLOCK], out[first : first + BLOCK]
+        if encoding == BFLOAT16:
+            for c in range(BLOCK):
+                target[c] = _encode_bfloat16(own[c])
+        else:
+            for c in range(BLOCK):
+                target[c] = _encode_float16(own[c])
 
 
 def load_row(flat, start, stride, encoding, scratch):
@@ -138,8 +194,14 @@ def _load_native(flat, start, stride, encoding, scratch):
 
 @njit(**COMPILE)
 def _load_half(flat, start, stride, encoding, scratch):
-    for c in range(scratch.size):
-        scratch[c] = _decode(flat[start + c * stride], encoding)
+    if stride == 1:
+        _decode_row(flat[start : start + scratch.size], encoding, scratch)
+    elif encoding == BFLOAT16:
+        for c in range(scratch.size):
+            scratch[c] = _decode_bfloat16(flat[start + c * stride])
+    else:
+        for c in range(scratch.size):
+            scratch[c] = _decode_float16(flat[start + c * stride])
     return scratch
 
 
@@ -167,8 +229,14 @@ def _store_native(flat, start, stride, encoding, row):
 
 @njit(**COMPILE)
 def _store_half(flat, start, stride, encoding, row):
-    for c in range(row.size):
-        flat[start + c * stride] = _encode(row[c], encoding)
+    if stride == 1:
+        _encode_row(row, encoding, flat[start : start + row.size])
+    elif encoding == BFLOAT16:
+        for c in range(row.size):
+            flat[start + c * stride] = _encode_bfloat16(row[c])
+    else:
+        for c in range(row.size):
+            flat[start + c * stride] = _encode_float16(row[c])
 
 
 @overload(store_row, jit_options=COMPILE)
@@ -375,6 +443,37 @@ def log_total(maximum, total):
     """log(sum of exp(score - taken_off)) in float64, and taken_off; 0 of a row of nothing but -inf, which stays so."""
     taken_off, power = unit_of(maximum)
     return (np.log(total) + power * LN_2 if total > 0 else 0.0), np.float64(taken_off)
+
+
+@njit(**COMPILE_IN_ORDER)
+def less_both(score, taken_off, other):
+    """score - taken_off - other in float64: in another order the two would be one, and the smaller lost in the huge."""
+    return np.float64(score) - taken_off - other
+
+
+@njit(**COMPILE)
+def take_off(scores, largest):
+    """Take the largest of some scores off all of them where it is huge; what was taken off.
+
+    It would take the small digits of a recursion's exponents, and with them what tells paths apart.
+    """
+    taken_off, _ = unit_of(largest)
+    if taken_off != 0:
+        for i in range(scores.size):
+            scores[i] -= taken_off
+    return taken_off
+
+
+def of_probabilities(losses):
+    """Losses whose paths share a probability of 1: what rounding has left below 0 is 0."""
+    return np.maximum(losses, 0.0)
+
+
+def less_common(transitions):
+    """A table of transitions in float64, less its greatest where that is huge: every path of a sample takes as many."""
+    table = transitions.astype(np.float64)
+    largest = table.max(initial=-np.inf)
+    return table - largest if _ORDINARY_64 < abs(largest) < np.inf else table
 
 
 def inexactness(score, maximum):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pathsum.kernels.reference.grid import _at, _nodes, _zero_with_gradient
-from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, log_add, log_softmax, tied
+from pathsum.kernels.reference.log_domain import IMPOSSIBLE, common, exact, log_add, log_softmax, tied
 from pathsum.lattice import LABEL, ArcLattice
 from pathsum.problems.rnnt_types import earliness
 
@@ -76,6 +76,7 @@ def forward(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Ten
             plane = torch.where(t + frames < lattice.logit_lengths[sample], plane, IMPOSSIBLE)
         impossible = plane.new_full((num_samples, num_frames, width), IMPOSSIBLE)
         arcs.append((impossible.index_put((sample, t, u), plane), frames, labels))
+    arcs, offset = _less_common(arcs) if lattice.skips_to is None else (arcs, 0.0)
 
     u = torch.arange(width, device=planes.device)
     outside = planes.new_full((num_samples, 1), IMPOSSIBLE)
@@ -94,12 +95,28 @@ def forward(planes: Tensor, lattice: ArcLattice, skip_score: float = 0.0) -> Ten
     batch = torch.arange(num_samples, device=planes.device)
     final = lattice.logit_lengths + lattice.target_lengths
     log_z = torch.stack(diagonals, 1)[batch, final, lattice.target_lengths]
-    losses = -torch.where(lattice.logit_lengths > 0, log_z, IMPOSSIBLE)
+    losses = -torch.where(lattice.logit_lengths > 0, log_z + offset, IMPOSSIBLE)
     # Also where the undefined score is on no path.
     rows = (~(planes.detach() < torch.inf).all(0)).to(losses)
     undefined = torch.zeros_like(losses).index_add(0, sample, rows) > 0
     # A factor, so that the gradient is NaN as well.
     return tied(losses * torch.where(undefined, torch.nan, 1.0), planes)
+
+
+def _less_common(arcs: list[tuple[Tensor, int, int]]) -> tuple[list[tuple[Tensor, int, int]], Tensor | float]:
+    """The arcs less what all paths have in common, an arc out of each frame and one into each label; and its sum (N,).
+
+    Nothing where paths have different numbers of arcs.
+    """
+    within = any(frames == 0 for _, frames, _ in arcs)
+    if any(frames > 1 or (frames and labels and within) for _, frames, labels in arcs):
+        return arcs, 0.0
+    of_frames = common(torch.cat([plane for plane, frames, _ in arcs if frames], 2), 2)
+    of_labels = (
+        common(torch.cat([plane for plane, frames, _ in arcs if not frames], 1), 1) if within else of_frames[:, :1]
+    )
+    relative = [(plane - (of_frames if frames else of_labels), frames, labels) for plane, frames, labels in arcs]
+    return relative, of_frames.sum((1, 2)) + (of_labels.sum((1, 2)) if within else 0.0)
 
 
 def _skips(diagonals: list[Tensor], d: int, lattice: ArcLattice, skip_score: float) -> list[Tensor]:

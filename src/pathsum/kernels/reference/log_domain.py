@@ -46,4 +46,8 @@ def tied(losses: Tensor, *scores: Tensor) -> Tensor:
 
 def exact(scores: Tensor) -> Tensor:
     """The scores in float64, or float32 where the device has no float64."""
-    return scores.to(torch.float32 if scores.device.type == "mps" else torch.float64)
+    return scores.to(torch.float64 if has_float64(scores.device) else torch.float32)
+
+
+def has_float64(device: torch.device) -> bool:
+    return device.type != "mps"
