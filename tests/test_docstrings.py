@@ -15,7 +15,11 @@ FRONT_ENDS = [
     "pathsum.torch",
     *(f"pathsum.{framework}" for framework in ("jax", "tensorflow") if importlib.util.find_spec(framework)),
 ]
+<<<<<<< HEAD
 MODULES = ["pathsum", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.graphs", "pathsum.testing"]
+=======
+MODULES = ["pathsum", "pathsum.decoding", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.testing"]
+>>>>>>> aad6fb7 (Beam decoders of CTC, simplified CTC and ASG, with lexicon, language model and hotwords, each hypothesis scored exactly)
 
 
 def public(module):
@@ -92,7 +96,7 @@ def test_losses_document_arguments_and_show_an_example(name):
 
 
 def modules_with_examples():
-    for package in (*FRONT_ENDS, "pathsum.testing", "pathsum.problems", "pathsum.kernels"):
+    for package in (*FRONT_ENDS, "pathsum.decoding", "pathsum.testing", "pathsum.problems", "pathsum.kernels"):
         module = importlib.import_module(package)
         yield package
         yield from (f"{package}.{found.name}" for found in pkgutil.iter_modules(module.__path__) if not found.ispkg)

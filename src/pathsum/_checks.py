@@ -147,8 +147,8 @@ def check_batch(
     for name, lengths in ((lengths_name, input_lengths), (target_lengths_name, target_lengths)):
         if len(lengths) != count:
             raise InvalidValueError(function, name, f"have one entry a sample, N = {count}", f"{len(lengths)} entries")
-    _check_range(function, lengths_name, input_lengths, "T", num_frames)
-    _check_range(function, target_lengths_name, target_lengths, "the number of labels scored", max_labels)
+    check_range(function, lengths_name, input_lengths, "T", num_frames)
+    check_range(function, target_lengths_name, target_lengths, "the number of labels scored", max_labels)
 
     if targets.ndim == 1:
         _check_concatenated(function, targets_name, targets, target_lengths, target_lengths_name)
@@ -157,7 +157,7 @@ def check_batch(
         if len(targets) != count:
             rule = f"have one row a sample, N = {count}"
             raise InvalidValueError(function, targets_name, rule, f"{len(targets)} rows")
-        _check_range(function, target_lengths_name, target_lengths, f"the width of {targets_name}", targets.shape[1])
+        check_range(function, target_lengths_name, target_lengths, f"the width of {targets_name}", targets.shape[1])
     if targets.shape[1] == 0:
         targets = np.zeros((count, 1), np.int64)
 
@@ -187,7 +187,7 @@ def _check_packed_rows(function: str, num_rows: int, frames: np.ndarray, labels:
         raise InvalidValueError(function, argument, rule, f"{num_rows} rows")
 
 
-def _check_range(function: str, argument: str, lengths: np.ndarray, size_name: str, size: int | None) -> None:
+def check_range(function: str, argument: str, lengths: np.ndarray, size_name: str, size: int | None) -> None:
     wrong = lengths < 0 if size is None else (lengths < 0) | (lengths > size)
     if wrong.any():
         sample = int(wrong.argmax())

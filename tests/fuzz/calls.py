@@ -52,7 +52,7 @@ def base(name: str) -> dict[str, Any]:
     targets = torch.tensor([[1, 2], [3, 4]])
     lengths, labels = torch.tensor([5, 4]), torch.tensor([2, 1])
     rows = int((lengths * (labels + 1)).sum())
-    batch_first = "align" in name or "posteriors" in name or "greedy" in name or "viterbi" in name
+    batch_first = "align" in name or "posteriors" in name or "decode" in name or "viterbi" in name
     if batch_first:
         chain = chain.transpose(0, 1).contiguous()
     values = {

@@ -1,5 +1,6 @@
 """Losses for PyTorch."""
 
+from pathsum.decoding import Beams, DecoderState, Lexicon, NGram
 from pathsum.errors import name_extra
 
 try:
@@ -11,6 +12,7 @@ from pathsum.torch.align.ctc import Alignment, BestPath, forced_align, simple_ct
 from pathsum.torch.align.rnnt import RNNTAlignment, rnnt_align
 from pathsum.torch.align.spans import TokenSpan, WordSpan, token_spans, word_spans
 from pathsum.torch.asg import asg_loss
+from pathsum.torch.beam import asg_beam_decode, ctc_beam_decode, simple_ctc_beam_decode
 from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
 from pathsum.torch.entropy import asg_entropy, ctc_entropy, rnnt_entropy, simple_ctc_entropy
 from pathsum.torch.expected_risk import (
@@ -60,14 +62,18 @@ __all__ = [
     "ASGLoss",
     "ASGPosteriors",
     "Alignment",
+    "Beams",
     "BestPath",
     "CTCLoss",
     "ChainPosteriors",
     "Decoded",
+    "DecoderState",
     "GridPosteriors",
     "Infeasible",
     "Joiner",
+    "Lexicon",
     "MultiBlankRNNTLoss",
+    "NGram",
     "RNNTAlignment",
     "RNNTJointLoss",
     "RNNTLoss",
@@ -80,11 +86,13 @@ __all__ = [
     "WordSpan",
     "ar_rnnt_loss",
     "asg_align",
+    "asg_beam_decode",
     "asg_entropy",
     "asg_expected_risk",
     "asg_loss",
     "asg_posteriors",
     "asg_viterbi",
+    "ctc_beam_decode",
     "ctc_entropy",
     "ctc_expected_risk",
     "ctc_greedy_decode",
@@ -105,6 +113,7 @@ __all__ = [
     "rnnt_posteriors",
     "second_order",
     "simple_ctc_align",
+    "simple_ctc_beam_decode",
     "simple_ctc_entropy",
     "simple_ctc_expected_risk",
     "simple_ctc_loss",

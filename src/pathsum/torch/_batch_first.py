@@ -165,7 +165,7 @@ def check_lengths(
     if len(checked) != num_samples:
         rule = f"have one entry a sample, N = {num_samples}"
         raise InvalidValueError(function, argument, rule, f"{len(checked)} entries")
-    _checks._check_range(function, argument, checked, "T", num_frames)
+    _checks.check_range(function, argument, checked, "T", num_frames)
     return torch.from_numpy(checked)
 
 

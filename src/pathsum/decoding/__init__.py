@@ -1,0 +1,15 @@
+"""From scores to text: beam decoders with lexicon and language model, on NumPy arrays."""
+
+from pathsum.decoding.beam import Beams, DecoderState, asg_beam_decode, ctc_beam_decode, simple_ctc_beam_decode
+from pathsum.decoding.lexicon import Lexicon
+from pathsum.decoding.ngram import NGram
+
+__all__ = [
+    "Beams",
+    "DecoderState",
+    "Lexicon",
+    "NGram",
+    "asg_beam_decode",
+    "ctc_beam_decode",
+    "simple_ctc_beam_decode",
+]

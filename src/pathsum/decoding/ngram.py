@@ -1,0 +1,344 @@
+"""N-gram language models: ARPA files as back-off automata in arrays."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from pathsum import _checks
+from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.kernels.numba.prefix_beam import Automaton, step
+
+_LN_10 = math.log(10.0)
+_BEGIN, _END = "<s>", "</s>"
+_UNKNOWN = ("<unk>", "<UNK>")
+_SPACES = " \t\r\n"  # no others: words may have them
+
+
+class NGram:
+    """A back-off n-gram model: P(word | words before), a state for each context.
+
+    Attributes:
+        words: the V words, "<s>", "</s>" and "<unk>" among them; their places are the classes of ``advance``.
+        order: words of the longest n-gram.
+        start: state behind "<s>".
+        unknown: place of "<unk>", -1 where there is none.
+        automaton: the arrays: see ``pathsum.kernels.numba.prefix_beam.Automaton``.
+        spelled: its words as lexicons, by the labels that spell them: what decoders have made of it before.
+
+    Notes:
+        All scores are natural logarithms; ARPA files have those to base 10. A word that the model lacks is "<unk>",
+        and impossible, -inf, where the model has no such word.
+
+    Example:
+        >>> from pathsum.decoding import NGram
+        >>> text = '''\\\\data\\\\
+        ... ngram 1=4
+        ... ngram 2=1
+        ...
+        ... \\\\1-grams:
+        ... -99 <s> -0.3
+        ... -0.5 </s>
+        ... -0.5 hello -0.1
+        ... -1.0 world
+        ...
+        ... \\\\2-grams:
+        ... -0.2 hello world
+        ...
+        ... \\\\end\\\\'''
+        >>> model = NGram.parse(text.splitlines())
+        >>> round(model.score(["hello", "world"]) / 2.302585093, 6)  # -0.3 - 0.5 - 0.2 - 0.5, to base 10
+        -1.5
+    """
+
+    def __init__(self, words: Sequence[str], order: int, start: int, automaton: Automaton):
+        self.words = list(words)
+        self.order = order
+        self.start = start
+        self.automaton = automaton
+        self._numbers = {word: number for number, word in enumerate(self.words)}
+        self.unknown = next((self._numbers[word] for word in _UNKNOWN if word in self._numbers), -1)
+        self.spelled: dict[Any, Any] = {}
+        self._last: tuple[Sequence[str], np.ndarray] | None = None
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> NGram:
+        """Read an ARPA file, compressed by gzip where its name ends in ``.gz``.
+
+        Args:
+            path: The file, UTF-8.
+
+        Returns:
+            The model.
+
+        Raises:
+            InvalidValueError: (a ValueError) the file is no ARPA file; the message names the line.
+            OSError: the file cannot be read.
+        """
+        path = os.fspath(path)
+        opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+        with opened as file:
+            try:
+                return cls._parse(_decoded(path, file), path)
+            except (EOFError, gzip.BadGzipFile) as error:
+                raise InvalidValueError("NGram.read", "path", "be a whole file of gzip", f"{path}: {error}") from error
+
+    @classmethod
+    def parse(cls, lines: Iterable[str]) -> NGram:
+        """Read the lines of an ARPA file.
+
+        Args:
+            lines: The lines.
+
+        Returns:
+            The model.
+
+        Raises:
+            InvalidValueError: (a ValueError) as ``read``.
+        """
+        return cls._parse(iter(lines), "the text")
+
+    @classmethod
+    def _parse(cls, lines: Iterator[str], name: str) -> NGram:
+        grams = _Reader(lines, name).grams()
+        words = [gram[0] for gram in grams[0]]
+        numbers = {word: number for number, word in enumerate(words)}
+        coded = [{tuple(numbers[w] for w in gram): value for gram, value in level.items()} for level in grams]
+        return cls(words, len(grams), *_automaton(coded, numbers))
+
+    def number(self, word: str) -> int:
+        """The place of a word in ``words``, that of "<unk>" for one that is not there, -1 where there is none."""
+        return self._numbers.get(word, self.unknown)
+
+    def numbers(self, words: Sequence[str]) -> np.ndarray:
+        """The places of some words, and behind them that of any other word (W+1,)."""
+        # The same list comes with every call of a decoder.
+        if self._last is None or self._last[0] is not words:
+            self._last = (words, np.array([*map(self.number, words), self.unknown], np.int32))
+        return self._last[1]
+
+    def score(self, words: Iterable[str], *, bos: bool = True, eos: bool = True) -> float:
+        """ln P(words, "</s>").
+
+        Args:
+            words: The words, without "<s>" and "</s>".
+            bos: The words begin behind "<s>".
+            eos: They end in "</s>".
+
+        Returns:
+            The natural logarithm.
+        """
+        state, total = self.start if bos else 0, 0.0
+        for word in words:
+            score, state = step(self.automaton, state, self.number(word))
+            total += score
+        return total + (self.end(state) if eos else 0.0)
+
+    def end(self, state: int) -> float:
+        """ln P("</s>") in a state; 0 for a model that has no such word."""
+        end = self._numbers.get(_END)
+        return 0.0 if end is None else step(self.automaton, state, end)[0]
+
+    def advance(self, states: Any) -> tuple[np.ndarray, np.ndarray]:
+        """All words behind each of some states.
+
+        Args:
+            states: (B,) integers; ``start`` and what ``advance`` returns.
+
+        Returns:
+            ln P(word) (B, V), float64, and the states behind each word (B, V), int64.
+
+        Raises:
+            InvalidValueError: (a ValueError) a state that is none.
+        """
+        states = _checks.check_integers("NGram.advance", "states", np.asarray(states), (1,))
+        count = len(self.automaton.backoffs)
+        if states.size and not (0 <= states.min() and states.max() < count):
+            raise InvalidValueError("NGram.advance", "states", f"lie in [0, {count})", states.tolist())
+        scores = np.full((len(states), len(self.words)), -np.inf)
+        targets = np.zeros_like(scores, dtype=np.int64)
+        offsets, labels, ends, values, backoffs, weights, _ = self.automaton
+        for row, onto, state in zip(scores, targets, states.tolist(), strict=True):
+            contexts, owed = [(state, 0.0)], 0.0
+            while state:
+                owed += float(weights[state])
+                state = int(backoffs[state])
+                contexts.append((state, owed))
+            for context, owed in reversed(contexts):
+                arcs = slice(offsets[context], offsets[context + 1])
+                row[labels[arcs]] = values[arcs] + owed
+                onto[labels[arcs]] = ends[arcs]
+        return scores, targets
+
+    def __repr__(self) -> str:
+        grams = len(self.automaton.labels)
+        return f"NGram({len(self.words)} words, order {self.order}, {grams} n-grams)"
+
+
+def _decoded(path: str, lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidValueError("NGram.read", "path", "be UTF-8", f"{path}, line {number}") from error
+
+
+class _Reader:
+    """An ARPA file line by line: what is wrong with it is said of a line."""
+
+    def __init__(self, lines: Iterator[str], name: str):
+        self._lines, self._name, self._number, self._line = lines, name, 0, ""
+
+    def grams(self) -> list[dict[tuple[str, ...], tuple[float, float]]]:
+        """Of each order the n-grams with their log-probability and their back-off, natural logarithms."""
+        while (line := self._next()) != "\\data\\":
+            if line is None:
+                self._fail("have a line \\data\\")
+        counts: list[int] = []
+        line = self._next()
+        while line is not None and line.startswith("ngram "):
+            order, _, count = line[6:].partition("=")
+            if order.strip() != str(len(counts) + 1) or not count.strip().isdigit():
+                self._fail(f"have a line 'ngram {len(counts) + 1}=COUNT'")
+            counts.append(int(count))
+            line = self._next()
+        if not counts:
+            self._fail("have a line 'ngram 1=COUNT'")
+        found: list[dict[tuple[str, ...], tuple[float, float]]] = []
+        for order, count in enumerate(counts, 1):
+            if line != f"\\{order}-grams:":
+                self._fail(f"have a line \\{order}-grams:")
+            level: dict[tuple[str, ...], tuple[float, float]] = {}
+            while (line := self._next()) is not None and not line.startswith("\\"):
+                gram, value = self._gram(line, order, order == len(counts))
+                if order > 1 and not all((word,) in found[0] for word in gram):
+                    self._fail("have words among its 1-grams")
+                if gram in level:
+                    self._fail("have each n-gram once")
+                level[gram] = value
+            if len(level) != count:
+                self._fail(f"have {count} {order}-grams, as it says", len(level))
+            found.append(level)
+        if line != "\\end\\":
+            self._fail("end in a line \\end\\")
+        return found
+
+    def _next(self) -> str | None:
+        for line in self._lines:
+            self._number += 1
+            self._line = line.strip(_SPACES)
+            if self._line:
+                return self._line
+        self._number, self._line = self._number + 1, "the end of the file"
+        return None
+
+    def _gram(self, line: str, order: int, last: bool) -> tuple[tuple[str, ...], tuple[float, float]]:
+        fields = [field for field in line.replace("\t", " ").split(" ") if field]
+        if len(fields) not in ((order + 1,) if last and order > 1 else (order + 1, order + 2)):
+            self._fail(f"have a log-probability and {order} words in a line, and a back-off at most")
+        try:
+            score = float(fields[0])
+            backoff = float(fields[order + 1]) if len(fields) > order + 1 else 0.0
+        except ValueError:
+            self._fail("have numbers for log-probabilities and back-offs")
+        if not (score <= 0.0 and backoff < math.inf) or math.isnan(backoff):
+            self._fail("have log-probabilities of at most 0 and finite back-offs")
+        return tuple(fields[1 : order + 1]), (score * _LN_10, backoff * _LN_10)
+
+    def _fail(self, rule: str, got: Any = None) -> NoReturn:
+        got = repr(self._line) if got is None else got
+        raise InvalidValueError("NGram.read", "path", rule, f"{got} at line {self._number} of {self._name}")
+
+
+def _automaton(
+    grams: list[dict[tuple[int, ...], tuple[float, float]]], numbers: dict[str, int]
+) -> tuple[int, Automaton]:
+    """The start and the automaton of n-grams, given by the numbers of their words."""
+    contexts: dict[tuple[int, ...], int] = {(): 0}
+    for level in grams[:-1]:
+        for gram in level:
+            contexts.setdefault(gram, len(contexts))
+    for level in grams[1:]:
+        for gram in level:
+            contexts.setdefault(gram[:-1], len(contexts))  # of a pruned model, whose own n-gram is gone
+    longest = len(grams) - 1
+
+    def known(gram: tuple[int, ...]) -> int:
+        gram = gram[max(0, len(gram) - longest) :]
+        while gram not in contexts:
+            gram = gram[1:]
+        return contexts[gram]
+
+    backoffs = np.zeros(len(contexts), np.int32)
+    weights = np.zeros(len(contexts))
+    for context, state in contexts.items():
+        if context:
+            backoffs[state] = known(context[1:])
+            weights[state] = grams[len(context) - 1].get(context, (0.0, 0.0))[1]
+    arcs = [(contexts[gram[:-1]], gram[-1], known(gram), value[0]) for level in grams for gram, value in level.items()]
+    start = contexts.get((numbers[_BEGIN],), 0) if _BEGIN in numbers else 0
+    return start, as_automaton(arcs, backoffs, weights, -math.inf)
+
+
+def as_automaton(
+    arcs: list[tuple[int, int, int, float]], backoffs: np.ndarray, weights: np.ndarray, missing: float
+) -> Automaton:
+    """The arrays of arcs (state, word, next state, score)."""
+    table = np.array([arc[:3] for arc in arcs], np.int32).reshape(-1, 3)
+    order = np.lexsort((table[:, 1], table[:, 0]))
+    offsets = np.zeros(len(backoffs) + 1, np.int64)
+    np.cumsum(np.bincount(table[:, 0], minlength=len(backoffs)), out=offsets[1:])
+    columns = (np.ascontiguousarray(table[order, column]) for column in (1, 2))
+    scores = np.array([arc[3] for arc in arcs])[order] if arcs else np.zeros(0)
+    return Automaton(offsets, *columns, scores, backoffs, weights, np.array([missing]))
+
+
+EMPTY = Automaton(
+    np.zeros(1, np.int64), *(np.zeros(0, np.int32) for _ in range(2)), np.zeros(0), np.zeros(1, np.int32),
+    np.zeros(1), np.zeros(1),
+)  # fmt: skip
+
+
+def phrases(weighted: dict[tuple[int, ...], float]) -> tuple[Automaton, np.ndarray]:
+    """The automaton of phrases, given by their words' numbers, and what each of its states holds of promises (S,).
+
+    A phrase scores its weight each time that it is complete (Aho and Corasick, 1975): a state is what the words so far
+    have in common with the beginning of phrases. As a part of a phrase promises, and may be dropped for what it
+    promises, a search is told of the share early: a state's promise is in the scores of the arcs that lead to it, and
+    is taken back where they leave it. At the end it is to be taken back once more.
+    """
+    states: dict[tuple[int, ...], int] = {(): 0}
+    promises: dict[tuple[int, ...], float] = {(): 0.0}
+    for phrase, weight in weighted.items():
+        for end in range(1, len(phrase) + 1):
+            states.setdefault(phrase[:end], len(states))
+            share = weight * end / len(phrase) if end < len(phrase) else 0.0
+            promises[phrase[:end]] = max(promises.get(phrase[:end], 0.0), share)
+
+    def longest(suffix: tuple[int, ...]) -> tuple[int, ...]:
+        while suffix not in states:
+            suffix = suffix[1:]
+        return suffix
+
+    backoffs, weights, arcs = np.zeros(len(states), np.int32), np.zeros(len(states)), []
+    for state, number in states.items():
+        if not state:
+            continue
+        fallback = longest(state[1:])
+        backoffs[number] = states[fallback]
+        weights[number] = promises[fallback] - promises[state]
+        complete = sum(weighted.get(state[begin:], 0.0) for begin in range(len(state)))
+        arcs.append((states[state[:-1]], state[-1], number, complete + promises[state] - promises[state[:-1]]))
+    held = np.array([promises[state] for state in states])
+    return as_automaton(arcs, backoffs, weights, 0.0), held
+
+
+def as_ngram(function: str, argument: str, value: Any) -> NGram | None:
+    if value is not None and not isinstance(value, NGram):
+        raise InvalidTypeError(function, argument, "be an NGram", type(value).__name__)
+    return value
