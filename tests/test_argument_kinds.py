@@ -78,7 +78,7 @@ def test_an_option_that_is_no_bool_is_named(name, flag):
 
 def test_there_are_flags_of_all_kinds():
     assert len(FLAGS) > 40
-    kinds = {"batch_first", "fused_log_softmax", "hat", "overwrite_logits", "zero_infinity"}
+    kinds = {"batch_first", "exact_scores", "fused_log_softmax", "hat", "overwrite_logits", "zero_infinity"}
     assert {flag for _, flag in FLAGS} == kinds
 
 

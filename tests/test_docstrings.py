@@ -15,11 +15,14 @@ FRONT_ENDS = [
     "pathsum.torch",
     *(f"pathsum.{framework}" for framework in ("jax", "tensorflow") if importlib.util.find_spec(framework)),
 ]
-<<<<<<< HEAD
-MODULES = ["pathsum", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.graphs", "pathsum.testing"]
-=======
-MODULES = ["pathsum", "pathsum.decoding", *FRONT_ENDS, "pathsum.torch.second_order", "pathsum.testing"]
->>>>>>> aad6fb7 (Beam decoders of CTC, simplified CTC and ASG, with lexicon, language model and hotwords, each hypothesis scored exactly)
+MODULES = [
+    "pathsum",
+    "pathsum.decoding",
+    *FRONT_ENDS,
+    "pathsum.torch.second_order",
+    "pathsum.graphs",
+    "pathsum.testing",
+]
 
 
 def public(module):

@@ -21,7 +21,8 @@ class Strings:
 
     def __init__(self, separator: int):
         self._separator = separator
-        self._tokens, self._sources = [separator], [()]
+        self._tokens = [separator]
+        self._sources: list[tuple[int, ...]] = [()]
         self._numbers: dict[tuple[tuple[int, ...], int], int] = {}
         self._ends: dict[tuple[int, tuple[Spelling, ...]], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
@@ -111,7 +112,7 @@ def grown(
     order = sorted(needed)  # a labelling is younger than what it grew from
     numbers = {node: number for number, node in enumerate(order)}
     own = [tokens[node] for node in order]
-    sources = [(), *((numbers[parents[node]],) for node in order[1:])]
+    sources: list[tuple[int, ...]] = [(), *((numbers[parents[node]],) for node in order[1:])]
     separated = {parents[node]: numbers[node] for node in order[1:] if tokens[node] == separator}
     finals = []
     for node in nodes:

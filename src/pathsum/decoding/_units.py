@@ -13,10 +13,8 @@ from pathsum.decoding.ngram import EMPTY, NGram, phrases
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba.prefix_beam import FREE, SPELLED, WATCHED, Automaton, Rules, Trie
 
-_NO_TRIE = Trie(
-    np.zeros(2, np.int64), *(np.zeros(0, np.int32) for _ in range(2)), np.zeros(2, np.int64), np.zeros(0, np.int32),
-    np.full(1, -1, np.int32), np.zeros(2),
-)  # fmt: skip
+_NONE, _OFFSETS = np.zeros(0, np.int32), np.zeros(2, np.int64)
+_NO_TRIE = Trie(_OFFSETS, _NONE, _NONE, _OFFSETS, _NONE, np.full(1, -1, np.int32), np.zeros(2))
 
 
 class Units(NamedTuple):

@@ -645,10 +645,8 @@ def _pack(found: list[_Found], units: Units, separator: int, batched: bool) -> B
             words.append([_texts(hypothesis.words, units) for hypothesis in kept])
         if len(each.hypotheses) == 1 and math.isnan(each.mass):
             scores[n], ctc_scores[n], lm_scores[n] = math.nan, math.nan, math.nan
-    if batched:
-        return Beams(tokens, lengths, scores, ctc_scores, lm_scores, frames, words, mass)
-    rows = (tokens, lengths, scores, ctc_scores, lm_scores, frames)
-    return Beams(*(row[0] for row in rows), None if words is None else words[0], mass[0])
+    beams = Beams(tokens, lengths, scores, ctc_scores, lm_scores, frames, words, mass)
+    return beams if batched else Beams(*(None if each is None else each[0] for each in beams))
 
 
 def _texts(words: tuple[Any, ...], units: Units) -> list[Any]:

@@ -293,15 +293,13 @@ def as_automaton(
     order = np.lexsort((table[:, 1], table[:, 0]))
     offsets = np.zeros(len(backoffs) + 1, np.int64)
     np.cumsum(np.bincount(table[:, 0], minlength=len(backoffs)), out=offsets[1:])
-    columns = (np.ascontiguousarray(table[order, column]) for column in (1, 2))
+    labels, targets = np.ascontiguousarray(table[order, 1]), np.ascontiguousarray(table[order, 2])
     scores = np.array([arc[3] for arc in arcs])[order] if arcs else np.zeros(0)
-    return Automaton(offsets, *columns, scores, backoffs, weights, np.array([missing]))
+    return Automaton(offsets, labels, targets, scores, backoffs, weights, np.array([missing]))
 
 
-EMPTY = Automaton(
-    np.zeros(1, np.int64), *(np.zeros(0, np.int32) for _ in range(2)), np.zeros(0), np.zeros(1, np.int32),
-    np.zeros(1), np.zeros(1),
-)  # fmt: skip
+_NONE = np.zeros(0, np.int32)
+EMPTY = Automaton(np.zeros(1, np.int64), _NONE, _NONE, np.zeros(0), np.zeros(1, np.int32), np.zeros(1), np.zeros(1))
 
 
 def phrases(weighted: dict[tuple[int, ...], float]) -> tuple[Automaton, np.ndarray]:
