@@ -1,6 +1,7 @@
 """Beam decoders beside the enumeration of all sequences of classes, read as texts in plain Python."""
 
 import gzip
+import importlib
 import itertools
 import math
 import threading
@@ -553,3 +554,24 @@ def test_tensors_in_tensors_out():
         single = getattr(front_end, name)(tensors[0][1], *tensors[1:], 4, **options)
         assert torch.equal(single.scores, found.scores[1])
         assert single.mass == found.mass[1]
+
+
+def test_other_frameworks_decode_their_arrays():
+    scores = np.stack([draw(17), draw(18)]).astype(np.float32)
+    expected = ctc_beam_decode(scores, [6, 4], beam_size=7, n_best=3, separator=3)
+    for name, kind in (("jax", "Array"), ("tensorflow", "EagerTensor")):
+        pytest.importorskip(name)
+        front_end = importlib.import_module(f"pathsum.{name}")
+        found = front_end.ctc_beam_decode(scores, [6, 4], beam_size=7, n_best=3, separator=3)
+        assert found.words == expected.words
+        assert kind in type(found.tokens).__name__
+        np.testing.assert_array_equal(np.asarray(found.tokens), expected.tokens)
+        np.testing.assert_allclose(np.asarray(found.scores), expected.scores, rtol=1e-6)
+
+
+def test_scores_without_values_are_named():
+    jax = pytest.importorskip("jax")
+    from pathsum.jax import ctc_beam_decode as decode
+
+    with pytest.raises(pathsum.InvalidTypeError, match=r"log_probs must have values, outside of jax\.jit"):
+        jax.jit(decode)(np.zeros((1, 3, 4)))

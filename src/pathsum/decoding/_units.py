@@ -38,8 +38,10 @@ class Units(NamedTuple):
 def check_labels(function: str, labels: Any, num_classes: int) -> tuple[str, ...] | None:
     if labels is None:
         return None
+    if not isinstance(labels, (list, tuple, str)) or not all(isinstance(label, str) for label in labels):
+        raise InvalidTypeError(function, "labels", "be a list of texts", type(labels).__name__)
     labels = tuple(labels)
-    if len(labels) != num_classes or not all(isinstance(label, str) for label in labels):
+    if len(labels) != num_classes:
         raise InvalidValueError(function, "labels", f"be a text for each class, C = {num_classes}", list(labels))
     return labels
 

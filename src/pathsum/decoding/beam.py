@@ -366,7 +366,7 @@ def _decode(
     lengths = _lengths(function, input_lengths, num_samples, num_frames, batched)
     own_blank = -1 if blank is None else _checks.check_blank(function, blank, num_classes)
     own_separator = -1 if separator is None else _separator(function, separator, num_classes, own_blank)
-    beam_size = _checks.check_count(function, "beam_size", beam_size, 1)
+    beam_size = min(_checks.check_count(function, "beam_size", beam_size, 1), 2**31)
     n_best = _checks.check_count(function, "n_best", n_best, 1)
     lm = as_ngram(function, "lm", lm)
     lm_weight = _checks.check_number(function, "lm_weight", lm_weight)

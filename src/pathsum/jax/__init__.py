@@ -6,11 +6,13 @@ try:
     from pathsum.jax.asg import asg_loss
 except ModuleNotFoundError as error:
     raise name_extra(error, "jax") from error
+from pathsum.jax.beam import ctc_beam_decode
 from pathsum.jax.ctc import ctc_loss, simple_ctc_loss
 from pathsum.jax.rnnt import rnnt_loss
 
 __all__ = [
     "asg_loss",
+    "ctc_beam_decode",
     "ctc_loss",
     "rnnt_loss",
     "simple_ctc_loss",

@@ -6,12 +6,14 @@ try:
     from pathsum.tensorflow.asg import asg_loss
 except ModuleNotFoundError as error:
     raise name_extra(error, "tensorflow") from error
+from pathsum.tensorflow.beam import ctc_beam_decode
 from pathsum.tensorflow.ctc import classic_ctc_loss, ctc_loss, simple_ctc_loss
 from pathsum.tensorflow.rnnt import rnnt_loss
 
 __all__ = [
     "asg_loss",
     "classic_ctc_loss",
+    "ctc_beam_decode",
     "ctc_loss",
     "rnnt_loss",
     "simple_ctc_loss",

@@ -54,6 +54,7 @@ from pathsum.torch.posteriors import (
     simple_ctc_posteriors,
 )
 from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
+from pathsum.torch.transducer_beam import rnnt_beam_decode
 from pathsum.torch.variants import ar_rnnt_loss, multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "multi_blank_rnnt_greedy_decode",
     "multi_blank_rnnt_loss",
     "rnnt_align",
+    "rnnt_beam_decode",
     "rnnt_entropy",
     "rnnt_expected_risk",
     "rnnt_greedy_decode",
