@@ -1,5 +1,9 @@
 """The drop-in for torchaudio: its stored answers, and itself where it is installed."""
 
+import itertools
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -89,3 +93,61 @@ def test_the_column_of_a_blank_among_the_labels_lacks_the_labels_share():
     differs = ((quirk - corrected).abs() > 1e-12).nonzero().tolist()
     assert differs == [[0, t, 0, 3] for t in range(4)]
     assert_close(corrected.sum(3), torch.zeros(2, 5, 3), absolute=1e-12)
+
+
+TOKENS = ["-", "|", "a", "b"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "tokens.txt").write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
+    (tmp_path / "lexicon.txt").write_text("ab a b |\nb b |\n", encoding="utf-8")
+    grams = "-0.7\t<s>\n-0.4\t</s>\n-0.3\tab\n-1.1\tb\n"
+    (tmp_path / "lm.arpa").write_text(f"\\data\\\nngram 1=4\n\n\\1-grams:\n{grams}\n\\end\\\n", encoding="utf-8")
+    return tmp_path
+
+
+def probabilities_of(log_probs, words):
+    """The log-probability of all sequences of classes that read as some words, one by one."""
+    total = -math.inf
+    for path in itertools.product(range(len(TOKENS)), repeat=len(log_probs)):
+        text = "".join(TOKENS[c] for c, _ in itertools.groupby(path) if c != 0)
+        if [word for word in text.split("|") if word] == words:
+            total = np.logaddexp(total, sum(float(log_probs[t, c]) for t, c in enumerate(path)))
+    return float(total)
+
+
+def test_the_decoder_sums_all_alignments(files):
+    emissions = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    decoder = torchaudio.ctc_decoder(
+        str(files / "lexicon.txt"), str(files / "tokens.txt"), str(files / "lm.arpa"), nbest=3, lm_weight=0.8,
+        word_score=0.3,
+    )  # fmt: skip
+    found = decoder(emissions, torch.tensor([5, 4]))
+    log10 = {"ab": -0.3, "b": -1.1}
+    for n, length in enumerate((5, 4)):
+        assert len(found[n]) == 3
+        for hypothesis in found[n]:
+            own = probabilities_of(emissions[n, :length].double(), hypothesis.words)
+            value = own + 0.8 * (sum(log10[word] for word in hypothesis.words) - 0.4) + 0.3 * len(hypothesis.words)
+            assert hypothesis.score == pytest.approx(value, abs=1e-6)
+            text = "".join(decoder.idxs_to_tokens(hypothesis.tokens))
+            assert text == "|".join(hypothesis.words)
+            assert hypothesis.tokens.dtype == torch.int64
+            assert hypothesis.timesteps.dtype == torch.int32
+            assert len(hypothesis.tokens) == len(hypothesis.timesteps)
+    free = torchaudio.ctc_decoder(None, TOKENS, beam_size=500)(emissions)[0][0]
+    assert free.words == []
+
+
+def test_what_the_decoder_refuses(files):
+    for message, options in (
+        ("blank_token must be among the tokens; got '_'", {"blank_token": "_"}),
+        ("sil_score must be 0; got 1", {"sil_score": 1}),
+        ("unk_score must be -inf; got -5", {"unk_score": -5}),
+    ):
+        with pytest.raises(ValueError) as caught:
+            torchaudio.ctc_decoder(str(files / "lexicon.txt"), TOKENS, **options)
+        assert str(caught.value) == f"ctc_decoder: {message}"
+    with pytest.raises(ValueError, match="emissions must be float32"):
+        torchaudio.ctc_decoder(None, TOKENS)(torch.zeros(1, 2, 4).double())

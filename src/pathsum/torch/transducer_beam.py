@@ -403,7 +403,7 @@ class _Search(NamedTuple):
             mass, best, frames = whole.get(part.prefix, (-math.inf, -math.inf, ()))
             if not part.best <= best:
                 best, frames = part.best, part.frames
-            whole[part.prefix] = (float(np.logaddexp(mass, part.mass)), best, frames)
+            whole[part.prefix] = (_log_add(mass, part.mass), best, frames)
         ranked: dict[_Prefix, float] = {}
         heap: list[tuple[float, int, float, _Prefix]] = []
         taken: set[_Prefix] = set()
@@ -412,7 +412,7 @@ class _Search(NamedTuple):
         for slot in range(self.beam_size):
             for part in by_slot.get(slot, []):
                 if part.prefix not in taken:
-                    value = float(np.logaddexp(ranked.get(part.prefix, -math.inf), part.ranked))
+                    value = _log_add(ranked.get(part.prefix, -math.inf), part.ranked)
                     ranked[part.prefix] = value
                     heapq.heappush(heap, (-(value + part.prefix.bonus), order, value, part.prefix))
                     order += 1
@@ -468,6 +468,11 @@ def _together(states: list[Any], axis: int) -> Any:
 
 def _as(kind: Any, values: list[Any]) -> Any:
     return type(kind)(*values) if hasattr(kind, "_fields") else type(kind)(values)
+
+
+def _log_add(a: float, b: float) -> float:
+    high, low = (a, b) if a > b else (b, a)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 class _Hypothesis(NamedTuple):
