@@ -64,12 +64,14 @@ def test_a_stand_in_says_what_it_has_and_what_it_has_not(monkeypatch):
     with install("k2"):
         peer = importlib.import_module("k2")
         with pytest.raises(
-            AttributeError, match=r"k2 has no Fsa: it is not installed, .* has put CtcLoss, DenseFsaVec, "
+            AttributeError, match=r"k2 has no connect: it is not installed, .* has put CtcLoss, DenseFsaVec, "
         ):
-            peer.Fsa  # noqa: B018
-        with pytest.raises(ImportError, match=r"'Fsa' from 'k2' \(<pathsum.compat stands in for k2, which is not inst"):
-            from k2 import Fsa  # noqa: F401
-        assert not hasattr(peer, "Fsa")
+            peer.connect  # noqa: B018
+        with pytest.raises(
+            ImportError, match=r"'connect' from 'k2' \(<pathsum.compat stands in for k2, which is not inst"
+        ):
+            from k2 import connect  # noqa: F401
+        assert not hasattr(peer, "connect")
         assert peer.rnnt_loss_pruned is importlib.import_module("pathsum.compat.k2").rnnt_loss_pruned
 
 

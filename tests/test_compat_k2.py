@@ -328,5 +328,48 @@ def test_ctc_refuses_what_it_has_not():
         k2.DenseFsaVec(torch.zeros(1, 3, 2), segments([0, 0, 4]))
     with pytest.raises(ValueError, match="delay_penalty must not be above 0"):
         k2.ctc_loss(k2.ctc_graph([[1]]), scores, delay_penalty=0.1)
-    with pytest.raises(TypeError, match="decoding_graph must come from ctc_graph or compose"):
+    with pytest.raises(TypeError, match="decoding_graph must be an Fsa, or come from ctc_graph or compose"):
         k2.ctc_loss(k2.linear_fsa([1]), scores)
+
+
+def test_acceptors_of_text_are_summed_over_their_paths():
+    topology = "0 0 0 0.0\n0 1 1 0.0\n1 1 1 0.0\n1 0 0 0.0\n0 2 -1 0.0\n1 2 -1 0.5\n2"
+    log_probs = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    scores = k2.DenseFsaVec(log_probs, segments([0, 0, 4], [1, 1, 2]))
+    fsa = k2.Fsa.from_str(topology)
+    graph = fsa.graphs[0]
+    found = k2.intersect_dense(fsa, scores, output_beam=10).get_tot_scores(log_semiring=True)
+    for n, (own, length) in enumerate(zip(scores.scores.double(), (4, 2), strict=True)):
+        paths = [path.score + sum(own[t, c] for t, c in enumerate(path.labels)) for path in graph.paths(length)]
+        assert found[n].item() == pytest.approx(torch.logsumexp(torch.stack(paths), 0).item(), rel=1e-6)
+        best = k2.intersect_dense(fsa, scores, 10).get_tot_scores(log_semiring=False, use_double_scores=False)
+        assert best[n].item() == pytest.approx(max(paths).item(), rel=1e-6)
+    costs = "0 0 0\n0 1 1\n1 1 1\n1 0 0\n0\n1 -0.5\n"
+    assert k2.Fsa.from_openfst(costs).graphs[0].final.tolist() == graph.final.tolist()
+    assert (k2.ctc_loss(fsa, scores) + found.sum()).item() == pytest.approx(0)
+
+
+def test_best_paths_are_differentiable():
+    log_probs = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(1)).log_softmax(2).requires_grad_()
+    scores = k2.DenseFsaVec(log_probs, segments([0, 0, 4]))
+    k2.intersect_dense(k2.ctc_topo(2), scores, 10).get_tot_scores(log_semiring=False).sum().backward()
+    best = torch.nn.functional.one_hot(log_probs[0].argmax(1), 3)
+    assert log_probs.grad[0].tolist() == best.tolist()
+
+
+def test_graphs_of_transcripts_meet_scores_as_acceptors_too():
+    log_probs = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(2)).log_softmax(2)
+    scores = k2.DenseFsaVec(log_probs, segments([0, 0, 6], [1, 0, 5]))
+    for modified in (False, True):
+        graph = k2.ctc_graph([[1, 1], [2, 3]], modified=modified)
+        totals = k2.intersect_dense(graph, scores, 10).get_tot_scores(log_semiring=True)
+        assert totals.tolist() == pytest.approx((-k2.ctc_loss(graph, scores, reduction="none")).tolist(), rel=1e-5)
+    both = k2.create_fsa_vec([k2.Fsa.from_str("0 1 1 0.0\n1 2 -1 0.0\n2")] * 2)
+    with pytest.raises(ValueError, match="a_fsas must be one or one a segment, 1; got 2"):
+        k2.intersect_dense(both, k2.DenseFsaVec(log_probs, segments([0, 0, 6])), 10)
+    every = k2.intersect_dense(
+        both, k2.DenseFsaVec(log_probs, segments([0, 0, 1])), 10, a_to_b_map=torch.tensor([0, 0])
+    )
+    assert every.get_tot_scores(True).tolist() == pytest.approx([log_probs[0, 0, 1].item()] * 2)
+    with pytest.raises(TypeError, match="a_fsas must be an Fsa"):
+        k2.intersect_dense("graph", scores, 10)

@@ -144,11 +144,8 @@ def check_batch(
     target_lengths = check_integers(function, target_lengths_name, target_lengths, (1,))
 
     count = len(input_lengths) if num_samples is None else num_samples
-    for name, lengths in ((lengths_name, input_lengths), (target_lengths_name, target_lengths)):
-        if len(lengths) != count:
-            raise InvalidValueError(function, name, f"have one entry a sample, N = {count}", f"{len(lengths)} entries")
-    check_range(function, lengths_name, input_lengths, "T", num_frames)
-    check_range(function, target_lengths_name, target_lengths, "the number of labels scored", max_labels)
+    check_lengths(function, lengths_name, input_lengths, count, "T", num_frames)
+    check_lengths(function, target_lengths_name, target_lengths, count, "the number of labels scored", max_labels)
 
     if targets.ndim == 1:
         _check_concatenated(function, targets_name, targets, target_lengths, target_lengths_name)
@@ -185,6 +182,15 @@ def _check_packed_rows(function: str, num_rows: int, frames: np.ndarray, labels:
     if num_rows != expected:
         rule = f"have sum(T_n * (U_n + 1)) = {expected} rows"
         raise InvalidValueError(function, argument, rule, f"{num_rows} rows")
+
+
+def check_lengths(
+    function: str, argument: str, lengths: np.ndarray, count: int, size_name: str, size: int | None
+) -> None:
+    """Lengths must be one a sample and none longer than the size."""
+    if len(lengths) != count:
+        raise InvalidValueError(function, argument, f"have one entry a sample, N = {count}", f"{len(lengths)} entries")
+    check_range(function, argument, lengths, size_name, size)
 
 
 def check_range(function: str, argument: str, lengths: np.ndarray, size_name: str, size: int | None) -> None:

@@ -21,8 +21,15 @@ from pathsum.kernels.protocol import Kernels
 IMPLEMENTATIONS = ("reference", "numba", "triton")
 
 # The classes of kernels, and the module that each is in: of a lattice, and of what its scores are made of.
-_LATTICES = {"Chain": "chain", "Dense": "dense", "Grid": "grid", "Arcs": "arcs", "Rows": "arcs", "Joint": "joint"}
-
+_LATTICES = {
+    "Chain": "chain",
+    "Dense": "dense",
+    "Grid": "grid",
+    "Arcs": "arcs",
+    "Rows": "arcs",
+    "Joint": "joint",
+    "Sparse": "sparse",
+}
 # Where the kernels of torch's implementations are: a module a lattice, and a class in it, imported when asked for.
 TABLE: dict[tuple[str, str], str] = {
     **{("reference", name.lower()): f"pathsum.torch._reference.{name}" for name in _LATTICES},

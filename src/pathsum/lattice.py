@@ -138,3 +138,48 @@ class DenseLattice:
 
     input_lengths: Array
     num_states: int
+
+
+@dataclass(frozen=True)
+class SparseLattice:
+    """Any graphs: states, arcs that emit a class each and take a frame, and epsilon arcs, which do neither.
+
+        alpha[t, j] = sum over arcs k into j         of alpha[t-1, source[k]] * weight[k] * score[t, class[k]]
+                    + sum over epsilon arcs k into j of alpha[t,   source[k]] * weight[k]
+
+    G graphs are laid one after another; a sample runs on one of them. Their states are numbered from 0 each, so that
+    epsilon arcs lead to higher numbers; what is on no path is left out. Weights are scores given beside those of the
+    frames, W of them: of each graph its arcs', in the order of their numbers, then the states' start scores, then their
+    final scores, -inf where there are none.
+
+    Attributes:
+        input_lengths: (N,) frames of each sample.
+        graph_of_sample: (N,) the graph that each runs on.
+        state_offsets, class_offsets, weight_offsets: (G+1,) the first state, class and weight of each graph.
+        classes: (K,) the classes that each graph emits, in rising order.
+        in_offsets: (S+1,) first arc into each state, by source then number.
+        in_sources, in_labels, in_arcs: (A,) the arcs into each state: source, place of the class among those of the
+            graph, and number.
+        out_offsets, out_destinations, out_labels, out_arcs: The same arcs by the state that they leave.
+        epsilon_offsets, epsilon_sources, epsilon_arcs: (S+1,), (E,) the epsilon arcs into each state.
+        epsilon_levels: (E,) how many epsilon arcs there can be at most up to each, itself included.
+    """
+
+    input_lengths: Array
+    graph_of_sample: Array
+    state_offsets: Array
+    class_offsets: Array
+    weight_offsets: Array
+    classes: Array
+    in_offsets: Array
+    in_sources: Array
+    in_labels: Array
+    in_arcs: Array
+    out_offsets: Array
+    out_destinations: Array
+    out_labels: Array
+    out_arcs: Array
+    epsilon_offsets: Array
+    epsilon_sources: Array
+    epsilon_arcs: Array
+    epsilon_levels: Array

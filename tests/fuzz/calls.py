@@ -28,6 +28,7 @@ import torch
 
 import pathsum.torch
 from pathsum import errors
+from pathsum.graphs import ctc_topology, linear, over_ctc
 
 N, T, U, V, H = 2, 5, 2, 6, 3
 SECONDS = 60  # a call that takes longer hangs: the sizes are tiny, and the longest is to compile a kernel
@@ -52,8 +53,9 @@ def base(name: str) -> dict[str, Any]:
     targets = torch.tensor([[1, 2], [3, 4]])
     lengths, labels = torch.tensor([5, 4]), torch.tensor([2, 1])
     rows = int((lengths * (labels + 1)).sum())
+    graph = over_ctc(linear([1, 2]), V)
     batch_first = "align" in name or "posteriors" in name or "decode" in name or "viterbi" in name
-    if batch_first:
+    if batch_first and not name.startswith("lattice"):
         chain = chain.transpose(0, 1).contiguous()
     values = {
         "log_probs": chain,
@@ -84,7 +86,11 @@ def base(name: str) -> dict[str, Any]:
         "blank": 0,
         "loss": "ctc",
         "path": torch.tensor([0, 1, 1, 0, 2]),
-        "scores": torch.zeros(5),
+        "scores": {"lfmmi_loss": chain, "crf_ctc_loss": torch.randn(T, N, 20)}.get(name, torch.zeros(5)),
+        "graphs": graph,
+        "numerators": [graph] * N,
+        "denominator": ctc_topology(V),
+        "state_len": 1,
     }
     required = [p for p, of in inspect.signature(_function(name)).parameters.items() if of.default is of.empty]
     return {p: values[p] for p in required}
@@ -93,6 +99,8 @@ def base(name: str) -> dict[str, Any]:
 def _costs(name: str) -> torch.Tensor:
     if "rnnt" in name:
         return torch.rand(N, T, U + 1, 2)
+    if "lattice" in name:
+        return torch.rand(over_ctc(linear([1, 2]), V).num_arcs)
     return torch.rand(T, N, V)
 
 

@@ -27,6 +27,17 @@ def read(path: str | os.PathLike[str], format: str, label_offset: int, acceptor:
     data, name = Path(path).read_bytes(), str(path)
     if format == "openfst":
         return _read_openfst(data, name, label_offset)
+    return _read_text(data, name, format, label_offset, acceptor)
+
+
+def parse(text: str, format: str, label_offset: int, acceptor: bool | None) -> Graph:
+    _check("Graph.parse", format, label_offset)
+    if format == "openfst":
+        raise InvalidValueError("Graph.parse", "format", "be one of text", repr(format))
+    return _read_text(text.encode(), "text", format, label_offset, acceptor)
+
+
+def _read_text(data: bytes, name: str, format: str, label_offset: int, acceptor: bool | None) -> Graph:
     lines = _lines(data, name)
     if format == "att":
         return _read_att(lines, name, label_offset, acceptor)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pathsum.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from pathsum.graphs.layout import Layout
 
 EPSILON = -1
 """The label of an arc that emits nothing and takes no frame."""
@@ -149,6 +152,13 @@ class Graph:
 
         return formats.read(path, format, label_offset, acceptor)
 
+    @classmethod
+    def parse(cls, text: str, format: str, *, label_offset: int = 0, acceptor: bool | None = None) -> Graph:
+        """The graph of a text that a file might hold, of the format ``"att"``, ``"k2"`` or ``"gtn"``; see ``read``."""
+        from pathsum.graphs import formats
+
+        return formats.parse(text, format, label_offset, acceptor)
+
     def write(self, path: str | os.PathLike[str], format: str = "openfst", *, label_offset: int = 0) -> None:
         """Write the graph to a file, so that ``read`` with the same arguments gives the same paths.
 
@@ -189,7 +199,7 @@ class Graph:
 
         States and arcs keep their order. Of a graph without any path one state without arcs is left.
         """
-        useful = self._useful()
+        useful = self.useful
         number = np.cumsum(useful) - 1
         kept = useful[self.sources] & useful[self.destinations]
         if not useful.any():
@@ -228,19 +238,30 @@ class Graph:
         self.epsilon_levels  # noqa: B018 (raises)
         if num_classes is not None:
             self.check_labels("Graph.check", num_classes)
-        useless = ~self._useful()
+        useless = ~self.useful
         if useless.any():
             raise InvalidValueError(
                 "Graph.check", "every state", "be on a path", f"state {int(useless.argmax())}, on none"
             )
         return self
 
-    def check_labels(self, function: str, num_classes: int) -> None:
+    def check_labels(
+        self, function: str, num_classes: int, argument: str = "a graph", sample: int | None = None
+    ) -> None:
         """Raise where a label is not below ``num_classes``."""
         if self.labels.max(initial=-1) >= num_classes:
             arc = int((self.labels >= num_classes).argmax())
             rule = f"have labels in [0, C) with C = {num_classes}"
-            raise InvalidValueError(function, "a graph", rule, f"{int(self.labels[arc])} on arc {arc}")
+            raise InvalidValueError(function, argument, rule, f"{int(self.labels[arc])} on arc {arc}", sample)
+
+    def check_posed(self, function: str, argument: str, num_classes: int, sample: int | None) -> None:
+        """Raise where a loss of so many classes cannot be had of the graph."""
+        try:
+            self.epsilon_levels  # noqa: B018 (raises)
+        except InvalidValueError as error:
+            _, _, got = str(error).rpartition("; got ")
+            raise InvalidValueError(function, argument, "have no cycle of epsilon arcs", got, sample) from None
+        self.check_labels(function, num_classes, argument, sample)
 
     def count_paths(self, num_frames: int) -> int:
         """How many paths emit so many labels, exactly; in time of frames times arcs."""
@@ -308,10 +329,18 @@ class Graph:
 
         return drawing.draw(self, format, names)
 
-    def _useful(self) -> np.ndarray:
+    @cached_property
+    def useful(self) -> np.ndarray:
         """(S,) whether a state is on a path from a start to an end, of any length."""
         forward = _reached(self.start > -np.inf, self.sources, self.destinations)
         return forward & _reached(self.final > -np.inf, self.destinations, self.sources)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The graph as kernels walk it."""
+        from pathsum.graphs.layout import lay_out
+
+        return lay_out(self)
 
     def _epsilons_in_order(self) -> np.ndarray:
         """Numbers of the epsilon arcs, those into a state before those out of it."""

@@ -8,12 +8,16 @@ except ModuleNotFoundError as error:
     raise name_extra(error, "jax") from error
 from pathsum.jax.beam import ctc_beam_decode
 from pathsum.jax.ctc import ctc_loss, simple_ctc_loss
+from pathsum.jax.graphs import crf_ctc_loss, lattice_loss, lfmmi_loss
 from pathsum.jax.rnnt import rnnt_loss
 
 __all__ = [
     "asg_loss",
+    "crf_ctc_loss",
     "ctc_beam_decode",
     "ctc_loss",
+    "lattice_loss",
+    "lfmmi_loss",
     "rnnt_loss",
     "simple_ctc_loss",
 ]

@@ -7,17 +7,22 @@ gradient of every sample's loss with respect to it, samples first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
+import numpy as np
 
+from pathsum.graphs import Graph
 from pathsum.jax._ops import asg as asg_function
 from pathsum.jax._ops import chain as chain_function
 from pathsum.jax._ops import grid as grid_function
-from pathsum.kernels.jax import chain, dense, extended, grid, rows
-from pathsum.lattice import Array, ChainLattice
+from pathsum.jax._ops import sparse as sparse_function
+from pathsum.kernels.jax import chain, dense, extended, grid, rows, sparse
+from pathsum.lattice import Array, ChainLattice, SparseLattice
 from pathsum.problems.asg import pose_asg
+from pathsum.problems.graphs import pose_graphs, side_by_side
 from pathsum.problems.rnnt import pose_rnnt
 
 Scores = tuple[Array, ...]
@@ -156,6 +161,44 @@ class ASGSolver:
         inputs, transitions = scores
         losses, *gradients = asg_function.forward(inputs, transitions, *integers, need_gradient=need_gradient)
         return losses, tuple(gradients)
+
+
+@dataclass(frozen=True)
+class GraphSolver:
+    """Graphs, one a sample, of scores (N, T, C) and weights (W,). They are constants of a program."""
+
+    impl: str
+    graphs: tuple[Graph, ...]
+    by_weights: bool
+    reweighted = False
+
+    def own(self, scores: Scores, integers: Integers) -> tuple[Array, ...]:
+        return _frames(scores[0], integers)[:, :, None], jnp.ones((len(scores[0]), 1), bool)
+
+    def by_jax(self, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
+        graphs = side_by_side(self.lattice, scores[0].shape[2])
+        return sparse.forward(scores[0], scores[1], graphs, integers.input_lengths)
+
+    def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
+        lattice = replace(self.lattice, input_lengths=integers.input_lengths)
+        options = {"by_weights": self.by_weights, "need_gradient": need_gradient}
+        losses, *gradients = sparse_function.forward(scores[0], scores[1], lattice, **options)
+        return losses, tuple(gradients)
+
+    @cached_property
+    def _posed(self) -> tuple[SparseLattice, np.ndarray]:
+        """The lattice but for the lengths, and the graphs' own weights."""
+        different = list(dict.fromkeys(self.graphs)) or [Graph([], [], [], final={})]
+        numbers = [different.index(graph) for graph in self.graphs]
+        return pose_graphs(different, np.array(numbers, np.int64), np.zeros(len(numbers), np.int64))
+
+    @property
+    def lattice(self) -> SparseLattice:
+        return self._posed[0]
+
+    @property
+    def own_weights(self) -> np.ndarray:
+        return self._posed[1]
 
 
 def _frames(scores: Array, integers: Integers) -> Array:

@@ -109,6 +109,21 @@ class DenseSaved(NamedTuple):
     entering: Array
 
 
+class SparseSaved(NamedTuple):
+    """What the forward of a lattice of graphs keeps.
+
+    Attributes:
+        losses: (N,) as in ``ChainSaved``.
+        gamma: (sum of T times K of its graph,) posterior of each class that a graph emits, in each frame of each
+            sample, sample after sample; of no size where not asked for.
+        counts: (N, W) how often each weight is expected on a path; no columns where the options do not ask for it.
+    """
+
+    losses: Array
+    gamma: Array
+    counts: Array
+
+
 class Product(NamedTuple):
     """A Hessian-vector product, but for its part by the scores, which is written where the caller says.
 
@@ -164,6 +179,23 @@ class DensePath(NamedTuple):
     states: Array
 
 
+class SparsePath(NamedTuple):
+    """The best path of each sample through a graph.
+
+    Of several it is the one that ends in the lowest state and, traced from there, takes the arc from the lowest state,
+    of those the lowest arc, and an epsilon arc only where it is better; states numbered as in the lattice.
+
+    Attributes:
+        log_probs: (N,) as in ``ChainPath``.
+        arcs: (N, T) number of the arc that each frame takes; -1 in padding, and everywhere where there is no path.
+        labels: (N, T) the class that it emits; -1 as in ``arcs``.
+    """
+
+    log_probs: Array
+    arcs: Array
+    labels: Array
+
+
 class ChainOptions(NamedTuple):
     """How a chain's scores are read, and what backward gives.
 
@@ -183,6 +215,22 @@ class ChainOptions(NamedTuple):
 
 class NoOptions(NamedTuple):
     """Scores that are taken as they are."""
+
+    @property
+    def once_only(self) -> str | None:
+        return None
+
+
+class SparseOptions(NamedTuple):
+    """What a lattice of graphs is asked for beside its losses, and the memory it may take.
+
+    Attributes:
+        by_weights: Whether a derivative by the weights may be asked for.
+        memory: Bytes for what the sweeps remember of the frames; beyond, some are computed twice.
+    """
+
+    by_weights: bool = False
+    memory: int = 2**30
 
     @property
     def once_only(self) -> str | None:
@@ -326,6 +374,10 @@ class Kernels:
 
     def best(self, call: Call) -> Any:
         """The best path of each sample."""
+        raise NotImplementedError
+
+    def sample(self, call: Call, draws: Array) -> Array:
+        """Arcs (K, N, T) of paths drawn by their probability, of numbers (K, N, T+1) drawn evenly from [0, 1)."""
         raise NotImplementedError
 
     def posteriors(self, call: Call) -> Any:

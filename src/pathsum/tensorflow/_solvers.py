@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from pathsum.kernels.tensorflow import chain, dense, grid
+from pathsum.graphs import Graph
+from pathsum.kernels.tensorflow import chain, dense, grid, sparse
 from pathsum.kernels.tensorflow.log_domain import losses, rows, sizes, undefined
-from pathsum.lattice import Array, ChainLattice
+from pathsum.lattice import Array, ChainLattice, SparseLattice
 from pathsum.problems.asg import pose_asg
+from pathsum.problems.graphs import pose_graphs, side_by_side
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.tensorflow._ops import asg as asg_arrays
 from pathsum.tensorflow._ops import chain as chain_arrays
 from pathsum.tensorflow._ops import grid as grid_arrays
+from pathsum.tensorflow._ops import sparse as sparse_arrays
 from pathsum.tensorflow._posing import Posable
 
 Arrays = Sequence[Any]  # of NumPy's
@@ -161,6 +165,45 @@ class ASGSolver:
         (tangent, other), (inputs, transitions) = tangents, scores
         posed = pose_asg(*integers, len(transitions))
         return asg_arrays.hvp(tangent, other, upstream, inputs, transitions, posed, kept)
+
+
+@dataclass(frozen=True)
+class GraphSolver:
+    """Graphs, one a sample, of scores (N, T, C) and weights (W,)."""
+
+    impl: str
+    graphs: tuple[Graph, ...]
+    reweighted = False
+    kept = (tf.float64, None, tf.float64)
+
+    def plain(self, scores: Sequence[Array], integers: Integers) -> Array:
+        inputs, weights = scores
+        return sparse.forward(inputs, weights, side_by_side(self._posed[0], inputs.shape[2]), integers.input_lengths)
+
+    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
+        return sparse_arrays.forward(scores[0], scores[1], self._lattice(integers))
+
+    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]:
+        return sparse_arrays.backward(upstream, scores[0], scores[1], self._lattice(integers), kept)
+
+    def hvp(
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
+    ) -> list[np.ndarray]:
+        return sparse_arrays.hvp(tangents, upstream, scores[0], scores[1], self._lattice(integers), kept)
+
+    @property
+    def own_weights(self) -> np.ndarray:
+        return self._posed[1]
+
+    def _lattice(self, integers: Integers) -> SparseLattice:
+        return replace(self._posed[0], input_lengths=integers.input_lengths)
+
+    @cached_property
+    def _posed(self) -> tuple[SparseLattice, np.ndarray]:
+        """The lattice but for the lengths, and the graphs' own weights."""
+        different = list(dict.fromkeys(self.graphs)) or [Graph([], [], [], final={})]
+        numbers = [different.index(graph) for graph in self.graphs]
+        return pose_graphs(different, np.array(numbers, np.int64), np.zeros(len(numbers), np.int64))
 
 
 def _posed(pose: Callable[..., Any], integers: Integers, option: Any) -> Any:

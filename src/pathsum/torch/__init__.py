@@ -13,6 +13,7 @@ from pathsum.torch.align.rnnt import RNNTAlignment, rnnt_align
 from pathsum.torch.align.spans import TokenSpan, WordSpan, token_spans, word_spans
 from pathsum.torch.asg import asg_loss
 from pathsum.torch.beam import asg_beam_decode, ctc_beam_decode, simple_ctc_beam_decode
+from pathsum.torch.crf import crf_ctc_loss
 from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
 from pathsum.torch.entropy import asg_entropy, ctc_entropy, rnnt_entropy, simple_ctc_entropy
 from pathsum.torch.expected_risk import (
@@ -20,6 +21,18 @@ from pathsum.torch.expected_risk import (
     ctc_expected_risk,
     rnnt_expected_risk,
     simple_ctc_expected_risk,
+)
+from pathsum.torch.graphs import (
+    LatticeAlignment,
+    LatticeSamples,
+    lattice_align,
+    lattice_entropy,
+    lattice_expected_risk,
+    lattice_loss,
+    lattice_posteriors,
+    lattice_sample,
+    lattice_score,
+    lfmmi_loss,
 )
 from pathsum.torch.greedy import (
     Decoded,
@@ -36,6 +49,7 @@ from pathsum.torch.modules import (
     ARRNNTLoss,
     ASGLoss,
     CTCLoss,
+    LatticeLoss,
     MultiBlankRNNTLoss,
     RNNTJointLoss,
     RNNTLoss,
@@ -73,6 +87,9 @@ __all__ = [
     "Infeasible",
     "Joiner",
     "Lexicon",
+    "LatticeAlignment",
+    "LatticeLoss",
+    "LatticeSamples",
     "MultiBlankRNNTLoss",
     "NGram",
     "RNNTAlignment",
@@ -94,6 +111,7 @@ __all__ = [
     "asg_posteriors",
     "asg_viterbi",
     "ctc_beam_decode",
+    "crf_ctc_loss",
     "ctc_entropy",
     "ctc_expected_risk",
     "ctc_greedy_decode",
@@ -101,6 +119,14 @@ __all__ = [
     "ctc_posteriors",
     "forced_align",
     "infeasible",
+    "lattice_align",
+    "lattice_entropy",
+    "lattice_expected_risk",
+    "lattice_loss",
+    "lattice_posteriors",
+    "lattice_sample",
+    "lattice_score",
+    "lfmmi_loss",
     "multi_blank_rnnt_greedy_decode",
     "multi_blank_rnnt_loss",
     "rnnt_align",

@@ -162,10 +162,7 @@ def check_lengths(
     if lengths is None:
         return torch.full((num_samples,), num_frames, device="cpu")
     checked = _checks.check_integers(function, argument, as_lengths(function, argument, lengths, batched), (1,))
-    if len(checked) != num_samples:
-        rule = f"have one entry a sample, N = {num_samples}"
-        raise InvalidValueError(function, argument, rule, f"{len(checked)} entries")
-    _checks.check_range(function, argument, checked, "T", num_frames)
+    _checks.check_lengths(function, argument, checked, num_samples, "T", num_frames)
     return torch.from_numpy(checked)
 
 

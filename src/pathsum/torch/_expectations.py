@@ -47,9 +47,12 @@ def chain_log_probs(posed: PosedChain, logits: bool) -> Tensor:
     In ``exact``'s dtype: what is made of them is the difference of a log-sum and a mean score, each as large as a loss.
     """
     scores = exact(posed.scores)
-    if not logits:
-        return scores
-    lengths = as_tensor(posed.lattice.input_lengths).to(scores.device)
+    return real_log_softmax(scores, posed.lattice.input_lengths) if logits else scores
+
+
+def real_log_softmax(scores: Tensor, input_lengths: Any) -> Tensor:
+    """Log-probabilities of logits (N, T, C), those of padding taken for zeros."""
+    lengths = as_tensor(input_lengths).to(scores.device)
     real = torch.arange(scores.shape[1], device=scores.device) < lengths[:, None]
     return log_softmax(torch.where(real[:, :, None], scores, 0.0))
 
@@ -157,6 +160,27 @@ def rnnt_expectation(posed: PosedRNNT, costs: Tensor) -> Expected:
     rows = torch.arange(posteriors.shape[1], device=losses.device)
     sample = torch.searchsorted(offsets[1:], rows, right=True)
     return Expected(losses, torch.zeros_like(losses).index_add(0, sample, _product(posteriors, costs).sum(0)))
+
+
+def directional(
+    solve: Callable[..., Tensor], scores: tuple[Tensor, ...], costs: tuple[Tensor | None, ...]
+) -> tuple[Tensor, Tensor]:
+    """Loss (1,) and expected cost (1,) of one sample: of costs that go with each of its tensors of scores."""
+    losses, posteriors = _all_posteriors(solve, scores)
+    expected = [_product(found, own).sum() for found, own in zip(posteriors, costs, strict=True) if own is not None]
+    return losses, torch.stack(expected).sum().expand(1)
+
+
+def _all_posteriors(solve: Callable[..., Tensor], scores: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+    """As ``_posteriors``, of several tensors of scores."""
+    sizes = [tensor.numel() for tensor in scores]
+
+    def of_one(flat: Tensor) -> Tensor:
+        parts = flat.split(sizes)
+        return solve(*(part.reshape(own.shape).to(own.dtype) for part, own in zip(parts, scores, strict=True)))
+
+    losses, posteriors = _posteriors(of_one, torch.cat([tensor.double().flatten() for tensor in scores]))
+    return losses, [part.reshape(own.shape) for part, own in zip(posteriors.split(sizes), scores, strict=True)]
 
 
 def _posteriors(solve: Callable[[Tensor], Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,10 @@ from pathsum.kernels.protocol import (
     NoOptions,
     RowOptions,
     RowsSaved,
+    SparseOptions,
+    SparseSaved,
 )
-from pathsum.lattice import ArcLattice, ChainLattice, DenseLattice, GridLattice
+from pathsum.lattice import ArcLattice, ChainLattice, DenseLattice, GridLattice, SparseLattice
 from pathsum.torch._operators import OperatorKernels, unknown_size
 from pathsum.torch._ops.arrays import fake_gradient, fake_like
 
@@ -50,6 +52,20 @@ class DenseOperators(_OfFrames):
         losses = scores.new_empty(len(scores), dtype=torch.float64)
         planes = [unknown_size(scores, axes=2) for _ in range(3)]
         return DenseSaved(losses, torch.empty_like(losses, dtype=torch.bool), *planes)
+
+
+class SparseOperators(_OfFrames):
+    """Scores (N, T, C) and the weights (W,) of the graphs."""
+
+    lattice = SparseLattice
+    inputs, options, saved = ("scores", "weights"), SparseOptions, SparseSaved
+
+    def sketch(self, call: Call) -> SparseSaved:
+        scores, weights = call.scores
+        losses = scores.new_empty(len(scores), dtype=torch.float64)
+        columns = len(weights) if call.options.by_weights else 0
+        gamma = unknown_size(scores, axes=1)
+        return SparseSaved(losses, gamma, losses.new_empty((len(scores), columns)))
 
 
 class GridOperators(OperatorKernels):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import ArcOptions, Call, ChainPath, DensePath, GridPath, Kernels, RowOptions
+from pathsum.kernels.protocol import ArcOptions, Call, ChainPath, DensePath, GridPath, Kernels, RowOptions, SparsePath
 from pathsum.kernels.reference import (
     chain,
     chain_best_path,
@@ -18,6 +18,7 @@ from pathsum.kernels.reference import (
     grid_arcs,
     grid_best_path,
     posteriors,
+    sparse,
 )
 from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import exact
@@ -76,6 +77,24 @@ class Grid(Kernels):
 
     def posteriors(self, call: Call) -> tuple[Tensor, ...]:
         return posteriors.grid_posteriors(call.scores[0], _lattice(call), logits=call.options.softmax)
+
+
+class Sparse(Kernels):
+    def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
+        scores, weights = call.scores
+        return reduced(sparse.forward(scores, _lattice(call), weights), reduction)
+
+    def best(self, call: Call) -> SparsePath:
+        scores, weights = call.scores
+        return sparse.best_path(scores, _lattice(call), weights)
+
+    def sample(self, call: Call, draws: Tensor) -> Tensor:
+        scores, weights = call.scores
+        return sparse.sample_paths(scores, _lattice(call), weights, draws)
+
+    def posteriors(self, call: Call) -> tuple[Tensor, ...]:
+        scores, weights = call.scores
+        return sparse.posteriors(scores, _lattice(call), weights)
 
 
 class Rows(Kernels):

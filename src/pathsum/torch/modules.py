@@ -12,6 +12,7 @@ from pathsum import _checks
 from pathsum.torch._inputs import Integers
 from pathsum.torch.asg import asg_loss
 from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
+from pathsum.torch.graphs import MEMORY, Graphs, lattice_loss
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.joint import rnnt_joint_loss
 from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
@@ -93,6 +94,41 @@ class SimpleCTCLoss(_Loss):
         self, log_probs: Tensor, targets: Integers, input_lengths: Integers | int, target_lengths: Integers | int
     ) -> Tensor:
         return simple_ctc_loss(log_probs, targets, input_lengths, target_lengths, **self.options)
+
+
+class LatticeLoss(_Loss):
+    """``lattice_loss`` with its options stored.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.graphs import ctc_topology
+        >>> from pathsum.torch import LatticeLoss
+        >>> criterion = LatticeLoss(fused_log_softmax=True)
+        >>> abs(round(criterion(torch.zeros(3, 1, 2), ctc_topology(2)).item(), 4))
+        0.0
+    """
+
+    def __init__(
+        self,
+        reduction: str = "mean",
+        zero_infinity: bool = False,
+        *,
+        fused_log_softmax: bool = False,
+        batch_first: bool = False,
+        memory_limit: int = MEMORY,
+        impl: str = "auto",
+    ):
+        super().__init__(locals())
+
+    def forward(
+        self,
+        log_probs: Tensor,
+        graphs: Graphs,
+        input_lengths: Integers | None = None,
+        *,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return lattice_loss(log_probs, graphs, input_lengths, weights=weights, **self.options)
 
 
 class RNNTLoss(_Loss):

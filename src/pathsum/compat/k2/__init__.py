@@ -1,4 +1,4 @@
-"""k2's losses: the transducer's (``transducer``), pruned (``pruning``), and CTC on its two topologies (``ctc``)."""
+"""k2's losses: the transducer's (``transducer``), pruned (``pruning``), CTC's (``ctc``), and acceptors (``fsa``)."""
 
 from pathsum.compat.k2.ctc import CtcLoss as CtcLoss
 from pathsum.compat.k2.ctc import DenseFsaVec as DenseFsaVec
@@ -7,6 +7,9 @@ from pathsum.compat.k2.ctc import ctc_graph as ctc_graph
 from pathsum.compat.k2.ctc import ctc_loss as ctc_loss
 from pathsum.compat.k2.ctc import ctc_topo as ctc_topo
 from pathsum.compat.k2.ctc import linear_fsa as linear_fsa
+from pathsum.compat.k2.fsa import Fsa as Fsa
+from pathsum.compat.k2.fsa import create_fsa_vec as create_fsa_vec
+from pathsum.compat.k2.fsa import intersect_dense as intersect_dense
 from pathsum.compat.k2.pruning import do_rnnt_pruning as do_rnnt_pruning
 from pathsum.compat.k2.pruning import get_rnnt_logprobs_pruned as get_rnnt_logprobs_pruned
 from pathsum.compat.k2.pruning import get_rnnt_prune_ranges as get_rnnt_prune_ranges
@@ -41,10 +44,13 @@ HELPERS = {
     "k2": {
         "CtcLoss": CtcLoss,
         "DenseFsaVec": DenseFsaVec,
+        "Fsa": Fsa,
         "compose": compose,
+        "create_fsa_vec": create_fsa_vec,
         "ctc_graph": ctc_graph,
         "ctc_loss": ctc_loss,
         "ctc_topo": ctc_topo,
+        "intersect_dense": intersect_dense,
         "linear_fsa": linear_fsa,
     }
 }

@@ -1,7 +1,7 @@
-"""k2's ``ctc_loss`` and ``CtcLoss`` on the graphs of its two CTC topologies, and what makes those graphs.
+"""k2's ``ctc_loss`` and ``CtcLoss``, on the graphs of its two CTC topologies and on any acceptor.
 
-The peer takes any acceptor; here a graph is the transcripts and their topology, as ``ctc_graph`` or ``compose`` make
-it, and no other. The peer's quirks that are kept: the blank is 0; scores are float32, and so is the loss; the mean
+Transcripts and a topology, as ``ctc_graph`` or ``compose`` make them, are solved as chains; an ``Fsa`` as the graph
+that it is. The peer's quirks that are kept: the blank is 0; scores are float32, and so is the loss; the mean
 divides by ``target_lengths`` as they are. Not kept: ``output_beam`` prunes nothing, the sum is over all paths; a
 ``delay_penalty`` above 0 is refused; segments need not be sorted by their durations.
 """
@@ -18,7 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pathsum import torch as pathsum_torch
 from pathsum.compat.conventions import reduced
+from pathsum.compat.k2.fsa import Fsa, intersect_dense
 from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.graphs import Graph, ctc_topology, linear, over_ctc
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,9 +39,15 @@ class CtcTopology(_OfTheHost):
 
     Attributes:
         modified: Equal neighbours need no blank between them.
+        max_token: The highest label.
     """
 
     modified: bool
+    max_token: int = 0
+
+    def over(self, num_classes: int) -> list[Graph]:
+        """The graph of all labellings of the tokens."""
+        return [ctc_topology(self.max_token + 1, kind=_kind(self.modified))]
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,10 @@ class CtcGraph(_OfTheHost):
 
     transcripts: list[list[int]]
     modified: bool
+
+    def over(self, num_classes: int) -> list[Graph]:
+        """The graph of each transcript."""
+        return [over_ctc(linear(labels), num_classes, kind=_kind(self.modified)) for labels in self.transcripts]
 
 
 class DenseFsaVec:
@@ -86,6 +98,12 @@ class DenseFsaVec:
         self.scores = pad_sequence(rows, batch_first=True)
         self.durations = [len(row) for row in rows]
 
+    def select(self, segments: list[int]) -> DenseFsaVec:
+        """Some of the segments."""
+        chosen = copy.copy(self)
+        chosen.scores, chosen.durations = self.scores[segments], [self.durations[n] for n in segments]
+        return chosen
+
     def to(self, device: Any) -> DenseFsaVec:
         """The same segments, their scores on a device."""
         moved = copy.copy(self)
@@ -95,7 +113,11 @@ class DenseFsaVec:
 
 def ctc_topo(max_token: int, modified: bool = False, device: Any = None) -> CtcTopology:
     """``k2.ctc_topo``; the labels and the device are those of the scores."""
-    return CtcTopology(modified)
+    return CtcTopology(modified, max_token)
+
+
+def _kind(modified: bool) -> str:
+    return "modified" if modified else "standard"
 
 
 def linear_fsa(labels: Any, device: Any = None) -> LinearFsa:
@@ -140,34 +162,44 @@ class CtcLoss(nn.Module):
 
     def forward(
         self,
-        decoding_graph: CtcGraph,
+        decoding_graph: CtcGraph | Fsa,
         dense_fsa_vec: DenseFsaVec,
         delay_penalty: float = 0.0,
         target_lengths: Tensor | None = None,
     ) -> Tensor:
-        if not isinstance(decoding_graph, CtcGraph):
-            raise InvalidTypeError("ctc_loss", "decoding_graph", "come from ctc_graph or compose", type(decoding_graph))
+        if not isinstance(decoding_graph, (CtcGraph, Fsa)):
+            rule = "be an Fsa, or come from ctc_graph or compose"
+            raise InvalidTypeError("ctc_loss", "decoding_graph", rule, type(decoding_graph))
         if delay_penalty > 0:
             raise InvalidValueError("ctc_loss", "delay_penalty", "not be above 0", delay_penalty)
-        scores, transcripts = dense_fsa_vec.scores, decoding_graph.transcripts
-        targets = pad_sequence([torch.tensor(labels, dtype=torch.int64) for labels in transcripts], batch_first=True)
-        if decoding_graph.modified:
-            scores, targets = _columns_apart(scores, targets.to(scores.device))
-        losses = pathsum_torch.ctc_loss(
-            scores,
-            targets,
-            dense_fsa_vec.durations,
-            [len(labels) for labels in transcripts],
-            reduction="none",
-            batch_first=True,
-        )
+        if isinstance(decoding_graph, Fsa):
+            lattice = intersect_dense(decoding_graph, dense_fsa_vec, self.output_beam)
+            losses = -lattice.get_tot_scores(log_semiring=True, use_double_scores=self.use_double_scores)
+        else:
+            losses = _of_transcripts(decoding_graph, dense_fsa_vec)
         if self.reduction != "mean":
             return reduced("ctc_loss", losses, self.reduction)
         return (losses / torch.as_tensor(target_lengths).to(losses)).mean()
 
 
+def _of_transcripts(decoding_graph: CtcGraph, dense_fsa_vec: DenseFsaVec) -> Tensor:
+    """Losses (M,) of the chains."""
+    scores, transcripts = dense_fsa_vec.scores, decoding_graph.transcripts
+    targets = pad_sequence([torch.tensor(labels, dtype=torch.int64) for labels in transcripts], batch_first=True)
+    if decoding_graph.modified:
+        scores, targets = _columns_apart(scores, targets.to(scores.device))
+    return pathsum_torch.ctc_loss(
+        scores,
+        targets,
+        dense_fsa_vec.durations,
+        [len(labels) for labels in transcripts],
+        reduction="none",
+        batch_first=True,
+    )
+
+
 def ctc_loss(
-    decoding_graph: CtcGraph,
+    decoding_graph: CtcGraph | Fsa,
     dense_fsa_vec: DenseFsaVec,
     output_beam: float = 10,
     delay_penalty: float = 0.0,
@@ -178,7 +210,7 @@ def ctc_loss(
     """``k2.ctc_loss``.
 
     Args:
-        decoding_graph: What ``ctc_graph`` or ``compose`` made.
+        decoding_graph: An ``Fsa``, or what ``ctc_graph`` or ``compose`` made.
         dense_fsa_vec: Scores of its transcripts' segments.
         output_beam: As in ``CtcLoss``; so are the next three.
         delay_penalty: At most 0.
@@ -190,7 +222,7 @@ def ctc_loss(
         The reduced loss.
 
     Raises:
-        InvalidTypeError: Another graph.
+        InvalidTypeError: Something else.
         InvalidValueError: A ``delay_penalty`` above 0; also as in ``pathsum.torch.ctc_loss``.
 
     Example:

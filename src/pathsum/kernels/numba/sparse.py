@@ -1,0 +1,218 @@
+"""Lattices of graphs on the CPU: a sample at a time, from its scores to the posteriors of its classes.
+
+``scores`` (N, T, C) are float32 or float64, of any strides. The sweeps are ``sparse_recursion``'s, in float64. What
+they remember of the frames is given back when a sample is done, so that only the posteriors are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from pathsum.kernels.numba import parallel, sparse_recursion
+from pathsum.kernels.numba.sparse_recursion import LOG_UNIT, Arcs
+from pathsum.kernels.protocol import SparseOptions, SparseSaved
+from pathsum.lattice import SparseLattice
+
+
+def forward(
+    scores: np.ndarray,
+    lattice: SparseLattice,
+    weights: np.ndarray,
+    options: SparseOptions,
+    *,
+    need_gradient: bool,
+    num_threads: int,
+) -> SparseSaved:
+    """Losses of a batch, -log of the sum over all paths, and where asked the posteriors of classes and weights."""
+    num_samples = len(lattice.input_lengths)
+    losses = np.empty(num_samples)
+    places = places_of(lattice)
+    gamma = np.zeros(places[-1] if need_gradient else 0, scores.dtype)
+    wanted = need_gradient and options.by_weights
+    counts = np.zeros((num_samples, len(weights) if wanted else 0))
+    graphs = graphs_of(lattice, weights)
+    num_threads = parallel.worthwhile(num_threads, work_of(lattice, graphs))
+    share = options.memory // max(1, min(num_threads, num_samples))
+
+    def solve(sample: int) -> None:
+        graph = graphs[lattice.graph_of_sample[sample]]
+        rows, offset = read(scores, lattice, graph, sample)
+        own = gamma[places[sample] : places[sample + 1]].reshape(rows.shape) if need_gradient else None
+        taken = counts[sample, graph.weights] if wanted else counts[0, :0]
+        if not (graph.defined and offset < math.inf):
+            losses[sample] = math.nan
+            if own is not None:
+                own[:] = math.nan
+            taken[:] = math.nan
+            return
+        losses[sample] = solve_rows(graph.arcs, rows, own, taken, share) - offset
+
+    parallel.run(solve, [(int(n),) for n in in_order(lattice, graphs)], num_threads)
+    return SparseSaved(losses, gamma, counts)
+
+
+def solve_rows(arcs: Arcs, rows: np.ndarray, gamma: np.ndarray | None, counts: np.ndarray, memory: int) -> float:
+    """The loss of one sample, and the posteriors where there is room for them, in place of the scores."""
+    num_frames, num_states = len(rows), len(arcs.in_offsets) - 1
+    work = sparse_recursion.rows(num_states, rows.shape[1])
+    every = 0 if gamma is None else stride(num_frames, num_states, memory)
+    alpha, exponents = planes((num_frames // every + 1) if every else 0, num_states)
+    total, exponent = sparse_recursion.sweep_forward(arcs, rows, work, every, alpha, exponents)
+    if total == 0:
+        return math.inf
+    if gamma is not None:
+        sparse_recursion.begin_back(arcs, work.mantissas[0], work.exponents[0])
+        length, now = max(num_frames if every == 1 else every, 1), 0
+        pieces = range(0, max(num_frames, 1), length)
+        between, kept = sparse_recursion.rows(num_states, rows.shape[1]), (alpha, exponents)
+        if every > 1:
+            kept = planes(length + 1, num_states)
+        for first in reversed(pieces):
+            piece = rows[first : first + length]
+            if every > 1:
+                kept[0][0], kept[1][0] = alpha[first // every], exponents[first // every]
+                sparse_recursion.sweep_again(arcs, piece, between, *kept)
+            ends = first == pieces[-1], first == 0
+            now = sparse_recursion.sweep_back(arcs, piece, work, now, *kept, total, exponent, *ends, counts)
+        gamma[:] = rows
+    return -(math.log(total) + exponent * LOG_UNIT)
+
+
+def stride(num_frames: int, num_states: int, memory: int) -> int:
+    """1 where the states of all frames fit, else how many frames apart those are that are kept."""
+    bytes_of_frame = 16 * max(num_states, 1)
+    return 1 if (num_frames + 1) * bytes_of_frame <= memory else max(math.isqrt(num_frames), 2)
+
+
+def planes(num_rows: int, num_states: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.empty((num_rows, num_states)), np.empty((num_rows, num_states), np.int64)
+
+
+def write_gradient(grad_losses: np.ndarray, lattice: SparseLattice, saved: SparseSaved, out: np.ndarray) -> None:
+    """Write the gradient with respect to the scores, padding included, into ``out`` (N, T, C)."""
+    spread(-grad_losses, saved.losses, lattice, saved.gamma, out)
+
+
+def spread(factors: np.ndarray, losses: np.ndarray, lattice: SparseLattice, gamma: np.ndarray, out: np.ndarray) -> None:
+    """Numbers of the classes of each graph times a factor a sample, as numbers of all classes (N, T, C).
+
+    NaN in the frames of a sample whose loss is; 0 where there is no path.
+    """
+    places = places_of(lattice)
+    out[:] = 0
+    for n, (length, graph) in enumerate(zip(lattice.input_lengths.tolist(), lattice.graph_of_sample, strict=True)):
+        classes = lattice.classes[lattice.class_offsets[graph] : lattice.class_offsets[graph + 1]]
+        if losses[n] != losses[n]:
+            out[n, :length] = np.nan
+        elif losses[n] < np.inf:
+            own = gamma[places[n] : places[n + 1]].reshape(length, len(classes))
+            if len(classes) == out.shape[2]:
+                np.multiply(own, factors[n], out=out[n, :length])
+            else:
+                out[n, :length, classes] = own.T * factors[n]
+
+
+def weight_gradient(grad_losses: np.ndarray, saved: SparseSaved) -> np.ndarray:
+    """The gradient with respect to the weights (W,), in float64: minus how often they are expected."""
+    gradient = np.zeros(saved.counts.shape[1])
+    # One after the other, and not a product: the same for any number of threads of another library's.
+    for upstream, counts in zip(grad_losses, saved.counts, strict=True):
+        if upstream != 0:
+            gradient -= upstream * counts
+    return gradient
+
+
+class Weighted(NamedTuple):
+    """One graph of a lattice with its weights.
+
+    Attributes:
+        arcs: as kernels take them.
+        classes: (K,) the classes that it emits.
+        weights: where its weights are among all.
+        defined: whether none of those that count is NaN or +inf.
+    """
+
+    arcs: Arcs
+    classes: np.ndarray
+    weights: slice
+    defined: bool
+
+
+def graphs_of(lattice: SparseLattice, weights: np.ndarray) -> list[Weighted]:
+    """The graphs of a lattice, one by one."""
+    return [_weighted(lattice, graph, weights) for graph in range(len(lattice.state_offsets) - 1)]
+
+
+def _weighted(lattice: SparseLattice, graph: int, weights: np.ndarray) -> Weighted:
+    states, classes, own = (
+        slice(int(offsets[graph]), int(offsets[graph + 1]))
+        for offsets in (lattice.state_offsets, lattice.class_offsets, lattice.weight_offsets)
+    )
+    used = weights[own]
+    ends = used[len(used) - 2 * (states.stop - states.start) :]
+
+    def arcs_at(all_offsets: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        offsets = all_offsets[states.start : states.stop + 1]
+        first, last = int(offsets[0]), int(offsets[-1])
+        return offsets - first, *(array[first:last].view(np.uint32) for array in arrays)
+
+    in_offsets, in_sources, in_labels, in_arcs = arcs_at(
+        lattice.in_offsets, lattice.in_sources, lattice.in_labels, lattice.in_arcs
+    )
+    out_offsets, out_destinations, out_labels, out_arcs = arcs_at(
+        lattice.out_offsets, lattice.out_destinations, lattice.out_labels, lattice.out_arcs
+    )
+    epsilon_offsets, epsilon_sources, epsilon_arcs = arcs_at(
+        lattice.epsilon_offsets, lattice.epsilon_sources, lattice.epsilon_arcs
+    )
+    scores = [used[in_arcs], used[out_arcs], used[epsilon_arcs], ends]
+    numbers = [(np.empty(len(own)), np.empty(len(own), np.int64)) for own in scores]
+    plain = [sparse_recursion.exponentials(own, *number) for own, number in zip(scores, numbers, strict=True)]
+    arcs = Arcs(
+        in_offsets, in_sources, in_labels, in_arcs, *numbers[0],
+        out_offsets, out_destinations, out_labels, *numbers[1], out_arcs,
+        epsilon_offsets, epsilon_sources, *numbers[2], epsilon_arcs,
+        *numbers[3], plain[0],
+    )  # fmt: skip
+    defined = all(bool((own < np.inf).all()) for own in scores)
+    return Weighted(arcs, lattice.classes[classes], own, defined)
+
+
+def read(scores: np.ndarray, lattice: SparseLattice, graph: Weighted, sample: int) -> tuple[np.ndarray, float]:
+    """Scores (T, K) of the classes of a sample's graph, less the greatest of each frame; and the sum of those.
+
+    NaN in place of the sum, where one of them is NaN or +inf.
+    """
+    own = scores[sample, : int(lattice.input_lengths[sample])]
+    rows = own.astype(np.float64) if len(graph.classes) == scores.shape[2] else own[:, graph.classes].astype(np.float64)
+    if rows.shape[1] == 0:
+        return rows, 0.0
+    greatest = rows.max(1)
+    if not (greatest < np.inf).all():
+        return rows, math.nan
+    greatest[greatest == -np.inf] = 0.0
+    rows -= greatest[:, None]
+    return np.ascontiguousarray(rows), math.fsum(greatest)
+
+
+def places_of(lattice: SparseLattice) -> np.ndarray:
+    """(N+1,) where the posteriors of each sample begin."""
+    widths = np.diff(lattice.class_offsets)[lattice.graph_of_sample]
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths * widths)])
+
+
+def in_order(lattice: SparseLattice, graphs: list[Weighted]) -> np.ndarray:
+    """The samples, those with the most work first."""
+    return np.argsort(-_work(lattice, graphs), kind="stable")
+
+
+def work_of(lattice: SparseLattice, graphs: list[Weighted]) -> int:
+    return int(_work(lattice, graphs).sum())
+
+
+def _work(lattice: SparseLattice, graphs: list[Weighted]) -> np.ndarray:
+    sizes = np.array([len(graph.arcs.in_sources) + len(graph.arcs.in_offsets) for graph in graphs], np.int64)
+    return lattice.input_lengths * sizes[lattice.graph_of_sample]

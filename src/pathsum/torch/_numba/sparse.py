@@ -1,0 +1,107 @@
+"""Lattices of graphs on the CPU: scores (N, T, C) and weights (W,)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathsum.kernels.numba import sparse, sparse_hvp, sparse_paths
+from pathsum.kernels.protocol import Call, SparsePath, SparseSaved
+from pathsum.lattice import SparseLattice
+from pathsum.torch._lattices import SparseOperators
+from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
+from pathsum.torch._ops.arrays import empty_gradient, work_dtype
+
+
+class Sparse(SparseOperators):
+    name, device = "sparse", "CPU"
+
+    def read(self, lattice: SparseLattice) -> SparseLattice:
+        return as_arrays(lattice)
+
+    def forward(self, call: Call, need_gradient: bool) -> SparseSaved:
+        return from_arrays(sparse.forward(**_question(call), options=call.options, need_gradient=need_gradient))
+
+    def backward(
+        self, call: Call, saved: SparseSaved, upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        scores, weights = call.scores
+        kept, of_losses = to_arrays(saved), upstream_of(upstream)
+        gradient, weight_gradient = None, None
+        if needed[0]:
+            gradient = _written(scores, lambda out: sparse.write_gradient(of_losses, call.lattice, kept, out))
+        if needed[1]:
+            weight_gradient = torch.from_numpy(sparse.weight_gradient(of_losses, kept)).to(weights.dtype)
+        return gradient, weight_gradient
+
+    def second(
+        self,
+        call: Call,
+        saved: SparseSaved,
+        upstream: Tensor,
+        tangents: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        (scores, weights), (along, weights_along) = call.scores, tangents
+        found = []
+
+        def write(out: np.ndarray) -> None:
+            found.extend(
+                sparse_hvp.hvp(
+                    upstream_of(upstream),
+                    _as_numbers(scores.new_zeros(1).expand(scores.shape) if along is None else along),
+                    _as_table(torch.zeros_like(weights) if weights_along is None else weights_along),
+                    saved=to_arrays(saved),
+                    out=out,
+                    need_weights=needed[1],
+                    **_question(call),
+                )
+            )
+
+        product = _written(scores, write)
+        slopes, of_weights = map(torch.from_numpy, found)
+        return slopes, (product, of_weights.to(weights.dtype))
+
+    def best(self, call: Call) -> SparsePath:
+        return from_arrays(sparse_paths.best_path(**_question(call)))
+
+    def sample(self, call: Call, draws: Tensor) -> Tensor:
+        return torch.from_numpy(sparse_paths.sample_paths(**_question(call), draws=draws.double().numpy()))
+
+    def posteriors(self, call: Call) -> tuple[Tensor, Tensor]:
+        saved = sparse.forward(**_question(call), options=call.options, need_gradient=True)
+        found = np.empty(call.scores[0].shape, saved.gamma.dtype)
+        sparse.write_gradient(np.full(len(saved.losses), -1.0), call.lattice, saved, found)
+        found[np.isnan(saved.losses)] = 0
+        return torch.from_numpy(saved.losses), torch.from_numpy(found)
+
+
+def _question(call: Call) -> dict[str, Any]:
+    """A call as the kernels are asked."""
+    scores, weights = call.scores
+    return {
+        "scores": _as_numbers(scores),
+        "lattice": call.lattice,
+        "weights": _as_table(weights),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _as_numbers(scores: Tensor) -> np.ndarray:
+    """The memory of the scores; half precision as float32, of which no kernel takes more than its graph's classes."""
+    return scores.detach().to(work_dtype(scores)).numpy()
+
+
+def _as_table(weights: Tensor) -> np.ndarray:
+    return weights.detach().double().contiguous().numpy()
+
+
+def _written(scores: Tensor, write: Any) -> Tensor:
+    """A gradient (N, T, C) in the layout of the scores, that is written as an array."""
+    numbers = empty_gradient(scores) if scores.dtype == work_dtype(scores) else torch.empty(scores.shape)
+    write(numbers.numpy())
+    return numbers.to(scores.dtype)
