@@ -11,16 +11,13 @@ from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.testing import assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
 from pathsum.torch import (
     _bounded,
-    asg,
     asg_loss,
-    ctc,
     ctc_loss,
-    joint,
-    rnnt,
     rnnt_joint_loss,
     rnnt_loss,
     rnnt_packed_loss,
 )
+from pathsum.torch.paths import asg, ctc, rnnt
 from support import solve, tensor
 from triton_targets import interpreted  # noqa: F401
 
@@ -32,7 +29,7 @@ def as_on_a_device(monkeypatch):
     def unread_on(function, check, impl, scores, *integers):
         return scores.device if check == "async" else None
 
-    for module in (asg, ctc, joint, rnnt):
+    for module in (asg, ctc, rnnt):
         monkeypatch.setattr(module, "unread_on", unread_on)
 
 

@@ -19,6 +19,7 @@ MODULES = [
     "pathsum",
     "pathsum.decoding",
     *FRONT_ENDS,
+    "pathsum.torch.paths",
     "pathsum.torch.second_order",
     "pathsum.graphs",
     "pathsum.testing",

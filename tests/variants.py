@@ -14,6 +14,13 @@ from pathsum.torch import (
     tdt_loss,
     wildcard_rnnt_loss,
 )
+from pathsum.torch.paths import (
+    ar_rnnt_paths,
+    multi_blank_rnnt_paths,
+    rnnt_paths,
+    tdt_paths,
+    wildcard_rnnt_paths,
+)
 
 BLANK, NUM_CLASSES = 1, 6
 
@@ -24,12 +31,14 @@ class Variant(NamedTuple):
     Attributes:
         heads: how many classes each tensor of logits has.
         loss: called with the tensors, targets, lengths and further options; padded or packed.
+        paths: its paths, made of the same.
         arcs: given the tensors of one sample (T, U+1, V), its target and T: a function of (t, u) that lists the arcs
             out of a node, (t after, u after, score, whether it is a label).
     """
 
     heads: tuple[int, ...]
     loss: Callable
+    paths: Callable
     arcs: Callable
 
 
@@ -52,6 +61,12 @@ def rnnt(rnnt_type="regular", delay_penalty=0.0, hat=False, **band):
         function = rnnt_loss if heads[0].ndim == 4 else rnnt_packed_loss
         return function(*arguments, blank=BLANK, **options, **further)
 
+    def paths(heads, *integers, **further):
+        if not band:
+            return rnnt_paths(heads[0], *integers, BLANK, **options, **further)
+        frames = np.stack([spread(t, np.shape(integers[0])[1]) for t in integers[1]])
+        return ar_rnnt_paths(heads[0], *integers, frames, **band, blank=BLANK, **options, **further)
+
     def arcs(heads, target, num_frames):
         log_probs = hat_log_probs(heads[0]) if hat else heads[0].log_softmax(-1)
         aligned = spread(num_frames, max(len(target), 1))
@@ -69,7 +84,7 @@ def rnnt(rnnt_type="regular", delay_penalty=0.0, hat=False, **band):
 
         return out_of
 
-    return Variant((NUM_CLASSES,), loss, arcs)
+    return Variant((NUM_CLASSES,), loss, paths, arcs)
 
 
 def spread(num_frames, num_labels):
@@ -80,6 +95,9 @@ def spread(num_frames, num_labels):
 def tdt(durations, final, sigma=0.0):
     def loss(heads, *integers, **further):
         return tdt_loss(*heads, *integers, durations, BLANK, final=final, sigma=sigma, **further)
+
+    def paths(heads, *integers, **further):
+        return tdt_paths(*heads, *integers, durations, BLANK, final=final, sigma=sigma, **further)
 
     def arcs(heads, target, num_frames):
         tokens, spans = heads[0].log_softmax(-1) - sigma, heads[1].log_softmax(-1)
@@ -93,12 +111,15 @@ def tdt(durations, final, sigma=0.0):
 
         return out_of
 
-    return Variant((NUM_CLASSES, len(durations)), loss, arcs)
+    return Variant((NUM_CLASSES, len(durations)), loss, paths, arcs)
 
 
 def multi_blank(durations, big_blanks, sigma=0.0):
     def loss(heads, *integers, **further):
         return multi_blank_rnnt_loss(heads[0], *integers, durations, big_blanks, BLANK, sigma=sigma, **further)
+
+    def paths(heads, *integers, **further):
+        return multi_blank_rnnt_paths(heads[0], *integers, durations, big_blanks, BLANK, sigma=sigma, **further)
 
     def arcs(heads, target, num_frames):
         log_probs = heads[0].log_softmax(-1) - sigma
@@ -112,12 +133,15 @@ def multi_blank(durations, big_blanks, sigma=0.0):
 
         return out_of
 
-    return Variant((NUM_CLASSES + 2,), loss, arcs)
+    return Variant((NUM_CLASSES + 2,), loss, paths, arcs)
 
 
 def wildcard(final, skip_score=0.0):
     def loss(heads, *integers, **further):
         return wildcard_rnnt_loss(heads[0], *integers, BLANK, final=final, skip_score=skip_score, **further)
+
+    def paths(heads, *integers, **further):
+        return wildcard_rnnt_paths(heads[0], *integers, BLANK, final=final, skip_score=skip_score, **further)
 
     def arcs(heads, target, num_frames):
         log_probs = heads[0].log_softmax(-1)
@@ -135,7 +159,7 @@ def wildcard(final, skip_score=0.0):
 
         return out_of
 
-    return Variant((NUM_CLASSES,), loss, arcs)
+    return Variant((NUM_CLASSES,), loss, paths, arcs)
 
 
 VARIANTS = {

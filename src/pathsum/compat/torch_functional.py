@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from pathsum.compat.conventions import Integers, blanks_among, blanks_apart, reduced, report
 from pathsum.errors import InvalidTypeError, InvalidValueError
-from pathsum.problems.ctc import pose_ctc
-from pathsum.torch.ctc import pose_chain
+from pathsum.torch.paths.ctc import CTC, chain_paths
 
 
 def ctc_loss(
@@ -76,17 +75,16 @@ def ctc_loss(
     if apart:
         scores, labels = blanks_apart(log_probs, targets, is_blank, blank)
     try:
-        posed = pose_chain(
-            "ctc_loss", pose_ctc, scores, labels, input_lengths, target_lengths, blank, "none", False, impl,
-            check="async",
+        paths = chain_paths(
+            "ctc_loss", CTC, scores, labels, input_lengths, target_lengths, blank, batch_first=False, check="async",
+            impl=impl,
         )  # fmt: skip
     except (InvalidTypeError, InvalidValueError) as error:
         raise RuntimeError(str(error)) from error
     # The kernels know the columns of their scores, one too many where the blank's has a copy; the reference knows none.
-    by_logits = not (corrected or apart or posed.impl == "reference")
-    losses = posed.reduce(posed.solve(posed.scores, logits=False, by_logits=by_logits), "none")
-    losses = losses.to(torch.promote_types(scores.dtype, torch.float32))
-    if not (corrected or by_logits) and torch.is_grad_enabled():
+    paths.by_logits = not (corrected or apart or paths.impl == "reference")
+    losses = paths.loss("none").to(torch.promote_types(scores.dtype, torch.float32))
+    if not (corrected or paths.by_logits) and torch.is_grad_enabled():
         losses = report(losses, losses + _mass(log_probs, input_lengths))
     traced = torch.compiler.is_compiling()
     if reduction == "none" and log_probs.ndim == 3 and losses.requires_grad and not (corrected or traced):

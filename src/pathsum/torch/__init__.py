@@ -8,8 +8,8 @@ try:
 except ModuleNotFoundError as error:
     raise name_extra(error, "torch") from error
 from pathsum.torch.align.asg import ASGAlignment, asg_align, asg_viterbi
-from pathsum.torch.align.ctc import Alignment, BestPath, forced_align, simple_ctc_align
-from pathsum.torch.align.rnnt import RNNTAlignment, rnnt_align
+from pathsum.torch.align.ctc import forced_align, simple_ctc_align
+from pathsum.torch.align.rnnt import rnnt_align
 from pathsum.torch.align.spans import TokenSpan, WordSpan, token_spans, word_spans
 from pathsum.torch.asg import asg_loss
 from pathsum.torch.beam import asg_beam_decode, ctc_beam_decode, simple_ctc_beam_decode
@@ -58,10 +58,12 @@ from pathsum.torch.modules import (
     TDTLoss,
     WildcardRNNTLoss,
 )
+from pathsum.torch.mwer import ctc_mwer_loss, edit_distances, rnnt_mwer_loss, sample_labellings
+from pathsum.torch.paths.base import Paths
+from pathsum.torch.paths.frames import Alignment, BestPath, ChainPosteriors
+from pathsum.torch.paths.grid import GridPosteriors, RNNTAlignment
 from pathsum.torch.posteriors import (
     ASGPosteriors,
-    ChainPosteriors,
-    GridPosteriors,
     asg_posteriors,
     ctc_posteriors,
     rnnt_posteriors,
@@ -92,6 +94,7 @@ __all__ = [
     "LatticeSamples",
     "MultiBlankRNNTLoss",
     "NGram",
+    "Paths",
     "RNNTAlignment",
     "RNNTJointLoss",
     "RNNTLoss",
@@ -116,7 +119,9 @@ __all__ = [
     "ctc_expected_risk",
     "ctc_greedy_decode",
     "ctc_loss",
+    "ctc_mwer_loss",
     "ctc_posteriors",
+    "edit_distances",
     "forced_align",
     "infeasible",
     "lattice_align",
@@ -137,8 +142,10 @@ __all__ = [
     "rnnt_joint_loss",
     "rnnt_loss",
     "rnnt_loss_from_joint",
+    "rnnt_mwer_loss",
     "rnnt_packed_loss",
     "rnnt_posteriors",
+    "sample_labellings",
     "second_order",
     "simple_ctc_align",
     "simple_ctc_beam_decode",

@@ -153,11 +153,13 @@ def as_batch(
     big_blanks: Sequence[int] = (),
     num_rows: int | None = None,
     scores: str = "logits",
+    known: bool = False,
     device: torch.device | None = None,
 ) -> _checks.Batch:
     """The integers of a call, checked: NumPy arrays, or tensors where their values are unknown.
 
-    Where a ``device`` is given they are tensors there, bounded and not looked at (``bounded_batch``).
+    ``known``: they must have values, whoever traces. Where a ``device`` is given they are tensors there, bounded and
+    not looked at (``bounded_batch``).
     """
     given = {"targets": targets, lengths_name: input_lengths, "target_lengths": target_lengths}
     if device is not None:
@@ -165,7 +167,7 @@ def as_batch(
         lengths = lengths if batched else [tensor.reshape(-1) for tensor in lengths]
         sizes = (num_samples, num_frames, max_labels, num_classes, blank, num_rows)
         return bounded_batch(function, lengths_name, labels, lengths[0], lengths[1], device, *sizes)
-    if values_unknown():
+    if values_unknown() and not known:
         tensors = [as_integer_tensor(function, name, value) for name, value in given.items()]
         tensors = tensors if batched else [tensors[0], *(tensor.reshape(-1) for tensor in tensors[1:])]
         sizes = (num_samples, num_frames, max_labels, num_classes, blank, list(big_blanks), num_rows, scores)
@@ -184,6 +186,33 @@ def as_batch(
         num_rows=num_rows,
         scores=scores,
     )
+
+
+def as_lengths(function: str, argument: str, lengths: Integers | int, batched: bool) -> np.ndarray:
+    """Lengths as an array; that of one sample without a batch axis may be a number."""
+    array = as_integers(function, argument, lengths)
+    return array if batched else np.atleast_1d(array)
+
+
+def check_lengths(
+    function: str,
+    argument: str,
+    lengths: Integers | int | None,
+    num_samples: int,
+    num_frames: int,
+    batched: bool = True,
+) -> Tensor:
+    """Lengths (N,), checked; ``None`` is the padded size."""
+    if lengths is None:
+        return torch.full((num_samples,), num_frames, device="cpu")
+    checked = _checks.check_integers(function, argument, as_lengths(function, argument, lengths, batched), (1,))
+    _checks.check_lengths(function, argument, checked, num_samples, "T", num_frames)
+    return torch.from_numpy(checked)
+
+
+def of_samples(batched: bool, *results: Tensor) -> tuple[Tensor, ...]:
+    """Results with the samples first, or those of the one sample that came without a batch axis."""
+    return results if batched else tuple(result[0] for result in results)
 
 
 def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: str) -> None:

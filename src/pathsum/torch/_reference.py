@@ -16,6 +16,7 @@ from pathsum.kernels.reference import (
     dense_best_path,
     grid,
     grid_arcs,
+    grid_arcs_best_path,
     grid_best_path,
     posteriors,
     sparse,
@@ -129,6 +130,11 @@ class Arcs(Kernels):
         if options.clamp > 0:
             return reduced(_with_clamped_gradient(losses_of, heads, lattice, options.clamp), reduction)
         return reduced(losses_of(*heads), reduction)
+
+    def best(self, call: Call) -> GridPath:
+        """Of planes that are given."""
+        planes = exact(call.scores[0])
+        return grid_arcs_best_path.best_path(planes, _lattice(call), skip_score=call.options.skip_score)
 
 
 class Joint(Arcs):

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum import _checks, dispatch
-from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import Call, ChainOptions, NoOptions
-from pathsum.kernels.reference.log_domain import common, exact, tied
-from pathsum.lattice import ChainLattice, DenseLattice
-from pathsum.problems.asg import pose_asg
-from pathsum.reductions import SCALE_MODES, reduce, scales
+from pathsum import _checks
+from pathsum.kernels.reference.log_domain import exact
+from pathsum.reductions import SCALE_MODES, scales
 from pathsum.torch._autograd.addition import fork
-from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import (
-    Integers,
-    as_batch,
-    as_given,
-    as_integer_tensor,
-    as_scores,
-    as_values,
-    check_table,
-    finish,
-    samples_first,
-)
-from pathsum.torch._operators import kernels_of
+from pathsum.torch._inputs import Integers, finish
 from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch.paths.asg import both_paths
+from pathsum.torch.paths.frames import ChainPaths, DensePaths, centred
 
 
 def asg_loss(
@@ -113,145 +98,41 @@ def asg_loss(
         4.0
     """
     _checks.check_option("asg_loss", "scale_mode", scale_mode, SCALE_MODES)
+    _checks.check_reduction("asg_loss", reduction)
     zero_infinity = _checks.check_flag("asg_loss", "zero_infinity", zero_infinity)
-    posed = pose_asg_call(
-        "asg_loss",
-        inputs,
-        targets,
-        transitions,
-        input_lengths,
-        target_lengths,
-        reduction,
-        batch_first,
-        impl,
-        start_scores=start_scores,
-        final_scores=final_scores,
-        check=check,
-    )
-    batch = posed.batch
-    if posed.scores.device.type == "cpu" and isinstance(batch.targets, np.ndarray):
-        _warn_of_repeats(batch)
-    scores, transitions = posed.scores, posed.transitions
-    if posed.impl == "reference":
+    every, target = both_paths(
+        "asg_loss", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores,
+        batch_first=batch_first, check=check, centre=True, impl=impl,
+    )  # fmt: skip
+    _warn_of_repeats(target)
+    losses = finish(_differences(every, target), every.scores, zero_infinity)
+    sizes = scales(scale_mode, target.lattice.input_lengths, target.lattice.num_states)
+    if sizes is not None:
+        losses = losses / as_tensor(sizes).to(losses)
+    return every.reduce(losses, reduction)
+
+
+def _differences(every: DensePaths, target: ChainPaths) -> Tensor:
+    """The losses of the target's paths less those of all (N,), in float64; inf where no path spells the target."""
+    scores, transitions = every.scores, every.transitions
+    if every.impl == "reference":
         # The difference of two log-sums: what they have in common would cost it all digits.
         scores, transitions = centred(exact(scores), 2), centred(exact(transitions), 0, 1)
     branches = fork(scores)
-    all_paths, target_paths = (
-        posed.solve(paths, scores, transitions) for paths, scores in zip(PATHS, branches, strict=True)
-    )
+    of_all, of_target = (paths.solve(own, transitions) for paths, own in zip((every, target), branches, strict=True))
     # Where no path spells the target there may be none at all, and infinities must not meet; NaN is NaN there too.
-    infeasible = (target_paths == torch.inf) & ~all_paths.isnan()
-    losses = torch.where(infeasible, torch.inf, target_paths - all_paths)
-    losses = finish(losses, posed.scores, zero_infinity)
-    sizes = scales(scale_mode, batch.input_lengths, batch.target_lengths)
-    if sizes is not None:
-        losses = losses / as_tensor(sizes).to(losses)
-    return posed.reduce(losses, reduction)
-
-
-PATHS = ("all", "target")
-
-
-class PosedASG(NamedTuple):
-    """The arguments of a function on ASG's lattices, checked; no score in half precision any more.
-
-    Attributes:
-        scores: (N, T, C), those of the ends added; then less a constant a frame, which all paths have in common.
-        transitions: (C, C)
-        batch: targets and lengths: NumPy arrays, or tensors where values are unknown.
-        all_paths, target_paths: the lattices of ``PATHS``.
-        batched: whether the caller's scores had a batch axis.
-        impl: the implementation chosen.
-    """
-
-    scores: Tensor
-    transitions: Tensor
-    batch: _checks.Batch
-    all_paths: DenseLattice
-    target_paths: ChainLattice
-    batched: bool
-    impl: str
-
-    def solve(self, paths: str, scores: Tensor, transitions: Tensor) -> Tensor:
-        """Minus the log-sums (N,) over one of ``PATHS``, in float64."""
-        lattice: Any = self.all_paths if paths == "all" else self.target_paths
-        name, options = ("dense", NoOptions()) if paths == "all" else ("chain", ChainOptions())
-        return kernels_of(self.impl, name).losses(Call((scores, transitions), lattice, options))
-
-    def reduce(self, values: Tensor, reduction: str) -> Tensor:
-        return as_given(reduce(values, reduction), self.batched, reduction)
-
-
-def pose_asg_call(
-    function: str,
-    inputs: Tensor,
-    targets: Integers,
-    transitions: Tensor,
-    input_lengths: Integers | int | None,
-    target_lengths: Integers | int | None,
-    reduction: str,
-    batch_first: bool,
-    impl: str,
-    *,
-    start_scores: Tensor | None = None,
-    final_scores: Tensor | None = None,
-    check: str = "sync",
-) -> PosedASG:
-    scores, batched = samples_first(function, "inputs", inputs, batch_first)
-    transitions, start_scores, final_scores = map(as_scores, (transitions, start_scores, final_scores))
-    _checks.check_reduction(function, reduction)
-    check_table(function, "transitions", transitions, scores, "(C, C)")
-    for name, ends in (("start_scores", start_scores), ("final_scores", final_scores)):
-        if ends is not None:
-            check_table(function, name, ends, scores, "(C,)")
-    chosen = dispatch.select(function, scores.device.type, impl)
-    device = unread_on(function, check, kernels_of(chosen, "dense"), scores, targets, input_lengths, target_lengths)
-    batch = _asg_batch(function, targets, input_lengths, target_lengths, scores, batched, device)
-    if scores.dtype in (torch.bfloat16, torch.float16):
-        # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
-        scores, transitions = scores.float(), transitions.float()
-    if start_scores is not None or final_scores is not None:
-        ends = (None if table is None else centred(table.to(scores.dtype), 0) for table in (start_scores, final_scores))
-        scores = with_ends(centred(scores, 2), batch.input_lengths, *ends)
-    return PosedASG(scores, transitions, batch, *pose_asg(*batch, scores.shape[2]), batched, chosen)
-
-
-def _asg_batch(
-    function: str,
-    targets: Integers,
-    input_lengths: Integers | int | None,
-    target_lengths: Integers | int | None,
-    scores: Tensor,
-    batched: bool,
-    device: torch.device | None,
-) -> _checks.Batch:
-    """The integers of a call, checked; where no lengths are given every sample is as long as the padded size."""
-    num_samples, num_frames, num_classes = scores.shape
-    labels = (as_values if device is None else as_integer_tensor)(function, "targets", targets)
-    labels = labels if batched or labels.ndim != 1 else labels[None]
-    if target_lengths is None and labels.ndim < 2:
-        raise InvalidValueError(function, "target_lengths", "be given where targets are concatenated", None)
-    return as_batch(
-        function,
-        labels,
-        [num_frames] * num_samples if input_lengths is None else input_lengths,
-        [labels.shape[-1]] * num_samples if target_lengths is None else target_lengths,
-        batched=batched,
-        num_samples=num_samples,
-        num_frames=num_frames,
-        max_labels=None,
-        num_classes=num_classes,
-        blank=None,
-        device=device,
-    )
+    infeasible = (of_target == torch.inf) & ~of_all.isnan()
+    return torch.where(infeasible, torch.inf, of_target - of_all)
 
 
 _repeats_warned = False
 
 
-def _warn_of_repeats(batch: _checks.Batch) -> None:
+def _warn_of_repeats(paths: ChainPaths) -> None:
     global _repeats_warned
-    sample = None if _repeats_warned else _checks.find_repeat(batch.targets, batch.target_lengths)
+    labels, lengths = paths.lattice.step_labels, paths.lattice.num_states
+    known = isinstance(labels, np.ndarray) and paths.scores.device.type == "cpu"
+    sample = _checks.find_repeat(labels, lengths) if known and not _repeats_warned else None
     if sample is not None:
         _repeats_warned = True
         warnings.warn(
@@ -259,21 +140,3 @@ def _warn_of_repeats(batch: _checks.Batch) -> None:
             "label: the loss may be negative. pathsum.replabels writes targets without them. Warned of only once.",
             stacklevel=3,
         )
-
-
-def centred(table: Tensor, *dims: int) -> Tensor:
-    """Scores less the largest along some axes, a constant: where all paths take one of them it changes no share."""
-    return table - common(table, *dims)
-
-
-def with_ends(scores: Tensor, input_lengths: Any, start_scores: Tensor | None, final_scores: Tensor | None) -> Tensor:
-    """A copy of scores (N, T, C), the start's added to each first frame and the final ones to each last frame."""
-    if scores.shape[1] == 0:
-        return tied(scores, *(ends for ends in (start_scores, final_scores) if ends is not None))
-    lengths = as_tensor(input_lengths).to(scores.device)
-    sample = torch.arange(len(lengths), device=scores.device)
-    for ends, frame in ((start_scores, torch.zeros_like(lengths)), (final_scores, (lengths - 1).clamp(min=0))):
-        if ends is not None:
-            values = torch.where((lengths > 0)[:, None], ends.to(scores.dtype), 0.0)
-            scores = scores.index_put((sample, frame), values, accumulate=True)
-    return scores

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from torch import Tensor
 
-from pathsum import _checks, dispatch
-from pathsum.kernels.protocol import Call, ChainOptions, Kernels
-from pathsum.lattice import ChainLattice
-from pathsum.problems.ctc import pose_ctc
-from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.reductions import reduce
-from pathsum.torch._bounded import CHECKS, unread_on
-from pathsum.torch._inputs import Integers, as_batch, as_given, posed_at_once, result_dtype, samples_first
-from pathsum.torch._operators import Reduction, kernels_of
-from pathsum.torch._ops.arrays import as_tensor
-from pathsum.torch._star import append_star, check_star
+from pathsum.torch._inputs import Integers
+from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
 
 
 def ctc_loss(
@@ -103,22 +91,11 @@ def ctc_loss(
         >>> ctc_loss(logits, [[2]], [3], [1], fused_log_softmax=True, star="label").allclose(loss)  # the only label
         True
     """
-    return _chain_loss(
-        "ctc_loss",
-        pose_ctc,
-        log_probs,
-        targets,
-        input_lengths,
-        target_lengths,
-        blank,
-        reduction,
-        zero_infinity,
-        fused_log_softmax,
-        batch_first,
-        check,
-        impl,
-        star=star,
-    )
+    paths = chain_paths(
+        "ctc_loss", CTC, log_probs, targets, input_lengths, target_lengths, blank, fused_log_softmax=fused_log_softmax,
+        star=star, batch_first=batch_first, check=check, impl=impl,
+    )  # fmt: skip
+    return paths.loss(reduction, zero_infinity)
 
 
 def simple_ctc_loss(
@@ -176,141 +153,8 @@ def simple_ctc_loss(
         >>> round(loss.exp().item(), 4)  # 3 of the 8 labellings
         2.6667
     """
-    return _chain_loss(
-        "simple_ctc_loss",
-        pose_simple_ctc,
-        log_probs,
-        targets,
-        input_lengths,
-        target_lengths,
-        blank,
-        reduction,
-        zero_infinity,
-        fused_log_softmax,
-        batch_first,
-        check,
-        impl,
-    )
-
-
-def _chain_loss(
-    function: str,
-    pose: Callable[..., ChainLattice],
-    log_probs: Tensor,
-    targets: Integers,
-    input_lengths: Integers | int,
-    target_lengths: Integers | int,
-    blank: int,
-    reduction: str,
-    zero_infinity: bool,
-    fused_log_softmax: bool,
-    batch_first: bool,
-    check: str,
-    impl: str,
-    *,
-    star: str | None = None,
-) -> Tensor:
-    check_star(function, star)
-    _checks.check_option(function, "check", check, CHECKS)
-    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
-    fused_log_softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
-    posed = pose_chain(
-        function,
-        pose,
-        log_probs,
-        targets,
-        input_lengths,
-        target_lengths,
-        blank,
-        reduction,
-        batch_first,
-        impl,
-        check=check,
-        classes_added=0 if star is None else 1,
-    )
-    if star is not None:
-        scores = append_star(posed.scores, posed.lattice.input_lengths, posed.blank, star, logits=fused_log_softmax)
-        posed = posed._replace(scores=scores)
-    wanted = Reduction(result_dtype(posed.scores), reduction, posed.weights, zero_infinity)
-    call = posed.call(posed.scores, softmax=fused_log_softmax and star is None)
-    losses = posed.kernels.losses(call, wanted)
-    return as_given(losses, posed.batched, reduction)
-
-
-class PosedChain(NamedTuple):
-    """The arguments of a function on CTC's chain or its like, checked.
-
-    Attributes:
-        scores: (N, T, C)
-        lattice: of NumPy arrays, or of tensors where values are unknown.
-        blank: from 0.
-        weights: (N,) what ``reduction="mean"`` divides by.
-        batched: whether the caller's scores had a batch axis.
-        impl: the implementation chosen.
-    """
-
-    scores: Tensor
-    lattice: ChainLattice
-    blank: int
-    weights: Tensor
-    batched: bool
-    impl: str
-
-    def solve(self, scores: Tensor, *, logits: bool, by_logits: bool = False) -> Tensor:
-        """Losses (N,) in float64; ``by_logits`` as in ``chain_losses``, of kernels alone."""
-        return self.kernels.losses(self.call(scores, softmax=logits, by_logits=by_logits))
-
-    @property
-    def kernels(self) -> Kernels:
-        return kernels_of(self.impl, "chain")
-
-    def call(self, scores: Tensor, *, softmax: bool, by_logits: bool = False) -> Call:
-        return Call((scores, None), self.lattice, ChainOptions(softmax, by_logits))
-
-    def reduce(self, values: Tensor, reduction: str) -> Tensor:
-        return as_given(reduce(values, reduction, self.weights), self.batched, reduction)
-
-
-def pose_chain(
-    function: str,
-    pose: Callable[..., ChainLattice],
-    log_probs: Tensor,
-    targets: Integers,
-    input_lengths: Integers | int,
-    target_lengths: Integers | int,
-    blank: int,
-    reduction: str,
-    batch_first: bool,
-    impl: str,
-    *,
-    check: str = "sync",
-    classes_added: int = 0,
-) -> PosedChain:
-    """The call posed; so many classes behind those of the scores may occur in targets too."""
-    scores, batched = samples_first(function, "log_probs", log_probs, batch_first)
-    num_classes = scores.shape[2]
-    blank = _checks.check_blank(function, blank, num_classes)
-    _checks.check_reduction(function, reduction)
-    chosen = dispatch.select(function, scores.device.type, impl)
-
-    num_classes += classes_added
-    # A target of any length is legal; one that does not fit is infeasible.
-    sizes = (scores.shape[0], scores.shape[1], 2**62, num_classes, blank)
-    lattice = posed_at_once(pose, targets, input_lengths, target_lengths, *sizes) if batched and scores.is_cpu else None
-    if lattice is not None and isinstance(target_lengths, Tensor):
-        return PosedChain(scores, lattice, blank, target_lengths.clamp(min=1), batched, chosen)
-    batch = as_batch(
-        function,
-        targets,
-        input_lengths,
-        target_lengths,
-        batched=batched,
-        num_samples=scores.shape[0],
-        num_frames=scores.shape[1],
-        max_labels=None,
-        num_classes=num_classes,
-        blank=blank,
-        device=unread_on(function, check, kernels_of(chosen, "chain"), scores, targets, input_lengths, target_lengths),
-    )
-    weights = as_tensor(batch.target_lengths).clamp(min=1).to(scores.device)
-    return PosedChain(scores, pose(*batch, blank), blank, weights, batched, chosen)
+    paths = chain_paths(
+        "simple_ctc_loss", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
+        fused_log_softmax=fused_log_softmax, batch_first=batch_first, check=check, impl=impl,
+    )  # fmt: skip
+    return paths.loss(reduction, zero_infinity)

@@ -5,19 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from pathsum import _checks
-from pathsum.kernels.reference.log_domain import exact
-from pathsum.problems.ctc import pose_ctc
-from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._expectations import (
-    asg_expectation,
-    chain_expectation,
-    chain_log_probs,
-    pose_rnnt,
-    rnnt_expectation,
-)
-from pathsum.torch._inputs import Integers, as_scores, finish
-from pathsum.torch.asg import PATHS, centred, pose_asg_call
-from pathsum.torch.ctc import pose_chain
+from pathsum.torch._inputs import Integers
+from pathsum.torch.paths.asg import PATHS, both_paths
+from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
+from pathsum.torch.paths.rnnt import grid_paths
 
 
 def ctc_entropy(
@@ -72,13 +63,11 @@ def ctc_entropy(
         >>> round(entropy.exp().item(), 4)  # six alignments, all as likely
         6.0
     """
-    return _chain_entropy(
-        "ctc_entropy",
-        pose_ctc,
-        (log_probs, targets, input_lengths, target_lengths, blank, reduction, batch_first, impl),
-        reduction,
-        fused_log_softmax,
-    )
+    paths = chain_paths(
+        "ctc_entropy", CTC, log_probs, targets, input_lengths, target_lengths, blank,
+        fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    return paths.reduce(paths.entropy(), reduction)
 
 
 def simple_ctc_entropy(
@@ -121,13 +110,11 @@ def simple_ctc_entropy(
         >>> round(entropy.exp().item(), 4)  # three alignments
         3.0
     """
-    return _chain_entropy(
-        "simple_ctc_entropy",
-        pose_simple_ctc,
-        (log_probs, targets, input_lengths, target_lengths, blank, reduction, batch_first, impl),
-        reduction,
-        fused_log_softmax,
-    )
+    paths = chain_paths(
+        "simple_ctc_entropy", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
+        fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    return paths.reduce(paths.entropy(), reduction)
 
 
 def rnnt_entropy(
@@ -178,21 +165,11 @@ def rnnt_entropy(
         >>> round(entropy.exp().item(), 4)  # two walks
         2.0
     """
-    logits = as_scores(logits)
-    posed = pose_rnnt(
-        "rnnt_entropy",
-        logits,
-        targets,
-        logit_lengths,
-        target_lengths,
-        blank,
-        reduction,
-        fused_log_softmax,
-        rnnt_type,
-        impl,
-    )
-    entropies = rnnt_expectation(posed, posed.planes).entropies()
-    return posed.reduce(finish(entropies, logits, False), reduction)
+    paths = grid_paths(
+        "rnnt_entropy", logits, targets, logit_lengths, target_lengths, blank, fused_log_softmax=fused_log_softmax,
+        rnnt_type=rnnt_type, impl=impl,
+    )  # fmt: skip
+    return paths.reduce(paths.entropy(), reduction)
 
 
 def asg_entropy(
@@ -244,19 +221,8 @@ def asg_entropy(
         8.0
     """
     _checks.check_option("asg_entropy", "paths", paths, PATHS)
-    posed = pose_asg_call(
-        "asg_entropy", inputs, targets, transitions, input_lengths, target_lengths, reduction, batch_first, impl
+    every, target = both_paths(
+        "asg_entropy", inputs, targets, transitions, input_lengths, target_lengths, batch_first=batch_first, impl=impl
     )
-    # The difference of a log-sum and a mean score: what all paths have in common would cost it all digits.
-    scores, transitions = centred(exact(posed.scores), 2), centred(exact(posed.transitions), 0, 1)
-    relative = posed._replace(scores=scores, transitions=transitions)
-    entropies = asg_expectation(relative, paths, scores, transitions).entropies()
-    return posed.reduce(finish(entropies, posed.scores, False), reduction)
-
-
-def _chain_entropy(function, pose, arguments, reduction: str, logits: bool) -> Tensor:
-    logits = _checks.check_flag(function, "fused_log_softmax", logits)
-    posed = pose_chain(function, pose, *arguments)
-    log_probs = chain_log_probs(posed, logits)
-    entropies = chain_expectation(posed, log_probs, log_probs).entropies()
-    return posed.reduce(finish(entropies, posed.scores, False), reduction)
+    among = every if paths == "all" else target
+    return among.reduce(among.entropy(), reduction)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
-from pathsum.problems.ctc import pose_ctc
-from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._expectations import (
-    asg_expectation,
-    chain_expectation,
-    chain_log_probs,
-    pose_rnnt,
-    rnnt_expectation,
-)
-from pathsum.torch._inputs import Integers, as_scores, check_table, dtype_of, finish, shape_of
-from pathsum.torch.asg import PATHS, pose_asg_call
-from pathsum.torch.ctc import pose_chain
+from pathsum.torch._inputs import Integers, as_scores, check_table, dtype_of, shape_of
+from pathsum.torch.joiner import Joiner
+from pathsum.torch.paths.asg import PATHS, both_paths
+from pathsum.torch.paths.base import Paths
+from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
+from pathsum.torch.paths.frames import FramePaths
+from pathsum.torch.paths.rnnt import grid_paths
 
 
 def ctc_expected_risk(
@@ -78,15 +75,12 @@ def ctc_expected_risk(
         >>> round(risk.item(), 4)  # three alignments of one such frame, two of two, one of three
         1.6667
     """
-    return _chain_risk(
-        "ctc_expected_risk",
-        pose_ctc,
-        costs,
-        (log_probs, targets, input_lengths, target_lengths, blank, reduction, batch_first, impl),
-        reduction,
-        fused_log_softmax,
-        batch_first,
-    )
+    paths = chain_paths(
+        "ctc_expected_risk", CTC, log_probs, targets, input_lengths, target_lengths, blank,
+        fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    costs = _frame_costs(paths, costs, batch_first, "log_probs")
+    return paths.reduce(paths.expected(costs), reduction)
 
 
 def simple_ctc_expected_risk(
@@ -132,15 +126,12 @@ def simple_ctc_expected_risk(
         >>> round(risk.item(), 4)  # as often in frame 0 as in 1 and in 2
         1.0
     """
-    return _chain_risk(
-        "simple_ctc_expected_risk",
-        pose_simple_ctc,
-        costs,
-        (log_probs, targets, input_lengths, target_lengths, blank, reduction, batch_first, impl),
-        reduction,
-        fused_log_softmax,
-        batch_first,
-    )
+    paths = chain_paths(
+        "simple_ctc_expected_risk", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
+        fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    costs = _frame_costs(paths, costs, batch_first, "log_probs")
+    return paths.reduce(paths.expected(costs), reduction)
 
 
 def rnnt_expected_risk(
@@ -194,23 +185,15 @@ def rnnt_expected_risk(
         >>> round(rnnt_expected_risk(torch.zeros(1, 2, 2, 2), costs, [[0]], [2], [1]).item(), 4)
         0.5
     """
-    function = "rnnt_expected_risk"
-    logits, costs = as_scores(logits), as_scores(costs)
-    posed = pose_rnnt(
-        function,
-        logits,
-        targets,
-        logit_lengths,
-        target_lengths,
-        blank,
-        reduction,
-        fused_log_softmax,
-        rnnt_type,
-        impl,
-    )
-    _check_costs(function, costs, (*logits.shape[:-1], 2), "(N, T, U+1, 2), (T, U+1, 2) or (rows, 2)", logits)
-    costs = posed.read(costs if posed.batched else costs[None])
-    return posed.reduce(finish(rnnt_expectation(posed, costs).costs, logits, False), reduction)
+    paths = grid_paths(
+        "rnnt_expected_risk", logits, targets, logit_lengths, target_lengths, blank,
+        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, impl=impl,
+    )  # fmt: skip
+    (logits,), costs = paths.heads, as_scores(costs)
+    axes = logits.shape[0 if paths.batched else 1 : -1]
+    _check_costs(paths, costs, (*axes, 2), "(N, T, U+1, 2), (T, U+1, 2) or (rows, 2)", logits)
+    costs = costs if paths.batched else costs[None]
+    return paths.reduce(paths.expected(costs), reduction)
 
 
 def asg_expected_risk(
@@ -266,34 +249,30 @@ def asg_expected_risk(
     """
     function = "asg_expected_risk"
     _checks.check_option(function, "paths", paths, PATHS)
-    posed = pose_asg_call(
-        function, inputs, targets, transitions, input_lengths, target_lengths, reduction, batch_first, impl
+    every, target = both_paths(
+        function, inputs, targets, transitions, input_lengths, target_lengths, batch_first=batch_first, impl=impl
     )
-    costs, transition_costs = as_scores(costs), as_scores(transition_costs)
-    _check_costs(function, costs, tuple(inputs.shape), "of inputs", posed.scores)
+    among = every if paths == "all" else target
+    costs, transition_costs = _frame_costs(among, costs, batch_first, "inputs"), as_scores(transition_costs)
     if transition_costs is not None:
-        check_table(function, "transition_costs", transition_costs, posed.scores, "(C, C)")
-    expected = asg_expectation(posed, paths, _samples_first(costs, batch_first), transition_costs)
-    return posed.reduce(finish(expected.costs, posed.scores, False), reduction)
+        check_table(function, "transition_costs", transition_costs, among.scores, "(C, C)")
+    return among.reduce(among.expected(costs, transition_costs), reduction)
 
 
-def _chain_risk(function, pose, costs, arguments, reduction: str, logits: bool, batch_first: bool) -> Tensor:
-    logits = _checks.check_flag(function, "fused_log_softmax", logits)
-    posed = pose_chain(function, pose, *arguments)
-    costs = as_scores(costs)
-    _check_costs(function, costs, tuple(arguments[0].shape), "of log_probs", posed.scores)
-    expected = chain_expectation(posed, chain_log_probs(posed, logits), _samples_first(costs, batch_first))
-    return posed.reduce(finish(expected.costs, posed.scores, False), reduction)
-
-
-def _check_costs(function: str, costs: Tensor, expected: tuple[int, ...], shape: str, scores: Tensor) -> None:
+def _check_costs(paths: Paths, costs: Tensor, expected: tuple[int, ...], shape: str, scores: Tensor | Joiner) -> None:
+    function = paths.function
     _checks.check_scores(function, "costs", dtype_of(costs), shape_of(costs), (",".join("n" * len(expected)),))
     if tuple(costs.shape) != expected:
         raise InvalidValueError(function, "costs", f"have shape {shape} = {expected}", f"shape {tuple(costs.shape)}")
     _checks.check_device(function, "costs", str(costs.device), str(scores.device))
 
 
-def _samples_first(costs: Tensor, batch_first: bool) -> Tensor:
-    if costs.ndim == 2:
+def _frame_costs(paths: FramePaths, costs: Any, batch_first: bool, argument: str) -> Tensor:
+    """Costs (N, T, C) of those that the caller gave in the shape of his scores."""
+    costs, (num_samples, num_frames, num_classes) = as_scores(costs), paths.scores.shape
+    expected = (num_samples, num_frames) if batch_first else (num_frames, num_samples)
+    expected = (*expected, num_classes) if paths.batched else (num_frames, num_classes)
+    _check_costs(paths, costs, expected, f"of {argument}", paths.scores)
+    if not paths.batched:
         return costs.unsqueeze(0)
     return costs if batch_first else costs.transpose(0, 1)

@@ -16,12 +16,11 @@ from pathsum.kernels.protocol import Call, Kernels, SparseOptions
 from pathsum.lattice import SparseLattice
 from pathsum.problems.graphs import pose_graphs
 from pathsum.reductions import reduce
-from pathsum.torch._batch_first import as_lengths, of_samples
 from pathsum.torch._expectations import directional, real_log_softmax
-from pathsum.torch._inputs import Integers, as_scores, dtype_of, finish, samples_first, shape_of
+from pathsum.torch._inputs import Integers, as_lengths, as_scores, dtype_of, finish, of_samples, samples_first, shape_of
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import work_dtype
-from pathsum.torch.asg import centred
+from pathsum.torch.paths.frames import centred
 
 Graphs = Graph | Sequence[Graph]
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import BEYOND
-from pathsum.torch._batch_first import check_lengths, of_samples
 from pathsum.torch._inputs import (
     Integers,
+    check_lengths,
     check_values,
     dtype_of,
+    of_samples,
     own_blank,
     samples_first,
     shape_of,

@@ -11,28 +11,26 @@ from torch.utils.checkpoint import checkpoint
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import ArcOptions, Call, JointOptions
+from pathsum.kernels.protocol import ArcOptions
 from pathsum.kernels.reference import grid as reference_grid
 from pathsum.kernels.reference.log_domain import exact, log_softmax
 from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
 from pathsum.reductions import reduce
-from pathsum.torch._arcs import arc_losses, plane_losses
-from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     Integers,
     as_given,
     batch_of_one,
-    check_joiner,
     check_shape,
     finish,
     joined_in_batch,
     on_device,
     pose_nodes,
-    result_dtype,
 )
-from pathsum.torch._operators import Reduction, kernels_of
+from pathsum.torch._operators import kernels_of
 from pathsum.torch._private import transformed
 from pathsum.torch.joiner import Joiner
+from pathsum.torch.paths.grid import arc_call
+from pathsum.torch.paths.rnnt import joint_paths
 
 
 def rnnt_joint_loss(
@@ -120,31 +118,12 @@ def rnnt_joint_loss(
         >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
         4.0
     """
-    function = "rnnt_joint_loss"
     joiner = Joiner(encoder_out, predictor_out, weight, bias, activation=activation, gate=gate, tile_memory=tile_memory)
-    joiner, batched = check_joiner(function, joiner)
-    _checks.check_reduction(function, reduction)
-    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
-    hat = _checks.check_flag(function, "hat", hat)
-    clamp = _checks.check_number(function, "clamp", clamp)
-    fastemit_lambda = _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
-    _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
-    delay_penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    chosen = dispatch.select(function, joiner.device.type, impl)
-    is_regular = rnnt_type == "regular" and delay_penalty == 0 and not hat
-    fused = not hat and kernels_of(chosen, "joint").fuses(joiner.dtype, regular=is_regular)
-    kernels, integers = kernels_of(chosen, "joint" if fused else "arcs"), (targets, logit_lengths, target_lengths)
-    integers = integers if batched else batch_of_one(function, integers)
-    device = unread_on(function, check, kernels, joiner.encoder_out, *integers)
-    lattice = pose_nodes(function, joiner.shape, integers, blank, device=device)
-    posed = pose_rnnt_type(lattice, rnnt_type)
-    wanted = Reduction(result_dtype(joiner), reduction, zero_infinity=zero_infinity)
-    if not fused:
-        options = ArcOptions(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
-        return as_given(arc_losses((joiner,), posed, chosen, options, wanted), batched, reduction)
-    numbers = (delay_penalty, fastemit_lambda, clamp, gate)
-    call = Call(joiner.operands, posed, JointOptions(activation, joiner.tile_bytes, *numbers))
-    return as_given(kernels.losses(call, wanted), batched, reduction)
+    paths = joint_paths(
+        "rnnt_joint_loss", joiner, targets, logit_lengths, target_lengths, blank, rnnt_type=rnnt_type,
+        delay_penalty=delay_penalty, hat=hat, check=check, impl=impl,
+    )  # fmt: skip
+    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
 
 
 def rnnt_loss_from_joint(
@@ -270,6 +249,6 @@ def rnnt_loss_from_joint(
         planes.append(made)
     blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
     planes = torch.stack([blank_scores, torch.where(has_label, label_scores, -torch.inf)])
-    options = ArcOptions(delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
-    losses = plane_losses(planes, posed, chosen, options)
+    options = ArcOptions(given=True, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
+    losses = kernels_of(chosen, "arcs").losses(arc_call((planes,), posed, options))
     return as_given(reduce(finish(losses, encoder_out, zero_infinity), reduction), batched, reduction)

@@ -6,56 +6,17 @@ one sample was given as (T, C). Nothing here is differentiable.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from pathsum import _checks, dispatch
-from pathsum.kernels.protocol import Call, ChainOptions, GridOptions
-from pathsum.lattice import ChainLattice
-from pathsum.problems.asg import pose_asg
-from pathsum.problems.ctc import pose_ctc
-from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._batch_first import check_asg, check_asg_target, check_chain, of_samples, real_frames
-from pathsum.torch._inputs import Integers, as_scores, in_batch, pose_logits
-from pathsum.torch._operators import kernels_of
-from pathsum.torch._ops.arrays import work_dtype
-
-
-class ChainPosteriors(NamedTuple):
-    """Posteriors in a chain of S' states: shares of all paths that spell the target, in the frames of each sample.
-
-    Zero in padding and where no path exists. In every frame the nodes sum to 1, and so do the two kinds of arcs.
-
-    Attributes:
-        nodes: (N, T, S') in state s after frame t.
-        stays: (N, T, S') in state s before and after frame t.
-        entries: (N, T, S') in state s after frame t and in another before. The two arcs together are the node.
-    """
-
-    nodes: Tensor
-    stays: Tensor
-    entries: Tensor
-
-
-class GridPosteriors(NamedTuple):
-    """Posteriors in the grid of a transducer: shares of all walks that spell the target.
-
-    Zero in padding and where no walk exists. The nodes of an anti-diagonal t + u sum to 1, the blanks of a frame too,
-    and so do the labels of one u. Without the axis N for one sample given as (T, U+1, V).
-
-    Attributes:
-        nodes: (N, T, U+1) the walk passes through (t, u).
-        blanks: (N, T, U+1) it leaves (t, u) by the blank, to the next frame.
-        labels: (N, T, U) it leaves (t, u) by the label, to the next u.
-    """
-
-    nodes: Tensor
-    blanks: Tensor
-    labels: Tensor
+from pathsum.torch._inputs import PADDED, SINGLE, Integers
+from pathsum.torch.paths.asg import both_paths
+from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
+from pathsum.torch.paths.frames import ChainPosteriors
+from pathsum.torch.paths.grid import GridPosteriors
+from pathsum.torch.paths.rnnt import grid_paths
 
 
 class ASGPosteriors(NamedTuple):
@@ -120,8 +81,11 @@ def ctc_posteriors(
         >>> (nodes[0] * 6).round().int().tolist()
         [[3, 3, 0], [1, 4, 1], [0, 3, 3]]
     """
-    arguments = (log_probs, targets, input_lengths, target_lengths, blank, batch_first)
-    return _chain_posteriors("ctc_posteriors", pose_ctc, arguments, fused_log_softmax, star, impl)
+    paths = chain_paths(
+        "ctc_posteriors", CTC, log_probs, targets, input_lengths, target_lengths, blank,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, known=True, impl=impl,
+    )  # fmt: skip
+    return paths.posteriors()
 
 
 def simple_ctc_posteriors(
@@ -162,8 +126,11 @@ def simple_ctc_posteriors(
         >>> (entries[0, :, 1] * 3).round().int().tolist()
         [1, 1, 1]
     """
-    arguments = (log_probs, targets, input_lengths, target_lengths, blank, batch_first)
-    return _chain_posteriors("simple_ctc_posteriors", pose_simple_ctc, arguments, fused_log_softmax, None, impl)
+    paths = chain_paths(
+        "simple_ctc_posteriors", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
+        fused_log_softmax=fused_log_softmax, batch_first=batch_first, known=True, impl=impl,
+    )  # fmt: skip
+    return paths.posteriors()
 
 
 def rnnt_posteriors(
@@ -203,19 +170,11 @@ def rnnt_posteriors(
         >>> (labels[0, :, 0] * 3).round().int().tolist()
         [1, 1, 1]
     """
-    fused_log_softmax = _checks.check_flag("rnnt_posteriors", "fused_log_softmax", fused_log_softmax)
-    logits = as_scores(logits)
-    logits, integers, batched = in_batch("rnnt_posteriors", logits, (targets, logit_lengths, target_lengths))
-    lattice = pose_logits("rnnt_posteriors", logits, integers, blank)
-    chosen = dispatch.select("rnnt_posteriors", logits.device.type, impl)
-    call = Call((logits.detach(),), lattice, GridOptions(fused_log_softmax))
-    losses, blanks, labels = kernels_of(chosen, "grid").posteriors(call)
-    frame = torch.arange(logits.shape[1], device="cpu")
-    label = torch.arange(logits.shape[2], device="cpu")
-    real = (frame < torch.from_numpy(lattice.logit_lengths)[:, None])[:, :, None]
-    real = real & (label <= torch.from_numpy(lattice.target_lengths)[:, None])[:, None, :]
-    blanks, labels = (_defined(plane, losses, real, logits) for plane in (blanks, labels))
-    return GridPosteriors(*of_samples(batched, blanks + labels, blanks, labels[:, :, :-1]))
+    paths = grid_paths(
+        "rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED, SINGLE),
+        fused_log_softmax=fused_log_softmax, impl=impl,
+    )  # fmt: skip
+    return paths.posteriors()
 
 
 def asg_posteriors(
@@ -261,47 +220,8 @@ def asg_posteriors(
         >>> found.nodes[0].tolist(), found.classes[0].tolist()
         ([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
     """
-    function = "asg_posteriors"
-    call = check_asg(function, inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
-    scores, transitions, chosen = call.scores, call.transitions, call.impl
-    dense, chain = pose_asg(*check_asg_target(function, call, targets, target_lengths), scores.shape[2])
-    with torch.no_grad():
-        target = _posteriors_of_chain(scores, chain, transitions, False, chosen)
-        losses, classes, counts = kernels_of(chosen, "dense").posteriors(Call((scores, transitions), dense))
-    classes = _defined(classes, losses, real_frames(call.lengths, scores)[:, :, None], scores)
-    nodes, stays, entries, classes = of_samples(call.batched, *target, classes)
-    return ASGPosteriors(nodes, stays, entries, classes, counts.to(work_dtype(scores)))
-
-
-def _chain_posteriors(
-    function: str,
-    pose: Callable[..., ChainLattice],
-    arguments: tuple[Any, Integers, Integers | int | None, Integers | int | None, int, bool],
-    fused_log_softmax: bool,
-    star: str | None,
-    impl: str,
-) -> ChainPosteriors:
-    fused_log_softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
-    scores, lattice, batched = check_chain(function, pose, *arguments, star=star, logits=fused_log_softmax)
-    chosen = dispatch.select(function, scores.device.type, impl)
-    found = _posteriors_of_chain(scores, lattice, None, fused_log_softmax and star is None, chosen)
-    return ChainPosteriors(*of_samples(batched, *found))
-
-
-def _posteriors_of_chain(
-    scores: Tensor, lattice: ChainLattice, transitions: Tensor | None, logits: bool, chosen: str
-) -> ChainPosteriors:
-    call = Call((scores.detach(), transitions), lattice, ChainOptions(logits))
-    losses, stays, entries = kernels_of(chosen, "chain").posteriors(call)
-    used = torch.arange(stays.shape[2], device="cpu") < torch.from_numpy(lattice.num_states)[:, None]
-    real = real_frames(lattice.input_lengths, scores)[:, :, None] & used[:, None].to(scores.device)
-    stays, entries = (_defined(plane, losses, real, scores) for plane in (stays, entries))
-    return ChainPosteriors(stays + entries, stays, entries)
-
-
-def _defined(plane: Tensor, losses: Tensor, real: Tensor, scores: Tensor) -> Tensor:
-    """Posteriors in the result's dtype, NaN where a sample has a NaN score, 0 in padding and where no path exists."""
-    losses = losses.reshape(-1, *[1] * (plane.ndim - 1))
-    real = real.to(plane.device)
-    plane = torch.where(real & (losses < torch.inf), plane, 0)
-    return torch.where(real & losses.isnan(), torch.nan, plane).to(work_dtype(scores))
+    every, target = both_paths(
+        "asg_posteriors", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores,
+        batch_first=batch_first, known=True, impl=impl,
+    )  # fmt: skip
+    return ASGPosteriors(*target.posteriors(), *every.posteriors())

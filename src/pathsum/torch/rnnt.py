@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from pathsum import _checks, dispatch
-from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import ArcOptions, Call, GridOptions
-from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
-from pathsum.torch._arcs import arc_losses, check_options
-from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import (
-    PACKED,
-    PADDED,
-    SINGLE,
-    Integers,
-    as_scores,
-    in_batch,
-    pose_logits,
-    result_dtype,
-    values_unknown,
-)
-from pathsum.torch._operators import OperatorKernels, OverwritingLosses, Reduction, kernels_of
+from pathsum.torch._inputs import PACKED, PADDED, SINGLE, Integers
+from pathsum.torch.paths.rnnt import grid_paths
 
 
 def rnnt_loss(
@@ -118,23 +98,13 @@ def rnnt_loss(
         >>> round(loss.exp().item(), 4)  # 2 walks of 3 arcs, each arc of probability 1/2
         4.0
     """
-    options = ArcOptions(
-        softmax=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
-    )
-    return _grid_loss(
-        "rnnt_loss",
-        (PADDED, SINGLE),
-        logits,
-        (targets, logit_lengths, target_lengths),
-        blank,
-        options,
-        rnnt_type,
-        overwrite_logits,
-        reduction,
-        zero_infinity,
-        check,
-        impl,
-    )
+    paths = grid_paths(
+        "rnnt_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED, SINGLE),
+        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, check=check,
+        impl=impl,
+    )  # fmt: skip
+    paths = paths.reweighted(fastemit_lambda, clamp).overwriting(overwrite_logits)
+    return paths.loss(reduction, zero_infinity)
 
 
 def rnnt_packed_loss(
@@ -202,83 +172,10 @@ def rnnt_packed_loss(
         >>> [round(loss, 4) for loss in losses.exp().tolist()]
         [4.0, 2.0]
     """
-    options = ArcOptions(
-        softmax=fused_log_softmax, hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp
-    )
-    return _grid_loss(
-        "rnnt_packed_loss",
-        (PACKED,),
-        logits,
-        (targets, logit_lengths, target_lengths),
-        blank,
-        options,
-        rnnt_type,
-        overwrite_logits,
-        reduction,
-        zero_infinity,
-        check,
-        impl,
-    )
-
-
-def _grid_loss(
-    function: str,
-    layouts: tuple[str, ...],
-    logits: Tensor,
-    integers: Sequence[Any],
-    blank: int,
-    options: ArcOptions,
-    rnnt_type: str,
-    overwrite_logits: bool,
-    reduction: str,
-    zero_infinity: bool,
-    check: str,
-    impl: str,
-) -> Tensor:
-    logits = as_scores(logits)
-    logits, integers, batched = in_batch(function, logits, integers, layouts=layouts)
-    _checks.check_reduction(function, reduction)
-    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
-    overwrite_logits = _checks.check_flag(function, "overwrite_logits", overwrite_logits)
-    options = check_options(function, options)
-    _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
-    if options.hat and not options.softmax:
-        raise InvalidValueError(function, "hat", "be False with fused_log_softmax=False", True)
-    is_variant = rnnt_type != "regular" or options.delay_penalty != 0 or options.hat
-    if overwrite_logits and is_variant:
-        rule = "be False with another rnnt_type than regular, with delay_penalty and with hat"
-        raise InvalidValueError(function, "overwrite_logits", rule, True)
-    chosen = dispatch.select(function, logits.device.type, impl)
-    if overwrite_logits:
-        _check_overwrite(function, logits, options.softmax, chosen)
-    # Sizes of a variant's planes are of the lengths' values.
-    device = unread_on(function, check, kernels_of(chosen, "arcs" if is_variant else "grid"), logits, *integers)
-    lattice = pose_logits(function, logits, integers, blank, device=device)
-    wanted = Reduction(result_dtype(logits), reduction, zero_infinity=zero_infinity)
-    if is_variant:
-        losses = arc_losses((logits,), pose_rnnt_type(lattice, rnnt_type), chosen, options, wanted)
-        return losses if batched or reduction != "none" else losses[0]
-    kernels = kernels_of(chosen, "grid")
-    asked = GridOptions(options.softmax, options.fastemit_lambda, options.clamp)
-    if overwrite_logits and torch.is_grad_enabled() and logits.requires_grad:
-        assert isinstance(kernels, OperatorKernels)
-        losses = OverwritingLosses.apply(kernels, kernels.sent(lattice, logits.device), asked, wanted, logits)
-    else:
-        losses = kernels.losses(Call((logits,), lattice, asked), wanted)
-    return losses if batched or reduction != "none" else losses[0]
-
-
-def _check_overwrite(function: str, logits: Tensor, fused_log_softmax: bool, chosen: str) -> None:
-    if values_unknown():
-        raise InvalidValueError(function, "overwrite_logits", "be False under torch.compile and torch.func", True)
-    if chosen == "reference":
-        raise InvalidValueError(function, "overwrite_logits", f"be False with impl={chosen!r}", True)
-    if not fused_log_softmax:
-        raise InvalidValueError(function, "overwrite_logits", "be False with fused_log_softmax=False", True)
-    # Each axis must step over all that lies below it.
-    extent = 0
-    for step, size in sorted(zip(logits.stride(), logits.shape, strict=True)):
-        if size > 1:
-            if step <= extent:
-                raise InvalidValueError(function, "overwrite_logits", "be False where logits share memory", True)
-            extent += step * (size - 1)
+    paths = grid_paths(
+        "rnnt_packed_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PACKED,),
+        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, check=check,
+        impl=impl,
+    )  # fmt: skip
+    paths = paths.reweighted(fastemit_lambda, clamp).overwriting(overwrite_logits)
+    return paths.loss(reduction, zero_infinity)

@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
-from pathsum import _checks, dispatch
-from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import ArcOptions
-from pathsum.lattice import ArcLattice, GridLattice
-from pathsum.problems.alignment_restricted import restrict
-from pathsum.problems.multi_blank import pose_multi_blank
-from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
-from pathsum.problems.tdt import pose_tdt
-from pathsum.problems.wildcard import pose_wildcard
-from pathsum.torch._arcs import arc_losses, check_options
-from pathsum.torch._inputs import (
-    PACKED,
-    PADDED,
-    SINGLE,
-    Integers,
-    as_alignment,
-    as_given,
-    as_scores,
-    batch_of_one,
-    check_joiner,
-    in_batch,
-    pose_logits,
-    pose_nodes,
-    result_dtype,
-    tdt_durations,
-)
-from pathsum.torch._operators import Reduction
+from pathsum.torch._inputs import Integers
 from pathsum.torch.joiner import Joiner
-
-FINALS = ("blank", "any")
+from pathsum.torch.paths.variants import ar_rnnt_paths, multi_blank_rnnt_paths, tdt_paths, wildcard_rnnt_paths
 
 
 def tdt_loss(
@@ -109,23 +81,11 @@ def tdt_loss(
         >>> round(1 / loss.exp().item(), 4)  # 1/6 an arc: 2 walks of 2 arcs and 2 of 3
         0.0648
     """
-    function = "tdt_loss"
-    integers = (targets, logit_lengths, target_lengths)
-    token_logits, integers, batched = _head(function, token_logits, integers, "token_logits")
-    duration_logits, *_ = _head(function, duration_logits, (), "duration_logits")
-    grid = _posed(function, token_logits, integers, blank, "token_logits")
-    steps = tdt_durations(function, durations)
-    wanted = (*token_logits.shape[:-1], len(steps))
-    _checks.check_device(function, "duration_logits", str(duration_logits.device), str(token_logits.device))
-    if tuple(duration_logits.shape) != wanted:
-        rule = f"have shape (..., D) = {wanted}"
-        raise InvalidValueError(function, "duration_logits", rule, f"shape {tuple(duration_logits.shape)}")
-    _checks.check_option(function, "final", final, FINALS)
-    lattice = pose_tdt(grid, steps, final)
-
-    options = ArcOptions(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    heads = (token_logits, duration_logits)
-    return _reduced(function, heads, lattice, options, reduction, zero_infinity, batched, impl)
+    paths = tdt_paths(
+        token_logits, duration_logits, targets, logit_lengths, target_lengths, durations, blank,
+        sigma=sigma, final=final, impl=impl, function="tdt_loss",
+    )  # fmt: skip
+    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
 
 
 def multi_blank_rnnt_loss(
@@ -189,18 +149,11 @@ def multi_blank_rnnt_loss(
         >>> round(1 / loss.exp().item(), 4)  # 1/4 + 1/4 * 1/4
         0.3125
     """
-    function = "multi_blank_rnnt_loss"
-    logits, integers, batched = _head(function, logits, (targets, logit_lengths, target_lengths))
-    durations = _checks.check_durations(function, "big_blank_durations", big_blank_durations, minimum=1, distinct=False)
-    blank = _checks.check_blank(function, blank, logits.shape[-1])
-    classes = _checks.check_classes(function, "big_blanks", big_blanks, logits.shape[-1], blank)
-    if len(classes) != len(durations):
-        rule = f"have one class a duration, {len(durations)}"
-        raise InvalidValueError(function, "big_blanks", rule, list(big_blanks))
-    grid = _posed(function, logits, integers, blank, big_blanks=classes)
-    lattice = pose_multi_blank(grid, durations, classes)
-    options = ArcOptions(sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, batched, impl)
+    paths = multi_blank_rnnt_paths(
+        logits, targets, logit_lengths, target_lengths, big_blank_durations, big_blanks, blank,
+        sigma=sigma, impl=impl, function="multi_blank_rnnt_loss",
+    )  # fmt: skip
+    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
 
 
 def ar_rnnt_loss(
@@ -271,16 +224,11 @@ def ar_rnnt_loss(
         >>> round(2**5 / loss.exp().item(), 4)  # 2 of the 4 walks of 5 arcs: the label in frame 0 or 1
         2.0
     """
-    function = "ar_rnnt_loss"
-    integers = (targets, logit_lengths, target_lengths, alignment)
-    logits, (*integers, alignment), batched = _head(function, logits, integers)
-    grid = _posed(function, logits, integers, blank)
-    _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
-    frames = as_alignment(function, alignment, grid)
-    buffers = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
-    lattice = restrict(pose_rnnt_type(grid, rnnt_type), frames, *buffers)
-    options = ArcOptions(hat=hat, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, batched, impl)
+    paths = ar_rnnt_paths(
+        logits, targets, logit_lengths, target_lengths, alignment, left, right, blank,
+        rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, impl=impl, function="ar_rnnt_loss",
+    )  # fmt: skip
+    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
 
 
 def wildcard_rnnt_loss(
@@ -341,52 +289,8 @@ def wildcard_rnnt_loss(
         >>> round(1 / loss.exp().item(), 4)  # 2 walks of 3 arcs, 1 with the first and 1 with the last blank skipped
         0.75
     """
-    function = "wildcard_rnnt_loss"
-    logits, integers, batched = _head(function, logits, (targets, logit_lengths, target_lengths))
-    grid = _posed(function, logits, integers, blank)
-    _checks.check_option(function, "final", final, FINALS)
-    lattice = pose_wildcard(grid, final)
-    options = ArcOptions(skip_score=skip_score, fastemit_lambda=fastemit_lambda, clamp=clamp)
-    return _reduced(function, (logits,), lattice, options, reduction, zero_infinity, batched, impl)
-
-
-def _posed(
-    function: str,
-    logits: Tensor | Joiner,
-    integers: Sequence[Any],
-    blank: int,
-    argument: str = "logits",
-    big_blanks: tuple[int, ...] = (),
-) -> GridLattice:
-    """The grid of logits, padded or packed, or of a joiner's, all checked."""
-    if isinstance(logits, Joiner):
-        return pose_nodes(function, logits.shape, integers, blank, big_blanks=big_blanks)
-    return pose_logits(function, logits, integers, blank, argument=argument, big_blanks=big_blanks)
-
-
-def _head(
-    function: str, head: Tensor | Joiner, integers: Sequence[Any], argument: str = "logits"
-) -> tuple[Tensor | Joiner, list[Any], bool]:
-    """Logits as a tensor, or a joiner with its operands cast, and integers as of ``in_batch``, checked."""
-    if isinstance(head, Joiner):
-        joiner, batched = check_joiner(function, head)
-        return joiner, list(integers) if batched else list(batch_of_one(function, integers)), batched
-    return in_batch(function, as_scores(head), integers, argument, (PADDED, SINGLE, PACKED))
-
-
-def _reduced(
-    function: str,
-    heads: tuple[Tensor | Joiner, ...],
-    lattice: ArcLattice,
-    options: ArcOptions,
-    reduction: str,
-    zero_infinity: bool,
-    batched: bool,
-    impl: str,
-) -> Tensor:
-    _checks.check_reduction(function, reduction)
-    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
-    options = check_options(function, options)
-    wanted = Reduction(result_dtype(heads[0]), reduction, zero_infinity=zero_infinity)
-    losses = arc_losses(heads, lattice, dispatch.select(function, heads[0].device.type, impl), options, wanted)
-    return as_given(losses, batched, reduction)
+    paths = wildcard_rnnt_paths(
+        logits, targets, logit_lengths, target_lengths, blank,
+        skip_score=skip_score, final=final, impl=impl, function="wildcard_rnnt_loss",
+    )  # fmt: skip
+    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)

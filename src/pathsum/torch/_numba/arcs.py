@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.numba import arc_scores, grid_arcs, grid_arcs_hvp, joint, joint_scores, row_scores, row_scores_hvp
+from pathsum.kernels.numba.grid_arcs_best_path import best_path
 from pathsum.kernels.numba.row_scores import Wanted
-from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, RowsSaved
+from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, GridPath, RowsSaved
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
 from pathsum.torch._lattices import RowsOperators
@@ -143,6 +144,13 @@ class Arcs(OperatorKernels):
             gradient, *_ = head.gradients(own, ones, kept.statistics(k), clamp=-1.0)
             products += [gradient if product is None else gradient.add_(product), None, None, None]
         return torch.from_numpy(-costs), (*products, *[None] * (len(self.inputs) - len(products)))
+
+    def best(self, call: Call) -> GridPath:
+        """Of planes that are given."""
+        planes, skip_score = call.scores[0].detach().double().numpy(), call.options.skip_score
+        return from_arrays(
+            best_path(planes, _within(call.lattice), skip_score=skip_score, num_threads=torch.get_num_threads())
+        )
 
     def sketch(self, call: Call) -> ArcSaved:
         scores = call.scores[0]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathsum.errors import ImplementationError
 from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, RowOptions, RowsSaved
 from pathsum.kernels.reference import grid_arcs as reference
 from pathsum.lattice import ArcLattice
@@ -99,6 +100,11 @@ class Arcs(OperatorKernels):
             gradient = _gradient(call, k, own, ones, saved, -1.0)
             products.append(gradient if product is None else gradient + product)
         return slopes, (*products, *[None] * (len(self.inputs) - len(products)))
+
+    def best(self, call: Call) -> Any:
+        raise ImplementationError(
+            "impl='triton' has no best path of other transducers than the regular one; impl='reference' has"
+        )
 
     def sketch(self, call: Call) -> ArcSaved:
         scores = call.scores[0]

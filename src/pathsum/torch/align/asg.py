@@ -5,18 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, ChainOptions
-from pathsum.lattice import DenseLattice
-from pathsum.problems.asg import pose_asg
-from pathsum.torch._batch_first import ASGCall, check_asg, check_asg_target, of_samples, real_frames
 from pathsum.torch._inputs import Integers
-from pathsum.torch._operators import kernels_of
-from pathsum.torch._ops.arrays import work_dtype
-from pathsum.torch.align._chain import labels_of
-from pathsum.torch.align.ctc import BestPath, path_dtype
+from pathsum.torch.paths.asg import both_paths, every_path
+from pathsum.torch.paths.frames import BestPath
 
 
 class ASGAlignment(NamedTuple):
@@ -78,14 +71,12 @@ def asg_align(
         >>> asg_align(inputs, [[0, 1]], torch.zeros(2, 2)).paths.tolist()
         [[0, 0, 1]]
     """
-    function = "asg_align"
-    call = check_asg(function, inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
-    lattice = pose_asg(*check_asg_target(function, call, targets, target_lengths), call.scores.shape[2])[1]
-    asked = Call((call.scores.detach(), call.transitions.detach()), lattice, ChainOptions())
-    found = kernels_of(call.impl, "chain").best(asked)
-    paths = labels_of(found.states, lattice)
-    scores = _with_transitions(call, paths, found.log_probs)
-    return ASGAlignment(*of_samples(call.batched, paths.to(path_dtype(targets)), scores, found.states))
+    _, target = both_paths(
+        "asg_align", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores,
+        batch_first=batch_first, known=True, impl=impl,
+    )  # fmt: skip
+    found = target.best()
+    return ASGAlignment(found.paths, found.scores, found.positions)
 
 
 def asg_viterbi(
@@ -129,20 +120,14 @@ def asg_viterbi(
         >>> asg_viterbi(inputs, torch.tensor([[0.0, -1.0], [-1.0, 0.0]])).paths.tolist()
         [[0, 0, 0]]
     """
-    call = check_asg("asg_viterbi", inputs, transitions, input_lengths, start_scores, final_scores, batch_first, impl)
-    scores = call.scores
-    lattice = DenseLattice(input_lengths=call.lengths, num_states=scores.shape[2])
-    asked = Call((scores.detach(), call.transitions.detach()), lattice)
-    log_probs, paths = kernels_of(call.impl, "dense").best(asked)
-    return BestPath(*of_samples(call.batched, paths, _with_transitions(call, paths, log_probs)))
-
-
-def _with_transitions(call: ASGCall, paths: Tensor, log_probs: Tensor) -> Tensor:
-    """(N, T) score of each frame's class and of the transition to it, differentiable by both."""
-    scores = call.scores
-    labels = paths.clamp(min=0)
-    own = scores.to(work_dtype(scores)).gather(2, labels[:, :, None])[:, :, 0]
-    moves = call.transitions.to(own.dtype)[labels[:, 1:], labels[:, :-1]]
-    moves = torch.cat([torch.zeros_like(own[:, :1]), moves], 1)
-    instead = torch.where(real_frames(call.lengths, scores), log_probs[:, None].to(own.dtype), 0)
-    return torch.where(paths >= 0, own + moves, instead)
+    paths = every_path(
+        "asg_viterbi",
+        inputs,
+        transitions,
+        input_lengths,
+        start_scores,
+        final_scores,
+        batch_first=batch_first,
+        impl=impl,
+    )
+    return paths.best()

@@ -2,55 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import numpy as np
-import torch
 from torch import Tensor
 
-from pathsum import dispatch
-from pathsum.kernels.protocol import Call, ChainOptions, ChainPath
-from pathsum.lattice import ChainLattice
-from pathsum.problems.ctc import pose_ctc
-from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._batch_first import check_chain, of_samples, real_frames
 from pathsum.torch._inputs import Integers
-from pathsum.torch._operators import kernels_of
-from pathsum.torch.align._chain import labels_of
-
-
-class BestPath(NamedTuple):
-    """A path through the frames of each sample. Without the axis N for one sample given as (T, C).
-
-    Attributes:
-        paths: (N, T) class of each frame; -1 in padding, and in all frames of a sample that has no path.
-        scores: (N, T) score of that class in that frame; 0 in padding, -inf in the frames of a sample that has no
-            path and NaN in those of a sample with a NaN score, so that the sum over frames is the path's own score.
-    """
-
-    paths: Tensor
-    scores: Tensor
-
-
-class Alignment(BestPath):
-    """The best path of each sample that spells its target: a pair of paths and scores, as torchaudio's, and positions.
-
-    Attributes:
-        paths, scores: (N, T) as in ``BestPath``: what the pair unpacks to.
-        positions: (N, T) which of the target's labels the frame belongs to, from 0; -1 in the frames of blanks, in
-            padding, and in all frames of a sample that has no path. ``token_spans`` tells equal neighbours apart by it.
-    """
-
-    positions: Tensor
-
-    def __new__(cls, paths: Tensor, scores: Tensor, positions: Tensor) -> Alignment:
-        pair = super().__new__(cls, paths, scores)
-        pair.positions = positions
-        return pair
-
-    def __getnewargs__(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.paths, self.scores, self.positions
+from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
+from pathsum.torch.paths.frames import Alignment
 
 
 def forced_align(
@@ -114,8 +71,11 @@ def forced_align(
         >>> forced_align(probs[0].log(), [1, 3], star="any").positions.tolist()  # the star, 3, takes what is left
         [0, 1, 1]
     """
-    arguments = (log_probs, targets, input_lengths, target_lengths, blank, batch_first)
-    return _align("forced_align", pose_ctc, arguments, _positions_in_ctc, star, impl)
+    paths = chain_paths(
+        "forced_align", CTC, log_probs, targets, input_lengths, target_lengths, blank, star=star,
+        batch_first=batch_first, known=True, impl=impl,
+    )  # fmt: skip
+    return paths.best()
 
 
 def simple_ctc_align(
@@ -159,45 +119,8 @@ def simple_ctc_align(
         >>> simple_ctc_align(probs.log(), [[1, 1]]).positions.tolist()
         [[0, 1, -1]]
     """
-    arguments = (log_probs, targets, input_lengths, target_lengths, blank, batch_first)
-    return _align("simple_ctc_align", pose_simple_ctc, arguments, _positions_in_simple_ctc, None, impl)
-
-
-def _align(
-    function: str,
-    pose: Callable[..., ChainLattice],
-    arguments: tuple[Any, Integers, Integers | int | None, Integers | int | None, int, bool],
-    positions_of: Callable[[Tensor], Tensor],
-    star: str | None,
-    impl: str,
-) -> Alignment:
-    scores, lattice, batched = check_chain(function, pose, *arguments, star=star)
-    kernels = kernels_of(dispatch.select(function, scores.device.type, impl), "chain")
-    found = kernels.best(Call((scores.detach(), None), lattice, ChainOptions()))
-    paths = labels_of(found.states, lattice).to(path_dtype(arguments[1]))
-    positions = torch.where(found.states < 0, -1, positions_of(found.states))
-    return Alignment(*of_samples(batched, paths, _frame_scores(scores, found, lattice), positions))
-
-
-def _positions_in_ctc(states: Tensor) -> Tensor:
-    """The labels' states are the odd ones."""
-    return torch.where(states % 2 == 1, states // 2, -1)
-
-
-def _positions_in_simple_ctc(states: Tensor) -> Tensor:
-    """States count the labels so far: a frame belongs to one where it makes the count greater."""
-    before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
-    return torch.where(states != before, states - 1, -1)
-
-
-def path_dtype(targets: Integers) -> torch.dtype:
-    """That of the targets where it is int32; int64 for all others, in which -1 and a star may not exist."""
-    return torch.int32 if isinstance(targets, Tensor) and targets.dtype == torch.int32 else torch.int64
-
-
-def _frame_scores(scores: Tensor, found: ChainPath, lattice: ChainLattice) -> Tensor:
-    """(N, T) score of each frame's class, or what stands for it, differentiable by the scores."""
-    labels = labels_of(found.states, lattice)
-    own = scores.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
-    instead = torch.where(real_frames(lattice.input_lengths, scores), found.log_probs[:, None].to(scores.dtype), 0)
-    return torch.where(labels >= 0, own, instead)
+    paths = chain_paths(
+        "simple_ctc_align", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
+        batch_first=batch_first, known=True, impl=impl,
+    )  # fmt: skip
+    return paths.best()

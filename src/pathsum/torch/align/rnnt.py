@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor
 
-from pathsum import _checks, dispatch
-from pathsum.kernels.protocol import Call, GridOptions
-from pathsum.torch._batch_first import of_samples
-from pathsum.torch._inputs import Integers, as_scores, in_batch, pose_logits
-from pathsum.torch._operators import kernels_of
-from pathsum.torch._ops.arrays import work_dtype
-
-
-class RNNTAlignment(NamedTuple):
-    """The best walk of each sample. Without the axis N for one sample given as (T, U+1, V).
-
-    Attributes:
-        frames: (N, U) frame in which each label is emitted; -1 in padding, and throughout where there is no walk.
-        scores: (N, U) log-probability of each label where it is emitted; 0 in padding, -inf where there is no walk.
-        log_probs: (N,) log-probability of the whole walk, its blanks included.
-    """
-
-    frames: Tensor
-    scores: Tensor
-    log_probs: Tensor
+from pathsum.torch._inputs import PADDED, SINGLE, Integers
+from pathsum.torch.paths.grid import RNNTAlignment
+from pathsum.torch.paths.rnnt import grid_paths
 
 
 def rnnt_align(
@@ -36,6 +17,7 @@ def rnnt_align(
     blank: int = -1,
     fused_log_softmax: bool = True,
     *,
+    rnnt_type: str = "regular",
     impl: str = "auto",
 ) -> RNNTAlignment:
     """The most probable walk of a transducer that spells the target: the frame of every label.
@@ -48,6 +30,7 @@ def rnnt_align(
         target_lengths: Labels of each sample (N,), at most U.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: Take the log-softmax inside.
+        rnnt_type: As in ``rnnt_loss``.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -73,12 +56,8 @@ def rnnt_align(
         >>> frames.tolist(), [round(p, 3) for p in log_probs.exp().tolist()]
         ([[1]], [0.504])
     """
-    fused_log_softmax = _checks.check_flag("rnnt_align", "fused_log_softmax", fused_log_softmax)
-    logits = as_scores(logits)
-    logits, integers, batched = in_batch("rnnt_align", logits, (targets, logit_lengths, target_lengths))
-    lattice = pose_logits("rnnt_align", logits, integers, blank)
-    chosen = dispatch.select("rnnt_align", logits.device.type, impl)
-    call = Call((logits.detach(),), lattice, GridOptions(fused_log_softmax))
-    log_probs, frames, scores = kernels_of(chosen, "grid").best(call)
-    dtype = work_dtype(logits)
-    return RNNTAlignment(*of_samples(batched, frames, scores.to(dtype), log_probs.to(dtype)))
+    paths = grid_paths(
+        "rnnt_align", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED, SINGLE),
+        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, impl=impl,
+    )  # fmt: skip
+    return paths.best()

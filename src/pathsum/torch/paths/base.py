@@ -1,0 +1,118 @@
+"""What distributions over paths have alike, whatever their lattice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathsum import _checks
+from pathsum.kernels.protocol import Call, Kernels
+from pathsum.reductions import reduce
+from pathsum.torch._inputs import as_given
+from pathsum.torch._operators import Reduction, kernels_of
+
+
+class Paths:
+    """The distribution over the paths of a lattice, given scores: ``p(path) = exp(score of path) / Z``.
+
+    ``ctc_paths``, ``asg_paths``, ``rnnt_paths`` and their relatives make one. They check the arguments, pose the
+    lattice and choose the kernels, once for all that is asked then. Every loss, aligner, posterior, entropy and risk of
+    ``pathsum.torch`` is made of one.
+
+    Attributes:
+        function: The function that errors name.
+        lattice: The integers, as arrays of NumPy, or as tensors where their values are unknown.
+        impl: The implementation chosen.
+        dtype: The results': float64 for float64 scores and float32 for all others.
+        batched: Whether the caller's scores had a batch axis.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch.paths import ctc_paths
+        >>> paths = ctc_paths(torch.zeros(3, 1, 2), [[1]], fused_log_softmax=True)
+        >>> paths
+        ChainPaths(ctc_paths: N=1, T=3, C=2, float32, impl='numba')
+        >>> round(paths.loss("sum").exp().item(), 4)  # 6 of the 8 labellings read as the target
+        1.3333
+    """
+
+    kernels: str
+    """The name of the lattice's kernels in the table."""
+
+    def __init__(self, function: str, lattice: Any, impl: str, dtype: torch.dtype, batched: bool = True) -> None:
+        self.function, self.lattice, self.impl = function, lattice, impl
+        self.dtype, self.batched = dtype, batched
+
+    def losses(self) -> Tensor:
+        """Minus the log-sum over the paths, ``-log Z`` (N,), differentiable twice; inf where no path exists."""
+        return self._solver.losses(self._call(), Reduction(self.dtype, "none"))
+
+    def loss(self, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
+        """The losses reduced, as the function named after the loss does it.
+
+        Args:
+            reduction: ``"none"``, ``"sum"`` or ``"mean"``; CTC's mean divides by the target lengths first.
+            zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+
+        Returns:
+            A tensor of no axis, or losses (N,) with ``"none"``.
+
+        Raises:
+            InvalidValueError: Another reduction.
+            InvalidTypeError: ``zero_infinity`` is not a bool.
+        """
+        _checks.check_reduction(self.function, reduction)
+        zero_infinity = _checks.check_flag(self.function, "zero_infinity", zero_infinity)
+        weights = self._weights() if reduction == "mean" else None
+        losses = self._solver.losses(self._call(), Reduction(self.dtype, reduction, weights, zero_infinity))
+        return as_given(losses, self.batched, reduction)
+
+    def entropy(self) -> Tensor:
+        """``-sum over paths of p log p`` (N,), in nats, differentiable; 0 where no path exists."""
+        raise NotImplementedError
+
+    def expected(self, costs: Tensor) -> Tensor:
+        """The expected sum (N,) of the costs of a path's arcs, differentiable by costs and scores; 0 without paths."""
+        raise NotImplementedError
+
+    def posteriors(self) -> Any:
+        """How probable each node and arc is among all paths; 0 in padding and where no path exists, without a graph."""
+        raise NotImplementedError
+
+    def best(self) -> Any:
+        """The most probable path of each sample."""
+        raise NotImplementedError
+
+    def reduce(self, values: Tensor, reduction: str) -> Tensor:
+        """Values (N,) reduced as the losses are."""
+        _checks.check_reduction(self.function, reduction)
+        weights = self._weights() if reduction == "mean" else None
+        return as_given(reduce(values, reduction, weights), self.batched, reduction)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.function}: {self._size()}, {str(self.dtype)[6:]}, impl={self.impl!r})"
+
+    @property
+    def _solver(self) -> Kernels:
+        return kernels_of(self.impl, self.kernels)
+
+    def _call(self) -> Call:
+        """What the kernels are asked about."""
+        raise NotImplementedError
+
+    def _size(self) -> str:
+        """The sizes of the scores, in words."""
+        raise NotImplementedError
+
+    def _weights(self) -> Tensor | None:
+        """(N,) what a mean divides each loss by; ``None``: 1."""
+        return None
+
+    def _defined(self, plane: Tensor, losses: Tensor, real: Tensor) -> Tensor:
+        """Posteriors in the result's dtype, NaN where a sample has a NaN score, 0 in padding and where no path is."""
+        losses = losses.reshape(-1, *[1] * (plane.ndim - 1))
+        real = real.to(plane.device)
+        plane = torch.where(real & (losses < torch.inf), plane, 0)
+        return torch.where(real & losses.isnan(), torch.nan, plane).to(self.dtype)

@@ -1,0 +1,282 @@
+"""Paths through a grid of frames by labels: those of the transducer and of its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pathsum import _checks
+from pathsum.errors import InvalidValueError
+from pathsum.kernels.protocol import ArcOptions, Call, GridOptions, JointOptions, RowOptions
+from pathsum.kernels.reference import grid_arcs
+from pathsum.lattice import ArcLattice, GridLattice
+from pathsum.problems.rnnt_types import pose_rnnt_type
+from pathsum.torch._expectations import Expected, posteriors_of, product
+from pathsum.torch._inputs import PADDED, as_given, of_samples, on_device, result_dtype, values_unknown
+from pathsum.torch._operators import OperatorKernels, OverwritingLosses, Reduction, kernels_of
+from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch.joiner import Joiner
+from pathsum.torch.paths.base import Paths
+
+
+class RNNTAlignment(NamedTuple):
+    """The best walk of each sample.
+
+    Attributes:
+        frames: (N, U) frame in which each label is emitted; -1 in padding, and throughout where there is no walk.
+        scores: (N, U) log-probability of each label where it is emitted; 0 in padding, -inf where there is no walk.
+        log_probs: (N,) log-probability of the whole walk, its blanks included.
+    """
+
+    frames: Tensor
+    scores: Tensor
+    log_probs: Tensor
+
+
+class GridPosteriors(NamedTuple):
+    """Posteriors in the grid of a transducer: shares of all walks that spell the target.
+
+    Zero in padding and where no walk exists. Of the regular transducer the nodes of an anti-diagonal t + u sum to 1,
+    the blanks of a frame too, and of any the labels of one u.
+
+    Attributes:
+        nodes: (N, T, U+1) the walk leaves (t, u) by an arc.
+        blanks: (N, T, U+1) it leaves (t, u) by a blank, to a later frame.
+        labels: (N, T, U) it leaves (t, u) by the label, to the next u.
+    """
+
+    nodes: Tensor
+    blanks: Tensor
+    labels: Tensor
+
+
+class GridPaths(Paths):
+    """Walks through frames and labels.
+
+    Attributes:
+        heads: Logits, padded (N, T, U+1, V) or packed (rows, V), or the ``Joiner`` that makes them; a second for the
+            durations where these have one.
+        options: How the arcs are scored.
+        overwrite: Whether backward writes the gradient over the logits.
+    """
+
+    overwrite = False
+
+    def __init__(
+        self,
+        function: str,
+        heads: tuple[Tensor | Joiner, ...],
+        lattice: GridLattice | ArcLattice,
+        options: GridOptions | ArcOptions | JointOptions,
+        impl: str,
+        batched: bool = True,
+    ) -> None:
+        super().__init__(function, lattice, impl, result_dtype(heads[0]), batched)
+        self.heads, self.options = heads, options
+        self.kernels = {GridOptions: "grid", ArcOptions: "arcs", JointOptions: "joint"}[type(options)]
+
+    def loss(self, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
+        (logits, *_), kernels = self.heads, self._solver
+        if not (self.overwrite and torch.is_grad_enabled() and logits.requires_grad):  # pyright: ignore
+            return super().loss(reduction, zero_infinity)
+        _checks.check_reduction(self.function, reduction)
+        zero_infinity = _checks.check_flag(self.function, "zero_infinity", zero_infinity)
+        assert isinstance(kernels, OperatorKernels)
+        lattice, wanted = (
+            kernels.sent(self.lattice, logits.device),
+            Reduction(self.dtype, reduction, None, zero_infinity),
+        )
+        losses = OverwritingLosses.apply(kernels, lattice, self.options, wanted, logits)
+        return as_given(losses, self.batched, reduction)
+
+    def reweighted(self, fastemit_lambda: float, clamp: float) -> GridPaths:
+        """The same paths, whose losses' gradient is made of other shares than theirs: see ``rnnt_loss``."""
+        weight = _checks.check_number(self.function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+        bound = _checks.check_number(self.function, "clamp", clamp)
+        self.options = self.options._replace(fastemit_lambda=weight, clamp=bound)
+        return self
+
+    def overwriting(self, overwrite_logits: bool) -> GridPaths:
+        """The same paths, whose losses' gradient is written over the logits where that is asked for."""
+        self.overwrite = _checks.check_flag(self.function, "overwrite_logits", overwrite_logits)
+        if self.overwrite:
+            _check_overwrite(self)
+        return self
+
+    def entropy(self) -> Tensor:
+        """``log Z - E[score of walk]`` (N,), in nats, differentiable; 0 where no walk exists.
+
+        Raises:
+            InvalidValueError: Skips have a score other than 0.
+        """
+        if self._scored.skip_score:
+            raise InvalidValueError(self.function, "skip_score", "be 0 for an entropy", self._scored.skip_score)
+        planes, lattice = self._arcs()
+        return self._expectation(planes, lattice, planes).entropies().to(self.dtype)
+
+    def expected(self, costs: Tensor) -> Tensor:
+        """The expected sum of the costs of a walk's arcs, differentiable by costs and scores.
+
+        Args:
+            costs: (N, T, U+1, K) or packed (rows, K), of an arc of each kind out of a node: of a blank and a label,
+                or of the kinds of ``lattice.arcs``. Where an arc is on no walk its cost is not read.
+
+        Returns:
+            (N,), 0 where no walk exists.
+        """
+        planes, lattice = self._arcs()
+        read = read_planes(costs, lattice, tuple(range(len(lattice.arcs))), self.impl, softmax=False)
+        return self._expectation(planes, lattice, read).costs.to(self.dtype)
+
+    def posteriors(self) -> GridPosteriors:
+        """How probable each node and arc is, arcs of all durations together."""
+        if isinstance(self.options, GridOptions):
+            losses, blanks, labels = self._solver.posteriors(self._detached())
+            blanks, labels = (self._defined(plane, losses, self._real(plane.device)) for plane in (blanks, labels))
+        else:
+            arcs, steps = self._by_arcs(), torch.tensor([labels for _, labels in self.lattice.arcs])
+            blanks, labels = arcs[:, steps == 0].sum(1), arcs[:, steps == 1].sum(1)
+        return GridPosteriors(*of_samples(self.batched, blanks + labels, blanks, labels[:, :, :-1]))
+
+    def arc_posteriors(self) -> Tensor:
+        """(N, K, T, U+1) how probable it is to leave (t, u) by an arc of each kind of ``lattice.arcs``.
+
+        Of the regular transducer: by the blank, by the label. 0 in padding and where no walk exists.
+        """
+        return of_samples(self.batched, self._by_arcs())[0]
+
+    def _by_arcs(self) -> Tensor:
+        """(N, K, T, U+1) as ``arc_posteriors``."""
+        with torch.no_grad():
+            planes, lattice = self._arcs()
+            losses, found = posteriors_of(lambda planes: self._solve(planes, lattice), planes)
+        real = self._real(found.device)
+        arcs = found.new_zeros(*real.shape, len(found))
+        arcs[real] = found.T
+        return self._defined(arcs, losses, real[:, :, :, None]).movedim(3, 1)
+
+    def best(self) -> RNNTAlignment:
+        """The best walk: the frame of every label, and the score of the arc that emits it."""
+        if isinstance(self.options, GridOptions):
+            log_probs, frames, scores = self._solver.best(self._detached())
+        else:
+            with torch.no_grad():
+                planes, lattice = self._arcs()
+                log_probs, frames, scores = kernels_of(self.impl, "arcs").best(self._of_planes(planes, lattice))
+            if self.heads[0].ndim == 4:
+                frames, scores = (values[:, : self.heads[0].shape[2] - 1] for values in (frames, scores))
+        return RNNTAlignment(*of_samples(self.batched, frames, scores.to(self.dtype), log_probs.to(self.dtype)))
+
+    def _size(self) -> str:
+        return ", ".join(f"scores {tuple(head.shape)}" for head in self.heads)
+
+    @property
+    def _scored(self) -> ArcOptions:
+        """How the arcs are scored, whatever makes their planes."""
+        own = self.options
+        if isinstance(own, ArcOptions):
+            return own
+        if isinstance(own, GridOptions):
+            return ArcOptions(softmax=own.softmax)
+        return ArcOptions(delay_penalty=own.delay_penalty)
+
+    def _call(self) -> Call:
+        if isinstance(self.options, ArcOptions):
+            return arc_call(self.heads, self.lattice, self.options)
+        (head,) = self.heads
+        scores = head.operands if isinstance(head, Joiner) else (head,)
+        return Call(scores, self.lattice, self.options)
+
+    def _detached(self) -> Call:
+        """Of logits, whose padded axes the kernels read; their paths are asked for and not their gradient."""
+        (logits,) = self.heads
+        if logits.ndim != 4:
+            raise InvalidValueError(self.function, "logits", f"have shape {PADDED}", f"shape {tuple(logits.shape)}")
+        assert isinstance(logits, Tensor)
+        return Call((logits.detach(),), self.lattice, self.options)
+
+    def _arcs(self) -> tuple[Tensor, ArcLattice]:
+        """Planes (K, rows) of the scores of the arcs, one for each kind, and the lattice that reads them so."""
+        lattice, scored = self.lattice, self._scored
+        if isinstance(lattice, GridLattice):
+            lattice = pose_rnnt_type(lattice, "regular")
+        planes = []
+        for head, classes in zip(self.heads, lattice.reads, strict=True):
+            logits = head.logits() if isinstance(head, Joiner) else head
+            planes.append(read_planes(logits, lattice, classes, self.impl, softmax=scored.softmax, hat=scored.hat))
+        own = tuple(((kind, 0),) for kind in range(len(lattice.arcs)))
+        if len(planes) == 1 and lattice.terms == own and not (scored.sigma or scored.delay_penalty):
+            return planes[0], lattice
+        placed = on_device(lattice, planes[0].device)
+        numbers = {"sigma": scored.sigma, "delay_penalty": scored.delay_penalty}
+        arcs = grid_arcs.arc_scores(planes, placed, **numbers, fastemit_lambda=0.0)
+        return arcs, replace(lattice, reads=(lattice.emits,), terms=own)
+
+    def _of_planes(self, planes: Tensor, lattice: ArcLattice) -> Call:
+        return arc_call((planes,), lattice, ArcOptions(given=True, skip_score=self._scored.skip_score))
+
+    def _solve(self, planes: Tensor, lattice: ArcLattice) -> Tensor:
+        return kernels_of(self.impl, "arcs").losses(self._of_planes(planes, lattice))
+
+    def _expectation(self, planes: Tensor, lattice: ArcLattice, costs: Tensor) -> Expected:
+        losses, posteriors = posteriors_of(lambda planes: self._solve(planes, lattice), planes)
+        offsets = as_tensor(lattice.row_offsets).to(losses.device)
+        rows = torch.arange(posteriors.shape[1], device=losses.device)
+        sample = torch.searchsorted(offsets[1:], rows, right=True)
+        return Expected(losses, torch.zeros_like(losses).index_add(0, sample, product(posteriors, costs).sum(0)))
+
+    def _real(self, device: torch.device) -> Tensor:
+        """(N, T, U+1) whether a node is one of its sample's."""
+        lengths, labels = (
+            as_tensor(values).to(device) for values in (self.lattice.logit_lengths, self.lattice.target_lengths)
+        )
+        num_frames, width = int(lengths.amax()) if len(lengths) else 0, self.lattice.targets.shape[1] + 1
+        if self.heads[0].ndim == 4:
+            _, num_frames, width, _ = self.heads[0].shape
+        frame, label = torch.arange(num_frames, device=device), torch.arange(width, device=device)
+        return (frame < lengths[:, None])[:, :, None] & (label <= labels[:, None])[:, None, :]
+
+
+def _check_overwrite(paths: GridPaths) -> None:
+    def refuse(where: str) -> InvalidValueError:
+        return InvalidValueError(paths.function, "overwrite_logits", f"be False {where}", True)
+
+    if not isinstance(paths.options, GridOptions):
+        raise refuse("with another rnnt_type than regular, with delay_penalty and with hat")
+    if values_unknown():
+        raise refuse("under torch.compile and torch.func")
+    if paths.impl == "reference":
+        raise refuse("with impl='reference'")
+    if not paths.options.softmax:
+        raise refuse("with fused_log_softmax=False")
+    (logits,) = paths.heads
+    assert isinstance(logits, Tensor)
+    # Each axis must step over all that lies below it.
+    extent = 0
+    for step, size in sorted(zip(logits.stride(), logits.shape, strict=True)):
+        if size > 1:
+            if step <= extent:
+                raise refuse("where logits share memory")
+            extent += step * (size - 1)
+
+
+def arc_call(heads: Sequence[Tensor | Joiner], lattice: ArcLattice, options: ArcOptions) -> Call:
+    """A call on arcs: what scores them is logits, or joiners that make these a tile at a time."""
+    scores: list[Tensor | None] = []
+    for head in heads:
+        scores += head.operands if isinstance(head, Joiner) else (head, None, None, None)
+    joiners = [(head.activation, head.tile_bytes, head.gate) if isinstance(head, Joiner) else () for head in heads]
+    missing = 2 - len(heads)
+    options = options._replace(joiners=(*joiners, *[()] * missing))
+    return Call((*scores, *[None] * (4 * missing)), lattice, options)
+
+
+def read_planes(
+    scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], impl: str, *, softmax: bool, hat: bool = False
+) -> Tensor:
+    """Planes (K, rows) of the classes of padded or packed scores, differentiable."""
+    return kernels_of(impl, "rows").losses(Call((scores,), lattice, RowOptions(classes, softmax, hat)))

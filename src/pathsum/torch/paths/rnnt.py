@@ -1,0 +1,177 @@
+"""The walks of the transducer and of its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pathsum import _checks, dispatch
+from pathsum.errors import InvalidValueError
+from pathsum.kernels.protocol import ArcOptions, GridOptions, JointOptions
+from pathsum.lattice import GridLattice
+from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
+from pathsum.torch._bounded import CHECKS, unread_on
+from pathsum.torch._inputs import (
+    PACKED,
+    PADDED,
+    SINGLE,
+    Integers,
+    as_scores,
+    batch_of_one,
+    check_joiner,
+    in_batch,
+    pose_logits,
+    pose_nodes,
+)
+from pathsum.torch._operators import kernels_of
+from pathsum.torch.joiner import Joiner
+from pathsum.torch.paths.grid import GridPaths
+
+
+def rnnt_paths(
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
+    blank: int = -1,
+    *,
+    fused_log_softmax: bool = True,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    hat: bool = False,
+    impl: str = "auto",
+) -> GridPaths:
+    """The walks of a transducer through frames and labels that spell the target.
+
+    Args:
+        logits: Output of the joiner (N, T, U+1, V), or packed as in ``rnnt_packed_loss`` (rows, V); with
+            ``fused_log_softmax=False`` log-probabilities.
+        targets: Labels (N, U) or (sum of target_lengths,).
+        logit_lengths: Frames of each sample (N,), at most T.
+        target_lengths: Labels of each sample (N,), at most U.
+        blank: Index of the blank class; negative counts from the end.
+        fused_log_softmax: Take the log-softmax inside.
+        rnnt_type: As in ``rnnt_loss``.
+        delay_penalty: As in ``rnnt_loss``.
+        hat: As in ``rnnt_loss``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
+
+    Returns:
+        The ``Paths``: ``losses``, ``loss``, ``entropy``, ``expected``, ``posteriors`` and ``best`` of them.
+
+    Raises:
+        InvalidValueError: As in ``rnnt_loss``.
+        InvalidTypeError: As in ``rnnt_loss``.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch.paths import rnnt_paths
+        >>> paths = rnnt_paths(torch.zeros(1, 3, 2, 2), [[0]], [3], [1], rnnt_type="modified")
+        >>> round(paths.entropy().exp().item(), 4)  # the label in one of three frames
+        3.0
+        >>> paths.best().frames.tolist()
+        [[0]]
+    """
+    return grid_paths(
+        "rnnt_paths", logits, targets, logit_lengths, target_lengths, blank, fused_log_softmax=fused_log_softmax,
+        rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, impl=impl,
+    )  # fmt: skip
+
+
+def grid_paths(
+    function: str,
+    logits: Tensor,
+    targets: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
+    blank: int,
+    *,
+    layouts: tuple[str, ...] = (PADDED, SINGLE, PACKED),
+    fused_log_softmax: bool,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    hat: bool = False,
+    check: str = "sync",
+    impl: str,
+) -> GridPaths:
+    """The paths that a function of a transducer's logits is made of."""
+    integers = (targets, logit_lengths, target_lengths)
+    logits, integers, batched = in_batch(function, as_scores(logits), integers, layouts=layouts)
+    _checks.check_option(function, "check", check, CHECKS)
+    softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
+    options = arc_options(function, rnnt_type, delay_penalty, hat)
+    if options.hat and not softmax:
+        raise InvalidValueError(function, "hat", "be False with fused_log_softmax=False", True)
+    plain = rnnt_type == "regular" and not options.hat and not options.delay_penalty
+    chosen = dispatch.select(function, logits.device.type, impl)
+    # Sizes of a variant's planes are of the lengths' values.
+    device = unread_on(function, check, kernels_of(chosen, "grid" if plain else "arcs"), logits, *integers)
+    lattice = pose_logits(function, logits, integers, blank, device=device)
+    if plain:
+        return GridPaths(function, (logits,), lattice, GridOptions(softmax), chosen, batched)
+    options = options._replace(softmax=softmax)
+    return GridPaths(function, (logits,), pose_rnnt_type(lattice, rnnt_type), options, chosen, batched)
+
+
+def joint_paths(
+    function: str,
+    joiner: Joiner,
+    targets: Integers,
+    logit_lengths: Integers | int,
+    target_lengths: Integers | int,
+    blank: int,
+    *,
+    rnnt_type: str,
+    delay_penalty: float,
+    hat: bool,
+    check: str,
+    impl: str,
+) -> GridPaths:
+    """The paths of a joiner whose logits are never held, where its kernels can do so."""
+    joiner, batched = check_joiner(function, joiner)
+    options = arc_options(function, rnnt_type, delay_penalty, hat)
+    chosen = dispatch.select(function, joiner.device.type, impl)
+    regular = rnnt_type == "regular" and options.delay_penalty == 0 and not options.hat
+    fused = not options.hat and kernels_of(chosen, "joint").fuses(joiner.dtype, regular=regular)
+    kernels, integers = kernels_of(chosen, "joint" if fused else "arcs"), (targets, logit_lengths, target_lengths)
+    integers = integers if batched else batch_of_one(function, integers)
+    device = unread_on(function, check, kernels, joiner.encoder_out, *integers)
+    lattice = pose_rnnt_type(pose_nodes(function, joiner.shape, integers, blank, device=device), rnnt_type)
+    if fused:
+        numbers = {"delay_penalty": options.delay_penalty, "gate": joiner.gate}
+        options = JointOptions(joiner.activation, joiner.tile_bytes, **numbers)
+    return GridPaths(function, (joiner,), lattice, options, chosen, batched)
+
+
+def head_of(
+    function: str, head: Tensor | Joiner, integers: Sequence[Any], argument: str = "logits"
+) -> tuple[Tensor | Joiner, Sequence[Any], bool]:
+    """Logits as a tensor, or a joiner with its operands cast, and integers as of ``in_batch``, checked."""
+    if isinstance(head, Joiner):
+        joiner, batched = check_joiner(function, head)
+        return joiner, integers if batched else batch_of_one(function, integers), batched
+    return in_batch(function, as_scores(head), integers, argument, (PADDED, SINGLE, PACKED))
+
+
+def pose_head(
+    function: str,
+    head: Tensor | Joiner,
+    integers: Sequence[Any],
+    blank: int,
+    *,
+    argument: str = "logits",
+    big_blanks: tuple[int, ...] = (),
+) -> GridLattice:
+    """The grid of logits, padded or packed, or of a joiner's, all checked."""
+    if isinstance(head, Joiner):
+        return pose_nodes(function, head.shape, integers, blank, big_blanks=big_blanks)
+    return pose_logits(function, head, integers, blank, argument=argument, big_blanks=big_blanks)
+
+
+def arc_options(function: str, rnnt_type: str, delay_penalty: float, hat: bool) -> ArcOptions:
+    """What a type of transducer scores its arcs by, checked."""
+    _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
+    penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
+    return ArcOptions(hat=_checks.check_flag(function, "hat", hat), delay_penalty=penalty)
