@@ -189,9 +189,9 @@ def rnnt_expected_risk(
         "rnnt_expected_risk", logits, targets, logit_lengths, target_lengths, blank,
         fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, impl=impl,
     )  # fmt: skip
-    (logits,), costs = paths.heads, as_scores(costs)
-    axes = logits.shape[0 if paths.batched else 1 : -1]
-    _check_costs(paths, costs, (*axes, 2), "(N, T, U+1, 2), (T, U+1, 2) or (rows, 2)", logits)
+    (head,), costs = paths.heads, as_scores(costs)
+    axes = head.shape[0 if paths.batched else 1 : -1]
+    _check_costs(paths, costs, (*axes, 2), "(N, T, U+1, 2), (T, U+1, 2) or (rows, 2)", head)
     costs = costs if paths.batched else costs[None]
     return paths.reduce(paths.expected(costs), reduction)
 
