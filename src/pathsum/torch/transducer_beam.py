@@ -15,8 +15,7 @@ from pathsum import _checks
 from pathsum.decoding import Beams, NGram
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba.prefix_beam import step
-from pathsum.torch._batch_first import check_lengths
-from pathsum.torch._inputs import Integers, own_blank, samples_first, tdt_durations
+from pathsum.torch._inputs import Integers, check_lengths, own_blank, samples_first, tdt_durations
 from pathsum.torch.rnnt import rnnt_loss
 from pathsum.torch.variants import multi_blank_rnnt_loss, tdt_loss
 
