@@ -343,6 +343,19 @@ def test_scores_and_frames_are_those_of_the_loss_and_the_aligner():
                 assert (frames[size:] == -1).all()
 
 
+def test_long_sure_samples_lose_no_digit():
+    # Here most of the frames are left out for most of the tokens.
+    torch = pytest.importorskip("torch")
+    from pathsum.torch import ctc_loss
+
+    scores = log_softmax(np.random.default_rng(20).normal(size=(1, 300, 6)) * 8)
+    found = ctc_beam_decode(scores, beam_size=12, n_best=12)
+    for tokens, size, score in zip(found.tokens[0], found.lengths[0], found.ctc_scores[0], strict=True):
+        target = torch.from_numpy(tokens[None, :size])
+        expected = ctc_loss(torch.from_numpy(scores), target, [300], [int(size)], reduction="sum", batch_first=True)
+        assert score == pytest.approx(-float(expected), abs=1e-9)
+
+
 def test_frames_with_a_separator_are_those_of_the_best_string():
     scores = draw(10, frames=7)
     found = ctc_beam_decode(scores[None], beam_size=EVERYTHING, n_best=20, separator=3)

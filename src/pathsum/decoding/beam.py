@@ -499,7 +499,11 @@ def _finish(
         else:
             nodes = [ending.node for ending in found.values()]
             graph, finals = grown(sample.search.parents.tolist(), sample.search.tokens.tolist(), nodes, rules.separator)
-        ended = np.logaddexp(*score(sample.frames, graph, rules.blank, rules.collapses, rules.transitions))
+        least = np.full(len(graph.tokens), np.inf)
+        for each, mass in zip(finals, masses, strict=True):
+            least[list(each)] = np.minimum(least[list(each)], mass)
+        mass = score(sample.frames, graph, rules.blank, rules.collapses, rules.transitions, least)
+        ended = np.logaddexp(*mass)
         masses = [float(np.logaddexp.reduce(ended[list(each)])) for each in finals]
     total = _total(sample.frames, rules)
     if rules.transitions.size:

@@ -32,10 +32,28 @@ class Graph(NamedTuple):
 
 
 @exact_kernel
-def score(frames, graph, blank, collapses, transitions):
-    """(2, M) log-mass of all frames (T, C) that end in each node: in a blank, and in its token."""
+def score(frames, graph, blank, collapses, transitions, least):
+    """(2, M) log-mass of all frames (T, C) that end in each node: in a blank, and in its token.
+
+    ``least`` (M,) is a log-mass that strings which end in a node are known to have, infinity where none ends. Mass of a
+    node that is e**-40 of it even if all to come were added is left out: it would change no digit.
+    """
     tokens, offsets, sources, loops = graph.tokens, graph.offsets, graph.sources, graph.loops
     moves = transitions.size > 0
+    # Of all strings through a node the least.
+    least = least.copy()
+    for node in range(tokens.size - 1, 0, -1):
+        for k in range(offsets[node], offsets[node + 1]):
+            least[sources[k]] = min(least[sources[k]], least[node])
+    # The most that the frames behind each can add; where passing on scores too, no bound.
+    to_come = np.full(frames.shape[0], np.inf)
+    if not moves and frames.shape[0] > 0:
+        to_come[-1] = 0.0
+        for t in range(frames.shape[0] - 1, 0, -1):
+            whole = -np.inf
+            for c in range(frames.shape[1]):
+                whole = log_add(whole, frames[t, c])
+            to_come[t - 1] = to_come[t] + whole
     mass = np.full((2, tokens.size), -np.inf)
     blanks, labels = mass[0], mass[1]
     blanks[0] = 0.0
@@ -62,7 +80,10 @@ def score(frames, graph, blank, collapses, transitions):
             elif arriving == -np.inf:
                 continue
             labels[node] = arriving + row[token] if token >= 0 else -np.inf
-            totals[node] = log_add(blanks[node], labels[node])
+            total = log_add(blanks[node], labels[node])
+            if total + to_come[t] < least[node] - 40.0:
+                blanks[node], labels[node], total = -np.inf, -np.inf, -np.inf
+            totals[node] = total
     return mass
 
 
