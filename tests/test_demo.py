@@ -224,6 +224,12 @@ def test_posteriors_have_a_row_for_each_state_and_end_in_the_last(name, stream):
         torch.testing.assert_close(posteriors.sum(1), torch.ones(len(posteriors)), atol=1e-5, rtol=0)
 
 
+def test_lfmmi_writes_words_and_nothing_else(stream, recordings):
+    torch.manual_seed(0)
+    for transcript in OBJECTIVES["lfmmi"].recogniser(16).eval().transcribe(stream.batch(3)):
+        assert set(transcript.text.split(" ")) <= set(recordings)
+
+
 def test_the_fused_joiner_is_the_one_that_decodes(stream):
     torch.manual_seed(0)
     recogniser = RNNTRecogniser(width=16).eval()
@@ -293,7 +299,7 @@ def test_run_writes_the_metrics_and_the_picture(tmp_path, capsys):
 
 @pytest.mark.parametrize("losses", [(), ("ctc", "mmi")])
 def test_run_names_the_losses_it_knows(losses, tmp_path):
-    with pytest.raises(ValueError, match=r"demo: losses must be some of \['asg', 'ctc', 'rnnt'\]; got"):
+    with pytest.raises(ValueError, match=r"demo: losses must be some of \['asg', 'ctc', 'lfmmi', 'rnnt'\]; got"):
         demo.run(losses=losses, out=tmp_path)
 
 

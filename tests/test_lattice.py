@@ -471,6 +471,7 @@ WRONG_TYPES = [
     (lambda x: lattice_score(x, EVERY, weights=torch.zeros(9).long()), "weights must have dtype"),
     (lambda x: lattice_score(x.long(), EVERY), "log_probs must have dtype"),
     (lambda x: lfmmi_loss(x, linear([1]), [EVERY]), "denominator must be a Graph"),
+    (lambda x: lattice_sample(x, EVERY, generator=0.5), "generator must be a torch.Generator"),
 ]
 
 

@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train on recorded speech with CTC, RNN-T and ASG, report error rates")
     names = ["ctc", "rnnt", "asg"]
-    demo.add_argument("--losses", nargs="+", choices=names, default=names, help="(all three)")
+    demo.add_argument("--losses", nargs="+", choices=[*names, "lfmmi"], default=names, help="(ctc rnnt asg)")
     demo.add_argument(
         "--steps", type=_positive(int), metavar="N", help="training steps for each loss (its own default)"
     )

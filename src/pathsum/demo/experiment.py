@@ -34,7 +34,7 @@ def run(
     """Trains one recogniser per loss on random sequences of recorded number words and tests it on held-out sequences.
 
     Args:
-        losses: Which of `"ctc"`, `"rnnt"` and `"asg"` to train with.
+        losses: Which of `"ctc"`, `"rnnt"`, `"asg"` and `"lfmmi"` to train with.
         out: Folder for `metrics.json` and `demo.png`; made if missing.
         steps: Training steps per loss; None takes each recogniser's own default.
         seconds: Time budget per loss. Training ends after `steps` or `seconds`, whichever comes first, and the learning

@@ -1,4 +1,4 @@
-"""Three small character recognisers over one kind of encoder: CTC, RNN-T and ASG.
+"""Small character recognisers over one kind of encoder: CTC, LF-MMI, RNN-T and ASG.
 
 Each poses its loss (`forward`), writes what it hears (`transcribe`), and aligns a text that is known: the frames of
 each character on the best path (`align`), and how probable each row of its lattice is in each frame (`posteriors`).
@@ -6,12 +6,14 @@ each character on the best path (`align`), and how probable each row of its latt
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from pathsum.graphs import Graph, over_ctc
 from pathsum.torch import (
     TokenSpan,
     asg_align,
@@ -20,6 +22,7 @@ from pathsum.torch import (
     ctc_greedy_decode,
     ctc_posteriors,
     forced_align,
+    lattice_align,
     rnnt_align,
     rnnt_greedy_decode,
     rnnt_posteriors,
@@ -38,7 +41,9 @@ from .data import (
     Batch,
     decode,
     decode_segments,
+    encode,
     encode_segments,
+    load_recordings,
     pad,
 )
 
@@ -118,6 +123,33 @@ class CTCRecogniser(nn.Module):
         (logits,), lengths, targets, target_lengths = self(batch)
         found = ctc_posteriors(logits, targets, lengths, target_lengths, BLANK, fused_log_softmax=True)
         return found.nodes[0], ["", *(part for c in batch.texts[0] for part in (c, ""))]
+
+
+@cache
+def any_words() -> Graph:
+    """CTC's labellings of all sequences of the words, as the denominator of LF-MMI and what its decoder may write."""
+    arcs, last = [], 1
+    for word in load_recordings():
+        state = 0
+        for place, label in enumerate(encode(word)):
+            last += place < len(word) - 1
+            to = last if place < len(word) - 1 else 1
+            arcs.append((state, to, label))
+            state = to
+    arcs.append((1, 0, SPACE))
+    sources, destinations, labels = zip(*arcs, strict=True)
+    return over_ctc(Graph(sources, destinations, labels, final=1), NUM_CLASSES, BLANK)
+
+
+class LFMMIRecogniser(CTCRecogniser):
+    """As CTC's; its scores are normalised over the sequences of words alone, which are all that it writes."""
+
+    @torch.no_grad()
+    def transcribe(self, batch: Batch) -> list[Transcript]:
+        (scores,), lengths, *_ = self(batch)
+        outputs = lattice_align(scores, any_words(), lengths, batch_first=True).outputs
+        frames = [torch.nonzero(row >= 0).flatten() for row in outputs]
+        return [Transcript(row[own].tolist(), own.tolist()) for row, own in zip(outputs, frames, strict=True)]
 
 
 class RNNTRecogniser(nn.Module):

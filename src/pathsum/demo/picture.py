@@ -19,11 +19,12 @@ from .model import Recogniser, word_seconds, words
 from .report import TITLES
 from .train import OBJECTIVES
 
-COLOURS = {"ctc": "tab:orange", "rnnt": "tab:blue", "asg": "tab:green"}
+COLOURS = {"ctc": "tab:orange", "rnnt": "tab:blue", "asg": "tab:green", "lfmmi": "tab:red"}
 PANEL_TITLES = {
     "ctc": "a character for a frame or two, blanks between in grey",
     "rnnt": "a row is what is written so far, and a character where its row begins",
     "asg": "every frame belongs to a character; 1 is the one before it once more",
+    "lfmmi": "a character for a frame or more, among all strings of the words",
 }
 LANE = 5  # mel bands: height of a loss's lane above the spectrogram
 

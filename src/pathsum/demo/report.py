@@ -16,7 +16,7 @@ from .data import Batch
 from .model import Recogniser, word_seconds, words
 from .train import COMPARE_EVERY, Log
 
-TITLES = {"ctc": "CTC", "rnnt": "RNN-T", "asg": "ASG"}
+TITLES = {"ctc": "CTC", "rnnt": "RNN-T", "asg": "ASG", "lfmmi": "LF-MMI"}
 
 
 def error_rates(spoken: Sequence[str], written: Sequence[str]) -> dict[str, Any]:

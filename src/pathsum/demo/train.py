@@ -1,4 +1,4 @@
-"""The three losses at work, and the loop that trains a recogniser with any of them."""
+"""The losses at work, and the loop that trains a recogniser with any of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pathsum.torch import asg_loss, ctc_loss, rnnt_joint_loss
+from pathsum.graphs import linear, over_ctc
+from pathsum.torch import asg_loss, ctc_loss, lfmmi_loss, rnnt_joint_loss
 
-from .data import BLANK, WordSequences
-from .model import ASGRecogniser, CTCRecogniser, Posed, Recogniser, RNNTRecogniser
+from .data import BLANK, NUM_CLASSES, WordSequences
+from .model import ASGRecogniser, CTCRecogniser, LFMMIRecogniser, Posed, Recogniser, RNNTRecogniser, any_words
 
 BATCH_SIZE = 16
 LEARNING_RATE = 3e-3
@@ -45,6 +46,13 @@ def asg(posed: Posed) -> torch.Tensor:
     return asg_loss(scores, targets, transitions, lengths, target_lengths, scale_mode="target_size", batch_first=True)
 
 
+def lfmmi(posed: Posed) -> torch.Tensor:
+    (scores,), lengths, targets, target_lengths = posed
+    spoken = [row[:size] for row, size in zip(targets.tolist(), target_lengths.tolist(), strict=True)]
+    numerators = [over_ctc(linear(target), NUM_CLASSES, BLANK) for target in spoken]
+    return lfmmi_loss(scores, numerators, any_words(), lengths, batch_first=True)
+
+
 class Objective(NamedTuple):
     recogniser: type[CTCRecogniser] | type[RNNTRecogniser] | type[ASGRecogniser]
     loss: Callable[[Posed], torch.Tensor]
@@ -58,6 +66,7 @@ OBJECTIVES = {
     "ctc": Objective(CTCRecogniser, ctc, torch_ctc, steps=800, clip=1.0, unit="character"),
     "rnnt": Objective(RNNTRecogniser, rnnt, None, steps=700, clip=10.0, unit="sequence"),
     "asg": Objective(ASGRecogniser, asg, None, steps=600, clip=1.0, unit="character"),
+    "lfmmi": Objective(LFMMIRecogniser, lfmmi, None, steps=800, clip=1.0, unit="frame"),
 }
 
 

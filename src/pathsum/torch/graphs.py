@@ -264,6 +264,8 @@ def lattice_sample(
     arguments = (graphs, input_lengths, weights, "none", fused_log_softmax, batch_first, MEMORY, impl)
     posed = pose_graph_call(function, log_probs, *arguments)
     count = _checks.check_count(function, "num_samples", num_samples)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InvalidTypeError(function, "generator", "be a torch.Generator", type(generator).__name__)
     num_sequences, num_frames, _ = posed.scores.shape
     draws = torch.rand(count, num_sequences, num_frames + 1, generator=generator, dtype=torch.float64, device="cpu")
     arcs = posed.kernels.sample(posed.call(posed.scores.detach(), posed.weights.detach()), draws).transpose(0, 1)
