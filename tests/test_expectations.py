@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from pathsum.options import RNNT_TYPES
 from pathsum.problems.ctc import pose_ctc
-from pathsum.problems.rnnt_types import RNNT_TYPES
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.testing import assert_close, chain_inputs, enumerate_paths, grid_inputs, pack_rows
 from pathsum.torch import (

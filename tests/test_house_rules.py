@@ -20,6 +20,7 @@ LAYERS = {
     "pathsum.errors": 0,
     "pathsum.lattice": 0,
     "pathsum.numerics": 0,
+    "pathsum.options": 0,
     "pathsum.reductions": 0,
     "pathsum._namespace": 0,
     "pathsum.printable": 0,

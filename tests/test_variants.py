@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from pathsum.kernels.numba import grid_arcs
+from pathsum.options import RNNT_TYPES
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt import pose_rnnt
-from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
+from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
 from pathsum.testing import (

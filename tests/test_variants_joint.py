@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pathsum.problems.rnnt_types import RNNT_TYPES
+from pathsum.options import RNNT_TYPES
 from pathsum.testing import assert_close, grid_inputs
 from pathsum.torch import rnnt_joint_loss, rnnt_loss, rnnt_loss_from_joint
 

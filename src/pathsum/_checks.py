@@ -13,7 +13,7 @@ import numpy as np
 
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import BEYOND, Array
-from pathsum.reductions import REDUCTIONS
+from pathsum.options import REDUCTIONS
 
 SCORE_DTYPES = ("float32", "float64", "bfloat16", "float16")
 

@@ -17,8 +17,7 @@ import os
 
 from pathsum.errors import ImplementationError, InvalidValueError
 from pathsum.kernels.protocol import Kernels
-
-IMPLEMENTATIONS = ("reference", "numba", "triton")
+from pathsum.options import IMPLEMENTATIONS
 
 # The classes of kernels, and the module that each is in: of a lattice, and of what its scores are made of.
 _LATTICES = {

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-REDUCTIONS = ("none", "mean", "sum")
-SCALE_MODES = ("none", "input_size", "input_size_sqrt", "target_size", "target_size_sqrt")
-
 
 def reduce(losses: Any, reduction: str, weights: Any = None) -> Any:
     """Reduce losses (N,).

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pathsum.errors import InvalidValueError
-from pathsum.reductions import REDUCTIONS, reduce
+from pathsum.options import REDUCTIONS
+from pathsum.reductions import reduce
 from pathsum.torch import rnnt_loss, rnnt_packed_loss
 
 Integers = Tensor | Sequence[int]

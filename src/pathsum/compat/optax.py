@@ -21,6 +21,7 @@ from pathsum import jax as pathsum_jax
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.jax.extended import varying_as
 from pathsum.kernels.jax.rows import work_dtype
+from pathsum.options import JAXImpl
 
 Array = jax.Array
 
@@ -34,7 +35,7 @@ class _Options(NamedTuple):
     num_classes: int
     blank: int
     corrected: bool
-    impl: str
+    impl: JAXImpl
 
 
 class _Batch(NamedTuple):
@@ -55,7 +56,7 @@ def ctc_loss(
     blank_id: int = 0,
     log_epsilon: jax.typing.ArrayLike = -1e5,
     corrected: bool = False,
-    impl: str = "auto",
+    impl: JAXImpl = "auto",
 ) -> Array:
     """``optax.ctc_loss``.
 
@@ -101,7 +102,7 @@ def ctc_loss_with_forward_probs(
     blank_id: int = 0,
     log_epsilon: jax.typing.ArrayLike = -1e5,
     corrected: bool = False,
-    impl: str = "auto",
+    impl: JAXImpl = "auto",
 ) -> tuple[Array, Array, Array]:
     """``optax.ctc_loss_with_forward_probs``.
 
@@ -163,7 +164,7 @@ def _inputs(
     return scores, _Batch(paddings == 0, labels.astype(jnp.int32), lengths.astype(jnp.int32), epsilon)
 
 
-def _options(function: str, scores: Array, blank: int, corrected: bool, impl: str) -> _Options:
+def _options(function: str, scores: Array, blank: int, corrected: bool, impl: JAXImpl) -> _Options:
     num_classes = scores.shape[2]
     if not -num_classes <= blank < num_classes:
         raise InvalidValueError(function, "blank_id", f"lie in [-C, C) with C = {num_classes}", blank)

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from pathsum.errors import InvalidValueError
+from pathsum.options import TensorFlowImpl
 from pathsum.tensorflow import ctc_loss as _ctc_loss
 
 
@@ -27,7 +28,7 @@ def ctc_loss(
     blank_index: int | None = None,
     name: str | None = None,
     *,
-    impl: str = "auto",
+    impl: TensorFlowImpl = "auto",
 ) -> Any:
     """``tf.nn.ctc_loss``.
 

@@ -22,6 +22,7 @@ from pathsum import decoding
 from pathsum import torch as pathsum_torch
 from pathsum.compat.conventions import Integers, reduced, transducer_losses
 from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.options import TorchImpl
 
 
 def rnnt_loss(
@@ -35,7 +36,7 @@ def rnnt_loss(
     fused_log_softmax: bool = True,
     *,
     corrected: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """``torchaudio.functional.rnnt_loss``.
 
@@ -111,7 +112,7 @@ def forced_align(
     blank: int = 0,
     *,
     corrected: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> tuple[Tensor, Tensor]:
     """``torchaudio.functional.forced_align``.
 

@@ -9,6 +9,7 @@ from pathsum.jax._inputs import IntegersLike, check_batch, check_impl, check_sco
 from pathsum.jax._solvers import ASGSolver
 from pathsum.kernels.jax.rows import work_dtype
 from pathsum.lattice import Array
+from pathsum.options import JAXImpl, ReductionName
 
 
 def asg_loss(
@@ -18,9 +19,9 @@ def asg_loss(
     input_lengths: IntegersLike | None = None,
     target_lengths: IntegersLike | None = None,
     *,
-    reduction: str = "none",
+    reduction: ReductionName = "none",
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: JAXImpl = "auto",
 ) -> Array:
     """Auto segmentation criterion: the target's share among all label sequences, with learned transitions.
 
@@ -70,7 +71,7 @@ def asg_loss(
     expected = (scores.shape[2],) * 2
     _checks.check_table("asg_loss", "transitions", table.dtype.name, table.shape, "(C, C)", expected, scores.dtype.name)
     _checks.check_reduction("asg_loss", reduction)
-    impl = check_impl("asg_loss", impl, scores)
+    chosen = check_impl("asg_loss", impl, scores)
     batch = check_batch(
         "asg_loss",
         targets,
@@ -84,4 +85,4 @@ def asg_loss(
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
     work = work_dtype(scores)
     scores = scores.astype(work), table.astype(work)
-    return solve(ASGSolver(impl), scores, batch, reduction=reduction, zero_infinity=bool(zero_infinity))
+    return solve(ASGSolver(chosen), scores, batch, reduction=reduction, zero_infinity=bool(zero_infinity))

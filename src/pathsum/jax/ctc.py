@@ -8,6 +8,7 @@ from pathsum import _checks
 from pathsum.jax._inputs import IntegersLike, check_batch, check_impl, check_scores, solve
 from pathsum.jax._solvers import ChainSolver
 from pathsum.lattice import Array, ChainLattice
+from pathsum.options import JAXImpl, ReductionName
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 
@@ -19,10 +20,10 @@ def ctc_loss(
     target_lengths: IntegersLike | None = None,
     *,
     blank: int = 0,
-    reduction: str = "none",
+    reduction: ReductionName = "none",
     zero_infinity: bool = False,
     fused_log_softmax: bool = True,
-    impl: str = "auto",
+    impl: JAXImpl = "auto",
 ) -> Array:
     """Connectionist temporal classification loss.
 
@@ -96,10 +97,10 @@ def simple_ctc_loss(
     target_lengths: IntegersLike | None = None,
     *,
     blank: int = 0,
-    reduction: str = "none",
+    reduction: ReductionName = "none",
     zero_infinity: bool = False,
     fused_log_softmax: bool = True,
-    impl: str = "auto",
+    impl: JAXImpl = "auto",
 ) -> Array:
     """Simplified CTC loss: repeats are not merged, each label is emitted on exactly one frame.
 

@@ -6,6 +6,7 @@ from pathsum import _checks
 from pathsum.jax._inputs import IntegersLike, check_batch, check_impl, check_scores, solve
 from pathsum.jax._solvers import GridSolver
 from pathsum.lattice import Array
+from pathsum.options import JAXImpl, ReductionName
 
 
 def rnnt_loss(
@@ -16,11 +17,11 @@ def rnnt_loss(
     *,
     blank: int = -1,
     clamp: float = -1,
-    reduction: str = "none",
+    reduction: ReductionName = "none",
     fused_log_softmax: bool = True,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: JAXImpl = "auto",
 ) -> Array:
     """Recurrent neural network transducer loss.
 
@@ -73,7 +74,7 @@ def rnnt_loss(
     _checks.check_reduction("rnnt_loss", reduction)
     clamp = _checks.check_number("rnnt_loss", "clamp", clamp)
     fastemit_lambda = _checks.check_number("rnnt_loss", "fastemit_lambda", fastemit_lambda, minimum=0.0)
-    impl = check_impl("rnnt_loss", impl, scores)
+    chosen = check_impl("rnnt_loss", impl, scores)
     batch = check_batch(
         "rnnt_loss",
         targets,
@@ -84,5 +85,5 @@ def rnnt_loss(
         max_labels=scores.shape[2] - 1,
         blank=blank,
     )
-    solver = GridSolver(impl, blank, bool(fused_log_softmax), fastemit_lambda, clamp)
+    solver = GridSolver(chosen, blank, bool(fused_log_softmax), fastemit_lambda, clamp)
     return solve(solver, (scores,), batch, reduction=reduction, zero_infinity=bool(zero_infinity))

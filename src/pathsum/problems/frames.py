@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-LOSSES = ("ctc", "simple_ctc", "asg", "rnnt", "tdt", "multi_blank", "wildcard_rnnt", "ar_rnnt")
-
 
 class Bands(NamedTuple):
     """The frames (L,) near which the labels of an alignment-restricted transducer are emitted, and how near."""

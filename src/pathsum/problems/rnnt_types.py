@@ -17,8 +17,6 @@ from __future__ import annotations
 from pathsum._namespace import namespace
 from pathsum.lattice import LABEL, ArcLattice, Array, GridLattice
 
-RNNT_TYPES = ("regular", "modified", "one_sym_per_frame", "constrained")
-
 
 def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
     """The grid of a batch with the arcs of one of ``RNNT_TYPES``: blank, then label."""

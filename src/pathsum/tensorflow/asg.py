@@ -7,6 +7,7 @@ import tensorflow as tf
 from pathsum import _checks
 from pathsum.kernels.tensorflow.log_domain import sizes
 from pathsum.lattice import Array
+from pathsum.options import TensorFlowImpl
 from pathsum.tensorflow._inputs import (
     IntegersLike,
     assertions,
@@ -28,7 +29,7 @@ def asg_loss(
     logit_length: IntegersLike | None = None,
     *,
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: TensorFlowImpl = "auto",
 ) -> Array:
     """Auto segmentation criterion: the label's share among all label sequences, with learned transitions.
 
@@ -82,8 +83,8 @@ def asg_loss(
     claims = [(size == sizes(scores)[2], "transitions must have shape (C, C)") for size in sizes(table)]
     with tf.control_dependencies(assertions("asg_loss", claims)):
         table = tf.identity(table)
-    impl = check_impl("asg_loss", impl, scores)
+    chosen = check_impl("asg_loss", impl, scores)
     batch = check_batch("asg_loss", labels, label_length, logit_length, scores=scores, blank=None)
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
     work = tf.float64 if scores.dtype == tf.float64 else tf.float32
-    return solve(ASGSolver(impl), [tf.cast(scores, work), tf.cast(table, work)], batch, zero_infinity=zero_infinity)
+    return solve(ASGSolver(chosen), [tf.cast(scores, work), tf.cast(table, work)], batch, zero_infinity=zero_infinity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pathsum.lattice import Array, ChainLattice
+from pathsum.options import TensorFlowImpl
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.tensorflow._inputs import (
@@ -28,7 +29,7 @@ def ctc_loss(
     *,
     fused_log_softmax: bool = True,
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: TensorFlowImpl = "auto",
 ) -> Array:
     """Connectionist temporal classification loss. ``classic_ctc_loss`` is another name of it.
 
@@ -96,7 +97,7 @@ def simple_ctc_loss(
     *,
     fused_log_softmax: bool = True,
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: TensorFlowImpl = "auto",
 ) -> Array:
     """Simplified CTC loss: repeats are not merged, each label is emitted on exactly one frame.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathsum import _checks
 from pathsum.lattice import Array
+from pathsum.options import TensorFlowImpl
 from pathsum.tensorflow._inputs import (
     IntegersLike,
     check_batch,
@@ -28,7 +29,7 @@ def rnnt_loss(
     fastemit_lambda: float = 0.0,
     clamp: float = -1.0,
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: TensorFlowImpl = "auto",
 ) -> Array:
     """Recurrent neural network transducer loss.
 
@@ -80,7 +81,7 @@ def rnnt_loss(
     blank = check_blank("rnnt_loss", blank_index, scores.shape[3])
     clamp = _checks.check_number("rnnt_loss", "clamp", clamp)
     fastemit_lambda = _checks.check_number("rnnt_loss", "fastemit_lambda", fastemit_lambda, minimum=0.0)
-    impl = check_impl("rnnt_loss", impl, scores)
+    chosen = check_impl("rnnt_loss", impl, scores)
     batch = check_batch(
         "rnnt_loss",
         labels,
@@ -89,5 +90,5 @@ def rnnt_loss(
         scores=scores,
         blank=blank,
     )
-    solver = GridSolver(impl, blank, bool(fused_log_softmax), fastemit_lambda, clamp)
+    solver = GridSolver(chosen, blank, bool(fused_log_softmax), fastemit_lambda, clamp)
     return solve(solver, [scores], batch, zero_infinity=zero_infinity)

@@ -15,11 +15,10 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.protocol import Kernels
+from pathsum.options import CHECKS, Check
 
-CHECKS = ("async", "sync")
 
-
-def unread_on(function: str, check: str, kernels: Kernels, scores: Tensor, *integers: Any) -> torch.device | None:
+def unread_on(function: str, check: Check, kernels: Kernels, scores: Tensor, *integers: Any) -> torch.device | None:
     """The device that integers stay on, not looked at; None where they are checked as everywhere."""
     _checks.check_option(function, "check", check, CHECKS)
     on_device = any(isinstance(value, Tensor) and value.device.type != "cpu" for value in integers)

@@ -14,6 +14,7 @@ from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba.posing import COMPILED
 from pathsum.lattice import GridLattice
+from pathsum.options import ReductionName
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.torch._bounded import bounded_batch, check_integer_dtype, special_kind
 from pathsum.torch._ops.arrays import as_tensor
@@ -427,7 +428,7 @@ def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
     return _checks.check_alignment(function, as_integers(function, "alignment", alignment), *integers)
 
 
-def as_given(losses: Tensor, batched: bool, reduction: str) -> Tensor:
+def as_given(losses: Tensor, batched: bool, reduction: ReductionName) -> Tensor:
     """Losses reduced, that of one sample which came without a batch axis without axes."""
     return losses if batched or reduction != "none" else losses[0]
 

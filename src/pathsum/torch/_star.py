@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.kernels.reference.log_domain import log_softmax, log_sum
+from pathsum.options import STARS
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
-
-STARS = ("any", "label")
 
 
 def check_star(function: str, star: Any) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.kernels.reference.log_domain import exact
-from pathsum.reductions import SCALE_MODES, scales
+from pathsum.options import SCALE_MODES, Check, ReductionName, ScaleMode, TorchImpl
+from pathsum.reductions import scales
 from pathsum.torch._autograd.addition import fork
 from pathsum.torch._inputs import Integers, finish
 from pathsum.torch._ops.arrays import as_tensor
@@ -24,15 +25,15 @@ def asg_loss(
     transitions: Tensor,
     input_lengths: Integers | int | None = None,
     target_lengths: Integers | int | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
-    scale_mode: str = "none",
+    scale_mode: ScaleMode = "none",
     start_scores: Tensor | None = None,
     final_scores: Tensor | None = None,
     batch_first: bool = False,
     zero_infinity: bool = False,
-    check: str = "async",
-    impl: str = "auto",
+    check: Check = "async",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Auto segmentation criterion: the target's share among all label sequences, with learned transitions.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import Call, ChainOptions
+from pathsum.options import ReductionName, TorchImpl
 from pathsum.problems.crf import BASES, all_kmers, pose_crf
 from pathsum.reductions import reduce
 from pathsum.torch._inputs import Integers, as_batch, finish, samples_first
@@ -22,11 +23,11 @@ def crf_ctc_loss(
     input_lengths: Integers,
     target_lengths: Integers,
     state_len: int,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     zero_infinity: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """The CTC-CRF loss of nanopore base callers: the target's share among all sequences of bases.
 

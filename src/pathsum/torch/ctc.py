@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pathsum.options import Check, ReductionName, Star, TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
 
@@ -14,14 +15,14 @@ def ctc_loss(
     input_lengths: Integers | int,
     target_lengths: Integers | int,
     blank: int = 0,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     zero_infinity: bool = False,
     *,
     fused_log_softmax: bool = False,
-    star: str | None = None,
+    star: Star | None = None,
     batch_first: bool = False,
-    check: str = "async",
-    impl: str = "auto",
+    check: Check = "async",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Connectionist temporal classification loss.
 
@@ -104,13 +105,13 @@ def simple_ctc_loss(
     input_lengths: Integers | int,
     target_lengths: Integers | int,
     blank: int = 0,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     zero_infinity: bool = False,
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    check: str = "async",
-    impl: str = "auto",
+    check: Check = "async",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Simplified CTC loss: repeats are not merged, each label is emitted on exactly one frame.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from pathsum import _checks
+from pathsum.options import PATHS, PathSet, ReductionName, RNNTType, TorchImpl
 from pathsum.torch._inputs import Integers
-from pathsum.torch.paths.asg import PATHS, both_paths
+from pathsum.torch.paths.asg import both_paths
 from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
 from pathsum.torch.paths.rnnt import grid_paths
 
@@ -17,11 +18,11 @@ def ctc_entropy(
     input_lengths: Integers | int,
     target_lengths: Integers | int,
     blank: int = 0,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of CTC's alignments of a target.
 
@@ -76,11 +77,11 @@ def simple_ctc_entropy(
     input_lengths: Integers | int,
     target_lengths: Integers | int,
     blank: int = 0,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of simplified CTC's alignments of a target; see ``ctc_entropy``.
 
@@ -123,11 +124,11 @@ def rnnt_entropy(
     logit_lengths: Integers | int,
     target_lengths: Integers | int,
     blank: int = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     fused_log_softmax: bool = True,
     *,
-    rnnt_type: str = "regular",
-    impl: str = "auto",
+    rnnt_type: RNNTType = "regular",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of the transducer's alignments of a target.
 
@@ -178,11 +179,11 @@ def asg_entropy(
     transitions: Tensor,
     input_lengths: Integers | int | None = None,
     target_lengths: Integers | int | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
-    paths: str = "target",
+    paths: PathSet = "target",
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of ASG's label sequences: of those that stretch a target, or of all.
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
+from pathsum.options import PATHS, PathSet, ReductionName, RNNTType, TorchImpl
 from pathsum.torch._inputs import Integers, as_scores, check_table, dtype_of, shape_of
 from pathsum.torch.joiner import Joiner
-from pathsum.torch.paths.asg import PATHS, both_paths
+from pathsum.torch.paths.asg import both_paths
 from pathsum.torch.paths.base import Paths
 from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
 from pathsum.torch.paths.frames import FramePaths
@@ -24,11 +25,11 @@ def ctc_expected_risk(
     input_lengths: Integers | int,
     target_lengths: Integers | int,
     blank: int = 0,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of CTC's alignments of a target.
 
@@ -90,11 +91,11 @@ def simple_ctc_expected_risk(
     input_lengths: Integers | int,
     target_lengths: Integers | int,
     blank: int = 0,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of simplified CTC's alignments of a target; see ``ctc_expected_risk``.
 
@@ -141,11 +142,11 @@ def rnnt_expected_risk(
     logit_lengths: Integers | int,
     target_lengths: Integers | int,
     blank: int = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     fused_log_softmax: bool = True,
     *,
-    rnnt_type: str = "regular",
-    impl: str = "auto",
+    rnnt_type: RNNTType = "regular",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of the transducer's alignments of a target.
 
@@ -203,12 +204,12 @@ def asg_expected_risk(
     transitions: Tensor,
     input_lengths: Integers | int | None = None,
     target_lengths: Integers | int | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     transition_costs: Tensor | None = None,
-    paths: str = "target",
+    paths: PathSet = "target",
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of ASG's label sequences: of those that stretch a target, or of all.
 

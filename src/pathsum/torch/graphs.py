@@ -14,6 +14,7 @@ from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
 from pathsum.kernels.protocol import Call, Kernels, SparseOptions
 from pathsum.lattice import SparseLattice
+from pathsum.options import ReductionName, TorchImpl
 from pathsum.problems.graphs import pose_graphs
 from pathsum.reductions import reduce
 from pathsum.torch._expectations import directional, real_log_softmax
@@ -58,11 +59,11 @@ def lattice_score(
     input_lengths: Integers | None = None,
     *,
     weights: Tensor | np.ndarray | None = None,
-    reduction: str = "none",
+    reduction: ReductionName = "none",
     fused_log_softmax: bool = False,
     batch_first: bool = False,
     memory_limit: int = MEMORY,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """The log-sum over all paths of a graph that emit as many labels as there are frames.
 
@@ -121,12 +122,12 @@ def lattice_loss(
     input_lengths: Integers | None = None,
     *,
     weights: Tensor | np.ndarray | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     zero_infinity: bool = False,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
     memory_limit: int = MEMORY,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Minus ``lattice_score``: the negative log-likelihood of what a graph accepts.
 
@@ -177,7 +178,7 @@ def lattice_align(
     weights: Tensor | np.ndarray | None = None,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> LatticeAlignment:
     """The best path of each sample through its graph: which arc every frame takes.
 
@@ -228,7 +229,7 @@ def lattice_sample(
     weights: Tensor | np.ndarray | None = None,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> LatticeSamples:
     """Paths drawn at random, each as probable as its share in the sum over all paths.
 
@@ -280,7 +281,7 @@ def lattice_posteriors(
     weights: Tensor | np.ndarray | None = None,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """How probable each class is in each frame, among all paths of a graph.
 
@@ -322,10 +323,10 @@ def lattice_entropy(
     input_lengths: Integers | None = None,
     *,
     weights: Tensor | np.ndarray | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of the paths of a graph.
 
@@ -375,10 +376,10 @@ def lattice_expected_risk(
     input_lengths: Integers | None = None,
     *,
     weights: Tensor | np.ndarray | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of the paths of a graph, whose arcs cost each time that they are taken.
 
@@ -435,13 +436,13 @@ def lfmmi_loss(
     numerators: Graphs,
     denominator: Graph,
     input_lengths: Integers | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     den_scale: float = 1.0,
     zero_infinity: bool = False,
     batch_first: bool = False,
     memory_limit: int = MEMORY,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Lattice-free maximum mutual information: how much of what a denominator accepts is the sample's own.
 
@@ -541,7 +542,7 @@ class PosedGraphs(NamedTuple):
         """Minus the log-sums (N,) in float64."""
         return self.kernels.losses(self.call(self.scores, self.weights))
 
-    def reduce(self, values: Tensor, reduction: str) -> Tensor:
+    def reduce(self, values: Tensor, reduction: ReductionName) -> Tensor:
         reduced = reduce(values, reduction)
         return reduced if self.batched or reduction != "none" else reduced[0]
 
@@ -584,7 +585,7 @@ def pose_graph_call(
     graphs: Graphs,
     input_lengths: Any,
     weights: Any,
-    reduction: str,
+    reduction: ReductionName,
     fused_log_softmax: bool,
     batch_first: bool,
     memory_limit: int,

@@ -9,11 +9,9 @@ import numpy as np
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
-from pathsum.problems.frames import LOSSES, Bands, frames_needed
-from pathsum.problems.rnnt_types import RNNT_TYPES
+from pathsum.options import FINALS, LOSSES, RNNT_TYPES, Final, LossName, RNNTType
+from pathsum.problems.frames import Bands, frames_needed
 from pathsum.torch._inputs import Integers, as_integers, tdt_durations
-
-FINALS = ("blank", "any")
 
 
 class Infeasible(NamedTuple):
@@ -33,14 +31,14 @@ class Infeasible(NamedTuple):
 
 
 def infeasible(
-    loss: str,
+    loss: LossName,
     targets: Integers,
     input_lengths: Integers | int,
     target_lengths: Integers | int | None = None,
     *,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     durations: Sequence[int] | None = None,
-    final: str = "blank",
+    final: Final = "blank",
     alignment: Integers | None = None,
     left: int | None = None,
     right: int | None = None,

@@ -7,6 +7,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 import torch
 from torch import Tensor
 
+from pathsum.options import Activation
+
 ACTIVATIONS = {
     "tanh": torch.tanh,
     "relu": torch.relu,
@@ -48,7 +50,7 @@ class Joiner:
     weight: Tensor
     bias: Tensor | None = None
     _: KW_ONLY
-    activation: str = "tanh"
+    activation: Activation = "tanh"
     gate: float | None = None
     tile_memory: int = 2**23
 

@@ -14,7 +14,8 @@ from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions
 from pathsum.kernels.reference import grid as reference_grid
 from pathsum.kernels.reference.log_domain import exact, log_softmax
-from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
+from pathsum.options import RNNT_TYPES, Activation, Check, ReductionName, RNNTType, TorchImpl
+from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.reductions import reduce
 from pathsum.torch._inputs import (
     Integers,
@@ -43,18 +44,18 @@ def rnnt_joint_loss(
     target_lengths: Integers | int,
     blank: int = -1,
     *,
-    activation: str = "tanh",
-    reduction: str = "mean",
+    activation: Activation = "tanh",
+    reduction: ReductionName = "mean",
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
     zero_infinity: bool = False,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
     gate: float | None = None,
     tile_memory: int = 2**23,
-    check: str = "async",
-    impl: str = "auto",
+    check: Check = "async",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss of a joiner whose logits are never held.
 
@@ -136,14 +137,14 @@ def rnnt_loss_from_joint(
     blank: int = -1,
     *,
     num_classes: int | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
     rows_per_tile: int = 8192,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss of any joiner, its logits made a tile at a time.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pathsum import _checks
+from pathsum.options import Activation, Check, Final, ReductionName, RNNTType, ScaleMode, Star, TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.asg import asg_loss
 from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
@@ -49,14 +50,14 @@ class CTCLoss(_Loss):
     def __init__(
         self,
         blank: int = 0,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         zero_infinity: bool = False,
         *,
         fused_log_softmax: bool = False,
-        star: str | None = None,
+        star: Star | None = None,
         batch_first: bool = False,
-        check: str = "async",
-        impl: str = "auto",
+        check: Check = "async",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 
@@ -80,13 +81,13 @@ class SimpleCTCLoss(_Loss):
     def __init__(
         self,
         blank: int = 0,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         zero_infinity: bool = False,
         *,
         fused_log_softmax: bool = False,
         batch_first: bool = False,
-        check: str = "async",
-        impl: str = "auto",
+        check: Check = "async",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 
@@ -110,13 +111,13 @@ class LatticeLoss(_Loss):
 
     def __init__(
         self,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         zero_infinity: bool = False,
         *,
         fused_log_softmax: bool = False,
         batch_first: bool = False,
         memory_limit: int = MEMORY,
-        impl: str = "auto",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 
@@ -146,17 +147,17 @@ class RNNTLoss(_Loss):
         self,
         blank: int = -1,
         clamp: float = -1,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         fused_log_softmax: bool = True,
         *,
         fastemit_lambda: float = 0.0,
         zero_infinity: bool = False,
         overwrite_logits: bool = False,
-        rnnt_type: str = "regular",
+        rnnt_type: RNNTType = "regular",
         delay_penalty: float = 0.0,
         hat: bool = False,
-        check: str = "async",
-        impl: str = "auto",
+        check: Check = "async",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 
@@ -201,12 +202,12 @@ class TDTLoss(_Loss):
         blank: int = -1,
         *,
         sigma: float = 0.0,
-        final: str = "blank",
+        final: Final = "blank",
         fastemit_lambda: float = 0.0,
         clamp: float = -1,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         zero_infinity: bool = False,
-        impl: str = "auto",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 
@@ -241,9 +242,9 @@ class MultiBlankRNNTLoss(_Loss):
         sigma: float = 0.0,
         fastemit_lambda: float = 0.0,
         clamp: float = -1,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         zero_infinity: bool = False,
-        impl: str = "auto",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 
@@ -270,14 +271,14 @@ class ARRNNTLoss(_Loss):
         right: int,
         blank: int = -1,
         *,
-        rnnt_type: str = "regular",
+        rnnt_type: RNNTType = "regular",
         delay_penalty: float = 0.0,
         hat: bool = False,
         fastemit_lambda: float = 0.0,
         clamp: float = -1,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         zero_infinity: bool = False,
-        impl: str = "auto",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 
@@ -308,12 +309,12 @@ class WildcardRNNTLoss(_Loss):
         blank: int = -1,
         *,
         skip_score: float = 0.0,
-        final: str = "blank",
+        final: Final = "blank",
         fastemit_lambda: float = 0.0,
         clamp: float = -1,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         zero_infinity: bool = False,
-        impl: str = "auto",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 
@@ -347,15 +348,15 @@ class ASGLoss(_Loss):
     def __init__(
         self,
         num_labels: int,
-        reduction: str = "mean",
+        reduction: ReductionName = "mean",
         *,
-        scale_mode: str = "none",
+        scale_mode: ScaleMode = "none",
         learn_start: bool = False,
         learn_final: bool = False,
         batch_first: bool = False,
         zero_infinity: bool = False,
-        check: str = "async",
-        impl: str = "auto",
+        check: Check = "async",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals(), without=("num_labels", "learn_start", "learn_final"))
         self.num_labels = num_labels
@@ -410,18 +411,18 @@ class RNNTJointLoss(_Loss):
         self,
         blank: int = -1,
         *,
-        activation: str = "tanh",
-        reduction: str = "mean",
+        activation: Activation = "tanh",
+        reduction: ReductionName = "mean",
         fastemit_lambda: float = 0.0,
         clamp: float = -1,
         zero_infinity: bool = False,
-        rnnt_type: str = "regular",
+        rnnt_type: RNNTType = "regular",
         delay_penalty: float = 0.0,
         hat: bool = False,
         gate: float | None = None,
         tile_memory: int = 2**23,
-        check: str = "async",
-        impl: str = "auto",
+        check: Check = "async",
+        impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
 

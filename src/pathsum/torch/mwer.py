@@ -11,6 +11,7 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba import edit_distance
+from pathsum.options import BASELINES, Baseline, ReductionName, RNNTType, TorchImpl
 from pathsum.reductions import reduce
 from pathsum.torch._autograd.columns import columns_of
 from pathsum.torch._inputs import Integers, as_integers, as_scores, check_lengths, result_dtype, samples_first
@@ -18,8 +19,6 @@ from pathsum.torch._ops.arrays import work_dtype
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.ctc import CTC, chain_paths
 from pathsum.torch.paths.rnnt import grid_paths, joint_paths
-
-BASELINES = ("mean", "none", "leave_one_out")
 
 
 def ctc_mwer_loss(
@@ -29,17 +28,17 @@ def ctc_mwer_loss(
     hypothesis_lengths: Integers,
     errors: Tensor | np.ndarray | Any = None,
     blank: int = 0,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     references: Integers | None = None,
     reference_lengths: Integers | None = None,
     separator: int | None = None,
-    baseline: str = "mean",
+    baseline: Baseline = "mean",
     normalise: bool = True,
     temperature: float = 1.0,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Minimum word error rate loss of CTC: the expected errors of some hypotheses under the model.
 
@@ -127,17 +126,17 @@ def rnnt_mwer_loss(
     hypothesis_lengths: Integers,
     errors: Tensor | np.ndarray | Any = None,
     blank: int = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     references: Integers | None = None,
     reference_lengths: Integers | None = None,
     separator: int | None = None,
-    baseline: str = "mean",
+    baseline: Baseline = "mean",
     normalise: bool = True,
     temperature: float = 1.0,
     fused_log_softmax: bool = True,
-    rnnt_type: str = "regular",
-    impl: str = "auto",
+    rnnt_type: RNNTType = "regular",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Minimum word error rate loss of the transducer: see ``ctc_mwer_loss``, with P of ``rnnt_loss``.
 
@@ -339,12 +338,12 @@ class _Hypotheses(NamedTuple):
 
 
 class _Options(NamedTuple):
-    baseline: str
+    baseline: Baseline
     normalise: bool
     temperature: float
 
 
-def _options(function: str, baseline: str, normalise: bool, temperature: float) -> _Options:
+def _options(function: str, baseline: Baseline, normalise: bool, temperature: float) -> _Options:
     _checks.check_option(function, "baseline", baseline, BASELINES)
     normalise = _checks.check_flag(function, "normalise", normalise)
     temperature = _checks.check_number(function, "temperature", temperature)
@@ -465,7 +464,7 @@ def _own_columns(given: _Hypotheses, blank: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _risk(
-    function: str, log_probs: Tensor, given: _Hypotheses, errors: Tensor, options: _Options, reduction: str
+    function: str, log_probs: Tensor, given: _Hypotheses, errors: Tensor, options: _Options, reduction: ReductionName
 ) -> Tensor:
     """The reduced loss of log P (N, K) of the hypotheses and their errors (N, K)."""
     _checks.check_reduction(function, reduction)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from pathsum.options import Star, TorchImpl
 from pathsum.torch._inputs import PADDED, SINGLE, Integers
 from pathsum.torch.paths.asg import both_paths
 from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
@@ -46,9 +47,9 @@ def ctc_posteriors(
     blank: int = 0,
     *,
     fused_log_softmax: bool = False,
-    star: str | None = None,
+    star: Star | None = None,
     batch_first: bool = True,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> ChainPosteriors:
     """How probable each state of CTC's chain is in each frame, among all paths that spell the target.
 
@@ -97,7 +98,7 @@ def simple_ctc_posteriors(
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = True,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> ChainPosteriors:
     """How many labels simplified CTC has emitted after each frame, among all paths that spell the target.
 
@@ -141,7 +142,7 @@ def rnnt_posteriors(
     blank: int = -1,
     fused_log_softmax: bool = True,
     *,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> GridPosteriors:
     """How probable each node and arc of the transducer's grid is, among all walks that spell the target.
 
@@ -187,7 +188,7 @@ def asg_posteriors(
     start_scores: Tensor | np.ndarray | None = None,
     final_scores: Tensor | np.ndarray | None = None,
     batch_first: bool = True,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> ASGPosteriors:
     """How probable each label is in each frame, among the paths that stretch the target and among all paths.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pathsum.options import Check, ReductionName, RNNTType, TorchImpl
 from pathsum.torch._inputs import PACKED, PADDED, SINGLE, Integers
 from pathsum.torch.paths.rnnt import grid_paths
 
@@ -15,17 +16,17 @@ def rnnt_loss(
     target_lengths: Integers | int,
     blank: int = -1,
     clamp: float = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     fused_log_softmax: bool = True,
     *,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
     overwrite_logits: bool = False,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
-    check: str = "async",
-    impl: str = "auto",
+    check: Check = "async",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss.
 
@@ -114,17 +115,17 @@ def rnnt_packed_loss(
     target_lengths: Integers | int,
     blank: int = -1,
     clamp: float = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     fused_log_softmax: bool = True,
     *,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
     overwrite_logits: bool = False,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
-    check: str = "async",
-    impl: str = "auto",
+    check: Check = "async",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Recurrent neural network transducer loss over logits without padding.
 

@@ -15,6 +15,7 @@ from pathsum import _checks
 from pathsum.decoding import Beams, NGram
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba.prefix_beam import step
+from pathsum.options import RNNTType
 from pathsum.torch._inputs import Integers, check_lengths, own_blank, samples_first, tdt_durations
 from pathsum.torch.rnnt import rnnt_loss
 from pathsum.torch.variants import multi_blank_rnnt_loss, tdt_loss
@@ -33,7 +34,7 @@ def rnnt_beam_decode(
     n_best: int = 1,
     max_symbols: int = 10,
     durations: Sequence[int] | None = None,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     big_blanks: Sequence[int] | None = None,
     big_blank_durations: Sequence[int] | None = None,
     lm: NGram | None = None,
@@ -184,7 +185,7 @@ class _Kind(NamedTuple):
     function: str
     blank: int
     durations: tuple[int, ...] | None
-    rnnt_type: str
+    rnnt_type: RNNTType
     big_blanks: tuple[tuple[int, int], ...]
     join: Callable[[Tensor, Tensor], Any]
 

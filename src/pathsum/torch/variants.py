@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pathsum.options import Final, ReductionName, RNNTType, TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.variants import ar_rnnt_paths, multi_blank_rnnt_paths, tdt_paths, wildcard_rnnt_paths
@@ -21,12 +22,12 @@ def tdt_loss(
     blank: int = -1,
     *,
     sigma: float = 0.0,
-    final: str = "blank",
+    final: Final = "blank",
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Token-and-duration transducer loss.
 
@@ -100,9 +101,9 @@ def multi_blank_rnnt_loss(
     sigma: float = 0.0,
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Multi-blank transducer loss: beside the blank there are big blanks, which go several frames on.
 
@@ -166,14 +167,14 @@ def ar_rnnt_loss(
     right: int,
     blank: int = -1,
     *,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Alignment-restricted transducer loss: each label is emitted near the frame that an alignment gives it.
 
@@ -239,12 +240,12 @@ def wildcard_rnnt_loss(
     blank: int = -1,
     *,
     skip_score: float = 0.0,
-    final: str = "blank",
+    final: Final = "blank",
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     zero_infinity: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Tensor:
     """Wildcard transducer loss, for targets that may lack words at their beginning or end.
 

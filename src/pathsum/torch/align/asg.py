@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from pathsum.options import TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.paths.asg import both_paths, every_path
 from pathsum.torch.paths.frames import BestPath
@@ -37,7 +38,7 @@ def asg_align(
     start_scores: Tensor | np.ndarray | None = None,
     final_scores: Tensor | np.ndarray | None = None,
     batch_first: bool = True,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> ASGAlignment:
     """The best path of ASG that stretches the target: the label of every frame.
 
@@ -87,7 +88,7 @@ def asg_viterbi(
     start_scores: Tensor | np.ndarray | None = None,
     final_scores: Tensor | np.ndarray | None = None,
     batch_first: bool = True,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> BestPath:
     """The best path of ASG among all: decoding without a target, lexicon or language model.
 

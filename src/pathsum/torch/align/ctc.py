@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from pathsum.options import Star, TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
 from pathsum.torch.paths.frames import Alignment
@@ -17,9 +18,9 @@ def forced_align(
     target_lengths: Integers | int | None = None,
     blank: int = 0,
     *,
-    star: str | None = None,
+    star: Star | None = None,
     batch_first: bool = True,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Alignment:
     """The most probable CTC path that spells the target: the class of every frame.
 
@@ -86,7 +87,7 @@ def simple_ctc_align(
     blank: int = 0,
     *,
     batch_first: bool = True,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> Alignment:
     """The most probable path of simplified CTC: each label on one frame of its own, blanks elsewhere.
 

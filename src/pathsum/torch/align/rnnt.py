@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pathsum.options import RNNTType, TorchImpl
 from pathsum.torch._inputs import PADDED, SINGLE, Integers
 from pathsum.torch.paths.grid import RNNTAlignment
 from pathsum.torch.paths.rnnt import grid_paths
@@ -17,8 +18,8 @@ def rnnt_align(
     blank: int = -1,
     fused_log_softmax: bool = True,
     *,
-    rnnt_type: str = "regular",
-    impl: str = "auto",
+    rnnt_type: RNNTType = "regular",
+    impl: TorchImpl = "auto",
 ) -> RNNTAlignment:
     """The most probable walk of a transducer that spells the target: the frame of every label.
 

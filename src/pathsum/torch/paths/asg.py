@@ -11,15 +11,13 @@ from torch import Tensor
 from pathsum import dispatch
 from pathsum.kernels.reference.log_domain import tied
 from pathsum.lattice import DenseLattice
+from pathsum.options import Check, TorchImpl
 from pathsum.problems.asg import pose_asg
 from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import Integers, as_scores, check_lengths, check_table, samples_first
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch.paths.frames import ChainPaths, DensePaths, centred, frame_batch, label_dtype
-
-# Which of them a function is about.
-PATHS = ("all", "target")
 
 
 def asg_paths(
@@ -32,7 +30,7 @@ def asg_paths(
     start_scores: Tensor | np.ndarray | None = None,
     final_scores: Tensor | np.ndarray | None = None,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> tuple[DensePaths, ChainPaths]:
     """All label sequences, one label a frame, and those that stretch the target, each label over one frame or more.
 
@@ -79,7 +77,7 @@ def both_paths(
     final_scores: Tensor | np.ndarray | None = None,
     *,
     batch_first: bool,
-    check: str = "sync",
+    check: Check = "sync",
     known: bool = False,
     centre: bool = False,
     impl: str,

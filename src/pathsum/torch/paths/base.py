@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.kernels.protocol import Call, Kernels
+from pathsum.options import ReductionName
 from pathsum.reductions import reduce
 from pathsum.torch._inputs import as_given
 from pathsum.torch._operators import Reduction, kernels_of
@@ -49,7 +50,7 @@ class Paths:
         """Minus the log-sum over the paths, ``-log Z`` (N,), differentiable twice; inf where no path exists."""
         return self._solver.losses(self._call(), Reduction(self.dtype, "none"))
 
-    def loss(self, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
+    def loss(self, reduction: ReductionName = "mean", zero_infinity: bool = False) -> Tensor:
         """The losses reduced, as the function named after the loss does it.
 
         Args:
@@ -85,7 +86,7 @@ class Paths:
         """The most probable path of each sample."""
         raise NotImplementedError
 
-    def reduce(self, values: Tensor, reduction: str) -> Tensor:
+    def reduce(self, values: Tensor, reduction: ReductionName) -> Tensor:
         """Values (N,) reduced as the losses are."""
         _checks.check_reduction(self.function, reduction)
         weights = self._weights() if reduction == "mean" else None

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.lattice import ChainLattice
+from pathsum.options import CHECKS, Check, Star, TorchImpl
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._bounded import CHECKS, unread_on
+from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import Integers, posed_at_once, samples_first
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._star import append_star, check_star
@@ -55,9 +56,9 @@ def ctc_paths(
     blank: int = 0,
     *,
     fused_log_softmax: bool = False,
-    star: str | None = None,
+    star: Star | None = None,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> ChainPaths:
     """The labellings of the frames that read as the target, once repeats are merged and blanks removed.
 
@@ -104,7 +105,7 @@ def simple_ctc_paths(
     *,
     fused_log_softmax: bool = False,
     batch_first: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> ChainPaths:
     """The ways of placing the labels of a target on frames, each on one, with blanks elsewhere.
 
@@ -149,9 +150,9 @@ def chain_paths(
     blank: int,
     *,
     fused_log_softmax: bool = False,
-    star: str | None = None,
+    star: Star | None = None,
     batch_first: bool,
-    check: str = "sync",
+    check: Check = "sync",
     known: bool = False,
     impl: str,
 ) -> ChainPaths:

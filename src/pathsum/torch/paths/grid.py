@@ -14,6 +14,7 @@ from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, Call, GridOptions, JointOptions, RowOptions
 from pathsum.kernels.reference import grid_arcs
 from pathsum.lattice import ArcLattice, GridLattice
+from pathsum.options import ReductionName
 from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.torch._expectations import Expected, posteriors_of, product
 from pathsum.torch._inputs import PADDED, as_given, of_samples, on_device, result_dtype, values_unknown
@@ -79,7 +80,7 @@ class GridPaths(Paths):
         self.heads, self.options = heads, options
         self.kernels = {GridOptions: "grid", ArcOptions: "arcs", JointOptions: "joint"}[type(options)]
 
-    def loss(self, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
+    def loss(self, reduction: ReductionName = "mean", zero_infinity: bool = False) -> Tensor:
         (logits, *_), kernels = self.heads, self._solver
         if not (self.overwrite and torch.is_grad_enabled() and logits.requires_grad):  # pyright: ignore
             return super().loss(reduction, zero_infinity)

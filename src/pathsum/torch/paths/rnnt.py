@@ -11,8 +11,9 @@ from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, GridOptions, JointOptions
 from pathsum.lattice import GridLattice
-from pathsum.problems.rnnt_types import RNNT_TYPES, pose_rnnt_type
-from pathsum.torch._bounded import CHECKS, unread_on
+from pathsum.options import CHECKS, RNNT_TYPES, Check, RNNTType, TorchImpl
+from pathsum.problems.rnnt_types import pose_rnnt_type
+from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import (
     PACKED,
     PADDED,
@@ -38,10 +39,10 @@ def rnnt_paths(
     blank: int = -1,
     *,
     fused_log_softmax: bool = True,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
 ) -> GridPaths:
     """The walks of a transducer through frames and labels that spell the target.
 
@@ -90,10 +91,10 @@ def grid_paths(
     *,
     layouts: tuple[str, ...] = (PADDED, SINGLE, PACKED),
     fused_log_softmax: bool,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
-    check: str = "sync",
+    check: Check = "sync",
     impl: str,
 ) -> GridPaths:
     """The paths that a function of a transducer's logits is made of."""
@@ -123,10 +124,10 @@ def joint_paths(
     target_lengths: Integers | int,
     blank: int,
     *,
-    rnnt_type: str,
+    rnnt_type: RNNTType,
     delay_penalty: float,
     hat: bool,
-    check: str,
+    check: Check,
     impl: str,
 ) -> GridPaths:
     """The paths of a joiner whose logits are never held, where its kernels can do so."""
@@ -170,7 +171,7 @@ def pose_head(
     return pose_logits(function, head, integers, blank, argument=argument, big_blanks=big_blanks)
 
 
-def arc_options(function: str, rnnt_type: str, delay_penalty: float, hat: bool) -> ArcOptions:
+def arc_options(function: str, rnnt_type: RNNTType, delay_penalty: float, hat: bool) -> ArcOptions:
     """What a type of transducer scores its arcs by, checked."""
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
     penalty = _checks.check_number(function, "delay_penalty", delay_penalty)

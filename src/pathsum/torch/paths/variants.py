@@ -9,6 +9,7 @@ from torch import Tensor
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions
+from pathsum.options import FINALS, Final, RNNTType, TorchImpl
 from pathsum.problems.alignment_restricted import restrict
 from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt_types import pose_rnnt_type
@@ -18,8 +19,6 @@ from pathsum.torch._inputs import Integers, as_alignment, tdt_durations
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.grid import GridPaths
 from pathsum.torch.paths.rnnt import arc_options, head_of, pose_head
-
-FINALS = ("blank", "any")
 
 
 def tdt_paths(
@@ -32,8 +31,8 @@ def tdt_paths(
     blank: int = -1,
     *,
     sigma: float = 0.0,
-    final: str = "blank",
-    impl: str = "auto",
+    final: Final = "blank",
+    impl: TorchImpl = "auto",
     function: str = "tdt_paths",
 ) -> GridPaths:
     """The walks of a token-and-duration transducer that spell the target.
@@ -96,7 +95,7 @@ def multi_blank_rnnt_paths(
     blank: int = -1,
     *,
     sigma: float = 0.0,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
     function: str = "multi_blank_rnnt_paths",
 ) -> GridPaths:
     """The walks of a transducer with big blanks. Their kinds of arcs are the blank, the big blanks, the label.
@@ -150,10 +149,10 @@ def ar_rnnt_paths(
     right: int,
     blank: int = -1,
     *,
-    rnnt_type: str = "regular",
+    rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
-    impl: str = "auto",
+    impl: TorchImpl = "auto",
     function: str = "ar_rnnt_paths",
 ) -> GridPaths:
     """The walks of a transducer that emit each label near the frame that an alignment gives it.
@@ -206,8 +205,8 @@ def wildcard_rnnt_paths(
     blank: int = -1,
     *,
     skip_score: float = 0.0,
-    final: str = "blank",
-    impl: str = "auto",
+    final: Final = "blank",
+    impl: TorchImpl = "auto",
     function: str = "wildcard_rnnt_paths",
 ) -> GridPaths:
     """The walks of a transducer that may leave out frames before the first label and behind the last.
