@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make demo    train on recorded speech with CTC and RNN-T, report error rates, draw a picture"
 	@echo "make test    run the tests            (PYTEST_ARGS='-k ctc' narrows them)"
-	@echo "make lint    ruff and pyright"
+	@echo "make lint    ruff, pyright, mypy"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure the losses beside their peers"
@@ -32,6 +32,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python tests/typed_pages.py pyright
+	$(BIN)/python tests/typed_pages.py mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
