@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pathsum.errors import InvalidTypeError, InvalidValueError, NotDifferentiableError
+from pathsum import dispatch
+from pathsum.errors import ImplementationError, InvalidTypeError, InvalidValueError, NotDifferentiableError
 from pathsum.graphs import EPSILON, Graph, ctc_topology, linear, over_ctc, star, words
 from pathsum.problems.crf import all_kmers
 from pathsum.torch import (
@@ -485,6 +486,14 @@ def test_wrong_values(call, words):
 def test_wrong_types(call, words):
     with pytest.raises(InvalidTypeError, match=words):
         call(torch.zeros(4, 2, 3))
+
+
+def test_an_implementation_without_kernels_is_refused_and_not_chosen(monkeypatch):
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
+    with pytest.raises(ImplementationError, match="lattice_score: impl='triton' has no kernels for graphs"):
+        lattice_score(torch.zeros(4, 2, 3), EVERY, impl="triton")
+    assert dispatch.select("lattice_score", "cuda", "auto", "sparse") == "reference"
+    assert dispatch.select("ctc_loss", "cuda", "auto") == "triton"
 
 
 def test_transforms():

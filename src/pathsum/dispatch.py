@@ -33,7 +33,11 @@ _LATTICES = {
 TABLE: dict[tuple[str, str], str] = {
     **{("reference", name.lower()): f"pathsum.torch._reference.{name}" for name in _LATTICES},
     **{("numba", name.lower()): f"pathsum.torch._numba.{_LATTICES[name]}.{name}" for name in _LATTICES},
-    **{("triton", name.lower()): f"pathsum.torch._triton.{_LATTICES[name]}.{name}" for name in _LATTICES},
+    **{
+        ("triton", name.lower()): f"pathsum.torch._triton.{_LATTICES[name]}.{name}"
+        for name in _LATTICES
+        if name != "Sparse"
+    },
 }
 LOADED: dict[tuple[str, str], Kernels] = {}
 
@@ -61,6 +65,8 @@ def select(function: str, device: str, impl: str) -> str:
     if impl == "numba" and device != "cpu":
         raise ImplementationError(f"{function}: impl='numba' runs on the CPU; the scores are on {device}")
     if impl == "triton":
+        if ("triton", kernels) not in TABLE:
+            raise ImplementationError(f"{function}: impl='triton' has no kernels for graphs; impl='reference' has")
         _check_triton(function, device)
     return impl
 

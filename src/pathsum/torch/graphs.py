@@ -599,7 +599,7 @@ def pose_graph_call(
     logits = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     _checks.check_reduction(function, reduction)
     memory = _checks.check_count(function, "memory_limit", memory_limit)
-    chosen = dispatch.select(function, scores.device.type, impl)
+    chosen = dispatch.select(function, scores.device.type, impl, "sparse")
     lengths = np.full(num_samples, num_frames)
     if input_lengths is not None:
         lengths = _checks.check_integers(
