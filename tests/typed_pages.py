@@ -7,6 +7,7 @@ else is an error.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -27,6 +28,13 @@ CHECKERS = {
     ],
 }
 
+PYRIGHT = {
+    "typeCheckingMode": "standard",
+    "reportUndefinedVariable": "none",
+    "reportOptionalMemberAccess": "none",
+    "reportMissingImports": "warning",
+}
+
 
 def write_blocks(folder: Path) -> list[Path]:
     """The Python blocks of the pages as files, each line numbered as on its page."""
@@ -43,9 +51,7 @@ def write_blocks(folder: Path) -> list[Path]:
 def main(checker: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         files = write_blocks(Path(folder))
-        (Path(folder) / "pyrightconfig.json").write_text(
-            '{"typeCheckingMode": "standard", "reportUndefinedVariable": "none", "reportOptionalMemberAccess": "none", "reportMissingImports": "warning"}'
-        )
+        (Path(folder) / "pyrightconfig.json").write_text(json.dumps(PYRIGHT))
         command = [sys.executable, "-m", *CHECKERS[checker]]
         print(f"{checker}: {len(files)} blocks of README.md and docs/", flush=True)
         return subprocess.run([*command, *map(str, files)], cwd=folder, check=False).returncode

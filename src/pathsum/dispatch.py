@@ -51,14 +51,16 @@ def kernels_of(impl: str, name: str) -> Kernels:
     return LOADED[key]
 
 
-def select(function: str, device: str, impl: str) -> str:
-    """The implementation that runs ``function`` on a device type, as ``impl`` asks for."""
-    if device == "meta" and impl in ("auto", "reference"):
-        raise ImplementationError(f"{function}: no implementation runs on meta tensors, which have no values")
+def select(function: str, device: str, impl: str, kernels: str = "chain") -> str:
+    """The implementation that runs ``function`` on a device type, as ``impl`` asks for.
+
+    ``kernels`` names in the table what it is to run: ``"auto"`` takes those that are there.
+    """
     if impl == "auto":
         if device == "cpu":
             return "numba"
-        return "triton" if device == "cuda" and _has_triton() else "reference"
+        written = ("triton", kernels) in TABLE
+        return "triton" if device == "cuda" and written and _has_triton() else "reference"
     if impl not in IMPLEMENTATIONS:
         rule = f"be one of auto, {', '.join(IMPLEMENTATIONS)}"
         raise InvalidValueError(function, "impl", rule, repr(impl))
