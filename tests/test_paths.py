@@ -118,6 +118,14 @@ def test_lengths_that_are_not_given_are_the_padded_sizes():
     close(target.losses().exp() * 3, torch.ones(2))
 
 
+def test_losses_of_huge_scores_are_whole():
+    # A frame's scores and the transitions have so much in common that kernels take it off.
+    scores, transitions = torch.zeros(4, 1, 3, dtype=torch.float64) + 5000.0, torch.full((3, 3), -7000.0).double()
+    every, target = asg_paths(scores, [[0, 1]], transitions)
+    close(every.losses(), [-(4 * 5000.0 - 3 * 7000.0 + 4 * np.log(3))])
+    close(target.losses(), [-(4 * 5000.0 - 3 * 7000.0 + np.log(3))])
+
+
 def test_the_align_of_another_type_is_that_of_its_paths():
     logits = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(3))
     integers = ([[1, 2], [3, 1]], [5, 4], [2, 2], 0)

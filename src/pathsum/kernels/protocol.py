@@ -202,15 +202,32 @@ class ChainOptions(NamedTuple):
     Attributes:
         softmax: Whether the scores are logits, whose log-softmax is to be taken.
         by_logits: Whether backward gives, of log-probabilities, the gradient by the logits behind them.
+        relative: As in ``DenseOptions``, of scores with transitions.
     """
 
     softmax: bool = False
     by_logits: bool = False
+    relative: bool = False
 
     @property
     def once_only(self) -> str | None:
         """Why what backward gives has no derivative, where it has none."""
         return REWEIGHTED if self.by_logits else None
+
+
+class DenseOptions(NamedTuple):
+    """What the losses are to be.
+
+    Attributes:
+        relative: Whether they may lack what huge scores of a frame, and huge transitions, have in common: beside 1e17
+            there are no digits left of what a loss is compared with, which has the same in common.
+    """
+
+    relative: bool = False
+
+    @property
+    def once_only(self) -> str | None:
+        return None
 
 
 class NoOptions(NamedTuple):

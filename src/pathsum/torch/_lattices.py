@@ -9,12 +9,12 @@ from pathsum.kernels.protocol import (
     Call,
     ChainOptions,
     ChainSaved,
+    DenseOptions,
     DenseSaved,
     GridOptions,
     GridSaved,
     JointOptions,
     JointSaved,
-    NoOptions,
     RowOptions,
     RowsSaved,
     SparseOptions,
@@ -45,7 +45,7 @@ class ChainOperators(_OfFrames):
 
 class DenseOperators(_OfFrames):
     lattice = DenseLattice
-    inputs, options, saved = ("scores", "transitions"), NoOptions, DenseSaved
+    inputs, options, saved = ("scores", "transitions"), DenseOptions, DenseSaved
 
     def sketch(self, call: Call) -> DenseSaved:
         scores = call.scores[0]

@@ -53,8 +53,8 @@ def _run(arguments: list[np.ndarray], results: list[np.ndarray], _: dict[str, An
     rows, num_classes = strided(scores), scores.shape[2]
     need_gradient = len(results) > 1
     options = {"need_gradient": need_gradient, "num_threads": num_threads()}
-    all_paths = dense.forward(rows, num_classes, every, transitions, **options)
-    target_paths = chain.forward(rows, num_classes, target, transitions, logits=False, **options)
+    all_paths = dense.forward(rows, num_classes, every, transitions, relative=True, **options)
+    target_paths = chain.forward(rows, num_classes, target, transitions, logits=False, relative=True, **options)
     with np.errstate(invalid="ignore"):
         # Where no path spells the target there may be none at all, and infinities must not meet.
         difference = target_paths.losses - all_paths.losses

@@ -16,6 +16,7 @@ from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.rows import (
     Strided,
     borrow,
+    common_of,
     greatest,
     less_common,
     load_row,
@@ -44,15 +45,16 @@ def forward(
     logits: bool,
     need_gradient: bool,
     num_threads: int,
+    relative: bool = False,
 ) -> ChainSaved:
     """Losses of a batch and, where asked, the arc posteriors. ``scores`` has axes (N, T, C).
 
-    ``transitions`` (C, C) are given where the lattice has arcs with a score that is the same in all frames. The losses
-    are without what huge scores of a frame, and huge transitions, have in common then, as those of ``dense``: the two
-    are to be compared.
+    ``transitions`` (C, C) are given where the lattice has arcs with a score that is the same in all frames; only then
+    losses are ``relative``, as in ``dense``.
     """
-    relative = transitions is not None
-    transitions = less_common(transitions) if relative else None
+    in_common = 0.0 if transitions is None or relative else common_of(transitions)
+    relative = relative and transitions is not None
+    transitions = None if transitions is None else less_common(transitions)
     work = work_dtype(scores.flat)
     num_samples, longest = len(lattice.input_lengths), int(lattice.input_lengths.max(initial=0))
     width = max(1, int(lattice.num_states.max(initial=1)))
@@ -117,6 +119,7 @@ def forward(
         # All paths have the same steps. One of +inf makes NaN of an infinite loss.
         with np.errstate(invalid="ignore"):
             losses -= of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
+        losses -= (lattice.input_lengths - 1).clip(0) * in_common
     empty = np.empty((0, 0), work)
     if not need_gradient:
         return ChainSaved(losses, np.empty(0, work), np.empty(0, work), empty, empty)

@@ -16,6 +16,7 @@ from pathsum.kernels.numba.compilation import kernel
 from pathsum.kernels.numba.rows import (
     Strided,
     borrow,
+    common_of,
     greatest,
     less_common,
     load_row,
@@ -36,16 +37,17 @@ def forward(
     *,
     need_gradient: bool,
     num_threads: int,
+    relative: bool = False,
 ) -> DenseSaved:
     """Losses of a batch, -log of the sum over all paths, and where asked what ``backward`` needs.
 
-    The losses are without what huge scores of a frame, and huge transitions, have in common: beside 1e17 there are no
-    digits left of what a loss is compared with, which has the same in common.
+    ``relative``: without what huge scores of a frame, and huge transitions, have in common.
     """
-    transitions = less_common(transitions)
+    given, transitions = transitions, less_common(transitions)
     lengths, offsets = lattice.input_lengths, offsets_of(lattice)
     num_threads = parallel.worthwhile(num_threads, work_of(offsets, num_classes))
-    matrix = dense_linear.exponential(transitions, work_dtype(scores.flat))
+    work = work_dtype(scores.flat)
+    matrix = dense_linear.exponential(transitions, work)
     rows = dense_linear.exponentiate(scores, num_classes, offsets, matrix.shifts, num_threads)
 
     frames = [slice(first, last) for first, last in pairwise(offsets)]
@@ -62,6 +64,10 @@ def forward(
 
     parallel.run(solve, [(int(n),) for n in np.flatnonzero(extended)], num_threads)
     saved.extended[:] = extended
+    if not relative:
+        in_common = (lengths - 1).clip(0) * common_of(given)
+        _add_greatest(scores.flat, *scores.strides, scores.encoding, np.empty(num_classes, work), lengths, in_common)
+        saved.losses[:] -= in_common
     return saved
 
 
@@ -140,6 +146,15 @@ def relative_scores(scores: Strided, num_classes: int, sample: int, num_frames: 
     rows = sample_scores(scores, num_classes, sample, num_frames)
     _take_off_greatest(rows)
     return rows
+
+
+@kernel
+def _add_greatest(flat, stride_n, stride_t, stride_c, encoding, scratch, lengths, totals):
+    """To each sample's total what is taken off the scores of its frames."""
+    for n in range(lengths.size):
+        for t in range(lengths[n]):
+            row = load_row(flat, n * stride_n + t * stride_t, stride_c, encoding, scratch)
+            totals[n] += unit_of(greatest(row))[0]
 
 
 @kernel

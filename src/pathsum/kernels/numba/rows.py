@@ -471,9 +471,13 @@ def of_probabilities(losses):
 
 def less_common(transitions):
     """A table of transitions in float64, less its greatest where that is huge: every path of a sample takes as many."""
-    table = transitions.astype(np.float64)
-    largest = table.max(initial=-np.inf)
-    return table - largest if _ORDINARY_64 < abs(largest) < np.inf else table
+    return transitions.astype(np.float64) - common_of(transitions)
+
+
+def common_of(transitions):
+    """What ``less_common`` takes off: the greatest where it is huge, else 0."""
+    largest = np.float64(transitions.max(initial=-np.inf))
+    return largest if _ORDINARY_64 < abs(largest) < np.inf else np.float64(0)
 
 
 def inexactness(score, maximum):

@@ -22,8 +22,8 @@ def forward(scores: np.ndarray, transitions: np.ndarray, posed: Posed) -> list[n
     every, target = posed
     rows, num_classes = strided(scores), scores.shape[2]
     options = {"need_gradient": True, "num_threads": num_threads()}
-    all_paths = dense.forward(rows, num_classes, every, transitions, **options)
-    target_paths = chain.forward(rows, num_classes, target, transitions, logits=False, **options)
+    all_paths = dense.forward(rows, num_classes, every, transitions, relative=True, **options)
+    target_paths = chain.forward(rows, num_classes, target, transitions, logits=False, relative=True, **options)
     losses = _difference(target_paths, all_paths)
     found = target_paths.losses, target_paths.maxima, target_paths.sums, *target_paths.posteriors
     return [aligned(losses, work_dtype(rows.flat)), *all_paths, *found]

@@ -30,7 +30,12 @@ class Chain(ChainOperators):
         return as_arrays(lattice)
 
     def forward(self, call: Call, need_gradient: bool) -> ChainSaved:
-        return from_arrays(chain.forward(**_question(call), logits=call.options.softmax, need_gradient=need_gradient))
+        options = call.options
+        return from_arrays(
+            chain.forward(
+                **_question(call), logits=options.softmax, need_gradient=need_gradient, relative=options.relative
+            )
+        )
 
     def backward(
         self, call: Call, saved: ChainSaved, upstream: Tensor, needed: Sequence[bool]

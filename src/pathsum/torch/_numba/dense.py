@@ -31,7 +31,7 @@ class Dense(DenseOperators):
         return as_arrays(lattice)
 
     def forward(self, call: Call, need_gradient: bool) -> DenseSaved:
-        saved = dense.forward(**_question(call), need_gradient=need_gradient)
+        saved = dense.forward(**_question(call), need_gradient=need_gradient, relative=call.options.relative)
         return from_arrays(saved)
 
     def backward(

@@ -99,6 +99,7 @@ def both_paths(
     every = DensePaths(function, scores, table, dense, chosen, batched)
     target = ChainPaths(function, scores, table, chain, chosen, batched)
     target.label_dtype = label_dtype(targets)
+    every.relative = target.relative = centre
     return every, target
 
 

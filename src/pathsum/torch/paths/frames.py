@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import Call, ChainOptions, NoOptions
+from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions
 from pathsum.kernels.reference.log_domain import common, exact
 from pathsum.lattice import ChainLattice, DenseLattice
 from pathsum.torch._expectations import Expected, posteriors_of, product, real_log_softmax
@@ -97,7 +97,10 @@ class FramePaths(Paths):
     Attributes:
         scores: (N, T, C)
         transitions: (C, C) from one class to the next, or ``None`` where these have no scores.
+        relative: Whether losses may lack what huge scores have in common, to be compared with others that lack it.
     """
+
+    relative = False
 
     def __init__(
         self, function: str, scores: Tensor, transitions: Tensor | None, lattice: Any, impl: str, batched: bool
@@ -221,7 +224,7 @@ class ChainPaths(FramePaths):
         return Alignment(*of_samples(self.batched, labels.to(self.label_dtype), scores, positions))
 
     def _options(self, *, softmax: bool) -> ChainOptions:
-        return ChainOptions(softmax, self.by_logits)
+        return ChainOptions(softmax, self.by_logits, self.relative)
 
     def _call(self) -> Call:
         return Call((self.scores, self.transitions), self.lattice, self._options(softmax=self.softmax))
@@ -276,8 +279,8 @@ class DensePaths(FramePaths):
         log_probs, paths = self._solver.best(asked)
         return BestPath(*of_samples(self.batched, paths, self._best_scores(paths, log_probs)))
 
-    def _options(self, *, softmax: bool) -> NoOptions:
-        return NoOptions()
+    def _options(self, *, softmax: bool) -> DenseOptions:
+        return DenseOptions(self.relative)
 
     def _normal(self) -> tuple[Tensor, Tensor]:
         return centred(exact(self.scores), 2), centred(exact(self.transitions), 0, 1)
