@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathsum import dispatch
-from pathsum.kernels.protocol import Call
+from pathsum.kernels.protocol import Call, DenseOptions
 from pathsum.lattice import DenseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.testing import assert_close, assert_same_bits, count_paths
@@ -294,7 +294,7 @@ def test_value_only_calls_keep_nothing_and_give_the_same():
 
     lattice = DenseLattice(batch.input_lengths, 12)
     scores = tensor(batch.inputs).transpose(0, 1), tensor(batch.transitions)
-    kept = dispatch.kernels_of("numba", "dense").forward(Call(scores, lattice), need_gradient=False)
+    kept = dispatch.kernels_of("numba", "dense").forward(Call(scores, lattice, DenseOptions()), need_gradient=False)
     assert all(plane.numel() == 0 for plane in kept[2:])
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -40,22 +39,18 @@ def statistics(scores: Array) -> Statistics:
     return Statistics(maxima, *_sums_of_exp(scores, maxima), greatest < jnp.inf)
 
 
-@jax.custom_jvp
 def _sums_of_exp(scores: Array, maxima: Array) -> tuple[Array, Array]:
     """Sums over the last axis of exp(score - maximum), and what these have rounded off, a constant."""
-    # Beside the greatest, each 1, the others of a row that is sure are small, and so are their own sum's errors.
+    exponentials = jnp.exp(scores - maxima[..., None])
+    plain = exponentials.sum(-1)
+    # Beside the greatest, each 1, the others of a row that is sure are small, and so are their own sum's errors. The
+    # derivative is the plain sum's: a rule of its own would be forgotten in a scan that is differentiated twice.
     is_greatest = scores == maxima[..., None]
     count = is_greatest.sum(-1).astype(scores.dtype)
-    others = jnp.where(is_greatest, 0, jnp.exp(scores - maxima[..., None])).sum(-1)
-    sums = count + others
-    return sums, jnp.where(jnp.isfinite(sums), (count - sums) + others, 0)
-
-
-@_sums_of_exp.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Any, Any]:
-    scores, maxima = primals
-    change = (jnp.exp(scores - maxima[..., None]) * tangents[0]).sum(-1)
-    return _sums_of_exp(scores, maxima), (change, jnp.zeros_like(change))
+    others = lax.stop_gradient(jnp.where(is_greatest, 0, exponentials).sum(-1))
+    sums = plain + lax.stop_gradient(count + others - plain)
+    constant = lax.stop_gradient(sums)
+    return sums, jnp.where(jnp.isfinite(constant), (count - constant) + others, 0)
 
 
 def huge(largest: Array) -> Array:

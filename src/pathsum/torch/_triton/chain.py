@@ -52,4 +52,5 @@ def _flat(call: Call) -> tuple[Any, ...]:
     own = call.lattice
     integers = (own.input_lengths, own.num_states, own.stay_labels, own.step_labels, own.skips)
     arcs = (own.stay_transitions, own.step_transitions)
-    return *call.scores, *integers, *arcs, own.start_state, own.num_final, own.shared_labels, *call.options
+    options = (call.options.softmax, call.options.by_logits)
+    return *call.scores, *integers, *arcs, own.start_state, own.num_final, own.shared_labels, *options
