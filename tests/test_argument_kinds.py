@@ -29,7 +29,8 @@ KINDS = {
     "quantised tensor": lambda x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.quint8),
 }
 SCORES = ("log_probs", "logits", "token_logits", "inputs", "transitions", "costs", "encoder_out", "weight")
-INTEGERS = ("targets", "input_lengths", "logit_lengths", "target_lengths")
+LENGTHS = ("input_lengths", "logit_lengths", "target_lengths", "hypothesis_lengths")
+INTEGERS = ("targets", "hypotheses", "references", *LENGTHS)
 TENSORS = [
     (name, argument, kind)
     for name in calls.names()
@@ -78,7 +79,15 @@ def test_an_option_that_is_no_bool_is_named(name, flag):
 
 def test_there_are_flags_of_all_kinds():
     assert len(FLAGS) > 40
-    kinds = {"batch_first", "exact_scores", "fused_log_softmax", "hat", "overwrite_logits", "zero_infinity"}
+    kinds = {
+        "batch_first",
+        "exact_scores",
+        "fused_log_softmax",
+        "hat",
+        "normalise",
+        "overwrite_logits",
+        "zero_infinity",
+    }
     assert {flag for _, flag in FLAGS} == kinds
 
 

@@ -56,6 +56,8 @@ def select(function: str, device: str, impl: str, kernels: str = "chain") -> str
 
     ``kernels`` names in the table what it is to run: ``"auto"`` takes those that are there.
     """
+    if device == "meta" and impl in ("auto", "reference"):
+        raise ImplementationError(f"{function}: no implementation runs on meta tensors, which have no values")
     if impl == "auto":
         if device == "cpu":
             return "numba"

@@ -54,13 +54,15 @@ def base(name: str) -> dict[str, Any]:
     lengths, labels = torch.tensor([5, 4]), torch.tensor([2, 1])
     rows = int((lengths * (labels + 1)).sum())
     graph = over_ctc(linear([1, 2]), V)
-    batch_first = "align" in name or "posteriors" in name or "decode" in name or "viterbi" in name
+    batch_first = (
+        "align" in name or "posteriors" in name or "decode" in name or "viterbi" in name or "labellings" in name
+    )
     if batch_first and not name.startswith("lattice"):
         chain = chain.transpose(0, 1).contiguous()
     values = {
         "log_probs": chain,
         "inputs": chain,
-        "logits": torch.randn(rows, V) if "packed" in name else grid,
+        "logits": _logits(name, rows, grid),
         "token_logits": grid,
         "duration_logits": torch.randn(N, T, U + 1, 3),
         "durations": [0, 1, 2],
@@ -71,6 +73,10 @@ def base(name: str) -> dict[str, Any]:
         "logit_lengths": lengths,
         "encoder_lengths": lengths,
         "target_lengths": labels,
+        "hypotheses": torch.tensor([[[1, 2], [2, 0]], [[3, 4], [1, 1]]]),
+        "hypothesis_lengths": torch.tensor([[2, 1], [1, 2]]),
+        "references": targets,
+        "num_samples": 3,
         "transitions": torch.randn(V, V),
         "costs": _costs(name),
         "alignment": torch.tensor([[1, 3], [2, 2]]),
@@ -93,7 +99,15 @@ def base(name: str) -> dict[str, Any]:
         "state_len": 1,
     }
     required = [p for p, of in inspect.signature(_function(name)).parameters.items() if of.default is of.empty]
+    if "mwer" in name:
+        required.append("references")  # or the errors
     return {p: values[p] for p in required}
+
+
+def _logits(name: str, rows: int, grid: torch.Tensor) -> torch.Tensor:
+    if "packed" in name:
+        return torch.randn(rows, V)
+    return torch.stack([grid, grid.flip(1)], 1) if "mwer" in name else grid  # of 2 hypotheses
 
 
 def _costs(name: str) -> torch.Tensor:

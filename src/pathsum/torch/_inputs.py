@@ -86,6 +86,11 @@ def own_blank(function: str, blank: Any, num_classes: int | None) -> int:
     return _checks.check_count(function, "blank", blank, maximum=2**31 - 1)
 
 
+def check_generator(function: str, generator: Any) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InvalidTypeError(function, "generator", "be a torch.Generator", type(generator).__name__)
+
+
 def check_values(function: str, argument: str, scores: Tensor) -> None:
     """Scores must have values to look at."""
     if scores.is_meta:

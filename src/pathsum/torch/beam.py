@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pathsum import decoding
 from pathsum.decoding import Beams, DecoderState, Lexicon, NGram
-from pathsum.torch._inputs import Integers, as_integers, as_scores, check_table, samples_first
+from pathsum.torch._inputs import Integers, as_integers, as_scores, check_table, check_values, samples_first
 
 
 def ctc_beam_decode(
@@ -79,6 +79,7 @@ def ctc_beam_decode(
         ([[[1], [-1]]], [[0.64, 0.36]])
     """
     scores, batched = samples_first("ctc_beam_decode", "log_probs", log_probs, batch_first)
+    check_values("ctc_beam_decode", "log_probs", scores)
     return _decoded(
         decoding.ctc_beam_decode,
         scores,
@@ -157,6 +158,7 @@ def simple_ctc_beam_decode(
         [[[1, 1]]]
     """
     scores, batched = samples_first("simple_ctc_beam_decode", "log_probs", log_probs, batch_first)
+    check_values("simple_ctc_beam_decode", "log_probs", scores)
     return _decoded(
         decoding.simple_ctc_beam_decode,
         scores,
@@ -236,6 +238,7 @@ def asg_beam_decode(
     """
     function = "asg_beam_decode"
     scores, batched = samples_first(function, "inputs", inputs, batch_first)
+    check_values(function, "inputs", scores)
     table = as_scores(transitions)
     check_table(function, "transitions", table, scores, "(C, C)")
     return _decoded(

@@ -18,7 +18,17 @@ from pathsum.options import ReductionName, TorchImpl
 from pathsum.problems.graphs import pose_graphs
 from pathsum.reductions import reduce
 from pathsum.torch._expectations import directional, real_log_softmax
-from pathsum.torch._inputs import Integers, as_lengths, as_scores, dtype_of, finish, of_samples, samples_first, shape_of
+from pathsum.torch._inputs import (
+    Integers,
+    as_lengths,
+    as_scores,
+    check_generator,
+    dtype_of,
+    finish,
+    of_samples,
+    samples_first,
+    shape_of,
+)
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import work_dtype
 from pathsum.torch.paths.frames import centred
@@ -265,8 +275,7 @@ def lattice_sample(
     arguments = (graphs, input_lengths, weights, "none", fused_log_softmax, batch_first, MEMORY, impl)
     posed = pose_graph_call(function, log_probs, *arguments)
     count = _checks.check_count(function, "num_samples", num_samples)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise InvalidTypeError(function, "generator", "be a torch.Generator", type(generator).__name__)
+    check_generator(function, generator)
     num_sequences, num_frames, _ = posed.scores.shape
     draws = torch.rand(count, num_sequences, num_frames + 1, generator=generator, dtype=torch.float64, device="cpu")
     arcs = posed.kernels.sample(posed.call(posed.scores.detach(), posed.weights.detach()), draws).transpose(0, 1)

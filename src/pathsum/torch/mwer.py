@@ -14,7 +14,18 @@ from pathsum.kernels.numba import edit_distance
 from pathsum.options import BASELINES, Baseline, ReductionName, RNNTType, TorchImpl
 from pathsum.reductions import reduce
 from pathsum.torch._autograd.columns import columns_of
-from pathsum.torch._inputs import Integers, as_integers, as_scores, check_lengths, result_dtype, samples_first
+from pathsum.torch._inputs import (
+    Integers,
+    as_integers,
+    as_scores,
+    check_generator,
+    check_lengths,
+    check_values,
+    dtype_of,
+    result_dtype,
+    samples_first,
+    shape_of,
+)
 from pathsum.torch._ops.arrays import work_dtype
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.ctc import CTC, chain_paths
@@ -184,9 +195,8 @@ def rnnt_mwer_loss(
     function = "rnnt_mwer_loss"
     joiner = isinstance(logits, Joiner)
     logits = logits if isinstance(logits, Joiner) else as_scores(logits)
-    if not joiner and (not isinstance(logits, Tensor) or logits.ndim != 5):
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise InvalidValueError(function, "logits", "have shape (N, K, T, U+1, V)", got)
+    if not joiner:
+        _checks.check_scores(function, "logits", dtype_of(logits), shape_of(logits), ("(N, K, T, U+1, V)",))
     shape = tuple(logits.shape)
     frames = as_integers(function, "logit_lengths", logit_lengths)
     num_samples = len(np.atleast_1d(frames)) if joiner else shape[0]
@@ -312,7 +322,9 @@ def sample_labellings(
     function = "sample_labellings"
     logits = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     scores, batched = samples_first(function, "log_probs", log_probs, batch_first)
+    check_generator(function, generator)
     count = _checks.check_count(function, "num_samples", num_samples, 1)
+    check_values(function, "log_probs", scores)
     size, num_frames, num_classes = scores.shape
     blank = _checks.check_blank(function, blank, num_classes)
     lengths = check_lengths(function, "input_lengths", input_lengths, size, num_frames, batched).to(scores.device)

@@ -16,7 +16,7 @@ from pathsum.decoding import Beams, NGram
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba.prefix_beam import step
 from pathsum.options import RNNTType
-from pathsum.torch._inputs import Integers, check_lengths, own_blank, samples_first, tdt_durations
+from pathsum.torch._inputs import Integers, check_lengths, check_values, own_blank, samples_first, tdt_durations
 from pathsum.torch.rnnt import rnnt_loss
 from pathsum.torch.variants import multi_blank_rnnt_loss, tdt_loss
 
@@ -130,6 +130,7 @@ def rnnt_beam_decode(
     n_best = _checks.check_count(function, "n_best", n_best, 1)
     exact_scores = _checks.check_flag(function, "exact_scores", exact_scores)
     encoder_out, batched = samples_first(function, "encoder_out", encoder_out, batch_first, "H")
+    check_values(function, "encoder_out", encoder_out)
     num_samples, num_frames, _ = encoder_out.shape
     lengths = check_lengths(function, "encoder_lengths", encoder_lengths, num_samples, num_frames, batched).tolist()
     with torch.no_grad():
@@ -506,15 +507,15 @@ def _packed(found: list[list[_Hypothesis]], device: torch.device) -> Beams:
     most = max(map(len, found), default=0)
     longest = max((len(hypothesis.tokens) for each in found for hypothesis in each), default=0)
     shape = (len(found), most)
-    tokens, frames = (torch.full((*shape, longest), -1) for _ in range(2))
-    lengths = torch.zeros(shape, dtype=torch.int64)
-    scores, masses = (torch.full(shape, -math.inf, dtype=torch.float64) for _ in range(2))
-    lm_scores = torch.zeros(shape, dtype=torch.float64)
+    tokens, frames = (torch.full((*shape, longest), -1, device="cpu") for _ in range(2))
+    lengths = torch.zeros(shape, dtype=torch.int64, device="cpu")
+    scores, masses = (torch.full(shape, -math.inf, dtype=torch.float64, device="cpu") for _ in range(2))
+    lm_scores = torch.zeros(shape, dtype=torch.float64, device="cpu")
     for n, each in enumerate(found):
         for k, hypothesis in enumerate(each):
             size = len(hypothesis.tokens)
             tokens[n, k, :size], frames[n, k, :size] = (
-                torch.tensor(row, dtype=torch.int64) for row in (hypothesis.tokens, hypothesis.frames)
+                torch.tensor(row, dtype=torch.int64, device="cpu") for row in (hypothesis.tokens, hypothesis.frames)
             )
             lengths[n, k] = size
             scores[n, k], masses[n, k], lm_scores[n, k] = hypothesis.score, hypothesis.mass, hypothesis.lm_score

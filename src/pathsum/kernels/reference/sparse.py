@@ -73,10 +73,13 @@ def sample_paths(scores: Tensor, lattice: SparseLattice, weights: Tensor, draws:
     arcs = torch.full((num_paths, *scores.shape[:2]), -1, dtype=torch.int64, device=scores.device)
     ends = alphas[-1] + posed.final
     into = posed.arcs.destinations
-    epsilons = [torch.cat([getattr(level, name) for level in posed.levels]) for name in _Epsilons._fields[:3]]
+    nothing = into.new_empty(0)
+    epsilons = [
+        torch.cat([nothing, *(getattr(level, name) for level in posed.levels)]) for name in _Epsilons._fields[:3]
+    ]
     for n in range(len(scores)):
         own = torch.nonzero(posed.sample_of_state == n).flatten()
-        total = torch.logsumexp(ends[own], 0) if len(own) else torch.tensor(IMPOSSIBLE)
+        total = torch.logsumexp(ends[own], 0) if len(own) else ends.new_tensor(IMPOSSIBLE)
         if bool(posed.undefined[n]) or total == IMPOSSIBLE:
             continue
         for k in range(num_paths):
@@ -239,7 +242,8 @@ def _pose(scores: Tensor, lattice: SparseLattice, weights: Tensor) -> _Posed:
         (start, sample_of_state),
         (final, sample_of_state),
     ):
-        wrong.append(torch.zeros(num_samples, device=device).index_add(0, of, (~(values < torch.inf)).float()) > 0)
+        counts = torch.zeros(num_samples, dtype=torch.int64, device=device)
+        wrong.append(counts.index_add(0, of, (~(values < torch.inf)).long()) > 0)
     undefined = torch.stack(wrong).any(0)
     per_sample = torch.zeros(num_samples, dtype=table.dtype, device=device).index_add(0, arcs.samples, arcs.weights)
     # Of no other sample: 0 times NaN would be in its gradient.
