@@ -410,7 +410,7 @@ def _errors(
         costs = torch.from_numpy(_distances(function, given, references, reference_lengths, separator))
     else:
         try:
-            costs = torch.as_tensor(errors)
+            costs = errors if isinstance(errors, Tensor) else torch.as_tensor(errors, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidTypeError(function, "errors", "be numbers (N, K)", type(errors).__name__) from error
         if tuple(costs.shape) != given.lengths.shape or costs.is_complex():
