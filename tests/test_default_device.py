@@ -9,6 +9,7 @@ import torch
 import pathsum.torch
 from fuzz.calls import H, base, names
 from pathsum.torch import second_order
+from pathsum.torch.paths import asg_paths, tdt_paths
 
 INTEGERS = ("targets", "alignment", "hypotheses", "references")
 
@@ -67,6 +68,26 @@ def test_defaults_change_no_function(name, listed):
             torch.manual_seed(0)
             changed = function(**arguments, **options)
         same(changed, plain)
+
+
+def test_defaults_change_nothing_of_paths_and_of_listed_errors():
+    tokens, durations, logits = torch.randn(1, 3, 3, 4), torch.randn(1, 3, 3, 2), torch.randn(4, 1, 3)
+
+    def results():
+        for impl in ("numba", "reference"):
+            paths = tdt_paths(tokens, durations, [[1, 2]], [3], [2], [0, 1], 0, impl=impl)
+            yield from (paths.losses(), paths.entropy(), *paths.posteriors(), *paths.best())
+            yield paths.expected(torch.ones(1, 3, 3, 3, dtype=torch.float32, device="cpu"))
+            every, target = asg_paths(logits, [[0, 1]], logits[:3, 0], impl=impl)
+            yield from (every.best().paths, every.entropy(), *every.posteriors(), *target.posteriors())
+        yield pathsum.torch.ctc_mwer_loss(logits, [[[1, 2], [2, 2]]], [4], [[2, 1]], [[0.0, 1.5]])
+
+    plain = list(results())
+    for defaults in ({"device": "meta"}, {"dtype": torch.float64}):
+        with default(**defaults):
+            changed = list(results())
+        for one, other in zip(changed, plain, strict=True):
+            same(one, other)
 
 
 def test_defaults_change_no_gradient_of_the_compiled_kernels():

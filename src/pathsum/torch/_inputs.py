@@ -433,6 +433,15 @@ def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
     return _checks.check_alignment(function, as_integers(function, "alignment", alignment), *integers)
 
 
+def difference(own: Tensor, every: Tensor) -> Tensor:
+    """Losses of a part of all paths less those of all, NaN where either is.
+
+    Where the part has no path there may be none at all, and infinities must not meet.
+    """
+    infeasible = (own == torch.inf) & ~every.isnan()
+    return torch.where(infeasible, torch.inf, own - torch.where(infeasible, 0.0, every))
+
+
 def as_given(losses: Tensor, batched: bool, reduction: ReductionName) -> Tensor:
     """Losses reduced, that of one sample which came without a batch axis without axes."""
     return losses if batched or reduction != "none" else losses[0]

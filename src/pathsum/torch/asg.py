@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pathsum import _checks
@@ -13,7 +12,7 @@ from pathsum.kernels.reference.log_domain import exact
 from pathsum.options import SCALE_MODES, Check, ReductionName, ScaleMode, TorchImpl
 from pathsum.reductions import scales
 from pathsum.torch._autograd.addition import fork
-from pathsum.torch._inputs import Integers, finish
+from pathsum.torch._inputs import Integers, difference, finish
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch.paths.asg import both_paths
 from pathsum.torch.paths.frames import ChainPaths, DensePaths, centred
@@ -121,9 +120,7 @@ def _differences(every: DensePaths, target: ChainPaths) -> Tensor:
         scores, transitions = centred(exact(scores), 2), centred(exact(transitions), 0, 1)
     branches = fork(scores)
     of_all, of_target = (paths.solve(own, transitions) for paths, own in zip((every, target), branches, strict=True))
-    # Where no path spells the target there may be none at all, and infinities must not meet; NaN is NaN there too.
-    infeasible = (of_target == torch.inf) & ~of_all.isnan()
-    return torch.where(infeasible, torch.inf, of_target - of_all)
+    return difference(of_target, of_all)
 
 
 _repeats_warned = False

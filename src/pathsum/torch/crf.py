@@ -12,9 +12,9 @@ from pathsum.kernels.protocol import Call, ChainOptions
 from pathsum.options import ReductionName, TorchImpl
 from pathsum.problems.crf import BASES, all_kmers, pose_crf
 from pathsum.reductions import reduce
-from pathsum.torch._inputs import Integers, as_batch, finish, samples_first
+from pathsum.torch._inputs import Integers, as_batch, as_given, difference, finish, samples_first
 from pathsum.torch._operators import kernels_of
-from pathsum.torch.graphs import MEMORY, difference, pose_graph_call
+from pathsum.torch.graphs import MEMORY, pose_graph_call
 
 
 def crf_ctc_loss(
@@ -99,5 +99,4 @@ def crf_ctc_loss(
     own = kernels_of(posed.impl, "chain").losses(Call((given, None), chain, ChainOptions()))
     losses = finish(difference(own, posed.losses()), given, zero_infinity)
     weights = torch.from_numpy(batch.target_lengths).clamp(min=1).to(losses)
-    reduced = reduce(losses, reduction, weights)
-    return reduced if batched or reduction != "none" else reduced[0]
+    return as_given(reduce(losses, reduction, weights), batched, reduction)

@@ -20,9 +20,11 @@ from pathsum.reductions import reduce
 from pathsum.torch._expectations import directional, real_log_softmax
 from pathsum.torch._inputs import (
     Integers,
+    as_given,
     as_lengths,
     as_scores,
     check_generator,
+    difference,
     dtype_of,
     finish,
     of_samples,
@@ -509,12 +511,6 @@ def lfmmi_loss(
     return losses.sum() / max(int(own.lattice.input_lengths.sum()), 1)
 
 
-def difference(own: Tensor, every: Tensor) -> Tensor:
-    """Losses of a part of all paths less those of all; infinite where the part has none, whatever the whole has."""
-    infeasible = (own == torch.inf) & ~every.isnan()
-    return torch.where(infeasible, torch.inf, own - torch.where(infeasible, 0.0, every))
-
-
 class PosedGraphs(NamedTuple):
     """The arguments of a function on graphs, checked.
 
@@ -552,8 +548,7 @@ class PosedGraphs(NamedTuple):
         return self.kernels.losses(self.call(self.scores, self.weights))
 
     def reduce(self, values: Tensor, reduction: ReductionName) -> Tensor:
-        reduced = reduce(values, reduction)
-        return reduced if self.batched or reduction != "none" else reduced[0]
+        return as_given(reduce(values, reduction), self.batched, reduction)
 
     def joined(self, values: list[Tensor]) -> Tensor:
         return torch.cat(values) if values else self.scores.new_zeros(0, dtype=torch.float64)

@@ -22,6 +22,7 @@ from pathsum.torch._inputs import (
     check_lengths,
     check_values,
     dtype_of,
+    of_samples,
     result_dtype,
     samples_first,
     shape_of,
@@ -89,9 +90,9 @@ def ctc_mwer_loss(
 
     Notes:
         Hypotheses that do not fit in their frames drop out, and with ``normalise`` so does one that is there before.
-        Twice differentiable. Cost: the softmax of each row once, and for each hypothesis the recursion of ``ctc_loss``
-        on its own columns of scores, (T, S+1), which are copied; nothing of the size of ``log_probs`` is, but for the
-        gradient.
+        Twice differentiable. Cost: the softmax of each row once, by operations of torch that hold some arrays of the size
+        of ``log_probs``, and for each hypothesis the recursion of ``ctc_loss`` on its own columns of scores, (T, S+1),
+        which are copied. Eight hypotheses take 9 to 22 times one ``ctc_loss``.
 
     References:
         Prabhavalkar et al. (2018), Minimum word error rate training for attention-based sequence-to-sequence models,
@@ -339,7 +340,8 @@ def sample_labellings(
     hypotheses = drawn.new_full((size, count, int(found.amax()) if found.numel() else 0), -1)
     sample, draw, frame = kept.nonzero(as_tuple=True)
     hypotheses[sample, draw, (kept.cumsum(2) - 1)[sample, draw, frame]] = drawn[sample, draw, frame]
-    return (hypotheses, found) if batched else (hypotheses[0], found[0])
+    hypotheses, found = of_samples(batched, hypotheses, found)
+    return hypotheses, found
 
 
 class _Hypotheses(NamedTuple):

@@ -102,6 +102,7 @@ def _as_table(weights: Tensor) -> np.ndarray:
 
 def _written(scores: Tensor, write: Any) -> Tensor:
     """A gradient (N, T, C) in the layout of the scores, that is written as an array."""
-    numbers = empty_gradient(scores) if scores.dtype == work_dtype(scores) else torch.empty(scores.shape)
+    dtype = work_dtype(scores)
+    numbers = empty_gradient(scores) if scores.dtype == dtype else scores.new_empty(scores.shape, dtype=dtype)
     write(numbers.numpy())
     return numbers.to(scores.dtype)

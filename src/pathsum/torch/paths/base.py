@@ -20,7 +20,7 @@ class Paths:
 
     ``ctc_paths``, ``asg_paths``, ``rnnt_paths`` and their relatives make one. They check the arguments, pose the
     lattice and choose the kernels, once for all that is asked then. Every loss, aligner, posterior, entropy and risk of
-    ``pathsum.torch`` is made of one.
+    ``pathsum.torch`` is made of one, but for those of graphs.
 
     Attributes:
         function: The function that errors name.

@@ -87,10 +87,8 @@ class GridPaths(Paths):
         _checks.check_reduction(self.function, reduction)
         zero_infinity = _checks.check_flag(self.function, "zero_infinity", zero_infinity)
         assert isinstance(kernels, OperatorKernels)
-        lattice, wanted = (
-            kernels.sent(self.lattice, logits.device),
-            Reduction(self.dtype, reduction, None, zero_infinity),
-        )
+        wanted = Reduction(self.dtype, reduction, None, zero_infinity)
+        lattice = kernels.sent(self.lattice, logits.device)
         losses = OverwritingLosses.apply(kernels, lattice, self.options, wanted, logits)
         return as_given(losses, self.batched, reduction)
 
@@ -139,8 +137,9 @@ class GridPaths(Paths):
             losses, blanks, labels = self._solver.posteriors(self._detached())
             blanks, labels = (self._defined(plane, losses, self._real(plane.device)) for plane in (blanks, labels))
         else:
-            arcs, steps = self._by_arcs(), torch.tensor([labels for _, labels in self.lattice.arcs])
-            blanks, labels = arcs[:, steps == 0].sum(1), arcs[:, steps == 1].sum(1)
+            arcs = self._by_arcs()
+            kinds = ([k for k, (_, labels) in enumerate(self.lattice.arcs) if labels == on] for on in (0, 1))
+            blanks, labels = (arcs[:, own].sum(1) for own in kinds)
         return GridPosteriors(*of_samples(self.batched, blanks + labels, blanks, labels[:, :, :-1]))
 
     def arc_posteriors(self) -> Tensor:
