@@ -90,9 +90,9 @@ def ctc_mwer_loss(
 
     Notes:
         Hypotheses that do not fit in their frames drop out, and with ``normalise`` so does one that is there before.
-        Twice differentiable. Cost: the softmax of each row once, by operations of torch that hold some arrays of the size
-        of ``log_probs``, and for each hypothesis the recursion of ``ctc_loss`` on its own columns of scores, (T, S+1),
-        which are copied. Eight hypotheses take 9 to 22 times one ``ctc_loss``.
+        Twice differentiable. Cost: the softmax of each row once, by operations of torch that hold some arrays of the
+        size of ``log_probs``, and for each hypothesis the recursion of ``ctc_loss`` on its own columns of scores,
+        (T, S+1), which are copied. Eight hypotheses take 9 to 22 times one ``ctc_loss``.
 
     References:
         Prabhavalkar et al. (2018), Minimum word error rate training for attention-based sequence-to-sequence models,

@@ -82,7 +82,8 @@ class GridPaths(Paths):
 
     def loss(self, reduction: ReductionName = "mean", zero_infinity: bool = False) -> Tensor:
         (logits, *_), kernels = self.heads, self._solver
-        if not (self.overwrite and torch.is_grad_enabled() and logits.requires_grad):  # pyright: ignore
+        wanted_over = self.overwrite and torch.is_grad_enabled()
+        if not (wanted_over and isinstance(logits, Tensor) and logits.requires_grad):
             return super().loss(reduction, zero_infinity)
         _checks.check_reduction(self.function, reduction)
         zero_infinity = _checks.check_flag(self.function, "zero_infinity", zero_infinity)
