@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from pathsum.decoding import NGram
 from pathsum.errors import GraphFileError, InvalidTypeError, InvalidValueError
 from pathsum.graphs import EPSILON, Graph, ctc_topology, linear, ngram, over_ctc, star, words
 
@@ -346,15 +347,16 @@ def test_ngram(tmp_path):
 
 
 @pytest.mark.parametrize("old, new, place, words", [
-    ("ngram 2=2", "ngram 2=3", "line 16", "have 3 n-grams of order 2"),
-    ("\\end\\", "", "line 17", "end with"),
+    ("ngram 2=2", "ngram 2=3", "line 16", "have 3 2-grams, as it says; got 2"),
+    ("\\end\\", "", "line 17", "end in a line"),
     ("\\data\\", "", "line 17", "data"),
-    ("-0.7\tb", "-0.7x\tb", "line 9", "numbers as probability"),
+    ("-0.7\tb", "-0.7x\tb", "line 9", "numbers for log-probabilities"),
     ("-0.7\tb", "-0.7\tb c d", "line 9", "1 words"),
     ("-0.7\tb", "-0.7\ta", "line 9", "each n-gram once"),
-    ("-0.7\tb", "inf\tb", "line 9", "below infinity"),
-    ("ngram 1=4", "grams 1=4", "line 3", "lines as 'ngram 1=5'"),
-    ("\\2-grams:", "\\3-grams:", "line 12", "announce"),
+    ("-0.7\tb", "inf\tb", "line 9", "at most 0"),
+    ("ngram 1=4", "grams 1=4", "line 3", "a line 'ngram 1=COUNT'"),
+    ("\\2-grams:", "\\3-grams:", "line 12", "2-grams:"),
+    ("<s> a", "<s> c", "line 13", "words among its 1-grams"),
 ])  # fmt: skip
 def test_malformed_ngrams(old, new, place, words, tmp_path):
     path = tmp_path / "lm.arpa"
@@ -362,6 +364,19 @@ def test_malformed_ngrams(old, new, place, words, tmp_path):
     with pytest.raises(GraphFileError, match=words) as caught:
         ngram(path, ["x", "a", "b"])
     assert caught.value.place == place
+
+
+def test_cut_and_foreign_ngrams(tmp_path):
+    path = tmp_path / "lm.arpa"
+    for data, rule in (
+        (gzip.compress(ARPA.encode())[:-20], "be whole where gzip has packed"),
+        (ARPA.replace("a", "\xe4").encode("latin-1"), "be UTF-8"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(GraphFileError, match=rule):
+            ngram(path, ["x"])
+        with pytest.raises(InvalidValueError, match=rule):
+            NGram.read(path)
 
 
 def test_words_need_labels(tmp_path):

@@ -25,6 +25,7 @@ LAYERS = {
     "pathsum._namespace": 0,
     "pathsum.printable": 0,
     "pathsum.files": 0,
+    "pathsum.arpa": 0,
     "pathsum.graphs": 1,
     "pathsum": 1,  # the package itself: version and errors
     "pathsum._checks": 2,

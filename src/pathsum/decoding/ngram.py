@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
-from pathsum import _checks
+from pathsum import _checks, arpa
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba.prefix_beam import Automaton, step
 
-_LN_10 = math.log(10.0)
 _BEGIN, _END = "<s>", "</s>"
 _UNKNOWN = ("<unk>", "<UNK>")
-_SPACES = " \t\r\n"  # no others: words may have them
 
 
 class NGram:
@@ -68,7 +65,7 @@ class NGram:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> NGram:
-        """Read an ARPA file, compressed by gzip where its name ends in ``.gz``.
+        """Read an ARPA file, or one that gzip has packed.
 
         Args:
             path: The file, UTF-8.
@@ -80,13 +77,8 @@ class NGram:
             InvalidValueError: (a ValueError) the file is no ARPA file; the message names the line.
             OSError: the file cannot be read.
         """
-        path = os.fspath(path)
-        opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
-        with opened as file:
-            try:
-                return cls._parse(_decoded(path, file), path)
-            except (EOFError, gzip.BadGzipFile) as error:
-                raise InvalidValueError("NGram.read", "path", "be a whole file of gzip", f"{path}: {error}") from error
+        name = os.fspath(path)
+        return cls._made(arpa.read(arpa.lines_of(path, _failing(name)), _failing(name)))
 
     @classmethod
     def parse(cls, lines: Iterable[str]) -> NGram:
@@ -101,11 +93,10 @@ class NGram:
         Raises:
             InvalidValueError: (a ValueError) as ``read``.
         """
-        return cls._parse(iter(lines), "the text")
+        return cls._made(arpa.read(lines, _failing("the text")))
 
     @classmethod
-    def _parse(cls, lines: Iterator[str], name: str) -> NGram:
-        grams = _Reader(lines, name).grams()
+    def _made(cls, grams: list[dict[tuple[str, ...], arpa.Gram]]) -> NGram:
         words = [gram[0] for gram in grams[0]]
         numbers = {word: number for number, word in enumerate(words)}
         coded = [{tuple(numbers[w] for w in gram): value for gram, value in level.items()} for level in grams]
@@ -180,84 +171,14 @@ class NGram:
         return f"NGram({len(self.words)} words, order {self.order}, {grams} n-grams)"
 
 
-def _decoded(path: str, lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidValueError("NGram.read", "path", "be UTF-8", f"{path}, line {number}") from error
+def _failing(name: str) -> arpa.Fail:
+    def fail(line: int, rule: str, got: object) -> NoReturn:
+        raise InvalidValueError("NGram.read", "path", rule, f"{got} at line {line} of {name}")
+
+    return fail
 
 
-class _Reader:
-    """An ARPA file line by line: what is wrong with it is said of a line."""
-
-    def __init__(self, lines: Iterator[str], name: str):
-        self._lines, self._name, self._number, self._line = lines, name, 0, ""
-
-    def grams(self) -> list[dict[tuple[str, ...], tuple[float, float]]]:
-        """Of each order the n-grams with their log-probability and their back-off, natural logarithms."""
-        while (line := self._next()) != "\\data\\":
-            if line is None:
-                self._fail("have a line \\data\\")
-        counts: list[int] = []
-        line = self._next()
-        while line is not None and line.startswith("ngram "):
-            order, _, count = line[6:].partition("=")
-            if order.strip() != str(len(counts) + 1) or not count.strip().isdigit():
-                self._fail(f"have a line 'ngram {len(counts) + 1}=COUNT'")
-            counts.append(int(count))
-            line = self._next()
-        if not counts:
-            self._fail("have a line 'ngram 1=COUNT'")
-        found: list[dict[tuple[str, ...], tuple[float, float]]] = []
-        for order, count in enumerate(counts, 1):
-            if line != f"\\{order}-grams:":
-                self._fail(f"have a line \\{order}-grams:")
-            level: dict[tuple[str, ...], tuple[float, float]] = {}
-            while (line := self._next()) is not None and not line.startswith("\\"):
-                gram, value = self._gram(line, order, order == len(counts))
-                if order > 1 and not all((word,) in found[0] for word in gram):
-                    self._fail("have words among its 1-grams")
-                if gram in level:
-                    self._fail("have each n-gram once")
-                level[gram] = value
-            if len(level) != count:
-                self._fail(f"have {count} {order}-grams, as it says", len(level))
-            found.append(level)
-        if line != "\\end\\":
-            self._fail("end in a line \\end\\")
-        return found
-
-    def _next(self) -> str | None:
-        for line in self._lines:
-            self._number += 1
-            self._line = line.strip(_SPACES)
-            if self._line:
-                return self._line
-        self._number, self._line = self._number + 1, "the end of the file"
-        return None
-
-    def _gram(self, line: str, order: int, last: bool) -> tuple[tuple[str, ...], tuple[float, float]]:
-        fields = [field for field in line.replace("\t", " ").split(" ") if field]
-        if len(fields) not in ((order + 1,) if last and order > 1 else (order + 1, order + 2)):
-            self._fail(f"have a log-probability and {order} words in a line, and a back-off at most")
-        try:
-            score = float(fields[0])
-            backoff = float(fields[order + 1]) if len(fields) > order + 1 else 0.0
-        except ValueError:
-            self._fail("have numbers for log-probabilities and back-offs")
-        if not (score <= 0.0 and backoff < math.inf) or math.isnan(backoff):
-            self._fail("have log-probabilities of at most 0 and finite back-offs")
-        return tuple(fields[1 : order + 1]), (score * _LN_10, backoff * _LN_10)
-
-    def _fail(self, rule: str, got: Any = None) -> NoReturn:
-        got = repr(self._line) if got is None else got
-        raise InvalidValueError("NGram.read", "path", rule, f"{got} at line {self._number} of {self._name}")
-
-
-def _automaton(
-    grams: list[dict[tuple[int, ...], tuple[float, float]]], numbers: dict[str, int]
-) -> tuple[int, Automaton]:
+def _automaton(grams: list[dict[tuple[int, ...], arpa.Gram]], numbers: dict[str, int]) -> tuple[int, Automaton]:
     """The start and the automaton of n-grams, given by the numbers of their words."""
     contexts: dict[tuple[int, ...], int] = {(): 0}
     for level in grams[:-1]:
@@ -279,8 +200,9 @@ def _automaton(
     for context, state in contexts.items():
         if context:
             backoffs[state] = known(context[1:])
-            weights[state] = grams[len(context) - 1].get(context, (0.0, 0.0))[1]
-    arcs = [(contexts[gram[:-1]], gram[-1], known(gram), value[0]) for level in grams for gram, value in level.items()]
+            own = grams[len(context) - 1].get(context)
+            weights[state] = 0.0 if own is None else own.backoff
+    arcs = [(contexts[gram[:-1]], gram[-1], known(gram), own.score) for level in grams for gram, own in level.items()]
     start = contexts.get((numbers[_BEGIN],), 0) if _BEGIN in numbers else 0
     return start, as_automaton(arcs, backoffs, weights, -math.inf)
 

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
+from pathsum import arpa
 from pathsum.errors import GraphFileError
 from pathsum.graphs.graph import EPSILON, Graph
 
 START, END = "<s>", "</s>"
-_COUNT, _SECTION = re.compile(r"ngram\s+(\d+)\s*=\s*(\d+)"), re.compile(r"\\(\d+)-grams:")
 # ARPA's stand-in for the log of 0.
-_NOTHING = -99.0
-
-
-class _Entry(NamedTuple):
-    line: int
-    score: float
-    backoff: float
+_NOTHING = -99.0 * arpa.LN_10
 
 
 def ngram(path: str | os.PathLike[str], tokens: Mapping[str, int] | Sequence[str] | None = None) -> Graph:
@@ -103,56 +94,17 @@ def _numbered(tokens: Sequence[str]) -> dict[str, int]:
     return {token: label for label, token in enumerate(tokens)}
 
 
-def _read(path: str | os.PathLike[str]) -> dict[tuple[str, ...], _Entry]:
-    """N-grams by their words, scores as natural logs."""
-    data = Path(path).read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
-            raise GraphFileError(str(path), "byte 0", "be whole where gzip has packed it", error) from error
-    text = data.decode("utf-8", errors="replace")
+def _read(path: str | os.PathLike[str]) -> dict[tuple[str, ...], arpa.Gram]:
+    """N-grams by their words; what is ARPA's log of 0 is impossible."""
 
     def fail(line: int, rule: str, got: object) -> NoReturn:
         raise GraphFileError(str(path), f"line {line}", rule, got)
 
-    counts, section = dict[int, int](), -1
-    entries, found, number = dict[tuple[str, ...], _Entry](), dict[int, int](), 0
-    for number, line in enumerate((line.strip() for line in text.split("\n")), 1):
-        if not line or (section < 0 and line != "\\data\\"):
-            continue
-        heading = _SECTION.fullmatch(line)
-        if line == "\\data\\":
-            section = 0
-        elif line == "\\end\\":
-            for order, count in counts.items():
-                if found.get(order, 0) != count:
-                    fail(number, f"have {count} n-grams of order {order}, as its head says", found.get(order, 0))
-            return entries
-        elif heading:
-            section = int(heading[1])
-            if section not in counts:
-                fail(number, "announce each order in the head", line)
-        elif section == 0:
-            count = _COUNT.fullmatch(line)
-            if not count:
-                fail(number, "have lines as 'ngram 1=5' in the head", repr(line))
-            counts[int(count[1])] = int(count[2])
-        else:
-            score, *words = line.split()
-            if len(words) not in (section, section + 1):
-                fail(number, f"have a number, {section} words and perhaps a back-off", repr(line))
-            numbers = [score, *words[section:]]
-            try:
-                values = [float(value) for value in numbers]
-            except ValueError:
-                fail(number, "have numbers as probability and back-off", repr(line))
-            if not all(value < math.inf for value in values):
-                fail(number, "have logs below infinity", repr(line))
-            key = tuple(words[:section])
-            if key in entries:
-                fail(number, "have each n-gram once", " ".join(key))
-            logs = [value * math.log(10) if value > _NOTHING else -math.inf for value in values]
-            entries[key] = _Entry(number, logs[0], logs[1] if len(logs) > 1 else 0.0)
-            found[section] = found.get(section, 0) + 1
-    fail(number, "end with \\end\\" if section >= 0 else "have a line \\data\\", "the end of the file")
+    def log(value: float) -> float:
+        return value if value > _NOTHING else -math.inf
+
+    return {
+        words: gram._replace(score=log(gram.score), backoff=log(gram.backoff))
+        for level in arpa.read(arpa.lines_of(path, fail), fail)
+        for words, gram in level.items()
+    }
