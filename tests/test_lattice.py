@@ -28,6 +28,7 @@ from pathsum.torch import (
     lfmmi_loss,
     simple_ctc_loss,
 )
+from pathsum.torch.paths import graph_paths
 from test_graphs import random_graph
 
 IMPLEMENTATIONS = ("numba", "reference")
@@ -121,6 +122,48 @@ def test_weights_entropies_and_risks_are_those_of_enumeration(impl):
             assert risks[n].item() == pytest.approx(arcs @ costs, abs=1e-10)
             expected += upstream[n].item() * arcs
         np.testing.assert_allclose(gradient, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_entropies_and_risks_of_different_graphs_at_once(impl):
+    for seed in range(15 if impl == "numba" else 5):
+        graphs, scores, lengths = random_batch(seed)
+        rng = np.random.default_rng(seed)
+        different = list({id(graph): graph for graph in graphs}.values())
+        tables = {id(graph): rng.normal(size=graph.num_arcs) for graph in different}
+        given = torch.from_numpy(scores).requires_grad_()
+        costs = [torch.from_numpy(tables[id(graph)]).requires_grad_() for graph in different]
+        paths = graph_paths(given, graphs, lengths, impl=impl)
+        entropies, risks = paths.entropy(), paths.expected(costs)
+        by_costs = torch.autograd.grad(risks.sum(), costs, retain_graph=True)
+        expected_counts = {id(graph): np.zeros(graph.num_arcs) for graph in different}
+        for n, (graph, length) in enumerate(zip(graphs, lengths, strict=True)):
+            _, _, arcs, entropy, _ = enumerated(graph, scores[:length, n])
+            assert entropies[n].item() == pytest.approx(entropy, abs=1e-10)
+            assert risks[n].item() == pytest.approx(arcs @ tables[id(graph)], abs=1e-10)
+            expected_counts[id(graph)] += arcs
+        for graph, found in zip(different, by_costs, strict=True):
+            np.testing.assert_allclose(found, expected_counts[id(graph)], atol=1e-10)
+        # Each alone, of which each has the gradient of the whole.
+        (together,) = torch.autograd.grad((entropies + risks).sum(), given)
+        for n, graph in enumerate(graphs):
+            own = given.detach()[:, n].requires_grad_()
+            alone = graph_paths(own, graph, [lengths[n]], impl=impl)
+            both = alone.entropy() + alone.expected(tables[id(graph)])
+            np.testing.assert_allclose(together[:, n], torch.autograd.grad(both, own)[0], atol=1e-10)
+
+
+def test_paths_of_graphs_are_what_the_functions_are_made_of():
+    graph, scores = over_ctc(linear([1]), 3), logits_of(4, 2, 3)
+    paths = graph_paths(scores, graph, [4, 3])
+    np.testing.assert_array_equal(paths.losses(), lattice_loss(scores, graph, [4, 3], reduction="none"))
+    assert paths.loss() == lattice_loss(scores, graph, [4, 3])
+    assert repr(paths) == "GraphPaths(graph_paths: N=2, T=4, C=3, 3 states, float64, impl='numba')"
+    for empty in (graph, []):
+        paths = graph_paths(torch.zeros(4, 0, 3, requires_grad=True), empty)
+        for values in (paths.losses(), paths.entropy(), paths.expected(torch.zeros(paths.graphs[0].num_arcs))):
+            assert values.shape == (0,)
+            values.sum().backward()
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)

@@ -116,7 +116,8 @@ class SparseSaved(NamedTuple):
         losses: (N,) as in ``ChainSaved``.
         gamma: (sum of T times K of its graph,) posterior of each class that a graph emits, in each frame of each
             sample, sample after sample; of no size where not asked for.
-        counts: (N, W) how often each weight is expected on a path; no columns where the options do not ask for it.
+        counts: (sum of the weights of its graph,) how often each is expected on a path, sample after sample; of no
+            size where the options do not ask for it.
     """
 
     losses: Array

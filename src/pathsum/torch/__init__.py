@@ -23,8 +23,6 @@ from pathsum.torch.expected_risk import (
     simple_ctc_expected_risk,
 )
 from pathsum.torch.graphs import (
-    LatticeAlignment,
-    LatticeSamples,
     lattice_align,
     lattice_entropy,
     lattice_expected_risk,
@@ -61,6 +59,7 @@ from pathsum.torch.modules import (
 from pathsum.torch.mwer import ctc_mwer_loss, edit_distances, rnnt_mwer_loss, sample_labellings
 from pathsum.torch.paths.base import Paths
 from pathsum.torch.paths.frames import Alignment, BestPath, ChainPosteriors
+from pathsum.torch.paths.graphs import LatticeAlignment, LatticeSamples
 from pathsum.torch.paths.grid import GridPosteriors, RNNTAlignment
 from pathsum.torch.posteriors import (
     ASGPosteriors,

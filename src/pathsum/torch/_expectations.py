@@ -38,40 +38,18 @@ def real_log_softmax(scores: Tensor, input_lengths: Any) -> Tensor:
     return log_softmax(torch.where(real[:, :, None], scores, 0.0))
 
 
-def posteriors_of(solve: Callable[[Tensor], Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (N,), and minus their gradient in the shape of the scores, both differentiable."""
+def posteriors_of(solve: Callable[..., Tensor], *scores: Tensor) -> tuple[Tensor, ...]:
+    """Losses (N,), and minus their gradient by each tensor of scores, all differentiable."""
     if torch.compiler.is_compiling() or transformed():
-        losses, pull, *_ = torch.func.vjp(solve, scores)
-        (gradient,) = pull(torch.ones_like(losses))
-        return losses, -gradient
+        losses, pull, *_ = torch.func.vjp(solve, *scores)
+        return losses, *(-gradient for gradient in pull(torch.ones_like(losses)))
     # The same without torch.func, whose first use imports the compiler.
     wanted = torch.is_grad_enabled()
     with torch.enable_grad():
-        leaf = scores if scores.requires_grad else scores.detach().requires_grad_()
-        losses = solve(leaf)
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf, create_graph=wanted)
-    return (losses if wanted else losses.detach()), -gradient
-
-
-def directional(
-    solve: Callable[..., Tensor], scores: tuple[Tensor, ...], costs: tuple[Tensor | None, ...]
-) -> tuple[Tensor, Tensor]:
-    """Loss (1,) and expected cost (1,) of one sample: of costs that go with each of its tensors of scores."""
-    losses, posteriors = _all_posteriors(solve, scores)
-    expected = [product(found, own).sum() for found, own in zip(posteriors, costs, strict=True) if own is not None]
-    return losses, torch.stack(expected).sum().expand(1)
-
-
-def _all_posteriors(solve: Callable[..., Tensor], scores: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-    """As ``posteriors_of``, of several tensors of scores."""
-    sizes = [tensor.numel() for tensor in scores]
-
-    def of_one(flat: Tensor) -> Tensor:
-        parts = flat.split(sizes)
-        return solve(*(part.reshape(own.shape).to(own.dtype) for part, own in zip(parts, scores, strict=True)))
-
-    losses, posteriors = posteriors_of(of_one, torch.cat([tensor.double().flatten() for tensor in scores]))
-    return losses, [part.reshape(own.shape) for part, own in zip(posteriors.split(sizes), scores, strict=True)]
+        leaves = [tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in scores]
+        losses = solve(*leaves)
+        gradients = torch.autograd.grad(losses.sum(), leaves, create_graph=wanted)
+    return losses if wanted else losses.detach(), *(-gradient for gradient in gradients)
 
 
 def product(posteriors: Tensor, costs: Tensor) -> Tensor:

@@ -209,11 +209,23 @@ def check_lengths(
     batched: bool = True,
 ) -> Tensor:
     """Lengths (N,), checked; ``None`` is the padded size."""
+    return torch.from_numpy(length_array(function, argument, lengths, num_samples, num_frames, batched))
+
+
+def length_array(
+    function: str,
+    argument: str,
+    lengths: Integers | int | None,
+    num_samples: int,
+    num_frames: int,
+    batched: bool = True,
+) -> np.ndarray:
+    """As ``check_lengths``, for those who may be traced or transformed."""
     if lengths is None:
-        return torch.full((num_samples,), num_frames, device="cpu")
+        return np.full(num_samples, num_frames)
     checked = _checks.check_integers(function, argument, as_lengths(function, argument, lengths, batched), (1,))
     _checks.check_lengths(function, argument, checked, num_samples, "T", num_frames)
-    return torch.from_numpy(checked)
+    return checked
 
 
 def of_samples(batched: bool, *results: Tensor) -> tuple[Tensor, ...]:

@@ -61,11 +61,9 @@ class SparseOperators(_OfFrames):
     inputs, options, saved = ("scores", "weights"), SparseOptions, SparseSaved
 
     def sketch(self, call: Call) -> SparseSaved:
-        scores, weights = call.scores
+        scores = call.scores[0]
         losses = scores.new_empty(len(scores), dtype=torch.float64)
-        columns = len(weights) if call.options.by_weights else 0
-        gamma = unknown_size(scores, axes=1)
-        return SparseSaved(losses, gamma, losses.new_empty((len(scores), columns)))
+        return SparseSaved(losses, unknown_size(scores, axes=1), unknown_size(scores, axes=1, dtype=torch.float64))
 
 
 class GridOperators(OperatorKernels):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import Call, ChainOptions
 from pathsum.options import ReductionName, TorchImpl
 from pathsum.problems.crf import BASES, all_kmers, pose_crf
-from pathsum.reductions import reduce
-from pathsum.torch._inputs import Integers, as_batch, as_given, difference, finish, samples_first
-from pathsum.torch._operators import kernels_of
-from pathsum.torch.graphs import MEMORY, pose_graph_call
+from pathsum.torch._inputs import Integers, as_batch, difference, finish, samples_first
+from pathsum.torch.paths.frames import ChainPaths
+from pathsum.torch.paths.graphs import paths_of_graphs
 
 
 def crf_ctc_loss(
@@ -72,6 +69,7 @@ def crf_ctc_loss(
         50.0
     """
     function = "crf_ctc_loss"
+    _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     state_len = _checks.check_count(function, "state_len", state_len, minimum=1)
     given, batched = samples_first(function, "scores", scores, batch_first, "5*4**k")
@@ -79,10 +77,10 @@ def crf_ctc_loss(
     if given.shape[2] != num_classes:
         rule = f"have 5*4**k = {num_classes} classes with k = {state_len}"
         raise InvalidValueError(function, "scores", rule, f"shape {tuple(given.shape)}")
-    posed = pose_graph_call(
-        function, given, all_kmers(state_len), input_lengths if batched else np.atleast_1d(np.asarray(input_lengths)),
-        None, reduction, False, True, MEMORY, impl, scores_name="scores",
-    )  # fmt: skip
+    lengths = input_lengths if batched else np.atleast_1d(np.asarray(input_lengths))
+    every = paths_of_graphs(
+        function, given, all_kmers(state_len), lengths, batch_first=True, impl=impl, scores_name="scores"
+    )
     batch = as_batch(
         function,
         targets,
@@ -95,8 +93,7 @@ def crf_ctc_loss(
         num_classes=1 + BASES,
         blank=0,
     )
-    chain = pose_crf(*batch, state_len)
-    own = kernels_of(posed.impl, "chain").losses(Call((given, None), chain, ChainOptions()))
-    losses = finish(difference(own, posed.losses()), given, zero_infinity)
-    weights = torch.from_numpy(batch.target_lengths).clamp(min=1).to(losses)
-    return as_given(reduce(losses, reduction, weights), batched, reduction)
+    target = ChainPaths(function, given, None, pose_crf(*batch, state_len), every.impl, batched)
+    target.target_lengths = batch.target_lengths
+    losses = difference(target.losses(), every.losses())
+    return target.reduce(finish(losses, given, zero_infinity), reduction)

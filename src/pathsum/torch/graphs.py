@@ -2,67 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum import _checks, dispatch
-from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum import _checks
+from pathsum.errors import InvalidTypeError
 from pathsum.graphs import Graph
-from pathsum.kernels.protocol import Call, Kernels, SparseOptions
-from pathsum.lattice import SparseLattice
 from pathsum.options import ReductionName, TorchImpl
-from pathsum.problems.graphs import pose_graphs
-from pathsum.reductions import reduce
-from pathsum.torch._expectations import directional, real_log_softmax
-from pathsum.torch._inputs import (
-    Integers,
-    as_given,
-    as_lengths,
-    as_scores,
-    check_generator,
-    difference,
-    dtype_of,
-    finish,
-    of_samples,
-    samples_first,
-    shape_of,
-)
-from pathsum.torch._operators import kernels_of
-from pathsum.torch._ops.arrays import work_dtype
-from pathsum.torch.paths.frames import centred
-
-Graphs = Graph | Sequence[Graph]
-
-MEMORY = 2**30
-"""Bytes that the sweeps over the frames may remember; beyond, some frames are computed twice."""
-
-
-class LatticeAlignment(NamedTuple):
-    """The best path of each sample through its graph.
-
-    Attributes:
-        log_probs: (N,) score of the path, weights and ends included; -inf where there is none, NaN where a score is.
-        arcs: (N, T) number of the arc that each frame takes; -1 in padding, and in all frames where there is no path.
-        labels: (N, T) the class that it emits.
-        outputs: (N, T) its output, the arcs' second label.
-    """
-
-    log_probs: Tensor
-    arcs: Tensor
-    labels: Tensor
-    outputs: Tensor
-
-
-class LatticeSamples(NamedTuple):
-    """Paths drawn from a distribution: ``arcs``, ``labels`` and ``outputs`` (N, K, T) as in ``LatticeAlignment``."""
-
-    arcs: Tensor
-    labels: Tensor
-    outputs: Tensor
+from pathsum.torch._inputs import Integers, difference, finish
+from pathsum.torch.paths.graphs import MEMORY, Graphs, LatticeAlignment, LatticeSamples, paths_of_graphs
 
 
 def lattice_score(
@@ -122,10 +74,11 @@ def lattice_score(
         >>> round(lattice_score(torch.zeros(3, 1, 3), graph).exp().item(), 4)
         1.0
     """
-    function = "lattice_score"
-    arguments = (graphs, input_lengths, weights, reduction, fused_log_softmax, batch_first, memory_limit, impl)
-    posed = pose_graph_call(function, log_probs, *arguments)
-    return posed.reduce(-finish(posed.losses(), posed.given, False), reduction)
+    paths = paths_of_graphs(
+        "lattice_score", log_probs, graphs, input_lengths, weights=weights, fused_log_softmax=fused_log_softmax,
+        batch_first=batch_first, memory_limit=memory_limit, impl=impl,
+    )  # fmt: skip
+    return -paths.loss(reduction)
 
 
 def lattice_loss(
@@ -175,11 +128,11 @@ def lattice_loss(
         >>> bool(torch.isclose(loss, ctc_loss(logits, [[1, 2]], [4], [2], reduction="sum", fused_log_softmax=True)))
         True
     """
-    function = "lattice_loss"
-    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
-    arguments = (graphs, input_lengths, weights, reduction, fused_log_softmax, batch_first, memory_limit, impl)
-    posed = pose_graph_call(function, log_probs, *arguments)
-    return posed.reduce(finish(posed.losses(), posed.given, zero_infinity), reduction)
+    paths = paths_of_graphs(
+        "lattice_loss", log_probs, graphs, input_lengths, weights=weights, fused_log_softmax=fused_log_softmax,
+        batch_first=batch_first, memory_limit=memory_limit, impl=impl,
+    )  # fmt: skip
+    return paths.loss(reduction, zero_infinity)
 
 
 def lattice_align(
@@ -224,11 +177,11 @@ def lattice_align(
         >>> best.labels.tolist(), best.outputs.tolist()  # a token where it begins
         ([0, 1, 1], [-1, 1, -1])
     """
-    arguments = (graphs, input_lengths, weights, "none", fused_log_softmax, batch_first, MEMORY, impl)
-    posed = pose_graph_call("lattice_align", log_probs, *arguments)
-    found = posed.kernels.best(posed.call(posed.scores.detach(), posed.weights.detach()))
-    log_probs = finish(found.log_probs, posed.given, False)
-    return LatticeAlignment(*of_samples(posed.batched, log_probs, found.arcs, found.labels, posed.outputs(found.arcs)))
+    paths = paths_of_graphs(
+        "lattice_align", log_probs, graphs, input_lengths, weights=weights, fused_log_softmax=fused_log_softmax,
+        batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    return paths.best()
 
 
 def lattice_sample(
@@ -273,15 +226,11 @@ def lattice_sample(
         >>> len(drawn.labels.unique(dim=0))  # six labellings
         6
     """
-    function = "lattice_sample"
-    arguments = (graphs, input_lengths, weights, "none", fused_log_softmax, batch_first, MEMORY, impl)
-    posed = pose_graph_call(function, log_probs, *arguments)
-    count = _checks.check_count(function, "num_samples", num_samples)
-    check_generator(function, generator)
-    num_sequences, num_frames, _ = posed.scores.shape
-    draws = torch.rand(count, num_sequences, num_frames + 1, generator=generator, dtype=torch.float64, device="cpu")
-    arcs = posed.kernels.sample(posed.call(posed.scores.detach(), posed.weights.detach()), draws).transpose(0, 1)
-    return LatticeSamples(*of_samples(posed.batched, arcs, posed.labels(arcs), posed.outputs(arcs)))
+    paths = paths_of_graphs(
+        "lattice_sample", log_probs, graphs, input_lengths, weights=weights, fused_log_softmax=fused_log_softmax,
+        batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    return paths.sample(num_samples, generator)
 
 
 def lattice_posteriors(
@@ -321,11 +270,11 @@ def lattice_posteriors(
         >>> (posteriors * 6).round().int().tolist()
         [[3, 3], [2, 4], [3, 3]]
     """
-    arguments = (graphs, input_lengths, weights, "none", fused_log_softmax, batch_first, MEMORY, impl)
-    posed = pose_graph_call("lattice_posteriors", log_probs, *arguments)
-    _, found = posed.kernels.posteriors(posed.call(posed.scores.detach(), posed.weights.detach()))
-    (found,) = of_samples(posed.batched, finish(found, posed.given, False))
-    return found
+    paths = paths_of_graphs(
+        "lattice_posteriors", log_probs, graphs, input_lengths, weights=weights, fused_log_softmax=fused_log_softmax,
+        batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    return paths.posteriors()
 
 
 def lattice_entropy(
@@ -362,7 +311,8 @@ def lattice_entropy(
         InvalidTypeError: As in ``lattice_score``.
 
     Notes:
-        Differentiable. Cost: a loss and its gradient, and in backward a Hessian-vector product, a sample after another.
+        Differentiable. Cost: a loss and its gradient, and in backward a Hessian-vector product. A graph that
+        samples share is laid out for each.
 
     Example:
         >>> import torch
@@ -371,13 +321,11 @@ def lattice_entropy(
         >>> round(lattice_entropy(torch.zeros(3, 2), over_ctc(linear([1]), 2)).exp().item(), 4)  # six labellings
         6.0
     """
-    arguments = (graphs, input_lengths, weights, reduction, fused_log_softmax, batch_first, MEMORY, impl)
-    posed = pose_graph_call("lattice_entropy", log_probs, *arguments)
-    # The difference of a log-sum and a mean score: what all paths have in common would cost it all digits.
-    posed = posed._replace(scores=centred(posed.scores, 2))
-    parts = [posed.expected(n, lambda one: (one.scores, one.weights)) for n in range(len(posed.scores))]
-    entropies = [torch.where(losses == torch.inf, 0.0, -losses - costs) for losses, costs in parts]
-    return posed.reduce(finish(posed.joined(entropies), posed.given, False), reduction)
+    paths = paths_of_graphs(
+        "lattice_entropy", log_probs, graphs, input_lengths, weights=weights, fused_log_softmax=fused_log_softmax,
+        batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    return paths.reduce(paths.entropy(), reduction)
 
 
 def lattice_expected_risk(
@@ -426,20 +374,11 @@ def lattice_expected_risk(
         >>> round(lattice_expected_risk(torch.zeros(3, 2), tokens, graph).item(), 4)  # 8 labellings, 8 tokens in all
         1.0
     """
-    function = "lattice_expected_risk"
-    arguments = (graphs, input_lengths, weights, reduction, fused_log_softmax, batch_first, MEMORY, impl)
-    posed = pose_graph_call(function, log_probs, *arguments)
-    each = list(costs) if isinstance(costs, (list, tuple)) else [costs] * len(posed.graphs)
-    if len(each) != len(posed.graphs):
-        raise InvalidValueError(function, "costs", f"be one tensor a graph, {len(posed.graphs)}", f"{len(each)}")
-    tables = [_arc_table(function, "costs", own, graph, posed) for own, graph in zip(each, posed.graphs, strict=True)]
-
-    def cost_of(one: PosedGraphs) -> tuple[None, Tensor]:
-        own = tables[one.number]
-        return None, torch.cat([own, own.new_zeros(len(one.weights) - len(own))])
-
-    risks = [posed.expected(n, cost_of)[1] for n in range(len(posed.scores))]
-    return posed.reduce(finish(posed.joined(risks), posed.given, False), reduction)
+    paths = paths_of_graphs(
+        "lattice_expected_risk", log_probs, graphs, input_lengths, weights=weights, fused_log_softmax=fused_log_softmax,
+        batch_first=batch_first, impl=impl,
+    )  # fmt: skip
+    return paths.reduce(paths.expected(costs), reduction)
 
 
 def lfmmi_loss(
@@ -496,167 +435,17 @@ def lfmmi_loss(
         1.3333
     """
     function = "lfmmi_loss"
+    _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     den_scale = _checks.check_number(function, "den_scale", den_scale)
     if not isinstance(denominator, Graph):
         raise InvalidTypeError(function, "denominator", "be a Graph", type(denominator).__name__)
-    arguments = (input_lengths, None, reduction, False, batch_first, memory_limit, impl)
-    every = pose_graph_call(function, scores, denominator, *arguments, scores_name="scores")
-    own = pose_graph_call(function, scores, numerators, *arguments, scores_name="scores", graphs_name="numerators")
-    # A difference of two log-sums, whose scores are shared, as are the gradients of both.
-    losses = difference(own.losses(), den_scale * every.losses())
-    losses = finish(losses, own.given, zero_infinity)
+    options: dict[str, Any] = {"batch_first": batch_first, "memory_limit": memory_limit, "impl": impl}
+    every = paths_of_graphs(function, scores, denominator, input_lengths, scores_name="scores", **options)
+    own = paths_of_graphs(
+        function, scores, numerators, input_lengths, scores_name="scores", graphs_name="numerators", **options
+    )
+    losses = finish(difference(own.losses(), den_scale * every.losses()), own.scores, zero_infinity)
     if reduction != "mean":
         return own.reduce(losses, reduction)
     return losses.sum() / max(int(own.lattice.input_lengths.sum()), 1)
-
-
-class PosedGraphs(NamedTuple):
-    """The arguments of a function on graphs, checked.
-
-    Attributes:
-        given: the caller's scores (N, T, C), of which results have the dtype.
-        scores: (N, T, C) as the arcs take them.
-        weights: (W,) float64.
-        lattice: of NumPy arrays.
-        graphs: those of the lattice, each once.
-        options: for the kernels.
-        batched: whether the caller's scores had a batch axis.
-        impl: the implementation chosen.
-        number: which of the caller's graphs the first is, where this is one sample of a call.
-    """
-
-    given: Tensor
-    scores: Tensor
-    weights: Tensor
-    lattice: SparseLattice
-    graphs: list[Graph]
-    options: SparseOptions
-    batched: bool
-    impl: str
-    number: int = 0
-
-    @property
-    def kernels(self) -> Kernels:
-        return kernels_of(self.impl, "sparse")
-
-    def call(self, scores: Tensor, weights: Tensor) -> Call:
-        return Call((scores, weights), self.lattice, self.options)
-
-    def losses(self) -> Tensor:
-        """Minus the log-sums (N,) in float64."""
-        return self.kernels.losses(self.call(self.scores, self.weights))
-
-    def reduce(self, values: Tensor, reduction: ReductionName) -> Tensor:
-        return as_given(reduce(values, reduction), self.batched, reduction)
-
-    def joined(self, values: list[Tensor]) -> Tensor:
-        return torch.cat(values) if values else self.scores.new_zeros(0, dtype=torch.float64)
-
-    def expected(self, sample: int, costs_of: Callable[[PosedGraphs], Any]) -> tuple[Tensor, Tensor]:
-        """Loss and expected cost (1,) of a sample, of what its scores and its weights cost."""
-        number = int(self.lattice.graph_of_sample[sample])
-        own = slice(sample, sample + 1)
-        lattice, _ = pose_graphs([self.graphs[number]], np.zeros(1, np.int64), self.lattice.input_lengths[own])
-        weights = self.weights[slice(*self.lattice.weight_offsets[number : number + 2].tolist())]
-        one = self._replace(
-            scores=self.scores[own],
-            weights=weights,
-            lattice=lattice,
-            options=self.options._replace(by_weights=True),
-            number=number,
-        )
-        return directional(lambda *scores: one.kernels.losses(one.call(*scores)), (one.scores, weights), costs_of(one))
-
-    def labels(self, arcs: Tensor) -> Tensor:
-        return self._of_arcs(arcs, "labels")
-
-    def outputs(self, arcs: Tensor) -> Tensor:
-        return self._of_arcs(arcs, "outputs")
-
-    def _of_arcs(self, arcs: Tensor, name: str) -> Tensor:
-        """What the arcs (N, ..., T) of each sample's graph have; -1 where there is none."""
-        found = torch.full_like(arcs, -1)
-        for n, number in enumerate(self.lattice.graph_of_sample.tolist()):
-            table = torch.from_numpy(np.append(getattr(self.graphs[number], name), -1)).to(arcs.device)
-            found[n] = table[arcs[n]]
-        return found
-
-
-def pose_graph_call(
-    function: str,
-    log_probs: Any,
-    graphs: Graphs,
-    input_lengths: Any,
-    weights: Any,
-    reduction: ReductionName,
-    fused_log_softmax: bool,
-    batch_first: bool,
-    memory_limit: int,
-    impl: str,
-    *,
-    scores_name: str = "log_probs",
-    graphs_name: str = "graphs",
-) -> PosedGraphs:
-    scores, batched = samples_first(function, scores_name, log_probs, batch_first)
-    num_samples, num_frames, num_classes = scores.shape
-    logits = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
-    _checks.check_reduction(function, reduction)
-    memory = _checks.check_count(function, "memory_limit", memory_limit)
-    chosen = dispatch.select(function, scores.device.type, impl, "sparse")
-    lengths = np.full(num_samples, num_frames)
-    if input_lengths is not None:
-        lengths = _checks.check_integers(
-            function, "input_lengths", as_lengths(function, "input_lengths", input_lengths, batched), (1,)
-        )
-        _checks.check_lengths(function, "input_lengths", lengths, num_samples, "T", num_frames)
-    different, numbers = _told_apart(function, graphs_name, graphs, num_samples, num_classes)
-    lattice, own = pose_graphs(different, numbers, lengths)
-    table = torch.from_numpy(own).to(scores.device)
-    if weights is not None:
-        if not isinstance(graphs, Graph):
-            raise InvalidTypeError(function, "weights", f"be given with a single Graph as {graphs_name}", "a list")
-        taken = _arc_table(function, "weights", weights, graphs, scores)
-        table = torch.cat([taken, table[len(taken) :]])
-    taken = real_log_softmax(scores.to(work_dtype(scores)), lattice.input_lengths) if logits else scores
-    options = SparseOptions(by_weights=weights is not None, memory=memory)
-    return PosedGraphs(scores, taken, table, lattice, different, options, batched, chosen)
-
-
-def _told_apart(
-    function: str, argument: str, graphs: Graphs, num_samples: int, num_classes: int
-) -> tuple[list[Graph], np.ndarray]:
-    """Each graph once, and which is whose."""
-    if isinstance(graphs, Graph):
-        each = [graphs] * num_samples
-    elif isinstance(graphs, (list, tuple)):
-        each = list(graphs)
-        if len(each) != num_samples:
-            raise InvalidValueError(function, argument, f"be one or one a sample, N = {num_samples}", f"{len(each)}")
-    else:
-        raise InvalidTypeError(function, argument, "be a Graph or a list of them", type(graphs).__name__)
-    known: dict[int, int] = {}
-    different = [graphs] if isinstance(graphs, Graph) else []
-    for sample, graph in enumerate(each):
-        if not isinstance(graph, Graph):
-            raise InvalidTypeError(function, argument, "be a Graph or a list of them", type(graph).__name__)
-        if id(graph) not in known:
-            known[id(graph)] = len(known)
-            if not isinstance(graphs, Graph):
-                different.append(graph)
-            graph.check_posed(function, argument, num_classes, None if isinstance(graphs, Graph) else sample)
-    numbers = np.array([known[id(graph)] for graph in each], np.int64)
-    return different or [Graph([], [], [], final={})], numbers
-
-
-def _arc_table(function: str, argument: str, values: Any, graph: Graph, scores: Any) -> Tensor:
-    """Numbers (A,) of a graph's arcs, float64."""
-    beside = scores.given if isinstance(scores, PosedGraphs) else scores
-    table = as_scores(values)
-    _checks.check_scores(function, argument, dtype_of(table), (*shape_of(table), 1), ("(A, 1)",))
-    if table.shape != (graph.num_arcs,):
-        raise InvalidValueError(
-            function, argument, f"have one entry an arc, A = {graph.num_arcs}", f"shape {tuple(table.shape)}"
-        )
-    _checks.check_device(function, argument, str(table.device), str(beside.device))
-    return table.double()

@@ -13,9 +13,10 @@ from pathsum.options import Activation, Check, Final, ReductionName, RNNTType, S
 from pathsum.torch._inputs import Integers
 from pathsum.torch.asg import asg_loss
 from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
-from pathsum.torch.graphs import MEMORY, Graphs, lattice_loss
+from pathsum.torch.graphs import lattice_loss
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.joint import rnnt_joint_loss
+from pathsum.torch.paths.graphs import MEMORY, Graphs
 from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
 from pathsum.torch.variants import ar_rnnt_loss, multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
 

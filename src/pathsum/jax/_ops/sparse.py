@@ -53,7 +53,12 @@ def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dic
         found = np.empty(numbers.shape, numbers.dtype)
         sparse.write_gradient(np.ones(len(saved.losses)), lattice, saved, found)
         results[1][:] = found
-        results[2][:] = -saved.counts if options.by_weights else 0
+        results[2][:] = 0
+        if options.by_weights:
+            for row, graph, counts in zip(
+                results[2], lattice.graph_of_sample, sparse.counts_of(lattice, saved.counts), strict=True
+            ):
+                row[slice(*lattice.weight_offsets[graph : graph + 2])] = -counts
 
 
 ffi.register(_TARGET, _run)

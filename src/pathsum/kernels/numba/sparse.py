@@ -32,7 +32,8 @@ def forward(
     places = places_of(lattice)
     gamma = np.zeros(places[-1] if need_gradient else 0, scores.dtype)
     wanted = need_gradient and options.by_weights
-    counts = np.zeros((num_samples, len(weights) if wanted else 0))
+    counted = weight_places(lattice)
+    counts = np.zeros(counted[-1] if wanted else 0)
     graphs = graphs_of(lattice, weights)
     num_threads = parallel.worthwhile(num_threads, work_of(lattice, graphs))
     share = options.memory // max(1, min(num_threads, num_samples))
@@ -41,7 +42,7 @@ def forward(
         graph = graphs[lattice.graph_of_sample[sample]]
         rows, offset = read(scores, lattice, graph, sample)
         own = gamma[places[sample] : places[sample + 1]].reshape(rows.shape) if need_gradient else None
-        taken = counts[sample, graph.weights] if wanted else counts[0, :0]
+        taken = counts[counted[sample] : counted[sample + 1]] if wanted else counts[:0]
         if not (graph.defined and offset < math.inf):
             losses[sample] = math.nan
             if own is not None:
@@ -115,14 +116,19 @@ def spread(factors: np.ndarray, losses: np.ndarray, lattice: SparseLattice, gamm
                 out[n, :length, classes] = own.T * factors[n]
 
 
-def weight_gradient(grad_losses: np.ndarray, saved: SparseSaved) -> np.ndarray:
+def weight_gradient(grad_losses: np.ndarray, lattice: SparseLattice, counts: np.ndarray) -> np.ndarray:
     """The gradient with respect to the weights (W,), in float64: minus how often they are expected."""
-    gradient = np.zeros(saved.counts.shape[1])
+    gradient = np.zeros(int(lattice.weight_offsets[-1]))
     # One after the other, and not a product: the same for any number of threads of another library's.
-    for upstream, counts in zip(grad_losses, saved.counts, strict=True):
+    for upstream, graph, own in zip(grad_losses, lattice.graph_of_sample, counts_of(lattice, counts), strict=True):
         if upstream != 0:
-            gradient -= upstream * counts
+            gradient[slice(*lattice.weight_offsets[graph : graph + 2])] -= upstream * own
     return gradient
+
+
+def counts_of(lattice: SparseLattice, counts: np.ndarray) -> list[np.ndarray]:
+    """What is counted of the weights of each sample's graph."""
+    return np.split(counts, weight_places(lattice)[1:-1]) if len(lattice.graph_of_sample) else []
 
 
 class Weighted(NamedTuple):
@@ -202,6 +208,12 @@ def places_of(lattice: SparseLattice) -> np.ndarray:
     """(N+1,) where the posteriors of each sample begin."""
     widths = np.diff(lattice.class_offsets)[lattice.graph_of_sample]
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths * widths)])
+
+
+def weight_places(lattice: SparseLattice) -> np.ndarray:
+    """(N+1,) where what is counted of the weights of each sample begins."""
+    sizes = np.diff(lattice.weight_offsets)[lattice.graph_of_sample]
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
 def in_order(lattice: SparseLattice, graphs: list[Weighted]) -> np.ndarray:

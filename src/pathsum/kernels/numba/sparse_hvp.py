@@ -40,12 +40,13 @@ def hvp(
     slopes = np.zeros(num_samples)
     places = sparse.places_of(lattice)
     moves = np.zeros(places[-1])
-    counts = np.zeros((num_samples, len(weights) if need_weights else 0))
+    counted = sparse.weight_places(lattice)
+    counts = np.zeros(counted[-1])
     graphs = sparse.graphs_of(lattice, weights)
 
     def solve(sample: int) -> None:
         graph = graphs[lattice.graph_of_sample[sample]]
-        taken = counts[sample, graph.weights] if need_weights else counts[0, :0]
+        taken = counts[counted[sample] : counted[sample + 1]] if need_weights else counts[:0]
         if math.isnan(saved.losses[sample]):
             slopes[sample], taken[:] = math.nan, math.nan
             return
@@ -68,7 +69,7 @@ def hvp(
     num_threads = parallel.worthwhile(num_threads, 4 * sparse.work_of(lattice, graphs))
     parallel.run(solve, [(int(n),) for n in sparse.in_order(lattice, graphs)], num_threads)
     sparse.spread(-grad_losses, saved.losses, lattice, moves, out)
-    return slopes, sparse.weight_gradient(grad_losses, saved._replace(counts=counts))
+    return slopes, sparse.weight_gradient(grad_losses, lattice, counts)
 
 
 @njit(**COMPILE)

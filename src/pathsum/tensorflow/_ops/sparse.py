@@ -29,7 +29,7 @@ def backward(
     saved, factors = SparseSaved(*kept), upstream.astype(np.float64)
     gradient = empty(scores.shape, _numbers(scores[:0]).dtype)
     sparse.write_gradient(factors, lattice, saved, gradient)
-    return [_like(gradient, scores), aligned(sparse.weight_gradient(factors, saved), weights.dtype)]
+    return [_like(gradient, scores), aligned(sparse.weight_gradient(factors, lattice, saved.counts), weights.dtype)]
 
 
 def hvp(

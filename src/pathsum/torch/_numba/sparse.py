@@ -35,7 +35,9 @@ class Sparse(SparseOperators):
         if needed[0]:
             gradient = _written(scores, lambda out: sparse.write_gradient(of_losses, call.lattice, kept, out))
         if needed[1]:
-            weight_gradient = torch.from_numpy(sparse.weight_gradient(of_losses, kept)).to(weights.dtype)
+            weight_gradient = torch.from_numpy(sparse.weight_gradient(of_losses, call.lattice, kept.counts)).to(
+                weights.dtype
+            )
         return gradient, weight_gradient
 
     def second(

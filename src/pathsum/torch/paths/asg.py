@@ -14,7 +14,7 @@ from pathsum.lattice import DenseLattice
 from pathsum.options import Check, TorchImpl
 from pathsum.problems.asg import pose_asg
 from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import Integers, as_scores, check_lengths, check_table, samples_first
+from pathsum.torch._inputs import Integers, as_scores, check_table, length_array, samples_first
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch.paths.frames import ChainPaths, DensePaths, centred, frame_batch, label_dtype
@@ -118,7 +118,7 @@ def every_path(
     scores, table, ends, batched = _scores(function, inputs, transitions, start_scores, final_scores, batch_first)
     chosen = dispatch.select(function, scores.device.type, impl)
     num_samples, num_frames, num_classes = scores.shape
-    lengths = check_lengths(function, "input_lengths", input_lengths, num_samples, num_frames, batched).numpy()
+    lengths = length_array(function, "input_lengths", input_lengths, num_samples, num_frames, batched)
     lattice = DenseLattice(input_lengths=lengths, num_states=num_classes)
     return DensePaths(function, with_ends(scores, lengths, *ends), table, lattice, chosen, batched)
 

@@ -18,9 +18,9 @@ from pathsum.torch._operators import Reduction, kernels_of
 class Paths:
     """The distribution over the paths of a lattice, given scores: ``p(path) = exp(score of path) / Z``.
 
-    ``ctc_paths``, ``asg_paths``, ``rnnt_paths`` and their relatives make one. They check the arguments, pose the
-    lattice and choose the kernels, once for all that is asked then. Every loss, aligner, posterior, entropy and risk of
-    ``pathsum.torch`` is made of one, but for those of graphs.
+    ``ctc_paths``, ``asg_paths``, ``rnnt_paths``, ``graph_paths`` and their relatives make one. They check the
+    arguments, pose the lattice and choose the kernels, once for all that is asked then. Every loss, aligner, posterior,
+    entropy and risk of ``pathsum.torch`` is made of one.
 
     Attributes:
         function: The function that errors name.
