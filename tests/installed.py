@@ -29,7 +29,8 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from pages import ROOT, blocks
+
 FRONT_ENDS = ("torch", "jax", "tensorflow")
 
 
@@ -94,11 +95,6 @@ def run_as_nobody() -> int:
     return subprocess.run(command, check=False, cwd="/", env=environment, user="nobody", extra_groups=[]).returncode
 
 
-def blocks(page: Path) -> list[str]:
-    """The Python blocks of a page."""
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-
-
 def run() -> int:
     import pathsum
 
@@ -113,7 +109,7 @@ def run() -> int:
     for name in there:
         failures += run_examples(name)
         failures += check_derivatives(name)
-    code = [block for block in blocks(ROOT / "README.md") if not _frameworks(block) - set(there)]
+    code = [block.code for block in blocks(ROOT / "README.md") if not _frameworks(block.code) - set(there)]
     with tempfile.TemporaryDirectory() as folder:
         for number, block in enumerate(code):
             # In a file, for what looks for its own source, such as tf.function.

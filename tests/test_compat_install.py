@@ -198,17 +198,6 @@ def names_in(page):
     yield from re.findall(r"pathsum\.compat\.(\w+)\.(\w+)\(", text)
 
 
-PAGE = (Path(__file__).parents[1] / "docs/compat.md").read_text()
-
-
-@pytest.mark.parametrize("block", re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
-def test_the_examples_of_the_page_run(block, capsys):
-    if "import tensorflow" in block:
-        pytest.importorskip("tensorflow")
-    exec(block, {})
-    assert "nan" not in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("page", ["README.md", "docs/compat.md"])
 def test_the_lines_to_write_exist(page):
     told = [(module, name) for module, name in names_in(page) if module in compat.PEERS]

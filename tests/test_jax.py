@@ -1,7 +1,6 @@
 """The losses for JAX: both implementations against the float64 reference in torch, and against optax's answers."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -356,14 +355,6 @@ def test_optax_agrees_on_feasible_targets(vector, impl):
     losses, (gradient,) = differentiated(function, [jnp.asarray(vector["logits"], jnp.float32)], np.ones(len(targets)))
     assert_close(losses, vector["losses"], relative=1e-6, absolute=1e-6)
     assert_close(gradient, vector["gradient"], absolute=2e-6)
-
-
-def test_the_examples_of_the_documentation_run():
-    page = Path(__file__).parent.parent / "docs" / "jax.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), {})
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)

@@ -1,8 +1,6 @@
 """The losses for TensorFlow: both implementations against the float64 reference in torch, eagerly and in graphs."""
 
 import os
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -758,11 +756,3 @@ def test_tensorflow_agrees_on_feasible_labels(impl):
     their_losses, (their_gradient,) = differentiated(theirs, [scores], np.ones(3))
     assert_close(losses, their_losses, relative=1e-5)
     assert_close(gradient, their_gradient, absolute=1e-5)
-
-
-def test_the_examples_of_the_documentation_run():
-    page = Path(__file__).parent.parent / "docs" / "tensorflow.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), {})

@@ -8,13 +8,13 @@ else is an error.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from pages import PAGES, blocks
+
 CHECKERS = {
     "pyright": ["pyright", "--pythonpath", sys.executable],
     "mypy": [
@@ -37,14 +37,11 @@ PYRIGHT = {
 
 
 def write_blocks(folder: Path) -> list[Path]:
-    """The Python blocks of the pages as files, each line numbered as on its page."""
+    """The blocks as files, each line numbered as on its page."""
     files = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        text = page.read_text()
-        for number, block in enumerate(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)):
-            name = re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix("")))
-            files.append(folder / f"{name}_{number}.py")
-            files[-1].write_text("\n" * text.count("\n", 0, block.start(1)) + block[1])
+    for block in (block for page in PAGES for block in blocks(page)):
+        files.append(folder / f"{block.name}.py")
+        files[-1].write_text(block.code)
     return files
 
 
