@@ -158,6 +158,51 @@ def test_samples_without_a_hypothesis_have_loss_0_and_bad_scores_are_their_own(i
     assert (logits.grad == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 400.0])
+def test_hypotheses_that_plain_floats_do_not_reach_are_scored_all_the_same(scale, fused, dtype):
+    # Of scale 400 a hypothesis has a probability of e**-10000, and alpha and beta hardly meet in float64.
+    generator = torch.Generator().manual_seed(3)
+    logits = (scale * torch.randn(40, 2, 6, generator=generator)).to(dtype)
+    logits[7, 1, 2] = -torch.inf
+    scores = (logits if fused else logits.double().log_softmax(2).to(dtype)).requires_grad_()
+    tokens = torch.randint(1, 6, (2, 4, 9), generator=generator)
+    options = {"errors": torch.rand(2, 4, generator=generator), "fused_log_softmax": fused, "normalise": False}
+    lengths = [[9, 5, 0, 7], [9, 9, 1, 2]]
+    losses, gradients = [], []
+    for impl in ("numba", "reference"):
+        loss = ctc_mwer_loss(scores, tokens, [40, 33], lengths, reduction="none", impl=impl, **options)
+        losses.append(loss)
+        gradients.append(torch.autograd.grad(loss.sum(), scores)[0])
+    relative = 1e-10 if dtype == torch.float64 else 2e-6
+    assert_close(*losses, relative=relative)
+    assert_close(*gradients, absolute={torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 1e-2}[dtype])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_neighbours_padding_and_threads_change_nothing(threads):
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(9, 130, 40, generator=generator).requires_grad_()
+    tokens, errors = torch.randint(1, 40, (9, 5, 20), generator=generator), torch.rand(9, 5, generator=generator)
+    frames, lengths = torch.randint(60, 130, (9,), generator=generator), torch.full((9, 5), 20)
+    options = {"fused_log_softmax": True, "batch_first": True, "reduction": "none"}
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        losses = ctc_mwer_loss(logits, tokens, frames, lengths, errors, **options)
+        (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    finally:
+        torch.set_num_threads(before)
+    for n in range(9):
+        own = logits[n : n + 1, : frames[n]].detach().requires_grad_()
+        loss = ctc_mwer_loss(own, tokens[n : n + 1], frames[n : n + 1], lengths[:1], errors[n : n + 1], **options)
+        (alone,) = torch.autograd.grad(loss.sum(), own)
+        assert torch.equal(loss[0], losses[n])
+        assert torch.equal(alone[0], gradient[n, : frames[n]])
+        assert (gradient[n, frames[n] :] == 0).all()
+
+
 def test_padding_is_not_read():
     logits = logits_of(num_frames=6).detach()
     logits[4:] = torch.nan
