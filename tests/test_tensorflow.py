@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import pathsum.torch
+from offsets import alike
 from pathsum.errors import ImplementationError, InvalidTypeError, InvalidValueError, NotDifferentiableError
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
@@ -756,3 +757,49 @@ def test_tensorflow_agrees_on_feasible_labels(impl):
     their_losses, (their_gradient,) = differentiated(theirs, [scores], np.ones(3))
     assert_close(losses, their_losses, relative=1e-5)
     assert_close(gradient, their_gradient, absolute=1e-5)
+
+
+@pytest.mark.parametrize("dtype, offset", [("float64", 1e15), ("float64", -1e17), ("float32", -1e7)])
+@pytest.mark.parametrize("name, fused", [("ctc", True), ("ctc", False), ("simple_ctc", False), ("asg", True),
+                                         ("rnnt", True), ("rnnt", False)])  # fmt: skip
+def test_what_all_paths_have_in_common_moves_nothing(name, fused, dtype, offset):
+    integers = (np.array([[1, 2]]), np.array([4]), np.array([2]))
+    shapes = {"rnnt": [(1, 4, 3, 4)], "asg": [(1, 4, 4), (4, 4)]}.get(name, [(1, 4, 4)])
+    options = {} if name == "asg" else {"fused_log_softmax": fused}
+    function = function_of(name, integers, impl="tensorflow", **options)
+    found = [
+        differentiated(function, [tf.constant(table) for table in tables], np.ones(1))
+        for tables in zip(*(alike(shape, dtype, offset, seed) for seed, shape in enumerate(shapes)), strict=True)
+    ]
+    bound = 1e-12 if dtype == "float64" else 1e-6
+    (loss, gradients), (shifted, others) = found
+    if fused:
+        assert_close(shifted, loss, relative=bound)
+    for one, other in zip(gradients, others, strict=True):
+        assert_close(other, one, absolute=bound)
+
+
+@pytest.mark.parametrize("name", ["ctc", "simple_ctc", "rnnt"])
+def test_a_confident_model_has_a_small_loss_and_not_one_below_zero(name):
+    # Runs of a label; for the transducer a blank in each frame of its only row.
+    num_frames, num_labels = 200, 0 if name == "rnnt" else 20
+    labels = np.array([1 + i % 3 for i in range(num_labels)], int)
+    logits = np.zeros((1, num_frames, 5), np.float32)
+    logits[0, np.arange(num_frames), np.repeat(labels, 10) if num_labels else 4] = 17
+    logits = logits[:, :, None] if name == "rnnt" else logits
+    integers = labels[None], np.array([num_frames]), np.array([num_labels])
+    exact, _ = expected(name, [logits.astype(float)], integers, np.ones(1), impl="numba")
+    function = function_of(name, integers, impl="tensorflow")
+
+    @tf.function
+    def focal(scores):
+        with tf.GradientTape() as tape:
+            tape.watch(scores)
+            losses = function(scores)
+            weighed = (1 - tf.exp(-tf.cast(losses, tf.float64))) ** 0.5 * tf.cast(losses, tf.float64)
+        return losses, tape.gradient(weighed, scores)
+
+    losses, gradient = focal(tf.constant(logits))
+    assert losses.numpy() >= 0
+    assert_close(losses, exact, relative=1.2e-7, absolute=1e-7)
+    assert np.isfinite(gradient).all()

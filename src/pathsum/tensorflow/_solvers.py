@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from pathsum.graphs import Graph
 from pathsum.kernels.tensorflow import chain, dense, grid, sparse
-from pathsum.kernels.tensorflow.log_domain import losses, rows, sizes, undefined
+from pathsum.kernels.tensorflow.log_domain import common, losses, rows, sizes, undefined
 from pathsum.lattice import Array, ChainLattice, SparseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.graphs import pose_graphs, side_by_side
@@ -146,8 +146,11 @@ class ASGSolver:
         nothing = tf.zeros([], transitions.dtype)
         # Samples with one frame do not look at the transitions, which may not spoil their derivatives either.
         defined = tf.where(transitions < math.inf, transitions, nothing)
-        of_target, _ = chain.solve(found, target, defined)
-        of_all = dense.solve(found, every, defined)
+        # Paths of a sample take as many transitions, and what these have in common is no part of the difference.
+        relative = tf.cast(defined, tf.float64)
+        relative -= common(relative, [0, 1])
+        of_target, _ = chain.solve(found, target, relative)
+        of_all = dense.solve(found, every, relative)
         table = tf.where((integers.input_lengths > 1)[:, None, None], transitions, nothing)
         return losses(of_all, of_target, undefined(found.scores, table))
 

@@ -7,10 +7,12 @@ import tensorflow as tf
 from pathsum.kernels.tensorflow.log_domain import (
     IMPOSSIBLE,
     Rows,
+    common,
     fold,
     log_add,
     log_sum,
     losses,
+    not_negative,
     rows,
     sizes,
     undefined,
@@ -29,7 +31,7 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> Array:
         found = found._replace(maxima=tf.zeros_like(found.maxima))
     log_z, used = solve(found, lattice)
     if logits:
-        return losses(tf.reduce_sum(found.log_sums, 1), log_z, undefined(found.scores))
+        return not_negative(losses(tf.reduce_sum(found.log_sums, 1), log_z, undefined(found.scores)))
     return losses(tf.zeros_like(log_z), log_z, undefined(used))
 
 
@@ -48,6 +50,10 @@ def solve(found: Rows, lattice: ChainLattice, transitions: Array | None = None) 
         stay += _constant(transitions, lattice.stay_transitions)
         step += _constant(transitions, lattice.step_transitions)
     real = tf.transpose(tf.sequence_mask(lattice.input_lengths, num_frames))[:, :, None]
+    # What all arcs of a frame have in common.
+    arcs = [step] if lattice.shared_labels and transitions is None else [step, stay]
+    offset = common(tf.concat([tf.where(own_states, own, tf.constant(IMPOSSIBLE, tf.float64)) for own in arcs], 2), 2)
+    stay, step = stay - offset, step - offset
 
     front = tf.fill([num_samples, FRONT], tf.constant(IMPOSSIBLE, tf.float64))
     outside = tf.where(lattice.skips, tf.zeros([], tf.float64), tf.constant(IMPOSSIBLE, tf.float64))
@@ -62,6 +68,7 @@ def solve(found: Rows, lattice: ChainLattice, transitions: Array | None = None) 
     last = lattice.num_states[:, None]
     final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
     log_z = log_sum(tf.where(final, alpha, tf.constant(IMPOSSIBLE, tf.float64)), 1)
+    log_z += tf.reduce_sum(tf.where(real, offset, tf.zeros([], tf.float64)), [0, 2])
     return log_z, tf.concat([used, used_by_stays], 2)
 
 

@@ -8,7 +8,17 @@ from typing import Any
 import tensorflow as tf
 
 from pathsum.errors import NotDifferentiableError
-from pathsum.kernels.tensorflow.log_domain import IMPOSSIBLE, fold, log_add, losses, rows, sizes, undefined
+from pathsum.kernels.tensorflow.log_domain import (
+    IMPOSSIBLE,
+    common,
+    fold,
+    log_add,
+    losses,
+    not_negative,
+    rows,
+    sizes,
+    undefined,
+)
 from pathsum.lattice import Array, GridLattice
 
 
@@ -35,16 +45,25 @@ def _losses(scores: Array, lattice: GridLattice, logits: bool, fastemit_lambda: 
     label_scores = tf.gather(found.scores, targets, axis=3, batch_dims=3)
     label_scores = tf.where(has_label[:, None], label_scores, tf.zeros([], label_scores.dtype))
     blank_scores = found.scores[..., lattice.blank]
-    log_sums = found.log_sums + tf.cast(found.maxima, tf.float64) if logits else tf.zeros([], tf.float64)
     impossible = tf.constant(IMPOSSIBLE, tf.float64)
-    blank = tf.where(real, tf.cast(blank_scores, tf.float64) - log_sums, impossible)
-    label = tf.where(real & has_label[:, None], tf.cast(label_scores, tf.float64) - log_sums, impossible)
+
+    def log_probs(scores: Array) -> Array:
+        wide = tf.cast(scores, tf.float64)
+        # The greatest first: beside 1e17 the log of the sum would be lost.
+        return (wide - tf.cast(found.maxima, tf.float64)) - found.log_sums if logits else wide
+
+    blank = tf.where(real, log_probs(blank_scores), impossible)
+    label = tf.where(real & has_label[:, None], log_probs(label_scores), impossible)
+    # What all paths have in common, a blank of each frame and every label.
+    offsets = common(blank, 2), common(label, 1)
+    blank, label = blank - offsets[0], label - offsets[1]
     label = _with_scaled_gradient(label, 1 + fastemit_lambda) if fastemit_lambda else label
 
     read = found.scores if logits else tf.stack([blank_scores, label_scores], 3)
     log_z = _solve(blank, label, lattice)
     log_z = tf.where(lattice.logit_lengths > 0, log_z, impossible)
-    return losses(tf.zeros_like(log_z), log_z, undefined(read))
+    found_losses = losses(-sum(tf.reduce_sum(offset, [1, 2]) for offset in offsets), log_z, undefined(read))
+    return not_negative(found_losses) if logits else found_losses
 
 
 def _solve(blank: Array, label: Array, lattice: GridLattice) -> Array:

@@ -52,9 +52,24 @@ def rows(scores: Array, real: Array) -> Rows:
     own = tf.where(tf.expand_dims(real, -1), tf.cast(scores, work), tf.zeros([], work))
     greatest = tf.reduce_max(tf.stop_gradient(own), -1)
     maxima = tf.where(tf.math.is_finite(greatest), greatest, tf.zeros([], work))
-    log_sums = tf.cast(log_sum(own - tf.expand_dims(maxima, -1), -1), tf.float64)
+    # In float64: a row that is sure of a class has a sum of 1 and what a float32 would round off.
+    log_sums = log_sum(tf.cast(own, tf.float64) - tf.expand_dims(tf.cast(maxima, tf.float64), -1), -1)
     log_sums = tf.where(real & (log_sums != IMPOSSIBLE), log_sums, tf.zeros([], tf.float64))
     return Rows(own, maxima, log_sums)
+
+
+def common(scores: Array, axis: int | Sequence[int]) -> Array:
+    """The greatest of some scores along axes, which stay, as a constant; 0 where it is not finite.
+
+    Taken off, and added to a log-sum at last: beside 1e17 the log of a sum would be lost.
+    """
+    greatest = tf.reduce_max(tf.stop_gradient(scores), axis, keepdims=True)
+    return tf.where(tf.math.is_finite(greatest), greatest, tf.zeros([], scores.dtype))
+
+
+def not_negative(losses: Array) -> Array:
+    """Losses whose paths share a probability of 1: what rounding has left below 0 is 0, and has a gradient still."""
+    return tf.where(losses < 0, losses - tf.stop_gradient(losses), losses)
 
 
 def with_a_frame(scores: Array) -> Array:
