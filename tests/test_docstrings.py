@@ -22,6 +22,7 @@ MODULES = [
     "pathsum.torch.paths",
     "pathsum.torch.second_order",
     "pathsum.graphs",
+    "pathsum.plots",
     "pathsum.testing",
 ]
 
@@ -104,7 +105,7 @@ def modules_with_examples():
         module = importlib.import_module(package)
         yield package
         yield from (f"{package}.{found.name}" for found in pkgutil.iter_modules(module.__path__) if not found.ispkg)
-    yield from ("pathsum.dispatch", "pathsum.reductions", "pathsum.lattice", "pathsum.replabels")
+    yield from ("pathsum.plots", "pathsum.dispatch", "pathsum.reductions", "pathsum.lattice", "pathsum.replabels")
     yield from ("pathsum.compat", "pathsum.compat.conventions", "pathsum.compat.warprnnt_numba.rnnt_numpy")
     yield from ("pathsum.compat.k2.ctc", "pathsum.compat.k2.pruning", "pathsum.compat.k2.transducer")
     yield from (f"pathsum.compat.{peer}" for peer in PEERS)

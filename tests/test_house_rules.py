@@ -45,6 +45,7 @@ LAYERS = {
     "pathsum.tensorflow": 5,
     "pathsum.jax": 5,
     "pathsum.info": 5,
+    "pathsum.plots": 5,
     "pathsum.console": 5,
     "pathsum.compat": 6,
     "pathsum.alignment": 6,
@@ -69,6 +70,7 @@ THIRD_PARTY = {
     "pathsum.torch": {"numpy", "torch"},
     "pathsum.tensorflow": {"numpy", "tensorflow"},
     "pathsum.jax": {"numpy", "jax"},
+    "pathsum.plots": {"numpy", "matplotlib"},
 }
 
 

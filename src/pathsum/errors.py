@@ -68,9 +68,9 @@ class FrameworkVersionError(ImportError):
     """The framework of a front end is a version that lacks what pathsum uses of it."""
 
 
-def name_extra(error: ModuleNotFoundError, framework: str) -> ModuleNotFoundError:
-    """What to raise for a module that a front end did not find: where it is the framework, with the cure."""
-    if error.name != framework:
+def name_extra(error: ModuleNotFoundError, package: str, part: str | None = None) -> ModuleNotFoundError:
+    """What to raise for a module that a part of pathsum did not find: where it is the part's package, with the cure."""
+    if error.name != package:
         return error
-    cure = f"pathsum.{framework} needs {framework}: pip install 'pathsum[{framework}]'"
-    return FrameworkMissingError(cure, name=framework)
+    part = part or package
+    return FrameworkMissingError(f"pathsum.{part} needs {package}: pip install 'pathsum[{part}]'", name=package)

@@ -13,7 +13,7 @@ from pathsum.graphs.graph import EPSILON, Graph
 
 Names = Mapping[int, str] | Sequence[str] | None
 
-_WIDTH, _HEIGHT, _RADIUS, _MARGIN = 120, 90, 16, 50
+_WIDTH, _HEIGHT, RADIUS, _MARGIN = 120, 90, 16, 50
 _STYLE = (
     "circle{fill:white;stroke:#334;stroke-width:1.5}path{fill:none;stroke:#667;stroke-width:1.2;marker-end:url(#tip)}"
     "text{font:12px sans-serif;text-anchor:middle;fill:#223}.arc{fill:#06508a;paint-order:stroke;stroke:white;"
@@ -25,9 +25,16 @@ _TIP = (
 )
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     x: float
     y: float
+
+
+class Curve(NamedTuple):
+    """An arc as it is drawn: the ends of a Bezier curve and what lies between, and the place of the text."""
+
+    points: list[Place]
+    middle: Place
 
 
 def draw(graph: Graph, format: str, names: Names) -> str:
@@ -36,11 +43,11 @@ def draw(graph: Graph, format: str, names: Names) -> str:
     lines: dict[tuple[int, int], list[str]] = {}
     for arc in range(graph.num_arcs):
         ends = int(graph.sources[arc]), int(graph.destinations[arc])
-        lines.setdefault(ends, []).append(_text(graph, arc, names))
+        lines.setdefault(ends, []).append(arc_text(graph, arc, names))
     return _dot(graph, lines) if format == "dot" else _svg(graph, lines)
 
 
-def _text(graph: Graph, arc: int, names: Names) -> str:
+def arc_text(graph: Graph, arc: int, names: Names) -> str:
     def name(label: int) -> str:
         if label == EPSILON:
             return "ε"
@@ -74,29 +81,31 @@ def _dot(graph: Graph, lines: dict[tuple[int, int], list[str]]) -> str:
 
 
 def _svg(graph: Graph, lines: dict[tuple[int, int], list[str]]) -> str:
-    places = _places(graph)
-    width = max(place.x for place in places) + _MARGIN
-    height = max(place.y for place in places) + _MARGIN
+    where = places(graph)
+    width = max(place.x for place in where) + _MARGIN
+    height = max(place.y for place in where) + _MARGIN
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}">',
         f"<style>{_STYLE}</style><defs>{_TIP}</defs>",
     ]
     labels = []
     for (a, b), texts in lines.items():
-        curve, middle = _curve(places[a], places[b])
-        drawn.append(f'<path d="{curve}"/>')
+        (begin, *between), middle = curve(where[a], where[b])
+        kind = "C" if len(between) == 3 else "Q"
+        bow = f"M{begin.x:.1f},{begin.y:.1f} {kind}" + " ".join(f"{x:.1f},{y:.1f}" for x, y in between)
+        drawn.append(f'<path d="{bow}"/>')
         labels.append(f'<text class="arc" x="{middle.x:.1f}" y="{middle.y:.1f}">{escape(", ".join(texts))}</text>')
-    for state, (x, y) in enumerate(places):
+    for state, (x, y) in enumerate(where):
         if graph.start[state] > -np.inf:
-            drawn.append(f'<path d="M{x - _RADIUS - 22:g},{y:g} L{x - _RADIUS:g},{y:g}"/>')
-        drawn.append(f'<circle cx="{x:g}" cy="{y:g}" r="{_RADIUS}"/>')
+            drawn.append(f'<path d="M{x - RADIUS - 22:g},{y:g} L{x - RADIUS:g},{y:g}"/>')
+        drawn.append(f'<circle cx="{x:g}" cy="{y:g}" r="{RADIUS}"/>')
         if graph.final[state] > -np.inf:
-            drawn.append(f'<circle cx="{x:g}" cy="{y:g}" r="{_RADIUS - 3}"/>')
+            drawn.append(f'<circle cx="{x:g}" cy="{y:g}" r="{RADIUS - 3}"/>')
         labels.append(f'<text x="{x:g}" y="{y + 4:g}">{escape(_state(graph, state))}</text>')
     return "\n".join([*drawn, *labels, "</svg>"])
 
 
-def _places(graph: Graph) -> list[_Place]:
+def places(graph: Graph) -> list[Place]:
     """A column a distance from the starts; states that are not reached stand behind all others."""
     distance = np.where(graph.start > -np.inf, 0, graph.num_states)
     for _ in range(graph.num_states):
@@ -107,28 +116,26 @@ def _places(graph: Graph) -> list[_Place]:
         distance = nearer
     _, columns = np.unique(distance, return_inverse=True)
     sizes = np.bincount(columns)
-    places, used = [], np.zeros(len(sizes))
+    found, used = [], np.zeros(len(sizes))
     for column in columns:
         y = _MARGIN + 20 + (used[column] + (sizes.max() - sizes[column]) / 2) * _HEIGHT
         used[column] += 1
-        places.append(_Place(_MARGIN + column * _WIDTH, y))
-    return places
+        found.append(Place(_MARGIN + column * _WIDTH, y))
+    return found
 
 
-def _curve(a: _Place, b: _Place) -> tuple[str, _Place]:
-    """The path of an arc and the place of its text: a loop, or a curve to the left of its direction."""
+def curve(a: Place, b: Place) -> Curve:
+    """A loop, or a curve to the left of its direction."""
     if a == b:
-        left, right, top = a.x - 10, a.x + 10, a.y - _RADIUS + 3
-        return f"M{left:g},{top:g} C{left - 16:g},{top - 38:g} {right + 16:g},{top - 38:g} {right:g},{top:g}", _Place(
-            a.x, top - 32
-        )
+        left, right, top = a.x - 10, a.x + 10, a.y - RADIUS + 3
+        loop = [Place(left, top), Place(left - 16, top - 38), Place(right + 16, top - 38), Place(right, top)]
+        return Curve(loop, Place(a.x, top - 32))
     dx, dy = b.x - a.x, b.y - a.y
     length = float(np.hypot(dx, dy))
     ux, uy = dx / length, dy / length
     bend = 14 + 0.12 * length * (length > 1.5 * _WIDTH)
-    middle = _Place((a.x + b.x) / 2 + uy * bend, (a.y + b.y) / 2 - ux * bend)
-    begin = _Place(a.x + ux * _RADIUS, a.y + uy * _RADIUS)
-    end = _Place(b.x - ux * (_RADIUS + 1), b.y - uy * (_RADIUS + 1))
-    control = _Place(middle.x + uy * bend, middle.y - ux * bend)
-    curve = f"M{begin.x:.1f},{begin.y:.1f} Q{control.x:.1f},{control.y:.1f} {end.x:.1f},{end.y:.1f}"
-    return curve, _Place(middle.x + uy * 4, middle.y - ux * 4 + 4)
+    middle = Place((a.x + b.x) / 2 + uy * bend, (a.y + b.y) / 2 - ux * bend)
+    begin = Place(a.x + ux * RADIUS, a.y + uy * RADIUS)
+    end = Place(b.x - ux * (RADIUS + 1), b.y - uy * (RADIUS + 1))
+    control = Place(middle.x + uy * bend, middle.y - ux * bend)
+    return Curve([begin, control, end], Place(middle.x + uy * 4, middle.y - ux * 4 + 4))
