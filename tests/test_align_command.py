@@ -16,7 +16,7 @@ from pathsum import cli
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from pathsum.alignment import outputs
+from pathsum.utterances import outputs
 
 # blank, space, a, b: "ab a" on eight frames of half a second.
 FRAMES = [0, 2, 2, 3, 1, 0, 2, 0]
@@ -244,7 +244,6 @@ DAMAGED = {
     "one-length.npz": lengths([8]),
     "truth-lengths.npz": lengths([True, True]),
     "nothing.pt": lambda path: torch.save({"lengths": torch.tensor([8])}, path),
-    "folder.npy": lambda path: path.mkdir(),
 }
 
 

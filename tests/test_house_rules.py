@@ -48,7 +48,7 @@ LAYERS = {
     "pathsum.plots": 5,
     "pathsum.console": 5,
     "pathsum.compat": 6,
-    "pathsum.alignment": 6,
+    "pathsum.utterances": 6,
     "pathsum.demo": 6,
     "pathsum.bench": 6,
     "pathsum.cli": 7,
@@ -115,7 +115,7 @@ def offences(path):
                 yield f"{module} imports {imported}, which is not below it"
             if LAYERS[package] > 5 and any(part.startswith("_") for part in imported.split(".")):
                 yield f"{module} imports {imported}, which is private"
-            if package in ("pathsum.alignment", "pathsum.demo", "pathsum.bench") and other.startswith(
+            if package in ("pathsum.utterances", "pathsum.demo", "pathsum.bench") and other.startswith(
                 "pathsum.kernels"
             ):
                 yield f"{module} imports {imported}: it may use the public functions alone"

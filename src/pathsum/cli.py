@@ -10,17 +10,18 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from pathsum import __version__
 from pathsum.errors import CommandError, InvalidTypeError, InvalidValueError
 from pathsum.printable import printable
 
-_COMMANDS = ("info", "align", "bench", "demo")
+_COMMANDS = ("info", "align", "decode", "bench", "demo")
 
 # What each command's extra installs, so that what is missing is said in one line before anything starts.
 _EXTRAS = {
     "align": ("torch", "rich", "matplotlib"),
+    "decode": ("torch", "rich"),
     "bench": ("torch", "rich", "matplotlib"),
     "demo": ("torch", "rich", "matplotlib", "soundfile", "jiwer"),
 }
@@ -113,25 +114,43 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     align = commands.add_parser("align", help="find the time of every token of a transcript in CTC log-probabilities")
-    align.add_argument("scores", type=_path, help=".npy, .npz or .pt file of log-probabilities (T, C) or (N, T, C)")
+    align.add_argument("scores", type=_path, help=_SCORES)
     align.add_argument(
         "text", nargs="*", help="transcript of each sample: words, or class numbers without a vocabulary"
     )
     align.add_argument("--text-file", type=_path, metavar="FILE", help="transcripts, one a line, in place of text")
-    vocabulary = align.add_mutually_exclusive_group()
-    vocabulary.add_argument("--vocabulary", type=_path, metavar="FILE", help="the classes' tokens, one a line")
-    vocabulary.add_argument("--tokens", metavar="TEXT", help="the classes' tokens, a character for each class")
-    align.add_argument("--space", metavar="TOKEN", help="token between words (' ', |, ▁, <space> or <sp>)")
-    align.add_argument("--blank", type=int, default=0, metavar="N", help="class of the blank (0)")
-    align.add_argument(
-        "--frame-seconds", type=_positive(float, 1e6), default=0.02, metavar="S", help="how long a frame lasts (0.02)"
-    )
-    align.add_argument("--logits", action="store_true", help="the scores are logits: take their log-softmax")
+    _add_reading(align)
     align.add_argument("--out", type=_path, metavar="DIR", help="write TextGrid, CTM, JSON and a picture there")
     align.add_argument(
         "--formats", nargs="+", choices=["textgrid", "ctm", "json", "png"], metavar="NAME", help="only these of them"
     )
+    _add_corpus(align)
     align.set_defaults(run=_align, parser=align)
+
+    decode = commands.add_parser("decode", help="find the most probable texts of CTC log-probabilities")
+    decode.add_argument("scores", type=_path, help=_SCORES)
+    _add_reading(decode)
+    decode.add_argument("--beam-size", type=_positive(int), default=50, metavar="N", help="width of the search (50)")
+    decode.add_argument("--n-best", type=_positive(int), default=1, metavar="N", help="texts in the list (1)")
+    decode.add_argument("--lm", type=_path, metavar="FILE", help="language model of words: ARPA, or packed by gzip")
+    decode.add_argument("--lm-weight", type=float, default=0.5, metavar="W", help="what its ln P counts (0.5)")
+    decode.add_argument("--word-score", type=float, default=0.0, metavar="W", help="what each word counts (0)")
+    decode.add_argument(
+        "--lexicon", type=_path, metavar="FILE", help="the words that there are: one a line, and its tokens behind it"
+    )
+    decode.add_argument("--hotwords", nargs="+", metavar="WORDS=W", help="words and what each occurrence counts")
+    decode.add_argument(
+        "--token-min", type=float, default=float("-inf"), metavar="X", help="no class below it goes on (-inf)"
+    )
+    decode.add_argument(
+        "--beam-threshold", type=float, default=float("inf"), metavar="X", help="how far behind the best one goes (inf)"
+    )
+    decode.add_argument("--out", type=_path, metavar="DIR", help="write TextGrid, CTM and JSON there")
+    decode.add_argument(
+        "--formats", nargs="+", choices=["textgrid", "ctm", "json"], metavar="NAME", help="only these of them"
+    )
+    _add_corpus(decode)
+    decode.set_defaults(run=_decode, parser=decode)
 
     bench = commands.add_parser("bench", help="measure the losses beside their peers and a copy of the input")
     # Without choices: argparse would say that no group at all is not one of them.
@@ -198,6 +217,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SCORES = (
+    ".npy, .npz or .pt file of log-probabilities (T, C) or (N, T, C); or a corpus: a .jsonl file whose lines have "
+    "scores, text and id, or a folder of such files"
+)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """How scores and texts are read."""
+    vocabulary = parser.add_mutually_exclusive_group()
+    vocabulary.add_argument("--vocabulary", type=_path, metavar="FILE", help="the classes' tokens, one a line")
+    vocabulary.add_argument("--tokens", metavar="TEXT", help="the classes' tokens, a character for each class")
+    parser.add_argument("--space", metavar="TOKEN", help="token between words (' ', |, ▁, <space> or <sp>)")
+    parser.add_argument("--blank", type=int, default=0, metavar="N", help="class of the blank (0)")
+    parser.add_argument(
+        "--frame-seconds", type=_positive(float, 1e6), default=0.02, metavar="S", help="how long a frame lasts (0.02)"
+    )
+    parser.add_argument("--logits", action="store_true", help="the scores are logits: take their log-softmax")
+
+
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
+    corpus = parser.add_argument_group("of a corpus", "results go to --out, a line an utterance; a new run goes on")
+    corpus.add_argument("--processes", type=_threads, metavar="N", help="how many work at it (all cores)")
+    corpus.add_argument("--engine", choices=["local", "ray"], help="where: on this machine (local) or a Ray cluster")
+    corpus.add_argument("--retry", action="store_true", help="do again what has failed before")
+
+
 def _positive(kind: type[int] | type[float], most: float = 1e9) -> Callable[[str], float]:
     def convert(text: str) -> float:
         value = kind(text)
@@ -249,24 +294,81 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _align(options: argparse.Namespace) -> int:
-    from pathsum import alignment
+# Where results are the same whatever these are.
+_APART = ("command", "run", "parser", "scores", "text", "text_file", "out", "formats", "processes", "engine", "retry")
 
+
+def _checked_corpus(options: argparse.Namespace) -> bool:
+    """Whether the scores are a corpus; options that do not go with that are a wrong call."""
+    from pathsum.utterances.corpus.manifest import is_corpus
+
+    corpus = is_corpus(options.scores)
+    if corpus and options.out is None:
+        options.parser.error("argument --out: is needed for a corpus")
+    for name in ("text", "text_file", "formats") if corpus else ("processes", "engine", "retry"):
+        if getattr(options, name, None):
+            name = name if name == "text" else "--" + name.replace("_", "-")
+            options.parser.error(f"argument {name}: is not for {'a corpus' if corpus else 'one file of scores'}")
     if options.formats and options.out is None:
         options.parser.error("argument --formats: needs --out")
-    alignment.run(
+    return corpus
+
+
+def _run_corpus(job: Any, options: argparse.Namespace) -> int:
+    from pathsum.utterances.corpus.run import run
+
+    engine = options.engine or "local"
+    return run(job, options.scores, options.out, processes=options.processes, engine=engine, retry=options.retry)
+
+
+def _reading(options: argparse.Namespace) -> Any:
+    from pathsum.utterances.inputs import load_reading
+
+    return load_reading(
+        options.vocabulary, options.tokens, options.space, options.blank, options.frame_seconds, options.logits
+    )
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name not in _APART}
+
+
+def _align(options: argparse.Namespace) -> int:
+    from pathsum.utterances import align
+
+    corpus, reading = _checked_corpus(options), _reading(options)
+    if corpus:
+        return _run_corpus(align.AlignJob(reading, _settings(options)), options)
+    align.run(
         options.scores,
         options.text,
+        reading,
         text_file=options.text_file,
-        vocabulary=options.vocabulary,
-        tokens=options.tokens,
-        space=options.space,
-        blank=options.blank,
-        frame_seconds=options.frame_seconds,
-        logits=options.logits,
         out=options.out,
-        formats=options.formats or alignment.FORMATS,
+        formats=options.formats or align.FORMATS,
     )
+    return 0
+
+
+def _decode(options: argparse.Namespace) -> int:
+    from pathsum.utterances import decode
+
+    corpus, reading = _checked_corpus(options), _reading(options)
+    search = decode.load_search(
+        reading,
+        lm=options.lm,
+        lexicon=options.lexicon,
+        hotwords=options.hotwords or (),
+        beam_size=options.beam_size,
+        n_best=options.n_best,
+        lm_weight=options.lm_weight,
+        word_score=options.word_score,
+        token_min=options.token_min,
+        beam_threshold=options.beam_threshold,
+    )
+    if corpus:
+        return _run_corpus(decode.DecodeJob(reading, search, _settings(options)), options)
+    decode.run(options.scores, reading, search, out=options.out, formats=options.formats or decode.FORMATS)
     return 0
 
 

@@ -1,0 +1,167 @@
+"""``pathsum align``: scores and transcripts in, the time of every token out, printed and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console as RichConsole
+from rich.text import Text
+from torch import Tensor
+
+from pathsum.console import Console
+from pathsum.files import replacing
+from pathsum.printable import printable
+from pathsum.torch import TokenSpan, forced_align, infeasible, token_spans
+
+from . import outputs
+from .corpus.manifest import Entry
+from .inputs import STAR, Reading, Transcript, UtteranceError, load_scores, read_lines, spell_ids
+from .outputs import Utterance, intervals
+
+FORMATS = ("textgrid", "ctm", "json", "png")
+
+
+class Aligned(NamedTuple):
+    """An utterance, and what of its alignment a picture shows besides."""
+
+    utterance: Utterance
+    transcript: Transcript
+    spans: list[TokenSpan]
+    log_probs: Tensor
+
+
+def run(
+    scores: str,
+    texts: Sequence[str],
+    reading: Reading,
+    *,
+    text_file: str | None = None,
+    out: str | None = None,
+    formats: Sequence[str] = FORMATS,
+    console: RichConsole | None = None,
+) -> list[Utterance]:
+    """Align each sample of a file of scores with its text; print a table of each and write its files into ``out``.
+
+    Where anything goes wrong nothing is printed, and ``out`` keeps the files that it had.
+
+    Args:
+        scores: Path of a .npy, .npz or .pt file with log-probabilities (T, C) or (N, T, C), in an archive with
+            ``input_lengths`` beside them.
+        texts: A transcript for each sample: words where there is a vocabulary, else class numbers.
+        reading: How scores and texts are read.
+        text_file: Path of a file with a transcript a line, in place of ``texts``.
+        out: Folder to write to; ``None`` writes nothing.
+        formats: What to write, some of ``FORMATS``.
+        console: Where to print; by default on standard output.
+
+    Returns:
+        The aligned utterances.
+
+    Raises:
+        UtteranceError: (a ValueError) a file, a text or a combination of them that cannot be aligned.
+    """
+    console = console or Console()
+    path = Path(scores)
+    log_probs, lengths = load_scores(path)
+    if text_file is not None:
+        texts = [*texts, *read_lines(Path(text_file))]
+    if len(texts) != len(log_probs):
+        raise UtteranceError(f"{path}: has {len(log_probs)} samples; got {len(texts)} transcripts")
+    aligned = align(outputs.names_of(path, len(texts)), log_probs, lengths, texts, reading)
+
+    written: list[list[str]] = [[] for _ in aligned]
+    if out is not None:
+        with replacing(out) as beside:
+            for names, each in zip(written, aligned, strict=True):
+                names += outputs.write(beside, each.utterance, formats)
+                if "png" in formats:
+                    from . import picture
+
+                    names.append(f"{each.utterance.name}.png")
+                    picture.draw(beside / names[-1], each, reading)
+    for (utterance, transcript, *_), files in zip(aligned, written, strict=True):
+        outputs.print_table(console, utterance)
+        if transcript.unspelled:
+            listed = printable(" ".join(dict.fromkeys(transcript.unspelled)))
+            console.print(
+                Text(f"a star ({STAR}) stands for what the vocabulary cannot spell in: {listed}"), soft_wrap=True
+            )
+        if out is not None:
+            outputs.print_files(console, Path(out), files)
+    return [utterance for utterance, *_ in aligned]
+
+
+def align(
+    names: Sequence[str], scores: Tensor, lengths: Tensor, texts: Sequence[str], reading: Reading
+) -> list[Aligned]:
+    """Align scores (N, T, C) with a text for each sample.
+
+    Raises:
+        UtteranceError: (a ValueError) a sample that cannot be aligned; the message has its name.
+    """
+    log_probs = reading.log_probs(scores)
+    num_classes = log_probs.shape[2]
+    blank = reading.blank_of(num_classes)
+    tokens = [*reading.tokens(num_classes), STAR]
+    spell = spell_ids if reading.vocabulary is None else reading.vocabulary.spell
+    transcripts = [spell(text) for text in texts]
+    if any(transcript.unspelled for transcript in transcripts):
+        # The star's scores: log-probability 0 in every frame, that of any class at all.
+        log_probs = torch.nn.functional.pad(log_probs, (0, 1))
+    targets = [label for transcript in transcripts for label in transcript.classes]
+    counts = [len(transcript.classes) for transcript in transcripts]
+    paths, frame_scores = forced_align(log_probs, torch.tensor(targets, dtype=torch.int64), lengths, counts, blank)
+
+    aligned = []
+    for n, (name, transcript) in enumerate(zip(names, transcripts, strict=True)):
+        length = int(lengths[n])
+        own_path, own_scores = paths[n, :length], frame_scores[n, :length]
+        if bool((own_path < 0).any()):
+            reason = "a score is NaN or +inf" if own_scores.isnan().any() else "no path spells the transcript"
+            for misfit in infeasible("ctc", transcript.classes, length, counts[n]):
+                raise UtteranceError(f"{name}: the transcript {misfit.reason}")
+            raise UtteranceError(f"{name}: {reason}, in {length} frames and {counts[n]} tokens")
+        spans = token_spans(own_path, own_scores, blank)
+        utterance = Utterance(
+            name,
+            transcript.text,
+            length * reading.frame_seconds,
+            float(own_scores.double().sum()),
+            *intervals(spans, transcript.words, tokens, reading.frame_seconds),
+        )
+        aligned.append(Aligned(utterance, transcript, spans, log_probs[n, :length]))
+    return aligned
+
+
+class AlignJob(NamedTuple):
+    """The alignment of a corpus.
+
+    Attributes:
+        reading: How scores and texts are read.
+        options: What all runs have to agree in.
+    """
+
+    reading: Reading
+    options: dict[str, Any]
+    name: str = "align"
+    done: str = "aligned"
+
+    def warm_up(self) -> None:
+        forced_align(torch.zeros(1, 2, 2), [[1]])
+
+    def __call__(self, entry: Entry) -> dict[str, Any]:
+        text = entry.text
+        if text is None:
+            beside = Path(entry.scores).with_suffix(".txt")
+            if not beside.is_file():
+                raise UtteranceError(f"it has no text, nor is there a file {beside}")
+            text = " ".join(read_lines(beside))
+        (aligned,) = align([entry.id], *entry.load_scores(), [text], self.reading)
+        document = outputs.document(aligned.utterance)
+        del document["name"]
+        if aligned.transcript.unspelled:
+            document["unspelled"] = aligned.transcript.unspelled
+        return document
