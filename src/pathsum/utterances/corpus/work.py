@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import signal
 import sys
@@ -185,4 +184,4 @@ def _serve(job: Job, connection: Connection, others: list[Connection]) -> None:
         while True:
             connection.send_bytes(outcome(job, pickle.loads(connection.recv_bytes())))
     except (EOFError, OSError):
-        os._exit(0)
+        return
