@@ -28,7 +28,7 @@ KINDS = {
     "mkldnn tensor": lambda x: x.float().to_mkldnn(),
     "quantised tensor": lambda x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.quint8),
 }
-SCORES = ("log_probs", "logits", "token_logits", "inputs", "transitions", "costs", "encoder_out", "weight")
+SCORES = ("log_probs", "logits", "token_logits", "inputs", "transitions", "costs", "encoder_out", "hidden", "weight")
 LENGTHS = ("input_lengths", "logit_lengths", "target_lengths", "hypothesis_lengths")
 INTEGERS = ("targets", "hypotheses", "references", *LENGTHS)
 TENSORS = [

@@ -8,6 +8,7 @@ import torch
 from pathsum.testing import assert_same_bits, chain_inputs, grid_inputs, pack_rows
 from pathsum.torch import (
     ARRNNTLoss,
+    CTCLinearLoss,
     CTCLoss,
     MultiBlankRNNTLoss,
     RNNTJointLoss,
@@ -17,6 +18,7 @@ from pathsum.torch import (
     TDTLoss,
     WildcardRNNTLoss,
     ar_rnnt_loss,
+    ctc_linear_loss,
     ctc_loss,
     multi_blank_rnnt_loss,
     rnnt_joint_loss,
@@ -31,7 +33,7 @@ from support import CHAIN
 PAIRS = {
     CTCLoss: ctc_loss, SimpleCTCLoss: simple_ctc_loss, RNNTLoss: rnnt_loss, RNNTPackedLoss: rnnt_packed_loss,
     RNNTJointLoss: rnnt_joint_loss, TDTLoss: tdt_loss, MultiBlankRNNTLoss: multi_blank_rnnt_loss,
-    ARRNNTLoss: ar_rnnt_loss, WildcardRNNTLoss: wildcard_rnnt_loss,
+    ARRNNTLoss: ar_rnnt_loss, WildcardRNNTLoss: wildcard_rnnt_loss, CTCLinearLoss: ctc_linear_loss,
 }  # fmt: skip
 modules = pytest.mark.parametrize("module", PAIRS, ids=lambda module: module.__name__)
 
@@ -58,6 +60,7 @@ OTHERS = {
     "delay_penalty": 0.1, "hat": True, "activation": "relu", "gate": 0.5, "tile_memory": 2**20, "durations": [2, 1],
     "sigma": 0.1, "final": "any", "big_blank_durations": [3], "big_blanks": [4], "left": 2, "right": 3,
     "skip_score": -0.5, "check": "sync", "star": "any",
+    "chunk": 3,
 }  # fmt: skip
 
 

@@ -59,6 +59,13 @@ def chain(name, **options):
     return make
 
 
+def linear(call, impl):
+    hidden, _, weight, bias = call.operands
+    return [hidden, weight, bias], lambda *operands: pathsum.torch.ctc_linear_loss(
+        *operands, *call.integers, reduction="none", batch_first=True, chunk=2, impl=impl
+    )
+
+
 def chain_risk(name):
     def make(call, impl):
         function = getattr(pathsum.torch, name)
@@ -172,6 +179,7 @@ LOSSES = {
     "hat": grid("rnnt_loss", hat=True),
     "packed": grid("rnnt_packed_loss", packed=True),
     "packed modified": grid("rnnt_packed_loss", packed=True, rnnt_type="modified"),
+    "linear": linear,
     "joint": joint(),
     "joint modified": joint(rnnt_type="modified"),
     "from joint": from_joint(),

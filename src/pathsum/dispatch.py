@@ -28,6 +28,7 @@ _LATTICES = {
     "Rows": "arcs",
     "Joint": "joint",
     "Sparse": "sparse",
+    "Linear": "linear",
 }
 # Where the kernels of torch's implementations are: a module a lattice, and a class in it, imported when asked for.
 TABLE: dict[tuple[str, str], str] = {

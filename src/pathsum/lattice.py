@@ -183,3 +183,16 @@ class SparseLattice:
     epsilon_sources: Array
     epsilon_arcs: Array
     epsilon_levels: Array
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The classes whose scores a lattice reads, where not all have to be held.
+
+    Attributes:
+        input_lengths: (N,) frames of each sample.
+        classes: (N, W) the class of each column.
+    """
+
+    input_lengths: Array
+    classes: Array

@@ -86,6 +86,7 @@ def base(name: str) -> dict[str, Any]:
         "predictor_out": torch.randn(N, U + 1, H),
         "weight": torch.randn(V, H),
         "bias": torch.randn(V),
+        "hidden": torch.randn(T, N, H),
         "joint_fn": lambda encoder, predictor: torch.cat([encoder + predictor] * 2, -1),
         "predict": _predict,
         "join": _join("tdt" in name),
@@ -273,7 +274,7 @@ def run(call: Call) -> str:
             arguments[call.argument] = call.nonsense.make(usual)
     except Exception:
         return ""  # this value cannot be made of that argument
-    for name in ("log_probs", "inputs", "logits", "token_logits", "encoder_out"):
+    for name in ("log_probs", "inputs", "logits", "token_logits", "encoder_out", "hidden"):
         scores = arguments.get(name)
         if name != call.argument and isinstance(scores, torch.Tensor) and ("loss" in call.function):
             arguments[name] = scores.clone().requires_grad_()

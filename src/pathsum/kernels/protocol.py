@@ -92,6 +92,19 @@ class JointSaved(NamedTuple):
     label: Array
 
 
+class ColumnsSaved(NamedTuple):
+    """What reading columns of a linear layer's log-softmax keeps.
+
+    Attributes:
+        columns: (N, T, W) log-probability of each column's class; 0 in padding.
+        maxima, sums: (rows,) softmax statistics of the real frames, or of all where lengths have no values.
+    """
+
+    columns: Array
+    maxima: Array
+    sums: Array
+
+
 class DenseSaved(NamedTuple):
     """What the dense lattice's forward keeps, O(N*T*C).
 
@@ -315,6 +328,25 @@ class RowOptions(NamedTuple):
     classes: tuple
     softmax: bool = True
     hat: bool = False
+
+    @property
+    def once_only(self) -> str | None:
+        return None
+
+
+class LinearOptions(NamedTuple):
+    """How the logits of a linear layer are made.
+
+    Attributes:
+        chunk: How many classes' logits are held at a time; 0: as many as fill a tile.
+        group: The processes among which the classes are shared out, as ``torch.distributed`` names them; "": this one
+            has them all.
+        first: The first class of this process.
+    """
+
+    chunk: int = 0
+    group: str = ""
+    first: int = 0
 
     @property
     def once_only(self) -> str | None:

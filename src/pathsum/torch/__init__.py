@@ -43,9 +43,11 @@ from pathsum.torch.greedy import (
 from pathsum.torch.infeasible import Infeasible, infeasible
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.joint import rnnt_joint_loss, rnnt_loss_from_joint
+from pathsum.torch.linear import ctc_linear_loss
 from pathsum.torch.modules import (
     ARRNNTLoss,
     ASGLoss,
+    CTCLinearLoss,
     CTCLoss,
     LatticeLoss,
     MultiBlankRNNTLoss,
@@ -80,6 +82,7 @@ __all__ = [
     "Alignment",
     "Beams",
     "BestPath",
+    "CTCLinearLoss",
     "CTCLoss",
     "ChainPosteriors",
     "Decoded",
@@ -117,6 +120,7 @@ __all__ = [
     "ctc_entropy",
     "ctc_expected_risk",
     "ctc_greedy_decode",
+    "ctc_linear_loss",
     "ctc_loss",
     "ctc_mwer_loss",
     "ctc_posteriors",

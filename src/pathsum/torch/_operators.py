@@ -29,7 +29,13 @@ from pathsum.torch._autograd.lattices import differentiable
 from pathsum.torch._autograd.operators import refuse_graph
 from pathsum.torch._ops.arrays import as_tensor, fake_like, work_dtype
 from pathsum.torch._ops.registration import define
-from pathsum.torch._private import constant_when_traced, dispatch_mode, transformed, version_of
+from pathsum.torch._private import (
+    constant_when_traced,
+    dispatch_mode,
+    is_legacy_batchedtensor,
+    transformed,
+    version_of,
+)
 
 # What a field of a dataclass is in a schema. Nested tuples of integers travel as their text.
 _SCHEMA = {Any: "Tensor", int: "int", bool: "bool", float: "float", str: "str", tuple: "str"}
@@ -176,7 +182,8 @@ class _Losses(torch.autograd.Function):
         needed = ctx.needs_input_grad[4:]
         if ctx.reduction is not None:
             upstream = ctx.reduction.upstream(upstream, tensors[count].detach())
-        if not torch.is_grad_enabled():
+        # A batch of upstream gradients, as of a Hessian's rows, is the operator's.
+        if not torch.is_grad_enabled() and not is_legacy_batchedtensor(upstream):
             gradients = kernels.backward(call, kernels.saved(*tensors[count:]), upstream, needed)
             return *_NO_GRADIENTS, *(g if need else None for g, need in zip(gradients, needed, strict=True))
         reason = kernels.once_only or ctx.options.once_only

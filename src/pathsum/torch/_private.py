@@ -26,6 +26,7 @@ __all__ = [
     "constant_when_traced",
     "dispatch_mode",
     "forward_mode",
+    "is_legacy_batchedtensor",
     "peek_interpreter_stack",
     "single_level_functions",
     "transformed",
@@ -44,9 +45,11 @@ try:
     from torch._C import _any_requires_grad as any_requires_grad
     from torch._C import _AutoDispatchBelowAutograd as BelowAutograd
 
-    # The innermost transform of torch.func that runs, or None.
+    # The innermost transform of torch.func that runs, or None; whether a tensor is a batch of the older vmap's, which
+    # takes the rows of torch.autograd.functional's derivatives at once.
     from torch._C._functorch import (
         get_single_level_autograd_function_allowed,
+        is_legacy_batchedtensor,
         peek_interpreter_stack,
         set_single_level_autograd_function_allowed,
     )

@@ -25,8 +25,10 @@ from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
 from pathsum.kernels.reference.log_domain import exact
 from pathsum.lattice import ArcLattice
 from pathsum.torch._autograd.reweighted import first_derivative_only
+from pathsum.torch._expectations import real_log_softmax
 from pathsum.torch._inputs import on_device
 from pathsum.torch._operators import Reduction, reduced
+from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch.joiner import Joiner
 
 
@@ -96,6 +98,15 @@ class Sparse(Kernels):
     def posteriors(self, call: Call) -> tuple[Tensor, ...]:
         scores, weights = call.scores
         return sparse.posteriors(scores, _lattice(call), weights)
+
+
+class Linear(Kernels):
+    def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
+        hidden, weight, bias = (None if operand is None else exact(operand) for operand in call.scores)
+        assert hidden is not None and weight is not None
+        columns = as_tensor(call.lattice.classes).to(hidden.device).long()
+        log_probs = real_log_softmax(torch.nn.functional.linear(hidden, weight, bias), call.lattice.input_lengths)
+        return log_probs.gather(2, columns[:, None].expand(-1, hidden.shape[1], -1))
 
 
 class Rows(Kernels):

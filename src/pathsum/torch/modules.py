@@ -16,6 +16,7 @@ from pathsum.torch.ctc import ctc_loss, simple_ctc_loss
 from pathsum.torch.graphs import lattice_loss
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.joint import rnnt_joint_loss
+from pathsum.torch.linear import ctc_linear_loss
 from pathsum.torch.paths.graphs import MEMORY, Graphs
 from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
 from pathsum.torch.variants import ar_rnnt_loss, multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
@@ -439,3 +440,43 @@ class RNNTJointLoss(_Loss):
     ) -> Tensor:
         given = (encoder_out, predictor_out, weight, bias, targets, logit_lengths, target_lengths)
         return rnnt_joint_loss(*given, **self.options)
+
+
+class CTCLinearLoss(_Loss):
+    """``ctc_linear_loss`` with its options stored; the layer's weight and bias stay the caller's.
+
+    Example:
+        >>> import torch
+        >>> from pathsum.torch import CTCLinearLoss
+        >>> criterion = CTCLinearLoss(reduction="sum")
+        >>> output = torch.nn.Linear(4, 2)
+        >>> torch.nn.init.zeros_(output.weight), torch.nn.init.zeros_(output.bias)  # doctest: +ELLIPSIS
+        (...)
+        >>> loss = criterion(torch.zeros(3, 1, 4), output.weight, output.bias, [[1]], [3], [1])
+        >>> round(loss.item(), 4)
+        0.2877
+    """
+
+    def __init__(
+        self,
+        blank: int = 0,
+        reduction: ReductionName = "mean",
+        zero_infinity: bool = False,
+        *,
+        batch_first: bool = False,
+        chunk: int | None = None,
+        check: Check = "async",
+        impl: TorchImpl = "auto",
+    ):
+        super().__init__(locals())
+
+    def forward(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Integers,
+        input_lengths: Integers | int,
+        target_lengths: Integers | int,
+    ) -> Tensor:
+        return ctc_linear_loss(hidden, weight, bias, targets, input_lengths, target_lengths, **self.options)
