@@ -174,7 +174,11 @@ def test_layouts_one_sample_and_reductions():
 def test_operands_are_checked():
     hidden, weight, bias = operands(torch.float32)
     for given, error, message in (
-        ((hidden, weight.double(), bias), InvalidTypeError, "weight must have hidden's dtype and device, float32 on cpu"),
+        (
+            (hidden, weight.double(), bias),
+            InvalidTypeError,
+            "weight must have hidden's dtype and device, float32 on cpu",
+        ),
         ((hidden, weight, bias.half()), InvalidTypeError, "bias must have hidden's dtype and device, float32 on cpu"),
         ((hidden, weight[:, :2], bias), InvalidValueError, r"weight must have shape \(C, H\) = \(any, 3\); got shape"),
         ((hidden, weight, bias[:2]), InvalidValueError, r"bias must have shape \(C\) = \(7\); got shape \(2,\)"),
@@ -184,7 +188,7 @@ def test_operands_are_checked():
         with pytest.raises(error, match=f"^ctc_linear_loss: {message}"):
             ctc_linear_loss(*given, *INTEGERS)
     for chunk in (0, -1, 1.5, True):
-        with pytest.raises((InvalidValueError, InvalidTypeError), match="^ctc_linear_loss: chunk must be"):
+        with pytest.raises((InvalidValueError, InvalidTypeError), match=r"^ctc_linear_loss: chunk must be"):
             ctc_linear_loss(hidden, weight, bias, *INTEGERS, chunk=chunk)
     with pytest.raises(InvalidValueError, match=r"targets must lie in \[0, C\) with C = 7; got 9 at sample 1"):
         ctc_linear_loss(hidden, weight, bias, torch.where(TARGETS == 0, 9, TARGETS), LENGTHS, [3, 1, 3, 0, 3], 4)

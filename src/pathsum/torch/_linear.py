@@ -154,7 +154,8 @@ class Layer(NamedTuple):
     @classmethod
     def of(cls, call: Call) -> Layer:
         hidden, weight, bias = (None if tensor is None else tensor.detach() for tensor in call.scores)
-        assert hidden is not None and weight is not None
+        assert hidden is not None
+        assert weight is not None
         num_samples, num_frames, _ = hidden.shape
         device, by_time = hidden.device, time_major(hidden)
         lengths = as_tensor(call.lattice.input_lengths)
@@ -309,7 +310,10 @@ class _Gradients:
             self._write()
             assert self.weight is not None
             own = self.weight[tile.classes]
-            self.classes, self.of_classes = tile.classes, own if own.dtype == self.layer.work else own.to(self.layer.work)
+            self.classes, self.of_classes = (
+                tile.classes,
+                own if own.dtype == self.layer.work else own.to(self.layer.work),
+            )
             self.of_classes.zero_()
         return self.of_classes
 

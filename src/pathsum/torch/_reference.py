@@ -103,7 +103,8 @@ class Sparse(Kernels):
 class Linear(Kernels):
     def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
         hidden, weight, bias = (None if operand is None else exact(operand) for operand in call.scores)
-        assert hidden is not None and weight is not None
+        assert hidden is not None
+        assert weight is not None
         columns = as_tensor(call.lattice.classes).to(hidden.device).long()
         log_probs = real_log_softmax(torch.nn.functional.linear(hidden, weight, bias), call.lattice.input_lengths)
         return log_probs.gather(2, columns[:, None].expand(-1, hidden.shape[1], -1))

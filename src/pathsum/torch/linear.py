@@ -70,8 +70,8 @@ def ctc_linear_loss(
         The gradients by hidden, weight and bias are exact; products of half precision are summed in float32, and so are
         the rows. Padding is neither computed nor read.
 
-        Memory beyond the operands and their gradients: a tile, twice hidden at most, and O(N*T*S) for the lattice. Time:
-        one product of (frames, H) by (H, C) in forward and three in backward.
+        Memory beyond operands and gradients: a tile, twice hidden at most, and O(N*T*S) for the lattice. Time: one
+        product of (frames, H) by (H, C) in forward and three in backward.
 
         Twice differentiable, a tile at a time as well, in nine products more; a third derivative is had with
         ``impl="reference"`` alone. Deterministic for any number of threads up to the matrix products, whose order is
