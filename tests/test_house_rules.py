@@ -17,6 +17,7 @@ KERNELS = sorted((ROOT / "kernels" / "numba").glob("*.py"))
 
 # Layers from the ground up, by the longest name that fits. An import goes to a lower layer or stays in its own package.
 LAYERS = {
+    "pathsum.display": -1,
     "pathsum.errors": 0,
     "pathsum.lattice": 0,
     "pathsum.numerics": 0,
@@ -57,7 +58,7 @@ LAYERS = {
 FRAMEWORKS = {"torch", "tensorflow", "jax", "triton"}
 # What besides the standard library and pathsum a layer may import; the applications may import what they want.
 THIRD_PARTY = {
-    **{layer: {"numpy"} for layer in range(3)},
+    **{layer: {"numpy"} for layer in range(-1, 3)},
     "pathsum.testing": {"numpy"},
     "pathsum.kernels.reference": {"numpy", "torch"},
     "pathsum.kernels.numba": {"numpy", "numba"},

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pathsum.display import arrays, shown
+
 Array = Any
 
 # What an arc of an ``ArcLattice`` emits where it is no one class: the label that comes next, or nothing.
@@ -19,6 +21,7 @@ LABEL, NOTHING = -1, -2
 BEYOND = 2**30
 
 
+@shown(arrays)
 @dataclass(frozen=True)
 class ChainLattice:
     """States in a row, one arc a frame: stay, step to the next state, or skip one.
@@ -58,6 +61,7 @@ class ChainLattice:
     shared_labels: bool = False
 
 
+@shown(arrays)
 @dataclass(frozen=True)
 class GridLattice:
     """Frames by labels: a blank arc goes to the next frame, a label arc to the next label.
@@ -81,6 +85,7 @@ class GridLattice:
     row_offsets: Array
 
 
+@shown(arrays)
 @dataclass(frozen=True)
 class ArcLattice:
     """Frames by labels with arcs of several kinds: kind k goes ``arcs[k] = (frames, labels)`` on.
@@ -123,6 +128,7 @@ class ArcLattice:
         return tuple(classes[terms[0][0]] for terms in self.terms)
 
 
+@shown(arrays)
 @dataclass(frozen=True)
 class DenseLattice:
     """Every state can follow every state, one arc a frame; the score of a transition is the same in all frames.
@@ -140,6 +146,7 @@ class DenseLattice:
     num_states: int
 
 
+@shown(arrays)
 @dataclass(frozen=True)
 class SparseLattice:
     """Any graphs: states, arcs that emit a class each and take a frame, and epsilon arcs, which do neither.

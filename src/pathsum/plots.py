@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pathsum.display import to_numpy
 from pathsum.errors import InvalidValueError, name_extra
 from pathsum.graphs import Graph
 from pathsum.graphs.drawing import RADIUS, arc_text, curve, places
@@ -196,7 +197,7 @@ def alignment(
         ['a', 'b']
     """
     function = "plots.alignment"
-    image = _array(features)
+    image = to_numpy(features)
     if image.ndim != 2:
         raise InvalidValueError(function, "features", "be (F, M)", image.shape)
     if texts is None:
@@ -300,7 +301,7 @@ def mass(beams: Any, sample: int = 0, *, names: Names = None, ax: Axes | None = 
     name = _namer(names)
     texts = [" ".join(of.words if of.words is not None else [name(token) for token, _ in of.placed]) or "∅"
              for of in hypotheses]  # fmt: skip
-    listed = float(np.exp(_one(_array(beams.mass), sample, axes=0)))
+    listed = float(np.exp(_one(to_numpy(beams.mass), sample, axes=0)))
     widths = [float(np.exp(hypothesis.log_prob)) for hypothesis in hypotheses]
     ax = _axes(ax)
     bars = ax.barh(range(len(texts) + 1), [*widths, max(0.0, 1.0 - listed)], color=[INK] * len(texts) + [FAINT])
@@ -342,7 +343,7 @@ def graph(graph: Graph, arcs: Any = None, *, names: Names = None, ax: Axes | Non
         True
     """
     function = "plots.graph"
-    share = None if arcs is None else _array(arcs)
+    share = None if arcs is None else to_numpy(arcs)
     if share is not None and share.shape != (graph.num_arcs,):
         raise InvalidValueError(function, "arcs", f"be ({graph.num_arcs},), a number an arc", share.shape)
     if graph.num_states > MAX_NODES:
@@ -386,12 +387,12 @@ class _Hypothesis(NamedTuple):
 
 
 def _hypotheses(function: str, beams: Any, sample: int) -> list[_Hypothesis]:
-    lengths = np.atleast_2d(_array(beams.lengths))
+    lengths = np.atleast_2d(to_numpy(beams.lengths))
     _check_sample(function, sample, len(lengths))
-    tokens, frames = (_one(_array(values), sample, axes=2) for values in (beams.tokens, beams.frames))
-    scores, log_probs = (_one(_array(values), sample, axes=1) for values in (beams.scores, beams.ctc_scores))
+    tokens, frames = (_one(to_numpy(values), sample, axes=2) for values in (beams.tokens, beams.frames))
+    scores, log_probs = (_one(to_numpy(values), sample, axes=1) for values in (beams.scores, beams.ctc_scores))
     words = beams.words
-    if words is not None and np.ndim(_array(beams.mass)):
+    if words is not None and np.ndim(to_numpy(beams.mass)):
         words = words[sample]
     return [
         _Hypothesis(
@@ -454,16 +455,8 @@ def _lengths(lattice: Any) -> Any:
     return lattice.input_lengths if isinstance(lattice, ChainLattice) else lattice.logit_lengths
 
 
-def _array(values: Any) -> np.ndarray:
-    """An array, or a tensor on any device, of whatever front end."""
-    if hasattr(values, "detach"):  # torch's
-        values = values.detach().cpu()
-        values = values.double() if values.dtype.is_floating_point else values
-    return np.asarray(values)
-
-
 def _values(posteriors: Any) -> np.ndarray:
-    return _array(posteriors.nodes if hasattr(posteriors, "nodes") else posteriors)
+    return to_numpy(posteriors.nodes if hasattr(posteriors, "nodes") else posteriors)
 
 
 def _one(values: np.ndarray, sample: int, axes: int, function: str = "plots") -> np.ndarray:

@@ -14,6 +14,7 @@ from pathsum.decoding._strings import Strings, grown
 from pathsum.decoding._units import Units, check_hotwords, check_labels, find_rules, find_units
 from pathsum.decoding.lexicon import Lexicon, Spelling
 from pathsum.decoding.ngram import NGram, as_ngram
+from pathsum.display import hypotheses, shown
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.prefix_beam import CLOSED, FREE, SPELLED, Rules, Search, advance, start, trace, worth
@@ -23,6 +24,7 @@ from pathsum.kernels.numba.string_graph import align, score
 _ALIGNED_AT_ONCE = 64
 
 
+@shown(hypotheses)
 class Beams(NamedTuple):
     """The best hypotheses of each sample, the best first. Without the axis N for one sample given as (T, C).
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from pathsum.errors import InvalidTypeError, InvalidValueError
 if TYPE_CHECKING:
     from pathsum.graphs.layout import Layout
 
+MAX_DRAWN = 100  # states and arcs that a notebook shows as a drawing
 EPSILON = -1
 """The label of an arc that emits nothing and takes no frame."""
 
@@ -118,6 +120,12 @@ class Graph:
         epsilons = int((self.labels == EPSILON).sum())
         of_them = f" ({epsilons} epsilon)" if epsilons else ""
         return f"Graph({self.num_states} states, {self.num_arcs} arcs{of_them})"
+
+    def _repr_html_(self) -> str:
+        if self.num_states + self.num_arcs > MAX_DRAWN:
+            return f"<code>{self!r}</code>"
+        # As an image: a style within the page would be the page's.
+        return f'<img alt="{self!r}" src="data:image/svg+xml,{quote(self.draw())}">'
 
     @classmethod
     def read(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pathsum import _checks
+from pathsum.display import decoded, shown
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.lattice import BEYOND
 from pathsum.torch._inputs import (
@@ -31,6 +32,7 @@ from pathsum.torch._inputs import (
 _ENDLESS = 1000
 
 
+@shown(decoded)
 class Decoded(NamedTuple):
     """What was decoded. Without the axis N for one sample given as (T, C).
 
@@ -47,6 +49,7 @@ class Decoded(NamedTuple):
     scores: Tensor
 
 
+@shown(decoded)
 class TDTDecoded(NamedTuple):
     """What was decoded by a token-and-duration transducer.
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from pathsum.display import arrays, shown
 from pathsum.options import Star, TorchImpl
 from pathsum.torch._inputs import PADDED, SINGLE, Integers
 from pathsum.torch.paths.asg import both_paths
@@ -20,6 +21,7 @@ from pathsum.torch.paths.grid import GridPosteriors
 from pathsum.torch.paths.rnnt import grid_paths
 
 
+@shown(arrays)
 class ASGPosteriors(NamedTuple):
     """Posteriors of both of ASG's lattices. Zero in padding and where no path exists.
 

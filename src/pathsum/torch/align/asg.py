@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from pathsum.display import best_paths, shown
 from pathsum.options import TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.paths.asg import both_paths, every_path
 from pathsum.torch.paths.frames import BestPath
 
 
+@shown(best_paths)
 class ASGAlignment(NamedTuple):
     """The best path of each sample that stretches its target.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pathsum import _checks
+from pathsum.display import arrays, as_html
 from pathsum.kernels.protocol import Call, Kernels
 from pathsum.options import ReductionName
 from pathsum.reductions import reduce
@@ -94,6 +95,9 @@ class Paths:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.function}: {self._size()}, {str(self.dtype)[6:]}, impl={self.impl!r})"
+
+    def _repr_html_(self) -> str:
+        return as_html(arrays(self.lattice)._replace(title=repr(self)))
 
     @property
     def _solver(self) -> Kernels:

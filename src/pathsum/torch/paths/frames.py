@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pathsum import _checks
+from pathsum.display import arrays, best_paths, shown
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions
 from pathsum.kernels.reference.log_domain import common, exact
@@ -29,6 +30,7 @@ from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch.paths.base import Paths
 
 
+@shown(best_paths)
 class BestPath(NamedTuple):
     """A path through the frames of each sample. Without the axis N for one sample given as (T, C).
 
@@ -62,6 +64,7 @@ class Alignment(BestPath):
         return self.paths, self.scores, self.positions
 
 
+@shown(arrays)
 class ChainPosteriors(NamedTuple):
     """Posteriors in a chain of S' states: shares of all paths that spell the target, in the frames of each sample.
 
@@ -78,6 +81,7 @@ class ChainPosteriors(NamedTuple):
     entries: Tensor
 
 
+@shown(arrays)
 class DensePosteriors(NamedTuple):
     """Posteriors where every state can follow every state. Zero in padding.
 

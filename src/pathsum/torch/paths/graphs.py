@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pathsum import _checks, dispatch
+from pathsum.display import arrays, lattice_paths, shown
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
 from pathsum.kernels.protocol import Call, SparseOptions
@@ -38,6 +39,7 @@ MEMORY = 2**30
 """Bytes that the sweeps over the frames may remember; beyond, some frames are computed twice."""
 
 
+@shown(lattice_paths)
 class LatticeAlignment(NamedTuple):
     """The best path of each sample through its graph.
 
@@ -54,6 +56,7 @@ class LatticeAlignment(NamedTuple):
     outputs: Tensor
 
 
+@shown(arrays)
 class LatticeSamples(NamedTuple):
     """Paths drawn from a distribution: ``arcs``, ``labels`` and ``outputs`` (N, K, T) as in ``LatticeAlignment``."""
 

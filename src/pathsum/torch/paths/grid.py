@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pathsum import _checks
+from pathsum.display import arrays, shown, walks
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, Call, GridOptions, JointOptions, RowOptions
 from pathsum.kernels.reference import grid_arcs
@@ -24,6 +25,7 @@ from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.base import Paths
 
 
+@shown(walks)
 class RNNTAlignment(NamedTuple):
     """The best walk of each sample.
 
@@ -38,6 +40,7 @@ class RNNTAlignment(NamedTuple):
     log_probs: Tensor
 
 
+@shown(arrays)
 class GridPosteriors(NamedTuple):
     """Posteriors in the grid of a transducer: shares of all walks that spell the target.
 
