@@ -8,8 +8,9 @@ import torch
 
 import pathsum.torch
 from fuzz.calls import H, base, names
+from pathsum.graphs import ctc_topology
 from pathsum.torch import second_order
-from pathsum.torch.paths import asg_paths, tdt_paths
+from pathsum.torch.paths import asg_paths, graph_paths, tdt_paths
 
 INTEGERS = ("targets", "alignment", "hypotheses", "references")
 
@@ -80,6 +81,9 @@ def test_defaults_change_nothing_of_paths_and_of_listed_errors():
             yield paths.expected(torch.ones(1, 3, 3, 3, dtype=torch.float32, device="cpu"))
             every, target = asg_paths(logits, [[0, 1]], logits[:3, 0], impl=impl)
             yield from (every.best().paths, every.entropy(), *every.posteriors(), *target.posteriors())
+            generator = torch.Generator(device="cpu").manual_seed(0)
+            for found in (every, target, paths, graph_paths(logits, ctc_topology(3), impl=impl)):
+                yield from (*found.k_best(3), *found.sample(2, generator))
         yield pathsum.torch.ctc_mwer_loss(logits, [[[1, 2], [2, 2]]], [4], [[2, 1]], [[0.0, 1.5]])
 
     plain = list(results())

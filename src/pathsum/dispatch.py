@@ -29,6 +29,7 @@ _LATTICES = {
     "Joint": "joint",
     "Sparse": "sparse",
     "Linear": "linear",
+    "Walks": "walks",
 }
 # Where the kernels of torch's implementations are: a module a lattice, and a class in it, imported when asked for.
 TABLE: dict[tuple[str, str], str] = {
@@ -37,7 +38,7 @@ TABLE: dict[tuple[str, str], str] = {
     **{
         ("triton", name.lower()): f"pathsum.torch._triton.{_LATTICES[name]}.{name}"
         for name in _LATTICES
-        if name != "Sparse"
+        if name not in ("Sparse", "Walks")
     },
 }
 LOADED: dict[tuple[str, str], Kernels] = {}
@@ -70,10 +71,17 @@ def select(function: str, device: str, impl: str, kernels: str = "chain") -> str
     if impl == "numba" and device != "cpu":
         raise ImplementationError(f"{function}: impl='numba' runs on the CPU; the scores are on {device}")
     if impl == "triton":
-        if ("triton", kernels) not in TABLE:
-            raise ImplementationError(f"{function}: impl='triton' has no kernels for graphs; impl='reference' has")
+        check_written(function, impl, kernels)
         _check_triton(function, device)
     return impl
+
+
+def check_written(function: str, impl: str, kernels: str) -> None:
+    """An implementation must have these kernels."""
+    if (impl, kernels) not in TABLE:
+        raise ImplementationError(
+            f"{function}: impl={impl!r} has no kernels for graphs, nor for single paths; impl='reference' has"
+        )
 
 
 def explain(device: str = "cpu") -> str:

@@ -33,6 +33,11 @@ class Layout(NamedTuple):
     epsilon_levels: np.ndarray
 
 
+def offsets_of(ends: np.ndarray, num_states: int) -> np.ndarray:
+    """Where the arcs of each state begin, of the state of each arc, which rise."""
+    return np.searchsorted(ends, np.arange(num_states + 1))
+
+
 def lay_out(graph: Graph) -> Layout:
     useful, levels = graph.useful, graph.epsilon_levels
     states = np.flatnonzero(useful)
@@ -50,7 +55,7 @@ def lay_out(graph: Graph) -> Layout:
     epsilons = epsilons[np.lexsort((epsilons, sources[epsilons], to[epsilons]))]
 
     def offsets(ends: np.ndarray) -> np.ndarray:
-        return np.searchsorted(ends, np.arange(len(states) + 1))
+        return offsets_of(ends, len(states))
 
     def narrow(values: np.ndarray) -> np.ndarray:
         return values.astype(np.int32)

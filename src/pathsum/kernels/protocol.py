@@ -193,11 +193,28 @@ class DensePath(NamedTuple):
     states: Array
 
 
-class SparsePath(NamedTuple):
-    """The best path of each sample through a graph.
+class GridWalks(NamedTuple):
+    """K walks of each sample of a batch of grids: the best in falling order, or such as are drawn.
 
-    Of several it is the one that ends in the lowest state and, traced from there, takes the arc from the lowest state,
-    of those the lowest arc, and an epsilon arc only where it is better; states numbered as in the lattice.
+    Of equals that one comes first that, traced from its end, takes the arc of the first kind, a skip last.
+
+    Attributes:
+        log_probs: (N, K) log-score of each; -inf where there is none, NaN where a score is NaN or +inf.
+        frames, label_scores: (N, K, U') as in ``GridPath``.
+        kinds: (N, K, L) the kind of each arc from the first on; behind the last kind is that of skips, -1 is padding.
+    """
+
+    log_probs: Array
+    frames: Array
+    label_scores: Array
+    kinds: Array
+
+
+class SparsePath(NamedTuple):
+    """The best path of each sample through a graph; or with an axis K behind N the best, or such as are drawn.
+
+    Of equals that one comes first that ends in the lowest state and, traced from there, takes the arc from the lowest
+    state, of those the lowest arc, and an epsilon arc only where it is better; states numbered as in the lattice.
 
     Attributes:
         log_probs: (N,) as in ``ChainPath``.
@@ -426,8 +443,12 @@ class Kernels:
         """The best path of each sample."""
         raise NotImplementedError
 
-    def sample(self, call: Call, draws: Array) -> Array:
-        """Arcs (K, N, T) of paths drawn by their probability, of numbers (K, N, T+1) drawn evenly from [0, 1)."""
+    def k_best(self, call: Call, k: int, outputs: Array | None = None) -> Any:
+        """The k best paths of each sample, an axis behind N; of those of the same string of outputs the best alone."""
+        raise NotImplementedError
+
+    def sample(self, call: Call, draws: Array) -> Any:
+        """Paths drawn by their probability, of numbers (N, K, choices) drawn evenly from [0, 1)."""
         raise NotImplementedError
 
     def posteriors(self, call: Call) -> Any:

@@ -31,7 +31,15 @@ def pose_graphs(
     graphs: Sequence[Graph], graph_of_sample: Array, input_lengths: Array
 ) -> tuple[SparseLattice, np.ndarray]:
     """Pose graphs, one or more, with the number of each sample's (N,); also the weights (W,) in float64."""
-    layouts = [graph.layout for graph in graphs]
+    return pose_layouts([graph.layout for graph in graphs], input_lengths, graph_of_sample)
+
+
+def pose_layouts(
+    layouts: Sequence[Layout], input_lengths: Array, graph_of_sample: Array | None = None
+) -> tuple[SparseLattice, np.ndarray]:
+    """As ``pose_graphs``, of graphs that are laid out; where no numbers are given each sample has its own."""
+    if graph_of_sample is None:
+        graph_of_sample = np.arange(len(input_lengths))
     sizes = [(len(own.states), len(own.classes), len(own.weights)) for own in layouts]
     states, classes, weights = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(sizes, 0)]).T
     lattice = SparseLattice(
@@ -50,7 +58,7 @@ def _joined(arrays: list[np.ndarray]) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _counted_on(layouts: list[Layout], name: str) -> np.ndarray:
+def _counted_on(layouts: Sequence[Layout], name: str) -> np.ndarray:
     counted, last = [np.zeros(1, np.int64)], 0
     for own in layouts:
         offsets = getattr(own, name)

@@ -61,7 +61,7 @@ from pathsum.torch.modules import (
 from pathsum.torch.mwer import ctc_mwer_loss, edit_distances, rnnt_mwer_loss, sample_labellings
 from pathsum.torch.paths.base import Paths
 from pathsum.torch.paths.frames import Alignment, BestPath, ChainPosteriors
-from pathsum.torch.paths.graphs import LatticeAlignment, LatticeSamples
+from pathsum.torch.paths.graphs import LatticeAlignment
 from pathsum.torch.paths.grid import GridPosteriors, RNNTAlignment
 from pathsum.torch.posteriors import (
     ASGPosteriors,
@@ -93,7 +93,6 @@ __all__ = [
     "Lexicon",
     "LatticeAlignment",
     "LatticeLoss",
-    "LatticeSamples",
     "MultiBlankRNNTLoss",
     "NGram",
     "Paths",

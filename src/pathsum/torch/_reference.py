@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import ArcOptions, Call, ChainPath, DensePath, GridPath, Kernels, RowOptions, SparsePath
+from pathsum.kernels.protocol import (
+    ArcOptions,
+    Call,
+    ChainPath,
+    DensePath,
+    GridPath,
+    GridWalks,
+    Kernels,
+    RowOptions,
+    SparsePath,
+)
 from pathsum.kernels.reference import (
     chain,
     chain_best_path,
@@ -16,7 +26,7 @@ from pathsum.kernels.reference import (
     dense_best_path,
     grid,
     grid_arcs,
-    grid_arcs_best_path,
+    grid_arcs_walks,
     grid_best_path,
     posteriors,
     sparse,
@@ -91,7 +101,11 @@ class Sparse(Kernels):
         scores, weights = call.scores
         return sparse.best_path(scores, _lattice(call), weights)
 
-    def sample(self, call: Call, draws: Tensor) -> Tensor:
+    def k_best(self, call: Call, k: int, outputs: Tensor | None = None) -> SparsePath:
+        scores, weights = call.scores
+        return sparse.k_best(scores, _lattice(call), weights, k, outputs)
+
+    def sample(self, call: Call, draws: Tensor) -> SparsePath:
         scores, weights = call.scores
         return sparse.sample_paths(scores, _lattice(call), weights, draws)
 
@@ -145,8 +159,19 @@ class Arcs(Kernels):
 
     def best(self, call: Call) -> GridPath:
         """Of planes that are given."""
+        log_probs, frames, scores, _ = Walks().k_best(call, 1)
+        return GridPath(log_probs[:, 0], frames[:, 0], scores[:, 0])
+
+
+class Walks(Kernels):
+    """Single walks through arc lattices, of planes that are given."""
+
+    def k_best(self, call: Call, k: int, outputs: Tensor | None = None) -> GridWalks:
+        return grid_arcs_walks.k_best(exact(call.scores[0]), _lattice(call), k, skip_score=call.options.skip_score)
+
+    def sample(self, call: Call, draws: Tensor) -> GridWalks:
         planes = exact(call.scores[0])
-        return grid_arcs_best_path.best_path(planes, _lattice(call), skip_score=call.options.skip_score)
+        return grid_arcs_walks.sample_walks(planes, _lattice(call), draws, skip_score=call.options.skip_score)
 
 
 class Joint(Arcs):

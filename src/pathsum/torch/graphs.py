@@ -14,7 +14,7 @@ from pathsum.errors import InvalidTypeError
 from pathsum.graphs import Graph
 from pathsum.options import ReductionName, TorchImpl
 from pathsum.torch._inputs import Integers, difference, finish
-from pathsum.torch.paths.graphs import MEMORY, Graphs, LatticeAlignment, LatticeSamples, paths_of_graphs
+from pathsum.torch.paths.graphs import MEMORY, Graphs, LatticeAlignment, paths_of_graphs
 
 
 def lattice_score(
@@ -195,7 +195,7 @@ def lattice_sample(
     fused_log_softmax: bool = False,
     batch_first: bool = False,
     impl: TorchImpl = "auto",
-) -> LatticeSamples:
+) -> LatticeAlignment:
     """Paths drawn at random, each as probable as its share in the sum over all paths.
 
     Args:
@@ -210,8 +210,8 @@ def lattice_sample(
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
 
     Returns:
-        ``arcs``, ``labels`` and ``outputs`` (N, K, T), or (K, T) for one sample given as (T, C); -1 in padding, and
-        where a sample has no path or a NaN score.
+        ``log_probs`` (N, K), and ``arcs``, ``labels`` and ``outputs`` (N, K, T), or (K,) and (K, T) for one sample
+        given as (T, C); -1 in padding, and where a sample has no path or a NaN score.
 
     Raises:
         InvalidValueError: As in ``lattice_score``.

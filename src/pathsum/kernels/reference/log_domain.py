@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,19 @@ def common(scores: Tensor, *dims: int) -> Tensor:
         return scores.detach().sum(dims, keepdim=True)
     largest = scores.detach().amax(dims, keepdim=True)
     return torch.where(largest == IMPOSSIBLE, 0.0, largest)
+
+
+def choose(parts: Sequence[float], left: float) -> tuple[int, float]:
+    """Which part of a whole a number in [0, 1) falls in, and what is left of the number, spread over [0, 1) again.
+
+    Rounding may leave a little of a number behind the last part, which takes it.
+    """
+    possible = [place for place, part in enumerate(parts) if part > 0]
+    for place in possible:
+        if left < parts[place] or place == possible[-1]:
+            return place, min(left / parts[place], 1.0)
+        left -= parts[place]
+    raise AssertionError("a whole without parts")
 
 
 def tied(losses: Tensor, *scores: Tensor) -> Tensor:

@@ -4,13 +4,16 @@ of alpha[t, source[k]] * weight[k], in logs: all samples' states side by side, a
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pathsum.kernels.protocol import SparsePath
-from pathsum.kernels.reference.log_domain import IMPOSSIBLE, exact, tied
+from pathsum.kernels.reference.log_domain import IMPOSSIBLE, choose, exact, tied
 from pathsum.lattice import SparseLattice
 
 
@@ -66,58 +69,152 @@ def best_path(scores: Tensor, lattice: SparseLattice, weights: Tensor) -> Sparse
     return SparsePath(log_probs, arcs, labels)
 
 
-def sample_paths(scores: Tensor, lattice: SparseLattice, weights: Tensor, draws: Tensor) -> Tensor:
-    """Arcs (K, N, T) of paths drawn by their posteriors, from numbers (K, N, T+1) in [0, 1); -1 as in ``best_path``."""
+def k_best(
+    scores: Tensor, lattice: SparseLattice, weights: Tensor, k: int, outputs: Tensor | None = None
+) -> SparsePath:
+    """The k best paths of each sample; where ``outputs`` (W,) are given, the best of each string that they write."""
     posed = _pose(scores.detach(), lattice, weights.detach())
-    alphas, num_paths = posed.alphas(), len(draws)
-    arcs = torch.full((num_paths, *scores.shape[:2]), -1, dtype=torch.int64, device=scores.device)
-    ends = alphas[-1] + posed.final
-    into = posed.arcs.destinations
-    nothing = into.new_empty(0)
-    epsilons = [
-        torch.cat([nothing, *(getattr(level, name) for level in posed.levels)]) for name in _Epsilons._fields[:3]
-    ]
-    for n in range(len(scores)):
-        own = torch.nonzero(posed.sample_of_state == n).flatten()
-        total = torch.logsumexp(ends[own], 0) if len(own) else ends.new_tensor(IMPOSSIBLE)
-        if bool(posed.undefined[n]) or total == IMPOSSIBLE:
-            continue
-        for k in range(num_paths):
-            frame = int(lattice.input_lengths[n])
-            place, left = _choose((ends[own] - total).exp(), float(draws[k, n, frame]))
-            state = int(own[place])
-            while True:
-                choices = torch.nonzero(epsilons[1] == state).flatten() if posed.levels else own[:0]
-                parts = [alphas[frame][epsilons[0][e]] + epsilons[2][e] - alphas[frame][state] for e in choices]
-                entered = torch.nonzero(into == state).flatten() if frame > 0 else own[:0]
-                if frame > 0:
-                    terms = alphas[frame - 1][posed.arcs.sources[entered]] + posed.arc_scores(frame - 1)[entered]
-                    parts += list(terms - alphas[frame][state])
-                if frame == 0:
-                    # What is left of the start itself.
-                    parts.append(posed.start[state] - alphas[0][state])
-                place, left = _choose(torch.stack(parts).exp(), left)
-                if place < len(choices):
-                    state = int(epsilons[0][choices[place]])
-                elif frame == 0:
-                    break
-                else:
-                    arc = entered[place - len(choices)]
-                    frame -= 1
-                    arcs[k, n, frame], state = posed.arcs.numbers[arc], int(posed.arcs.sources[arc])
-                    left = float(draws[k, n, frame])
-    return arcs
+    marks: list[int] = [] if outputs is None else outputs.tolist()
+
+    def solve(sample: _Sample, num_frames: int) -> list[_Path]:
+        offset = int(lattice.weight_offsets[lattice.graph_of_sample[sample.number]])
+
+        def listed(ways: Iterator[_Path]) -> list[_Path]:
+            # Of equals the first stays the first: arcs by number, epsilon arcs last, then by place in the list before.
+            ordered = sorted((path for path in ways if path.score > IMPOSSIBLE), key=lambda path: -path.score)
+            if outputs is not None:
+                first: dict[tuple[int, ...], _Path] = {}
+                for path in ordered:
+                    first.setdefault(path.string, path)
+                ordered = list(first.values())
+            return ordered[:k]
+
+        def by(way: _Way, path: _Path) -> _Path:
+            mark = marks[offset + way.number] if marks else -1
+            string = path.string if mark < 0 else (*path.string, mark)
+            arcs = path.arcs if way.arc is None else (*path.arcs, way.arc)
+            return _Path(path.score + way.score, arcs, string)
+
+        before: dict[int, list[_Path]] = {}
+        for frame in range(num_frames + 1):
+            now: dict[int, list[_Path]] = {}
+            for state in sample.states:
+                entering = (
+                    [_Path(sample.start(state), (), ())]
+                    if frame == 0
+                    else [by(way, path) for way in sample.arcs(state, frame) for path in before[way.source]]
+                )
+                over = (by(way, path) for way in sample.epsilons(state) for path in now[way.source])
+                now[state] = listed(chain(entering, over))
+            before = now
+        return listed(
+            path._replace(score=path.score + sample.final(state)) for state in sample.states for path in before[state]
+        )
+
+    return _of_samples(solve, posed, scores, lattice, k)
 
 
-def _choose(parts: Tensor, left: float) -> tuple[int, float]:
-    """Which part of a whole a number in [0, 1) falls in, and what is left of the number, spread over [0, 1) again."""
-    possible = torch.nonzero(parts > 0).flatten().tolist()
-    for place in possible:
-        part = float(parts[place])
-        if left < part or place == possible[-1]:
-            return place, min(left / part, 1.0)
-        left -= part
-    raise AssertionError("a state without a way into it")
+def sample_paths(scores: Tensor, lattice: SparseLattice, weights: Tensor, draws: Tensor) -> SparsePath:
+    """Paths drawn by their posteriors, from numbers (N, K, T+1) in [0, 1)."""
+    posed = _pose(scores.detach(), lattice, weights.detach())
+    alphas = [alpha.tolist() for alpha in posed.alphas()]
+
+    def solve(sample: _Sample, num_frames: int) -> list[_Path]:
+        ends = [alphas[-1][state] + sample.final(state) for state in sample.states]
+        largest = max(ends, default=IMPOSSIBLE)
+        if largest == IMPOSSIBLE:
+            return []
+        total = math.fsum(math.exp(end - largest) for end in ends)
+        shares = [math.exp(end - largest) / total for end in ends]
+        return [drawn(sample, shares, own, num_frames) for own in draws[sample.number].tolist()]
+
+    def drawn(sample: _Sample, shares: list[float], own: list[float], frame: int) -> _Path:
+        place, left = choose(shares, own[frame])
+        state, arcs = sample.states[place], []
+        score = sample.final(state)
+        while True:
+            entering = [_Way(state, sample.start(state), None, 0)] if frame == 0 else list(sample.arcs(state, frame))
+            over = list(sample.epsilons(state))
+            terms = [way.score + (alphas[frame - 1][way.source] if frame else 0.0) for way in entering]
+            terms += [way.score + alphas[frame][way.source] for way in over]
+            place, left = choose([math.exp(term - alphas[frame][state]) for term in terms], left)
+            way = [*entering, *over][place]
+            score, state = score + way.score, way.source
+            if place < len(entering) and frame == 0:
+                return _Path(score, tuple(reversed(arcs)), ())
+            if place < len(entering):
+                frame -= 1
+                arcs.append(way.arc)
+                left = own[frame]
+
+    return _of_samples(solve, posed, scores, lattice, draws.shape[1])
+
+
+class _Path(NamedTuple):
+    """A path so far: the places of its arcs among all of them, and what it has written."""
+
+    score: float
+    arcs: tuple[int, ...]
+    string: tuple[int, ...]
+
+
+class _Way(NamedTuple):
+    """A way into a state; epsilon arcs are no ``arc``, and ``number`` counts the arcs of a graph."""
+
+    source: int
+    score: float
+    arc: int | None
+    number: int
+
+
+class _Sample:
+    """The states of one sample and the ways into them, as plain numbers."""
+
+    def __init__(self, posed: _Posed, number: int, of_epsilons: Tensor) -> None:
+        self.number, self._posed = number, posed
+        self.states = torch.nonzero(posed.sample_of_state == number).flatten().tolist()
+        self._into: dict[int, list[int]] = {state: [] for state in self.states}
+        for place in torch.nonzero(posed.arcs.samples == number).flatten().tolist():
+            self._into[int(posed.arcs.destinations[place])].append(place)
+        self._over: dict[int, list[_Way]] = {state: [] for state in self.states}
+        for level in posed.levels:
+            for source, to, weight, place in zip(*(values.tolist() for values in level[:4]), strict=True):
+                if to in self._over:
+                    self._over[to].append(_Way(source, weight, None, int(of_epsilons[place])))
+
+    def start(self, state: int) -> float:
+        return float(self._posed.start[state])
+
+    def final(self, state: int) -> float:
+        return float(self._posed.final[state])
+
+    def arcs(self, state: int, frame: int) -> Iterator[_Way]:
+        """The arcs that lead into a state by a frame, which is counted from 1."""
+        arcs, scores = self._posed.arcs, self._posed.arc_scores(frame - 1)
+        for place in self._into[state]:
+            yield _Way(int(arcs.sources[place]), float(scores[place]), place, int(arcs.numbers[place]))
+
+    def epsilons(self, state: int) -> Iterator[_Way]:
+        return iter(self._over[state])
+
+
+def _of_samples(
+    solve: Callable[[_Sample, int], list[_Path]], posed: _Posed, scores: Tensor, lattice: SparseLattice, count: int
+) -> SparsePath:
+    """What is found of each sample, as tensors; fewer than ``count`` where there are no more."""
+    num_samples, num_frames, _ = scores.shape
+    log_probs = posed.offset.new_full((num_samples, count), IMPOSSIBLE)
+    arcs, labels = (
+        torch.full((num_samples, count, num_frames), -1, dtype=torch.int64, device=scores.device) for _ in range(2)
+    )
+    log_probs[posed.undefined] = torch.nan
+    offsets = posed.offset.sum(1)
+    for n in torch.nonzero(~posed.undefined).flatten().tolist():
+        for place, path in enumerate(solve(_Sample(posed, n, posed.epsilons), int(lattice.input_lengths[n]))):
+            log_probs[n, place] = path.score + offsets[n]
+            arcs[n, place, : len(path.arcs)] = posed.arcs.numbers[list(path.arcs)]
+            labels[n, place, : len(path.arcs)] = posed.arcs.labels[list(path.arcs)]
+    return SparsePath(log_probs, arcs, labels)
 
 
 class _Emitting(NamedTuple):
@@ -147,6 +244,7 @@ class _Posed(NamedTuple):
         scores: (N, T, C) less the offset (N, T), which all paths of a sample have in common; 0 in padding.
         undefined: (N,) whether a score or a weight that counts is NaN or +inf; ``nothing`` (N,) is NaN by all scores.
         start, final: (states,) scores of the ends.
+        epsilons: (epsilon arcs,) their numbers in their graphs, in the order of the levels.
     """
 
     scores: Tensor
@@ -159,6 +257,7 @@ class _Posed(NamedTuple):
     final: Tensor
     arcs: _Emitting
     levels: list[_Epsilons]
+    epsilons: Tensor
 
     def takes(self, frame: int) -> Tensor:
         """(states,) whether a state's sample has this frame."""
@@ -215,12 +314,14 @@ def _pose(scores: Tensor, lattice: SparseLattice, weights: Tensor) -> _Posed:
     places, of_sample, destinations = laid(lattice.epsilon_offsets)
     taken = table[lattice.weight_offsets[graph][of_sample] + lattice.epsilon_arcs[places]]
     sources, level = lattice.epsilon_sources[places] + first_state[of_sample], lattice.epsilon_levels[places]
-    levels, counted = [], 0
+    levels, counted, order = [], 0, [places[:0]]
     for depth in torch.unique(level).tolist():
         own = torch.nonzero(level == depth).flatten()
         numbers = torch.arange(counted, counted + len(own), device=device)
         levels.append(_Epsilons(sources[own], destinations[own], taken[own], numbers))
         counted += len(own)
+        order.append(own)
+    epsilons = lattice.epsilon_arcs[places[torch.cat(order)]].long()
 
     sample_of_state = torch.repeat_interleave(torch.arange(num_samples, device=device), sizes)
     state = torch.arange(len(sample_of_state), device=device) - first_state[sample_of_state]
@@ -249,7 +350,7 @@ def _pose(scores: Tensor, lattice: SparseLattice, weights: Tensor) -> _Posed:
     # Of no other sample: 0 times NaN would be in its gradient.
     nothing = (emitted.sum((1, 2)) + per_sample) * torch.where(undefined, torch.nan, 0.0)
     shifted = emitted - offset[:, :, None]
-    return _Posed(shifted, offset, real, undefined, nothing, sample_of_state, start, final, arcs, levels)
+    return _Posed(shifted, offset, real, undefined, nothing, sample_of_state, start, final, arcs, levels, epsilons)
 
 
 def _greatest(terms: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.numba import arc_scores, grid_arcs, grid_arcs_hvp, joint, joint_scores, row_scores, row_scores_hvp
-from pathsum.kernels.numba.grid_arcs_best_path import best_path
 from pathsum.kernels.numba.row_scores import Wanted
 from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, GridPath, RowsSaved
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
 from pathsum.torch._lattices import RowsOperators
 from pathsum.torch._numba.joint import as_joiner, gradients_as_tensors, matmul_of
+from pathsum.torch._numba.walks import Walks
 from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
 from pathsum.torch._ops.arrays import as_rows, empty_like
 
@@ -147,10 +147,8 @@ class Arcs(OperatorKernels):
 
     def best(self, call: Call) -> GridPath:
         """Of planes that are given."""
-        planes, skip_score = call.scores[0].detach().double().numpy(), call.options.skip_score
-        return from_arrays(
-            best_path(planes, _within(call.lattice), skip_score=skip_score, num_threads=torch.get_num_threads())
-        )
+        log_probs, frames, scores, _ = Walks().k_best(call, 1)
+        return GridPath(log_probs[:, 0], frames[:, 0], scores[:, 0])
 
     def sketch(self, call: Call) -> ArcSaved:
         scores = call.scores[0]

@@ -69,10 +69,15 @@ class Sparse(SparseOperators):
         return slopes, (product, of_weights.to(weights.dtype))
 
     def best(self, call: Call) -> SparsePath:
-        return from_arrays(sparse_paths.best_path(**_question(call)))
+        found = self.k_best(call, 1)
+        return SparsePath(*(values[:, 0] for values in found))
 
-    def sample(self, call: Call, draws: Tensor) -> Tensor:
-        return torch.from_numpy(sparse_paths.sample_paths(**_question(call), draws=draws.double().numpy()))
+    def k_best(self, call: Call, k: int, outputs: Tensor | None = None) -> SparsePath:
+        strings = None if outputs is None else outputs.numpy()
+        return from_arrays(sparse_paths.k_best(**_question(call), k=k, outputs=strings))
+
+    def sample(self, call: Call, draws: Tensor) -> SparsePath:
+        return from_arrays(sparse_paths.sample_paths(**_question(call), draws=draws.numpy()))
 
     def posteriors(self, call: Call) -> tuple[Tensor, Tensor]:
         saved = sparse.forward(**_question(call), options=call.options, need_gradient=True)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum import _checks
+from pathsum import _checks, dispatch
 from pathsum.display import arrays, as_html
 from pathsum.kernels.protocol import Call, Kernels
 from pathsum.options import ReductionName
 from pathsum.reductions import reduce
-from pathsum.torch._inputs import as_given
+from pathsum.torch._inputs import as_given, check_generator
 from pathsum.torch._operators import Reduction, kernels_of
 
 
@@ -87,6 +87,32 @@ class Paths:
         """The most probable path of each sample."""
         raise NotImplementedError
 
+    def k_best(self, k: int) -> Any:
+        """The k most probable paths of each sample in falling order, the first of which is ``best``'s.
+
+        Args:
+            k: At least 1. Of a sample with fewer paths the others have the log-score -inf, and -1 in all frames.
+
+        Raises:
+            ImplementationError: ``impl`` has no kernels that list paths.
+        """
+        raise NotImplementedError
+
+    def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> Any:
+        """Paths drawn at random, independently, each as probable as its share in the sum over all paths.
+
+        Args:
+            num_samples: How many are drawn of each sample.
+            generator: What draws, on the CPU; ``None``: torch's own.
+
+        Returns:
+            What ``k_best`` does.
+
+        Raises:
+            ImplementationError: ``impl`` has no kernels that draw paths.
+        """
+        raise NotImplementedError
+
     def reduce(self, values: Tensor, reduction: ReductionName) -> Tensor:
         """Values (N,) reduced as the losses are."""
         _checks.check_reduction(self.function, reduction)
@@ -102,6 +128,20 @@ class Paths:
     @property
     def _solver(self) -> Kernels:
         return kernels_of(self.impl, self.kernels)
+
+    def _lister(self, kernels: str) -> Kernels:
+        """What lists and draws single paths, by its name in the table."""
+        dispatch.check_written(self.function, self.impl, kernels)
+        return kernels_of(self.impl, kernels)
+
+    def _count(self, k: int) -> int:
+        return _checks.check_count(self.function, "k", k, 1)
+
+    def _draws(self, num_samples: int, generator: torch.Generator | None, size: int, choices: int) -> Tensor:
+        """(N, K, choices) numbers drawn evenly from [0, 1)."""
+        count = _checks.check_count(self.function, "num_samples", num_samples)
+        check_generator(self.function, generator)
+        return torch.rand(size, count, choices, generator=generator, dtype=torch.float64, device="cpu")
 
     def _call(self) -> Call:
         """What the kernels are asked about."""

@@ -74,7 +74,8 @@ def ctc_paths(
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
-        The ``Paths``: ``losses``, ``loss``, ``entropy``, ``expected``, ``posteriors`` and ``best`` of them.
+        The ``Paths``: ``losses``, ``loss``, ``entropy``, ``expected``, ``posteriors``, ``best``, ``k_best`` and
+        ``sample`` of them.
 
     Raises:
         InvalidValueError: As in ``ctc_loss``.

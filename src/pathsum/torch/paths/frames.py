@@ -13,9 +13,10 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.display import arrays, best_paths, shown
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions
+from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions, SparseOptions, SparsePath
 from pathsum.kernels.reference.log_domain import common, exact
-from pathsum.lattice import ChainLattice, DenseLattice
+from pathsum.lattice import ChainLattice, DenseLattice, SparseLattice
+from pathsum.problems.single_paths import chain_as_graphs, dense_as_graphs
 from pathsum.torch._expectations import Expected, posteriors_of, product, real_log_softmax
 from pathsum.torch._inputs import (
     Integers,
@@ -26,6 +27,7 @@ from pathsum.torch._inputs import (
     of_samples,
     result_dtype,
 )
+from pathsum.torch._operators import as_arrays
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch.paths.base import Paths
 
@@ -62,6 +64,33 @@ class Alignment(BestPath):
 
     def __getnewargs__(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.paths, self.scores, self.positions
+
+
+@shown(arrays)
+class PathList(NamedTuple):
+    """K paths through the frames of each sample. Without the axis N for one sample given as (T, C).
+
+    Attributes:
+        log_probs: (N, K) log-score of each, differentiable; -inf where there is no such path, NaN where a score is.
+        paths: (N, K, T) class of each frame; -1 in padding, and in all frames where there is no such path.
+    """
+
+    log_probs: Tensor
+    paths: Tensor
+
+
+@shown(arrays)
+class AlignmentList(NamedTuple):
+    """K paths of each sample that spell its target.
+
+    Attributes:
+        log_probs, paths: As in ``PathList``.
+        positions: (N, K, T) as in ``Alignment``.
+    """
+
+    log_probs: Tensor
+    paths: Tensor
+    positions: Tensor
 
 
 @shown(arrays)
@@ -134,6 +163,55 @@ class FramePaths(Paths):
         scores, transitions = self._plain()
         return self._expectation(scores, transitions, costs, transition_costs).costs.to(self.dtype)
 
+    def k_best(self, k: int) -> Any:
+        """The k best paths of each sample in falling order.
+
+        Args:
+            k: At least 1.
+
+        Returns:
+            A ``PathList``, of chains an ``AlignmentList``. Of equals that one comes first that ``best`` takes.
+        """
+        return self._told(self._lister("sparse").k_best(self._as_graphs(), self._count(k)))
+
+    def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> Any:
+        """Paths drawn at random, independently, each as probable as its share in the sum over all paths.
+
+        Args:
+            num_samples: K, how many are drawn of each sample.
+            generator: What draws, on the CPU; ``None``: torch's own.
+
+        Returns:
+            A ``PathList``, of chains an ``AlignmentList``.
+        """
+        draws = self._draws(num_samples, generator, len(self.scores), self.scores.shape[1] + 1)
+        return self._told(self._lister("sparse").sample(self._as_graphs(), draws))
+
+    def _told(self, found: SparsePath) -> Any:
+        return PathList(*of_samples(self.batched, self._log_probs(found), found.labels))
+
+    def _as_graphs(self) -> Call:
+        """What kernels of single paths are asked about: the lattice as graphs, and their weights."""
+        scores, transitions = self._plain()
+        table = None if transitions is None else transitions.detach().double().cpu().numpy()
+        lattice, weights = self._graphs(as_arrays(self.lattice), table)
+        return Call((scores.detach(), torch.from_numpy(weights).to(scores.device)), lattice, SparseOptions())
+
+    def _graphs(self, lattice: Any, transitions: Any) -> tuple[SparseLattice, np.ndarray]:
+        """The lattice, of NumPy arrays, as graphs, and their weights, of transitions (C, C)."""
+        raise NotImplementedError
+
+    def _log_probs(self, found: SparsePath) -> Tensor:
+        """(N, K) the paths' own scores, differentiable."""
+        scores, transitions = self._plain()
+        classes = found.labels.clamp(min=0)
+        taken = exact(scores).gather(2, classes.movedim(1, 2)).movedim(2, 1)
+        own = torch.where(found.labels >= 0, taken, 0.0).sum(2)
+        if transitions is not None:
+            moves = exact(transitions)[classes[:, :, 1:], classes[:, :, :-1]]
+            own = own + torch.where(found.labels[:, :, 1:] >= 0, moves, 0.0).sum(2)
+        return torch.where(found.log_probs > -torch.inf, own, found.log_probs.to(own)).to(self.dtype)
+
     def _size(self) -> str:
         return "N={}, T={}, C={}".format(*self.scores.shape)
 
@@ -174,13 +252,13 @@ class FramePaths(Paths):
         lengths = as_tensor(self.lattice.input_lengths).to(self.scores.device)
         return torch.arange(self.scores.shape[1], device=self.scores.device) < lengths[:, None]
 
-    def _best_scores(self, labels: Tensor, log_probs: Tensor) -> Tensor:
+    def _best_scores(self, scores: Tensor, labels: Tensor, log_probs: Tensor) -> Tensor:
         """(N, T) score of each frame's class and of the transition to it, differentiable by both.
 
         Where there is no path the sum over the frames is ``log_probs`` (N,) still.
         """
         classes = labels.clamp(min=0)
-        own = self.scores.gather(2, classes[:, :, None])[:, :, 0]
+        own = scores.gather(2, classes[:, :, None])[:, :, 0]
         if self.transitions is not None:
             moves = self.transitions.to(own.dtype)[classes[:, 1:], classes[:, :-1]]
             own = own + torch.cat([torch.zeros_like(own[:, :1]), moves], 1)
@@ -221,11 +299,22 @@ class ChainPaths(FramePaths):
     def best(self) -> Alignment:
         """The best path that spells the target: class, score and label position of every frame."""
         transitions = None if self.transitions is None else self.transitions.detach()
-        found = self._solver.best(Call((self.scores.detach(), transitions), self.lattice, self._options(softmax=False)))
+        own, _ = self._plain() if self.softmax else (self.scores, None)
+        found = self._solver.best(Call((own.detach(), transitions), self.lattice, self._options(softmax=False)))
         labels = self._labels(found.states)
         positions = torch.where(found.states < 0, -1, self.positions(found.states))
-        scores = self._best_scores(labels, found.log_probs)
+        scores = self._best_scores(own.to(self.scores.dtype), labels, found.log_probs)
         return Alignment(*of_samples(self.batched, labels.to(self.label_dtype), scores, positions))
+
+    def _told(self, found: SparsePath) -> AlignmentList:
+        # The arcs into a state are numbered one after another.
+        states = torch.where(found.arcs < 0, -1, found.arcs // 3).flatten(0, 1)
+        positions = torch.where(states < 0, -1, self.positions(states)).view_as(found.arcs)
+        log_probs, paths = self._log_probs(found), found.labels.to(self.label_dtype)
+        return AlignmentList(*of_samples(self.batched, log_probs, paths, positions))
+
+    def _graphs(self, lattice: ChainLattice, transitions: Any) -> tuple[SparseLattice, np.ndarray]:
+        return chain_as_graphs(lattice, transitions)
 
     def _options(self, *, softmax: bool) -> ChainOptions:
         return ChainOptions(softmax, self.by_logits, self.relative)
@@ -281,7 +370,10 @@ class DensePaths(FramePaths):
         """The best path among all: class and score of every frame."""
         asked = Call((self.scores.detach(), self.transitions.detach()), self.lattice)
         log_probs, paths = self._solver.best(asked)
-        return BestPath(*of_samples(self.batched, paths, self._best_scores(paths, log_probs)))
+        return BestPath(*of_samples(self.batched, paths, self._best_scores(self.scores, paths, log_probs)))
+
+    def _graphs(self, lattice: DenseLattice, transitions: Any) -> tuple[SparseLattice, np.ndarray]:
+        return dense_as_graphs(lattice, transitions)
 
     def _options(self, *, softmax: bool) -> DenseOptions:
         return DenseOptions(self.relative)

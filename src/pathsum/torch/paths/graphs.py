@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pathsum import _checks, dispatch
-from pathsum.display import arrays, lattice_paths, shown
+from pathsum.display import lattice_paths, shown
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
-from pathsum.kernels.protocol import Call, SparseOptions
+from pathsum.kernels.protocol import Call, SparseOptions, SparsePath
 from pathsum.lattice import SparseLattice
 from pathsum.options import TorchImpl
 from pathsum.problems.graphs import pose_graphs
@@ -21,7 +21,6 @@ from pathsum.torch._expectations import Expected, posteriors_of, product, real_l
 from pathsum.torch._inputs import (
     Integers,
     as_scores,
-    check_generator,
     dtype_of,
     length_array,
     of_samples,
@@ -41,7 +40,7 @@ MEMORY = 2**30
 
 @shown(lattice_paths)
 class LatticeAlignment(NamedTuple):
-    """The best path of each sample through its graph.
+    """The best path of each sample through its graph; or, with an axis K behind N, its best paths or such as are drawn.
 
     Attributes:
         log_probs: (N,) score of the path, weights and ends included; -inf where there is none, NaN where a score is.
@@ -51,15 +50,6 @@ class LatticeAlignment(NamedTuple):
     """
 
     log_probs: Tensor
-    arcs: Tensor
-    labels: Tensor
-    outputs: Tensor
-
-
-@shown(arrays)
-class LatticeSamples(NamedTuple):
-    """Paths drawn from a distribution: ``arcs``, ``labels`` and ``outputs`` (N, K, T) as in ``LatticeAlignment``."""
-
     arcs: Tensor
     labels: Tensor
     outputs: Tensor
@@ -127,21 +117,44 @@ class GraphPaths(Paths):
 
     def best(self) -> LatticeAlignment:
         """The best path of each sample: which arc every frame takes."""
-        found = self._solver.best(self._detached())
-        return LatticeAlignment(
-            *of_samples(
-                self.batched, found.log_probs.to(self.dtype), found.arcs, found.labels, self._outputs(found.arcs)
-            )
-        )
+        return self._told(self._solver.best(self._detached()))
 
-    def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> LatticeSamples:
-        """Paths drawn at random, each as probable as its share in the sum over all paths."""
-        count = _checks.check_count(self.function, "num_samples", num_samples)
-        check_generator(self.function, generator)
-        size, num_frames, _ = self.scores.shape
-        draws = torch.rand(count, size, num_frames + 1, generator=generator, dtype=torch.float64, device="cpu")
-        arcs = self._solver.sample(self._detached(), draws).transpose(0, 1)
-        return LatticeSamples(*of_samples(self.batched, arcs, self._labels(arcs), self._outputs(arcs)))
+    def k_best(self, k: int, distinct: bool = False) -> LatticeAlignment:
+        """The k best paths of each sample in falling order.
+
+        Args:
+            k: At least 1. Of a sample with fewer paths the others have the log-score -inf, and -1 in all frames.
+            distinct: Of the paths whose arcs write the same outputs list the best alone. So the paths of
+                ``ctc_topology`` are the best labellings of k label sequences. Outputs of epsilon arcs count too.
+
+        Returns:
+            ``log_probs`` (N, K), ``arcs``, ``labels`` and ``outputs`` (N, K, T). Of equals that one comes first that
+            ``lattice_align`` takes.
+
+        Example:
+            >>> import torch
+            >>> from pathsum.graphs import ctc_topology
+            >>> from pathsum.torch.paths import graph_paths
+            >>> log_probs = torch.tensor([[0.6, 0.4], [0.7, 0.3]]).log()
+            >>> best = graph_paths(log_probs, ctc_topology(2)).k_best(2, distinct=True)
+            >>> best.labels.tolist(), best.log_probs.exp().tolist()  # nothing, and a 1
+            ([[0, 0], [1, 0]], [0.41999998688697815, 0.2800000011920929])
+        """
+        outputs = self._outputs_by_weight() if _checks.check_flag(self.function, "distinct", distinct) else None
+        return self._told(self._lister("sparse").k_best(self._detached(), self._count(k), outputs))
+
+    def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> LatticeAlignment:
+        """Paths drawn at random, independently, each as probable as its share in the sum over all paths.
+
+        Args:
+            num_samples: K, how many are drawn of each sample.
+            generator: What draws, on the CPU; ``None``: torch's own.
+
+        Returns:
+            ``log_probs`` (N, K), ``arcs``, ``labels`` and ``outputs`` (N, K, T).
+        """
+        draws = self._draws(num_samples, generator, len(self.scores), self.scores.shape[1] + 1)
+        return self._told(self._lister("sparse").sample(self._detached(), draws))
 
     def _size(self) -> str:
         states = [graph.num_states for graph in self.graphs]
@@ -171,25 +184,27 @@ class GraphPaths(Paths):
         losses, posteriors, counts = posteriors_of(
             lambda *both: self._solver.losses(Call(both, lattice, options)), scores, weights
         )
-        offsets = torch.from_numpy(lattice.weight_offsets[: len(scores) + 1])
-        sample = torch.repeat_interleave(torch.arange(len(scores)), offsets.diff()).to(scores.device)
+        sizes = np.diff(lattice.weight_offsets)[: len(scores)]
+        sample = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(scores.device)
         of_weights = product(counts, weight_costs)[: len(sample)]
         expected = torch.zeros_like(losses).index_add(0, sample, of_weights)
         return Expected(losses, expected if costs is None else expected + product(posteriors, costs).sum((1, 2)))
 
-    def _labels(self, arcs: Tensor) -> Tensor:
-        return self._of_arcs(arcs, "labels")
+    def _told(self, found: SparsePath) -> LatticeAlignment:
+        outputs = self._outputs_by_weight().to(found.arcs.device)
+        first = torch.from_numpy(self.lattice.weight_offsets[self.lattice.graph_of_sample]).to(found.arcs.device)
+        places = found.arcs + first.reshape(-1, *[1] * (found.arcs.ndim - 1))
+        written = torch.where(found.arcs < 0, -1, outputs[places.clamp(min=0)])
+        return LatticeAlignment(
+            *of_samples(self.batched, found.log_probs.to(self.dtype), found.arcs, found.labels, written)
+        )
 
-    def _outputs(self, arcs: Tensor) -> Tensor:
-        return self._of_arcs(arcs, "outputs")
-
-    def _of_arcs(self, arcs: Tensor, name: str) -> Tensor:
-        """What the arcs (N, ..., T) of each sample's graph have; -1 where there is none."""
-        found = torch.full_like(arcs, -1)
-        for n, number in enumerate(self.lattice.graph_of_sample.tolist()):
-            table = torch.from_numpy(np.append(getattr(self.graphs[number], name), -1)).to(arcs.device)
-            found[n] = table[arcs[n]]
-        return found
+    def _outputs_by_weight(self) -> Tensor:
+        """(W,) the output of the arc of each weight, and -1 of the weights of ends."""
+        outputs = np.full(int(self.lattice.weight_offsets[-1]) + 1, -1)
+        for graph, first in zip(self.graphs, self.lattice.weight_offsets.tolist(), strict=False):
+            outputs[first : first + graph.num_arcs] = graph.outputs
+        return torch.from_numpy(outputs)
 
 
 def graph_paths(
@@ -216,7 +231,8 @@ def graph_paths(
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
 
     Returns:
-        The ``Paths``: ``losses``, ``loss``, ``entropy``, ``expected``, ``posteriors``, ``best`` and ``sample`` of them.
+        The ``Paths``: ``losses``, ``loss``, ``entropy``, ``expected``, ``posteriors``, ``best``, ``k_best`` and
+        ``sample`` of them.
 
     Raises:
         InvalidValueError: As in ``lattice_score``.

@@ -12,7 +12,7 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.display import arrays, shown, walks
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import ArcOptions, Call, GridOptions, JointOptions, RowOptions
+from pathsum.kernels.protocol import ArcOptions, Call, GridOptions, GridWalks, JointOptions, RowOptions
 from pathsum.kernels.reference import grid_arcs
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.options import ReductionName
@@ -38,6 +38,24 @@ class RNNTAlignment(NamedTuple):
     frames: Tensor
     scores: Tensor
     log_probs: Tensor
+
+
+@shown(arrays)
+class WalkList(NamedTuple):
+    """K walks of each sample. Without the axis N for one sample given as (T, U+1, V).
+
+    Attributes:
+        log_probs: (N, K) log-probability of each walk; -inf where there is no such walk, NaN where a score is.
+        frames: (N, K, U) frame in which each label is emitted; -1 in padding, and throughout where there is no walk.
+        scores: (N, K, U) log-probability of each label where it is emitted; 0 in padding, -inf where there is no walk.
+        kinds: (N, K, T+U) kind of each arc, in order: its place in ``lattice.arcs``, of the regular transducer 0 for a
+            blank and 1 for a label; the number behind the last kind where frames are left out, -1 behind the last arc.
+    """
+
+    log_probs: Tensor
+    frames: Tensor
+    scores: Tensor
+    kinds: Tensor
 
 
 @shown(arrays)
@@ -174,6 +192,44 @@ class GridPaths(Paths):
             if self.heads[0].ndim == 4:
                 frames, scores = (values[:, : self.heads[0].shape[2] - 1] for values in (frames, scores))
         return RNNTAlignment(*of_samples(self.batched, frames, scores.to(self.dtype), log_probs.to(self.dtype)))
+
+    def k_best(self, k: int) -> WalkList:
+        """The k best walks of each sample in falling order, without a graph.
+
+        Args:
+            k: At least 1.
+
+        Returns:
+            A ``WalkList``. Of equals that one comes first that ``best`` takes.
+        """
+        return self._told(self._lister("walks").k_best(self._planes_alone(), self._count(k)))
+
+    def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> WalkList:
+        """Walks drawn at random, independently, each as probable as its share in the sum over all walks.
+
+        Args:
+            num_samples: K, how many are drawn of each sample.
+            generator: What draws, on the CPU; ``None``: torch's own.
+
+        Returns:
+            A ``WalkList``.
+        """
+        lister, (size, num_labels) = self._lister("walks"), self.lattice.targets.shape
+        longest = int(self.lattice.logit_lengths.max()) + num_labels if size else 0
+        draws = self._draws(num_samples, generator, size, longest)
+        return self._told(lister.sample(self._planes_alone(), draws))
+
+    def _planes_alone(self) -> Call:
+        with torch.no_grad():
+            planes, lattice = self._arcs()
+        return self._of_planes(planes.detach(), lattice)
+
+    def _told(self, found: GridWalks) -> WalkList:
+        frames, scores = found.frames, found.label_scores
+        if self.heads[0].ndim == 4:
+            frames, scores = (values[:, :, : self.heads[0].shape[2] - 1] for values in (frames, scores))
+        log_probs, scores = found.log_probs.to(self.dtype), scores.to(self.dtype)
+        return WalkList(*of_samples(self.batched, log_probs, frames, scores, found.kinds))
 
     def _size(self) -> str:
         return ", ".join(f"scores {tuple(head.shape)}" for head in self.heads)

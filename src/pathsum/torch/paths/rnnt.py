@@ -60,7 +60,8 @@ def rnnt_paths(
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
-        The ``Paths``: ``losses``, ``loss``, ``entropy``, ``expected``, ``posteriors`` and ``best`` of them.
+        The ``Paths``: ``losses``, ``loss``, ``entropy``, ``expected``, ``posteriors``, ``best``, ``k_best`` and
+        ``sample`` of them.
 
     Raises:
         InvalidValueError: As in ``rnnt_loss``.
