@@ -110,7 +110,7 @@ def test_masked_classes_and_huge_logits():
 
 
 def test_a_wide_grid_is_done_in_strips(monkeypatch):
-    from pathsum.torch._launch import grid
+    from pathsum.torch._triton import grid
 
     inputs = grid_inputs(2, 3, 9, 3, seed=7)
     scores = tensor(inputs.logits, torch.float32)
@@ -185,7 +185,7 @@ def test_chain_losses(loss, size, dtype, fused):
 
 @pytest.mark.parametrize("loss", CHAIN)
 def test_a_long_chain_is_done_in_strips(loss, monkeypatch):
-    from pathsum.torch._launch import chain
+    from pathsum.torch._triton import chain
 
     inputs = chain_inputs(9, 2, 4, 7, seed=2)
     scores = chain_scores(inputs, torch.float32)

@@ -43,9 +43,10 @@ def test_of_equally_good_paths_the_documented_one_is_found():
 
 
 def test_long_chains_and_wide_grids_are_done_in_strips(monkeypatch):
-    from pathsum.torch._launch import best_path
+    from pathsum.torch._triton import chain, grid
 
-    monkeypatch.setattr(best_path, "STRIP", 4)
+    for module in (chain, grid):
+        monkeypatch.setattr(module, "STRIP", 4)
     scores, integers = case(12, 2, 4, 6, seed=2)
     assert_agrees(forced_align, scores, *integers)
     inputs = grid_inputs(2, 3, 9, 4, seed=2)

@@ -106,7 +106,7 @@ def pytest_ignore_collect(collection_path):
 
 
 def pytest_collection_finish(session):
-    from pathsum.torch._launch import chain, grid
+    from pathsum.torch._triton import chain, grid
 
     kernels = {name: kernel for module in (chain.chain, grid.grid) for name, kernel in vars(module).items()}
     kinds = {type(kernels[name]).__name__ for name in ("solve", "score_rows", "add", "split")}

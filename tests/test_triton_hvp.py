@@ -87,7 +87,7 @@ def test_padding_of_grids_is_not_read():
 
 
 def test_wide_grids_and_long_chains_are_done_in_strips(monkeypatch):
-    from pathsum.torch._launch import chain, grid
+    from pathsum.torch._triton import chain, grid
 
     inputs, labels = grid_inputs(2, 3, 9, 3, seed=7), chain_inputs(12, 2, 4, 6, seed=2)
     losses = (

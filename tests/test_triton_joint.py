@@ -61,7 +61,7 @@ def test_weights_of_the_gradient():
 
 
 def test_chunks_change_no_more_than_the_rounding(monkeypatch):
-    from pathsum.torch._launch import joint
+    from pathsum.torch._triton import joint
 
     operands, integers = case(2, 3, 2, 5, 6, seed=4)
     whole = solve(operands, integers, "triton")

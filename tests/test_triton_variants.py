@@ -123,7 +123,7 @@ def test_undefined_infeasible_and_empty_samples(name):
 
 
 def test_wide_grids_are_done_in_strips(monkeypatch):
-    from pathsum.torch._launch import arcs
+    from pathsum.torch._triton import arcs
 
     for name in ("tdt", "wildcard-any"):
         heads, integers = inputs_of(VARIANTS[name], 2, 3, 9, seed=10)

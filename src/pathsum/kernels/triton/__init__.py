@@ -1,1 +1,1 @@
-"""Kernels in Triton: device functions alone. What launches them is ``pathsum.torch._launch``."""
+"""Kernels in Triton: device functions alone. What launches them is ``pathsum.torch._triton``."""

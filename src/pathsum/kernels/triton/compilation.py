@@ -18,6 +18,11 @@ def kernel(function: Any) -> Any:
     return triton.jit(function, do_not_specialize=scalars)
 
 
+def float_of(size: int) -> Any:
+    """Triton's type of floats of so many bytes."""
+    return {4: tl.float32, 8: tl.float64}[size]
+
+
 # Later versions of Triton give the barrier another name.
 if hasattr(tl, "debug_barrier"):
 

@@ -1,1 +1,4 @@
-"""The Triton kernels on tensors: who decides on memory, strides, grids and block sizes."""
+"""The Triton kernels on tensors.
+
+Memory, strides, grids and block sizes are decided here, none by a value that is on the device: nothing waits for it.
+"""

@@ -1,21 +1,42 @@
-"""Chains on a GPU."""
+"""Chains on a GPU.
 
-# Lists of arguments are put together of tuples, whose lengths the checker does not know.
-# pyright: reportCallIssue=false
+Planes over frames are (N, T, S'), padding included: their sizes are known without a look at the lengths.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, ChainPath, ChainSaved
+from pathsum.kernels.protocol import Call, ChainOptions, ChainPath, ChainSaved
+from pathsum.kernels.triton import best_path, chain, chain_gradient, chain_hvp
 from pathsum.lattice import ChainLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import ChainOperators
-from pathsum.torch._launch import best_path, chain, posteriors
+from pathsum.torch._triton.launching import (
+    aligned,
+    bucket,
+    empties,
+    empty_gradient,
+    in_rows,
+    in_triton,
+    launch,
+    nowhere,
+    programs,
+    scan,
+    tiles,
+    warps,
+    work_dtype,
+)
+
+# States that a program of the recursion holds; longer chains are done in strips.
+STRIP = 2048
+# The same of the means of second derivatives, which need more registers a state.
+MEANS_STRIP = 1024
 
 
 class Chain(ChainOperators):
@@ -26,31 +47,270 @@ class Chain(ChainOperators):
         return on_device(lattice, device)
 
     def forward(self, call: Call, need_gradient: bool) -> ChainSaved:
-        return ChainSaved(*chain.chain_forward(*_flat(call), need_gradient))
+        own, scores, logits = _Chains.of(call), call.scores[0], call.options.softmax
+        empty, work = empties(scores), work_dtype(scores)
+        num_rows = scores.shape[:2].numel()
+        maxima, sums = (empty(num_rows if logits else 0, dtype=work) for _ in range(2))
+        step_scores = empty(num_rows, own.width, dtype=work)
+        stay_scores = step_scores if own.shared else empty(num_rows, own.width, dtype=work)
+        extents = torch.zeros(len(scores), dtype=torch.int32, device=scores.device)
+        rows, classes = tiles(scores.shape[2], work)
+        launch(
+            chain.score_rows, (programs(num_rows, rows),), scores,
+            scores, *scores.stride(), *scores.shape, *own.lengths, *own.labels, own.width, own.width, maxima, sums,
+            stay_scores, step_scores, extents, LOGITS=logits, SHARED=own.shared, WORK=in_triton(work), ROWS=rows,
+            BLOCK=classes, ALIGNED=aligned(scores),
+        )  # fmt: skip
+
+        losses, alpha = empty(len(scores)), empty(num_rows, own.width)
+        beta = empty(num_rows if need_gradient else 0, own.width)
+        planes = (stay_scores, step_scores)
+        _solve(own, planes, (maxima, sums), extents, (alpha, beta), losses, logits)
+        if not need_gradient:
+            return ChainSaved(losses, maxima, sums, empty(0, 0, dtype=work), empty(0, 0, dtype=work))
+        rows, columns = tiles(own.width, torch.float64)
+        for wide, words in own.pairs:
+            launch(
+                chain.find_posteriors, (programs(num_rows, rows),), scores,
+                *planes, extents, losses, *own.lengths, *own.arcs, alpha.view(words), beta.view(words), len(scores),
+                own.num_frames, own.width, own.width, own.ends[0], SHARED=own.shared,
+                TRANSITIONS=own.arcs[-1] is not None, ROWS=rows, BLOCK=columns, WIDE=wide, FIXED=own.fixed,
+            )  # fmt: skip
+        stay = empty(0, 0, dtype=work) if own.shared else stay_scores
+        return ChainSaved(losses, maxima, sums, stay, step_scores)
 
     def backward(
         self, call: Call, saved: ChainSaved, upstream: Tensor, needed: Sequence[bool]
     ) -> Sequence[Tensor | None]:
-        return chain.chain_backward(upstream, *_flat(call), *saved, needed)
+        own, (scores, transitions), options = _Chains.of(call), call.scores, call.options
+        upstream, step = upstream.contiguous(), saved.step
+        gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
+        if options.by_logits:
+            saved = saved._replace(maxima=step.new_zeros(len(step)), sums=step.new_ones(len(step)))
+        if needed[0]:
+            gradient = _gradient(own, upstream, scores, options.softmax or options.by_logits, saved)
+        if transitions is not None and needed[1]:
+            transition_gradient = _transition_gradient(own, upstream, saved.losses, step, entries=1.0)
+        return gradient, transition_gradient
 
     def second(
         self, call: Call, saved: ChainSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        slopes, *products = chain.chain_hvp(*tangents, upstream, *_flat(call), *saved, needed)
-        return slopes, products
+        own, (scores, transitions), logits = _Chains.of(call), call.scores, call.options.softmax
+        upstream, constants = in_rows(upstream, tangents[1])
+        tangent = scores.new_zeros(1).expand(scores.shape) if tangents[0] is None else tangents[0]
+        losses, maxima, sums = saved[:3]
+        num_rows, num_classes = scores.shape[:2].numel(), scores.shape[2]
+        empty, work = empties(scores), work_dtype(scores)
+        read = (tangent, *tangent.stride(), scores, *scores.stride(), *scores.shape, own.lengths[0])
+        means = empty(num_rows if logits else 0, dtype=work)
+        step_scores, step_costs = (empty(num_rows, own.width, dtype=work) for _ in range(2))
+        stay_scores, stay_costs = step_scores, step_costs
+        if not own.shared:
+            stay_scores, stay_costs = torch.empty_like(step_scores), torch.empty_like(step_costs)
+        # Samples without a path are not gone through.
+        extents = torch.where(losses < torch.inf, 0, chain.UNDEFINED.value).to(torch.int32)
+        rows, classes = tiles(num_classes, work)
+        launch(
+            chain_hvp.gather_tangents, (programs(num_rows, rows),), scores,
+            *read, own.lengths[1], *own.labels, own.width, losses, maxima, sums, means, stay_scores, step_scores,
+            stay_costs, step_costs, extents, LOGITS=logits, SHARED=own.shared, WORK=in_triton(work), ROWS=rows,
+            BLOCK=classes, ALIGNED=aligned(scores, tangent),
+        )  # fmt: skip
+        planes = _tell_arcs_apart(own, (stay_scores, step_scores), saved, extents)
+        costs = _move_posteriors(own, planes, (stay_costs, step_costs, constants), losses)
+        moved_stay, moved_step, _ = planes
+        product = empty_gradient(scores)
+        labels, *entries = _entries_by_class(own, num_classes)
+        launch(
+            chain_hvp.write_product, (programs(num_rows, rows),), scores,
+            upstream, *read, losses, maxima, sums, means, moved_stay, moved_step, *entries, labels.shape[1], own.width,
+            product, *product.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows, BLOCK=classes,
+            ALIGNED=aligned(scores, tangent, product), **scan(),
+        )  # fmt: skip
+        slopes = means.view(scores.shape[:2]).sum(1, dtype=torch.float64) - costs if logits else -costs
+        if transitions is None:
+            return slopes, (product, scores.new_empty(0, 0))
+        return slopes, (product, _transition_gradient(own, upstream, losses, moved_step, entries=0.0))
 
     def best(self, call: Call) -> ChainPath:
-        (scores, transitions), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)
-        return best_path.chain(scores, lattice, transitions)
+        scores = call.scores[0]
+        own = _Chains.of(call._replace(lattice=self.sent(call.lattice, scores.device)))
+        empty, num_samples = empties(scores), len(scores)
+        log_probs, states = empty(num_samples), nowhere(scores, num_samples, own.num_frames)
+        edges = empty(num_samples, 2, own.num_frames, 2)
+        moves = empty(num_samples, own.num_frames, own.width, dtype=torch.int8)
+        block = bucket(own.width, 32, STRIP)
+        launch(
+            best_path.chain, (num_samples,), scores,
+            scores, *scores.stride(), *own.lengths, *own.labels, *own.arcs, own.num_frames, own.width, *own.ends, edges,
+            moves, log_probs, states, TRANSITIONS=own.arcs[-1] is not None, BLOCK=block, num_warps=warps(block),
+        )  # fmt: skip
+        return ChainPath(log_probs, states)
 
-    def posteriors(self, call: Call) -> Any:
-        (scores, transitions), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)
-        return posteriors.chain_posteriors(scores, lattice, transitions, logits=call.options.softmax)
+    def posteriors(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """As the forward kernels leave them: garbage in padding."""
+        lattice = self.sent(call.lattice, call.scores[0].device)
+        # As if their labels were not the same, the kernels tell the two arcs apart.
+        apart = Call(call.scores, dataclasses.replace(lattice, shared_labels=False), ChainOptions(call.options.softmax))
+        losses, _, _, stay, step = self.forward(apart, need_gradient=True)
+        shape = (*call.scores[0].shape[:2], -1)
+        return losses, stay.view(shape), step.view(shape)
 
 
-def _flat(call: Call) -> tuple[Any, ...]:
-    own = call.lattice
-    integers = (own.input_lengths, own.num_states, own.stay_labels, own.step_labels, own.skips)
-    arcs = (own.stay_transitions, own.step_transitions)
-    options = (call.options.softmax, call.options.by_logits)
-    return *call.scores, *integers, *arcs, own.start_state, own.num_final, own.shared_labels, *options
+class _Chains(NamedTuple):
+    """Chains as kernels take them: integers in rows, and what sizes the launches.
+
+    Attributes:
+        lengths: Frames and states of each sample.
+        labels: Of the arcs that stay, and of those that enter.
+        arcs: Skips, indices of the two arcs' transitions, and transitions.
+        ends: The state before the first frame, and how many of the last are final.
+        fixed: Whether all samples take the wide pair: scores of arcs that are the same in all frames have their
+            rounding in all frames too.
+    """
+
+    lengths: tuple[Tensor, Tensor]
+    labels: tuple[Tensor, Tensor]
+    arcs: tuple[Tensor | None, ...]
+    num_frames: int
+    width: int
+    ends: tuple[int, int]
+    shared: bool
+    fixed: bool
+
+    @classmethod
+    def of(cls, call: Call) -> _Chains:
+        (scores, transitions), own = call.scores, call.lattice
+        lengths = in_rows(own.input_lengths, own.num_states)
+        labels = in_rows(own.stay_labels, own.step_labels)
+        arcs = in_rows(own.skips, own.stay_transitions, own.step_transitions, transitions)
+        return cls(
+            (lengths[0], lengths[1]), (labels[0], labels[1]), tuple(arcs), scores.shape[1], labels[1].shape[1],
+            (own.start_state, own.num_final), own.shared_labels,
+            transitions is not None or work_dtype(scores) == torch.float64,
+        )  # fmt: skip
+
+    @property
+    def pairs(self) -> list[tuple[bool, torch.dtype]]:
+        """The pairs of extended range, whether it is the wide one, and its words; each launch leaves the other's
+        alone.
+        """
+        return [(True, torch.float64)] if self.fixed else [(False, torch.int64), (True, torch.float64)]
+
+
+def _solve(
+    own: _Chains,
+    scores: tuple[Tensor, Tensor],
+    statistics: tuple[Tensor, Tensor],
+    extents: Tensor,
+    masses: tuple[Tensor, Tensor],
+    losses: Tensor,
+    logits: bool,
+) -> None:
+    """Alpha and the losses, and beta where it has room, of scores gathered by state."""
+    block, (alpha, beta) = bucket(own.width, 32, STRIP), masses
+    for wide, words in own.pairs:
+        launch(
+            chain.solve, (len(losses), 2 if len(beta) else 1), alpha,
+            *scores, *statistics, extents, *own.lengths, *own.arcs, own.num_frames, own.width, own.width, *own.ends,
+            alpha.view(words), beta.view(words), losses, LOGITS=logits, SHARED=own.shared, FIXED=own.fixed,
+            TRANSITIONS=own.arcs[-1] is not None, BLOCK=block, WIDE=wide, num_warps=warps(block),
+        )  # fmt: skip
+
+
+def _tell_arcs_apart(
+    own: _Chains, scores: tuple[Tensor, Tensor], saved: ChainSaved, extents: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Posteriors (rows, S') of the arcs that stay, step and skip."""
+    empty, (num_rows, width) = empties(extents), scores[1].shape
+    alpha, nothing = empty(num_rows, width), empty(0, width)
+    _solve(own, scores, (nothing, nothing), extents, (alpha, nothing), empty(len(extents)), logits=False)
+    stay, step, skip = (torch.empty_like(scores[1]) for _ in range(3))
+    rows, columns = tiles(width, torch.float64)
+    for wide, words in own.pairs:
+        launch(
+            chain_hvp.tell_arcs_apart, (programs(num_rows, rows), programs(width, columns)), extents,
+            extents, saved.losses, *own.lengths, *own.arcs, alpha.view(words), *saved.posteriors, len(extents),
+            own.num_frames, width, own.ends[0], stay, step, skip, TRANSITIONS=own.arcs[-1] is not None, ROWS=rows,
+            BLOCK=columns, WIDE=wide, SHARED=own.shared, FIXED=own.fixed,
+        )  # fmt: skip
+    return stay, step, skip
+
+
+def _move_posteriors(
+    own: _Chains, posteriors: tuple[Tensor, ...], costs: tuple[Tensor | None, ...], losses: Tensor
+) -> Tensor:
+    """Mean cost (N,) of each sample's paths; the posteriors become how they move.
+
+    ``costs``: of the arcs that stay and that enter, and of transitions.
+    """
+    num_rows, num_samples, stay = len(posteriors[0]), len(losses), posteriors[0]
+    costly = (*posteriors, *costs, *own.arcs[1:3], losses, *own.lengths, own.num_frames, own.width)
+    empty, constants = empties(stay), costs[2] is not None
+    before, behind, means = empty(num_rows, own.width), empty(num_rows, own.width), empty(num_samples)
+    block = bucket(own.width, 32, MEANS_STRIP)
+    launch(
+        chain_hvp.solve, (num_samples, 2), stay,
+        *costly, own.ends[1], before, behind, means, CONSTANTS=constants, BLOCK=block, num_warps=warps(block),
+    )  # fmt: skip
+    rows, columns = tiles(own.width, torch.float64)
+    launch(
+        chain_hvp.move_posteriors, (programs(num_rows, rows), programs(own.width, columns)), stay,
+        *costly[:-2], before, behind, means, num_samples, *costly[-2:], ROWS=rows, BLOCK=columns, CONSTANTS=constants,
+        SHARED=own.shared,
+    )  # fmt: skip
+    return means
+
+
+def _gradient(own: _Chains, upstream: Tensor, scores: Tensor, logits: bool, saved: ChainSaved) -> Tensor:
+    num_rows, num_classes = scores.shape[:2].numel(), scores.shape[2]
+    gradient, work = empty_gradient(scores), work_dtype(scores)
+    labels, *entries = _entries_by_class(own, num_classes)
+    rows, block = tiles(num_classes, work)
+    launch(
+        chain_gradient.write_gradient, (programs(num_rows, rows),), scores,
+        upstream, scores, *scores.stride(), *scores.shape, own.lengths[0], *saved, *entries, labels.shape[1], own.width,
+        gradient, *gradient.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows, BLOCK=block,
+        ALIGNED=aligned(scores, gradient), **scan(),
+    )  # fmt: skip
+    return gradient
+
+
+def _entries_by_class(own: _Chains, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels of the arcs that enter and, where they differ, of those that stay; the classes of each sample's arcs in
+    ascending order, and whose they are; arcs of no state come last.
+    """
+    stay, step = own.labels
+    labels = step if own.shared else torch.cat([step, stay], 1)
+    state = torch.arange(labels.shape[1], device=labels.device) % own.width
+    classes, entries = torch.where(state < own.lengths[1][:, None], labels, num_classes).sort(dim=1, stable=True)
+    return labels, classes, entries
+
+
+def _transition_gradient(
+    own: _Chains, upstream: Tensor, losses: Tensor, posteriors: Tensor, *, entries: float
+) -> Tensor:
+    """``entries``: how often a path enters a state, 0 where the posteriors are tangents."""
+    _, stay, step, transitions = own.arcs
+    assert stay is not None
+    assert step is not None
+    assert transitions is not None
+    num_samples, width = len(losses), own.width
+    num_frames = len(posteriors) // max(num_samples, 1)
+    counts = empties(transitions)(num_samples, 2, width)
+    block = bucket(width, 32, 256)
+    launch(
+        chain_gradient.count_arcs, (num_samples, programs(width, block)), transitions,
+        upstream, losses, *own.lengths, posteriors, entries, num_frames, width, counts, BLOCK=block,
+    )  # fmt: skip
+    used = torch.arange(width, device=transitions.device) < own.lengths[1][:, None]
+    arcs = torch.stack([step, stay], 1)
+    arcs = torch.where(used[:, None] & (arcs >= 0), arcs, transitions.numel())
+    keys, listed = arcs.flatten().sort(dim=0, stable=True)
+    gradient = torch.zeros_like(transitions, memory_format=torch.contiguous_format)
+    launch(
+        chain_gradient.add_counts, (1,), transitions,
+        counts, keys, listed, keys.numel(), transitions.numel(), gradient, BLOCK=1024, **scan(),
+    )  # fmt: skip
+    return gradient

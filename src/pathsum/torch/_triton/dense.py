@@ -1,21 +1,34 @@
-"""Dense lattices on a GPU."""
+"""Dense lattices on a GPU.
 
-# Lists of arguments are put together of tuples, whose lengths the checker does not know.
-# pyright: reportCallIssue=false
+Planes over frames are (N, T, C), padding included: their sizes are known without a look at the lengths.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pathsum.kernels.protocol import Call, DensePath, DenseSaved
+from pathsum.kernels.triton import best_path, dense, dense_hvp, dense_log
 from pathsum.lattice import DenseLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import DenseOperators
-from pathsum.torch._launch import best_path, dense, posteriors
+from pathsum.torch._triton.launching import (
+    bucket,
+    empties,
+    empty_gradient,
+    in_rows,
+    launch,
+    nowhere,
+    programs,
+    tiles,
+    warps,
+)
+
+# Transitions that are further apart than this many nats, 340 bits, leave plain floats.
+_SPREAD = 235.0
 
 
 class Dense(DenseOperators):
@@ -26,22 +39,213 @@ class Dense(DenseOperators):
         return on_device(lattice, device)
 
     def forward(self, call: Call, need_gradient: bool) -> DenseSaved:
-        return DenseSaved(*dense.dense_forward(*call.scores, call.lattice.input_lengths, need_gradient))
+        scores = call.scores[0]
+        num_samples, num_frames, num_classes = scores.shape
+        num_rows = num_samples * num_frames
+        input_lengths, transitions = in_rows(call.lattice.input_lengths, call.scores[1])
+        empty = empties(scores)
+        matrix, shift, status = _exponential(transitions)
+        losses, scales = empty(num_samples), empty(num_rows)
+        alpha = empty(num_rows, num_classes)
+        beta, entering = (empty(num_rows if need_gradient else 0, num_classes) for _ in range(2))
+        lost = torch.zeros(num_samples, dtype=torch.int32, device=scores.device)
+        frames = (scores, *scores.stride(), input_lengths, num_frames, num_classes)
+        tile = _tile(num_classes)
+        each = (num_samples, 2 if need_gradient else 1)
+        launch(
+            dense.solve, each, scores,
+            *frames, matrix, matrix.T.contiguous(), shift, status, alpha, scales, beta, entering, losses, lost, **tile,
+        )  # fmt: skip
+        if need_gradient:
+            launch(
+                dense.combine, (num_rows,), scores,
+                input_lengths, losses, num_frames, num_classes, alpha, scales, beta, entering, lost,
+                **_block(num_classes),
+            )  # fmt: skip
+        nothing = torch.zeros(num_classes, dtype=torch.float64, device=scores.device)
+        linear, losses = losses, torch.empty_like(losses)
+        launch(
+            dense_log.solve, each, scores,
+            *frames, transitions, nothing, alpha, beta, entering, linear, lost, losses, **tile,
+        )  # fmt: skip
+        if not need_gradient:
+            return DenseSaved(losses, lost != 0, beta, beta, entering)
+        launch(
+            dense_log.combine, (num_rows,), scores,
+            input_lengths, losses, num_frames, num_classes, alpha, beta, entering, lost, **_block(num_classes),
+        )  # fmt: skip
+        return DenseSaved(losses, lost != 0, beta, alpha, entering)
 
-    def backward(self, call: Call, saved: DenseSaved, upstream: Tensor, needed: Sequence[bool]) -> Sequence[Tensor]:
-        return dense.dense_backward(upstream, *call.scores, call.lattice.input_lengths, *saved, needed)
+    def backward(
+        self, call: Call, saved: DenseSaved, upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor, Tensor]:
+        scores = call.scores[0]
+        input_lengths, transitions, upstream = in_rows(call.lattice.input_lengths, call.scores[1], upstream)
+        gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
+        if needed[0]:
+            gradient = _gradient(upstream, scores, input_lengths, saved.losses, saved.gamma)
+        if needed[1]:
+            transition_gradient = _transition_gradient(upstream, scores.shape, transitions, input_lengths, saved)
+        return gradient, transition_gradient
 
     def second(
         self, call: Call, saved: DenseSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        lengths = call.lattice.input_lengths
-        slopes, *products = dense.dense_hvp(*tangents, upstream, *call.scores, lengths, *saved, needed)
-        return slopes, products
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        scores = call.scores[0]
+        input_lengths, transitions, constants, upstream = in_rows(
+            call.lattice.input_lengths, call.scores[1], tangents[1], upstream
+        )
+        tangent = scores.new_zeros(1).expand(scores.shape) if tangents[0] is None else tangents[0]
+        losses, extended, gamma, alpha, entering = saved
+        num_samples, num_frames, num_classes = scores.shape
+        before, behind, moved = (torch.empty_like(gamma) for _ in range(3))
+        costs, lost = empties(scores)(num_samples), extended.to(torch.int32)
+        matrix, _, _ = _exponential(transitions)
+        frames = (tangent, *tangent.stride(), input_lengths, num_frames, num_classes)
+        arcs = (matrix, transitions, constants)
+        launch(
+            dense_hvp.solve, (num_samples, 2), scores,
+            *frames, *arcs, gamma, alpha, entering, losses, lost, before, behind, costs,
+            CONSTANTS=constants is not None, **_tile(num_classes),
+        )  # fmt: skip
+        launch(
+            dense_hvp.move_posteriors, (num_samples * num_frames,), scores,
+            *frames, gamma, losses, before, behind, costs, moved, **_block(num_classes),
+        )  # fmt: skip
+        product = _gradient(upstream, scores, input_lengths, losses, moved)
+        transition_product = torch.zeros_like(transitions)
+        if needed[1]:
+            transition_product = _transition_product(
+                upstream, scores.shape, arcs, input_lengths, saved, (before, behind)
+            )
+        return -costs, (product, transition_product)
 
     def best(self, call: Call) -> DensePath:
-        (scores, transitions), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)
-        return best_path.dense(scores, lattice, transitions)
+        scores = call.scores[0]
+        num_samples, num_frames, num_classes = scores.shape
+        lattice = self.sent(call.lattice, scores.device)
+        input_lengths, transitions = in_rows(lattice.input_lengths, call.scores[1])
+        empty = empties(scores)
+        log_probs, states = empty(num_samples), nowhere(scores, num_samples, num_frames)
+        undefined = (~(transitions < torch.inf).all()).to(torch.int32)
+        launch(
+            best_path.dense, (num_samples,), scores,
+            scores, *scores.stride(), input_lengths, transitions, undefined, num_frames, num_classes,
+            empty(num_samples, 2, num_classes), empty(num_samples, num_frames, num_classes, dtype=torch.int32),
+            log_probs, states, **_tile(num_classes),
+        )  # fmt: skip
+        return DensePath(log_probs, states)
 
-    def posteriors(self, call: Call) -> Any:
-        (scores, transitions), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)
-        return posteriors.dense_posteriors(scores, lattice, transitions)
+    def posteriors(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each state in each frame, garbage in padding; and how often each arc is expected in all samples but those
+        of NaN.
+        """
+        scores, transitions = call.scores
+        call = call._replace(lattice=self.sent(call.lattice, scores.device))
+        saved = self.forward(call, need_gradient=True)
+        counted = torch.where(saved.losses.isnan(), 0.0, -1.0).to(saved.losses)
+        wide = call._replace(scores=(scores, transitions.double()))
+        _, counts = self.backward(wide, saved, counted, needed=[False, True])
+        return saved.losses, saved.gamma.view(scores.shape), counts
+
+
+def _gradient(upstream: Tensor, scores: Tensor, input_lengths: Tensor, losses: Tensor, gamma: Tensor) -> Tensor:
+    """Minus the upstream gradient times the posteriors of the states, or times how these move."""
+    num_samples, num_frames, num_classes = scores.shape
+    gradient = empty_gradient(scores)
+    rows, block = tiles(num_classes, torch.float64)
+    num_rows = num_samples * num_frames
+    launch(
+        dense.write_gradient, (programs(num_rows, rows),), scores,
+        upstream, losses, gamma, input_lengths, num_frames, num_classes, num_rows, gradient, *gradient.stride(),
+        ROWS=rows, BLOCK=block,
+    )  # fmt: skip
+    return gradient
+
+
+def _transition_gradient(
+    upstream: Tensor, shape: torch.Size, transitions: Tensor, input_lengths: Tensor, saved: DenseSaved
+) -> Tensor:
+    num_samples, num_frames, num_classes = shape
+    matrix, _, _ = _exponential(transitions)
+    undefined, (enters, sources) = _linear(upstream, shape, input_lengths, saved)
+    gradient = matrix * (enters.T @ sources)
+    tile = _tile(num_classes)
+    launch(
+        dense_log.add_transition_gradient,
+        (programs(num_classes, tile["TO"]), programs(num_classes, tile["FROM"])), transitions,
+        upstream, input_lengths, saved.losses, num_samples, num_frames, num_classes, transitions, saved.alpha,
+        saved.entering, saved.extended.to(torch.int32), gradient, **tile,
+    )  # fmt: skip
+    return torch.where(undefined, torch.nan, gradient).to(transitions.dtype)
+
+
+def _transition_product(
+    upstream: Tensor,
+    shape: torch.Size,
+    arcs: tuple[Tensor, Tensor, Tensor | None],
+    input_lengths: Tensor,
+    saved: DenseSaved,
+    means: tuple[Tensor, Tensor],
+) -> Tensor:
+    """``arcs``: exponentials of the transitions, these, and their tangent; ``means``: of the costs before and behind
+    each state.
+    """
+    num_samples, num_frames, num_classes = shape
+    matrix, transitions, constants = arcs
+    before, behind = means
+    undefined, (enters, sources) = _linear(upstream, shape, input_lengths, saved)
+    passed, left = before.view(shape)[:, :-1].flatten(0, 1), behind.view(shape)[:, 1:].flatten(0, 1)
+    product = (enters * left).T @ sources + enters.T @ (sources * passed)
+    if constants is not None:
+        product += constants * (enters.T @ sources)
+    product *= matrix
+    tile = _tile(num_classes)
+    launch(
+        dense_hvp.add_transition_product,
+        (programs(num_classes, tile["TO"]), programs(num_classes, tile["FROM"])), transitions,
+        upstream, input_lengths, saved.losses, num_samples, num_frames, num_classes, *arcs, saved.alpha, saved.entering,
+        saved.extended.to(torch.int32), before, behind, product, CONSTANTS=constants is not None, **tile,
+    )  # fmt: skip
+    return torch.where(undefined, torch.nan, product).to(transitions.dtype)
+
+
+def _linear(
+    upstream: Tensor, shape: torch.Size, input_lengths: Tensor, saved: DenseSaved
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Whether a sample that counts is undefined; what enters the frames, times minus the upstream gradient, and alpha
+    of the frames before, (rows, C) each, 0 of samples that are lost.
+    """
+    losses, extended = saved.losses, saved.extended
+    has_arcs = (input_lengths > 1) & (upstream != 0)
+    weights = torch.where(has_arcs & (losses < torch.inf) & ~extended, -upstream, 0.0)
+    # Zeros meet no infinity: the planes are 0 in padding and where there is no path.
+    linear = ~extended[:, None, None]
+    enters = torch.where(linear, saved.entering.view(shape)[:, 1:], 0.0) * weights[:, None, None]
+    sources = torch.where(linear, saved.alpha.view(shape)[:, :-1], 0.0)
+    return (has_arcs & losses.isnan()).any(), (enters.flatten(0, 1), sources.flatten(0, 1))
+
+
+def _block(num_classes: int) -> dict[str, int]:
+    """States of a frame that are written over: a lane has them to itself, lest another reads what it has written."""
+    block = bucket(num_classes, 32, 1024)
+    return {"BLOCK": block, "num_warps": warps(block)}
+
+
+def _tile(num_classes: int) -> dict[str, int]:
+    """States that arcs come to and from, of a tile of the matrix."""
+    return {
+        "TO": bucket(num_classes, 16, 32),
+        "FROM": bucket(num_classes, 16, 64),
+        "num_warps": 4 if num_classes <= 32 else 8,
+    }
+
+
+def _exponential(transitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """exp(transitions - shift), the shift, and whether one is NaN or +inf, whether the finite ones are far apart."""
+    wide = transitions.double()
+    finite = wide.isfinite()
+    shift = torch.where(finite, wide, -torch.inf).amax()
+    shift = torch.where(shift > -torch.inf, shift, 0.0)
+    status = torch.stack([~(wide < torch.inf).all(), (finite & (wide - shift < -_SPREAD)).any()])
+    return torch.where(wide < torch.inf, (wide - shift).exp(), 0.0), shift, status.to(torch.int32)

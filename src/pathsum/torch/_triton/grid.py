@@ -1,7 +1,8 @@
-"""Grids on a GPU: logits (N, T, U+1, V), or packed (rows, V)."""
+"""Grids on a GPU: logits (N, T, U+1, V), or packed (rows, V).
 
-# Lists of arguments are put together of tuples, whose lengths the checker does not know.
-# pyright: reportCallIssue=false
+Planes have a word for every row of the scores, padding included where these are padded: their sizes are known without
+a look at the lengths.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, GridPath, GridSaved
+from pathsum.kernels.protocol import Call, GridOptions, GridPath, GridSaved
+from pathsum.kernels.triton import best_path, grid, grid_hvp
 from pathsum.lattice import GridLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import GridOperators
-from pathsum.torch._launch import best_path, grid, posteriors
+from pathsum.torch._triton.launching import (
+    aligned,
+    bucket,
+    empties,
+    in_rows,
+    in_triton,
+    launch,
+    nowhere,
+    programs,
+    tiles,
+    warps,
+    work_dtype,
+)
+
+# Label positions that a program of the recursion holds; wider grids are done in strips.
+STRIP = 2048
+# The same of the means of second derivatives, which need more registers a node.
+MEANS_STRIP = 1024
+_NODES = 256
 
 
 class Grid(GridOperators):
@@ -26,32 +46,165 @@ class Grid(GridOperators):
         return on_device(lattice, device)
 
     def forward(self, call: Call, need_gradient: bool) -> GridSaved:
-        return GridSaved(*grid.grid_forward(*_flat(call), *call.options, need_gradient))
+        rows, (maxima, sums), planes, undefined = _scored(call)
+        losses = _solve(planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed, need_gradient)
+        if not need_gradient:
+            planes = (planes[0].new_empty(0), planes[1].new_empty(0))
+        return GridSaved(losses, maxima, sums, *planes)
 
     def backward(self, call: Call, saved: GridSaved, upstream: Tensor, needed: Sequence[bool]) -> tuple[Tensor]:
-        return (grid.grid_backward(upstream, *_flat(call), *call.options, *saved, needed),)
+        gradient = torch.empty_like(call.scores[0], memory_format=torch.contiguous_format)
+        self.write_gradient(call, saved, upstream, gradient)
+        return (gradient,)
 
     def write_gradient(self, call: Call, saved: GridSaved, upstream: Tensor, out: Tensor) -> None:
-        """The gradient by the logits, written over them."""
-        grid.grid_backward_over_scores(upstream, *_flat(call), *call.options[1:], *saved)
+        """The gradient by the scores, into memory that may be theirs."""
+        (scores,), options = call.scores, call.options
+        rows = _Rows(scores, call)
+        launch(
+            grid.write_gradient, rows.grid, scores,
+            upstream.contiguous(), *rows.read, *saved, options.fastemit_lambda, options.clamp, out, *rows.strides(out),
+            **rows.constants, ALIGNED=aligned(scores, out),
+        )  # fmt: skip
 
     def second(
         self, call: Call, saved: GridSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        (tangent,) = tangents
-        tangent = torch.zeros_like(call.scores[0]) if tangent is None else tangent
-        slopes, *products = grid.grid_hvp(tangent, upstream, *_flat(call), *call.options, *saved, needed)
-        return slopes, products
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        (scores,), (tangent,) = call.scores, tangents
+        tangent = torch.zeros_like(scores) if tangent is None else tangent
+        losses, maxima, sums, *posteriors = saved
+        product = torch.empty_like(scores, memory_format=torch.contiguous_format)
+        rows, empty = _Rows(scores, call), empties(scores)
+        read = (tangent, *rows.strides(tangent), *rows.read)
+        means = empty(rows.num_rows if call.options.softmax else 0, dtype=work_dtype(scores))
+        arc_costs = empty(rows.num_rows), empty(rows.num_rows)
+        launch(
+            grid_hvp.gather_tangents, rows.grid, scores,
+            *read, maxima, sums, *posteriors, means, *arc_costs, **rows.constants, ALIGNED=aligned(scores, tangent),
+        )  # fmt: skip
+        before, after, costs = empty(rows.num_rows), empty(rows.num_rows), empty(len(losses))
+        block = bucket(rows.width, 32, MEANS_STRIP)
+        launch(
+            grid_hvp.solve, (len(losses), 2), scores,
+            *posteriors, *arc_costs, losses, *rows.lengths, *rows.sizes[1:], before, after, costs,
+            PACKED=rows.packed, BLOCK=block, num_warps=warps(block),
+        )  # fmt: skip
+        launch(
+            grid_hvp.move_posteriors, (programs(rows.num_rows, _NODES),), scores,
+            *posteriors, losses, before, after, costs, rows.num_rows, *rows.lengths, *rows.sizes, *arc_costs,
+            PACKED=rows.packed, ROWS=_NODES,
+        )  # fmt: skip
+        moved = arc_costs
+        launch(
+            grid_hvp.write_product, rows.grid, scores,
+            upstream.contiguous(), *read, losses, maxima, sums, *posteriors, means, *moved, product,
+            *rows.strides(product), **rows.constants, ALIGNED=aligned(scores, tangent, product),
+        )  # fmt: skip
+        return -costs, (product,)
 
     def best(self, call: Call) -> GridPath:
-        (logits,), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)
-        return best_path.padded_grid(logits, lattice, num_labels=logits.shape[2] - 1, logits=call.options.softmax)
+        """Of padded scores."""
+        scores = call.scores[0]
+        rows, _, planes, undefined = _scored(call._replace(lattice=self.sent(call.lattice, scores.device)))
+        num_samples, num_frames, num_labels = rows.sizes
+        empty, block = empties(scores), bucket(rows.width, 32, STRIP)
+        log_probs, frames = empty(num_samples), nowhere(scores, num_samples, num_labels)
+        label_scores = torch.zeros(num_samples, num_labels, dtype=torch.float64, device=scores.device)
+        launch(
+            best_path.grid, (num_samples,), scores,
+            *planes, undefined, *rows.lengths[:2], num_frames, num_labels, empty(num_samples, 2, num_frames),
+            empty(rows.num_rows, dtype=torch.int8), log_probs, frames, label_scores, BLOCK=block,
+            num_warps=warps(block),
+        )  # fmt: skip
+        return GridPath(log_probs, frames, label_scores)
 
-    def posteriors(self, call: Call) -> tuple[Tensor, ...]:
+    def posteriors(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Of padded scores, as the forward kernels leave them: garbage in padding."""
         lattice = self.sent(call.lattice, call.scores[0].device)
-        return posteriors.grid_posteriors(call.scores[0], lattice, logits=call.options.softmax)
+        plain = Call(call.scores, lattice, GridOptions(call.options.softmax))
+        losses, _, _, blank, label = self.forward(plain, need_gradient=True)
+        shape = call.scores[0].shape[:3]
+        return losses, blank.view(shape), label.view(shape)
 
 
-def _flat(call: Call) -> tuple[Any, ...]:
-    own = call.lattice
-    return *call.scores, own.logit_lengths, own.target_lengths, own.targets, own.row_offsets, own.blank
+class _Rows:
+    """Where the rows of scores, padded (N, T, U+1, V) or packed (rows, V), are."""
+
+    def __init__(self, scores: Tensor, call: Call):
+        own, work = call.lattice, work_dtype(scores)
+        self.packed = scores.ndim == 2
+        self.num_rows, num_classes = scores.shape[:-1].numel(), scores.shape[-1]
+        frames, labels = (1, 0) if self.packed else (scores.shape[1], scores.shape[2] - 1)
+        integers = in_rows(own.logit_lengths, own.target_lengths, own.targets, own.row_offsets)
+        self.lengths = (integers[0], integers[1], integers[3])
+        self.sizes = (len(own.logit_lengths), frames, labels)
+        longest = own.targets.shape[1]
+        # Of packed rows only the number is known: a grid cannot be wider than that.
+        self.width = min(self.num_rows if self.packed else labels + 1, longest + 1)
+        self.read = (
+            scores, *self.strides(scores), self.num_rows, *integers, *self.sizes, longest, num_classes, own.blank,
+        )  # fmt: skip
+        rows, block = tiles(num_classes, work)
+        self.grid = (programs(self.num_rows, rows),)
+        self.constants: dict[str, Any] = {
+            "LOGITS": call.options.softmax, "PACKED": self.packed, "WORK": in_triton(work), "ROWS": rows,
+            "BLOCK": block,
+        }  # fmt: skip
+
+    def strides(self, tensor: Tensor) -> tuple[int, ...]:
+        return (0, 0, *tensor.stride()) if self.packed else tensor.stride()
+
+
+def _scored(call: Call) -> tuple[_Rows, tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+    """The rows, their softmax statistics, the planes of blank and label scores, and which samples are undefined."""
+    (scores,), rows = call.scores, _Rows(call.scores[0], call)
+    empty, work = empties(scores), work_dtype(scores)
+    num_statistics = rows.num_rows if call.options.softmax else 0
+    statistics = empty(num_statistics, dtype=work), empty(num_statistics, dtype=work)
+    planes = empty(rows.num_rows), empty(rows.num_rows)
+    undefined = torch.zeros(rows.sizes[0], dtype=torch.int32, device=scores.device)
+    launch(
+        grid.score_rows, rows.grid, scores,
+        *rows.read, *statistics, *planes, undefined, **rows.constants, ALIGNED=aligned(scores),
+    )  # fmt: skip
+    return rows, statistics, planes, undefined
+
+
+def solve_packed(
+    planes: tuple[Tensor, Tensor],
+    undefined: Tensor,
+    lengths: tuple[Tensor, Tensor, Tensor],
+    width: int,
+    need_gradient: bool,
+) -> Tensor:
+    """Losses of the planes of packed rows, of samples with at most ``width - 1`` labels; the planes are overwritten."""
+    return _solve(planes, undefined, lengths, (len(undefined), 1, 0), width, True, need_gradient)
+
+
+def _solve(
+    planes: tuple[Tensor, Tensor],
+    undefined: Tensor,
+    lengths: tuple[Tensor, ...],
+    sizes: tuple[int, int, int],
+    width: int,
+    packed: bool,
+    need_gradient: bool,
+) -> Tensor:
+    """Losses of the two score planes, which are overwritten by the posteriors where asked."""
+    empty = empties(undefined)
+    num_samples, num_frames, num_labels = sizes
+    num_rows = len(planes[0])
+    losses, totals, alpha = empty(num_samples), empty(num_samples), empty(num_rows)
+    beta = empty(num_rows if need_gradient else 0)
+    block = bucket(width, 32, STRIP)
+    launch(
+        grid.solve, (num_samples, 2 if need_gradient else 1), undefined,
+        *planes, *lengths, num_frames, num_labels, undefined, alpha, beta, losses, totals,
+        PACKED=packed, BLOCK=block, num_warps=warps(block),
+    )  # fmt: skip
+    if need_gradient:
+        launch(
+            grid.find_posteriors, (programs(num_rows, _NODES),), undefined,
+            *planes, alpha, beta, losses, totals, num_rows, *lengths, *sizes, PACKED=packed, ROWS=_NODES,
+        )  # fmt: skip
+    return losses

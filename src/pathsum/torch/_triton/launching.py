@@ -1,4 +1,4 @@
-"""What every launch needs: the device, block sizes, and where rows are."""
+"""What every launch needs: the device, memory, block sizes, and where rows are."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import triton.language as tl
 from torch import Tensor
+
+from pathsum.kernels.triton.compilation import float_of
 
 # Bytes, as the kernel computes with them, that one program of a row kernel works on at a time: more does not fit into
 # its registers.
@@ -60,7 +61,7 @@ def work_dtype(scores: Tensor) -> torch.dtype:
 
 
 def in_triton(dtype: torch.dtype) -> Any:
-    return tl.float64 if dtype == torch.float64 else tl.float32
+    return float_of(dtype.itemsize)
 
 
 def aligned(*tensors: Tensor) -> int:
@@ -106,6 +107,11 @@ def empty_gradient(scores: Tensor) -> Tensor:
     time_major = scores.stride(1) > scores.stride(0)
     order = (1, 0, 2) if time_major else (0, 1, 2)
     return torch.empty([scores.shape[i] for i in order], dtype=scores.dtype, device=scores.device).permute(order)
+
+
+def nowhere(beside: Tensor, *shape: int) -> Tensor:
+    """Places of paths that do not exist."""
+    return torch.full(shape, -1, dtype=torch.int64, device=beside.device)
 
 
 Empty = Callable[..., Tensor]
