@@ -13,8 +13,8 @@ import pytest
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 HERE = Path(__file__).parent
-# Shared memory of a block in bytes.
-SHARED = {"80": 163 * 1024, "90": 227 * 1024, "gfx942": 64 * 1024}
+# Shared memory of a block in bytes; the newer of NVIDIA's devices has more, but kernels run on the older too.
+SHARED = {"80": 163 * 1024, "90": 163 * 1024, "gfx942": 64 * 1024}
 
 
 def run(script, *arguments, **environment):
