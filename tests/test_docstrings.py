@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,16 @@ def test_losses_document_arguments_and_show_an_example(name):
         assert documented_arguments(inspect.getdoc(loss))
         for section in ("Returns:", "Example:"):
             assert section in inspect.getdoc(loss)
+
+
+def test_everything_public_has_its_place_among_the_pages_of_the_api():
+    placed = []
+    for page in (Path(__file__).parent.parent / "docs" / "api").glob("*.md"):
+        for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.MULTILINE):
+            value = pkgutil.resolve_name(name)
+            placed += public(name).values() if inspect.ismodule(value) else [value]
+    places = {id(value) for value in placed}
+    assert not [name for name, value in PUBLIC.items() if id(value) not in places and "testing" not in name]
 
 
 def modules_with_examples():

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from pages import PAGES, ROOT, blocks
+from pathsum import compat
 
 # What the recipes are for, and the tests do without. Where it is installed, its blocks run too.
 OTHERS = ("flax", "kaldifst", "lightning", "optax", "pynini", "torchaudio", "transformers")
@@ -18,9 +19,10 @@ def missing(code):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capsys):
+def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capsys, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    request.addfinalizer(compat.uninstall)
     names = {"__name__": "page"}
     for block in blocks(page):
         if missing(block.code):
