@@ -6,7 +6,6 @@ import re
 import pytest
 
 from pages import PAGES, ROOT, blocks
-from pathsum import compat
 
 # What the recipes are for, and the tests do without. Where it is installed, its blocks run too.
 OTHERS = ("flax", "kaldifst", "lightning", "optax", "pynini", "torchaudio", "transformers")
@@ -19,10 +18,9 @@ def missing(code):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capsys, request):
+def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    request.addfinalizer(compat.uninstall)
     names = {"__name__": "page"}
     for block in blocks(page):
         if missing(block.code):
