@@ -69,6 +69,7 @@ OF_TORCH = (
     "warpctc_pytorch",
     "ctc_forced_aligner",
     "fast_rnnt",
+    "gtn",
     "k2",
     "nemo",
     "optimized_transducer",

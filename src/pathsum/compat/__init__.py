@@ -16,6 +16,7 @@ PEERS = (
     "ctc_forced_aligner",
     "espnet",
     "fast_rnnt",
+    "gtn",
     "k2",
     "keras",
     "nemo",
