@@ -141,6 +141,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(command, absent):
         (["demo", "--seed", str(2**63)], "--seed: must lie in [0, 2**63); got 9223372036854775808"),
         (["demo", "--steps", "1e3"], "--steps: invalid int value: '1e3'"),
         (["demo", "--threads", "1000000"], "--threads: must be at most"),
+        (["demo", "--mwer-steps", "-1"], "--mwer-steps: must be positive; got -1"),
         (["bench", "--threads", str(2**70)], "--threads: must be at most"),
         (["bench", "--repeats", str(2**70)], "--repeats: must be at most"),
         (["bench", "--out", ""], "--out: must be a path; got an empty text"),
@@ -267,4 +268,6 @@ def test_demo_gets_what_was_asked_for(monkeypatch):
         "seconds": 180,
         "seed": 0,
         "num_threads": 1,
+        "mwer_steps": 40,
+        "wav": None,
     }

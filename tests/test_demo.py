@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ torch = pytest.importorskip("torch")
 for extra in ("jiwer", "matplotlib", "rich", "soundfile"):
     pytest.importorskip(extra)
 
+import soundfile  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from pathsum import demo  # noqa: E402
-from pathsum.demo import data, picture, report  # noqa: E402
+from pathsum import cli, demo  # noqa: E402
+from pathsum.demo import data, decoding, experiment, picture, processes, report  # noqa: E402
 from pathsum.demo.model import (  # noqa: E402
     ASGRecogniser,
     CTCRecogniser,
@@ -27,7 +30,7 @@ from pathsum.demo.model import (  # noqa: E402
     words,
 )
 from pathsum.demo.train import OBJECTIVES, train  # noqa: E402
-from pathsum.torch import TokenSpan, rnnt_loss  # noqa: E402
+from pathsum.torch import NGram, TokenSpan, rnnt_loss  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +134,7 @@ def test_padding_and_neighbours_do_not_change_what_the_encoder_hears(subsampling
     batch = stream.batch(5)
     together, lengths = encoder(batch.features, batch.feature_lengths)
     for n, length in enumerate(lengths.tolist()):
-        alone, _ = encoder(*picture.pick(batch, n)[:2])
+        alone, _ = encoder(*batch.part(n, n + 1)[:2])
         assert alone.shape[1] == length
         torch.testing.assert_close(together[n, :length], alone[0], atol=1e-5, rtol=0)
 
@@ -205,14 +208,14 @@ def test_every_sample_is_aligned_with_what_was_spoken(name, stream):
         assert all(a.start <= b.start for a, b in itertools.pairwise(spans))
         assert all(0 <= span.start < span.end <= lengths[n] for span in spans)
         assert [len(word) for word in words(spans)] == [len(word) for word in batch.texts[n].split()]
-        alone = recogniser.align(picture.pick(batch, n))[0]
+        alone = recogniser.align(batch.part(n, n + 1))[0]
         assert [span[:3] for span in spans] == [span[:3] for span in alone]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_posteriors_have_a_row_for_each_state_and_end_in_the_last(name, stream):
     torch.manual_seed(0)
-    batch = picture.pick(stream.batch(1), 0)
+    batch = stream.batch(1)
     recogniser = OBJECTIVES[name].recogniser(16).eval()
     posteriors, names = recogniser.posteriors(batch)
     assert posteriors.shape == (int(recogniser(batch).lengths), len(names))
@@ -281,20 +284,121 @@ def test_sparkline_falls_with_the_values():
     assert report.sparkline([2.0]) == "▁"
 
 
-def test_run_writes_the_metrics_and_the_picture(tmp_path, capsys):
+def test_run_writes_the_metrics_and_the_pictures(tmp_path, capsys, monkeypatch, recordings):
+    monkeypatch.setattr(experiment, "HELD_OUT_BATCHES", 1)
+    wav = tmp_path / "own [/bold].wav"
+    soundfile.write(wav, np.tile(recordings["seven"], (2, 1)).T, 11025, subtype="PCM_16")
     threads = torch.get_num_threads()
-    metrics = demo.run(out=tmp_path / "out", steps=3, seconds=60)
+    metrics = demo.run(out=tmp_path / "out", steps=3, seconds=60, mwer_steps=1, wav=str(wav))
     assert torch.get_num_threads() == threads
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
-    assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
-    assert metrics["held_out_sequences"] == 200
+    for name in ("demo.png", "recording.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    assert metrics["held_out_sequences"] == 50
     assert metrics["losses"].keys() == {"ctc", "rnnt", "asg"}
     for of in metrics["losses"].values():
         assert of["steps"] == len(of["loss_curve"]) == 3
         assert 0 < of["loss_share"] < 1
         assert 0 < of["word_error_rate"]
         assert 0 < of["word_begin_error_seconds"] < 3
-    assert "one voice; unseen sequences of seen recordings" in capsys.readouterr().out
+    assert metrics["decoding"].keys() == {"greedy", "beam", "beam + LM"} == metrics["mwer"].keys() - {"expected_errors"}
+    assert metrics["decoding"]["greedy"] == metrics["losses"]["ctc"]["word_error_rate"]
+    assert metrics["recording"].keys() == {"CTC", "RNN-T", "ASG", "CTC, beam", "CTC, beam + LM"}
+    assert NGram.read(tmp_path / "out" / "words.arpa").order == 2
+    assert (tmp_path / "out" / "words.txt").read_text().split() == list(recordings)
+    printed = capsys.readouterr().out
+    assert "one voice; unseen sequences of seen recordings" in printed
+    assert printed.count("torch has none") == 2
+    assert "steps of MWER" in printed
+
+
+def test_torch_has_none_is_said_where_it_has_none():
+    assert report.beside_torch("ctc", {}) == "not timed in fewer than 10 steps"
+    assert [report.beside_torch(name, {}) for name in ("rnnt", "asg", "lfmmi")] == ["torch has none"] * 3
+
+
+def test_the_language_model_is_one():
+    texts = ["a b", "a b", "a c a", "b"]
+    model = NGram.parse(decoding.language_model(texts, ["a", "b", "c", "d"]).splitlines())
+    words = ["a", "b", "c", "d", "</s>"]
+    for before in ([], ["a"], ["b"], ["c"], ["d"]):
+        ahead = [model.score([*before, word], eos=False) - model.score(before, eos=False) for word in words[:-1]]
+        ahead.append(model.score(before) - model.score(before, eos=False))
+        assert np.exp(ahead).sum() == pytest.approx(1, abs=1e-5)
+    # Twice of the four times that a came b followed, less what is kept for others.
+    assert model.score(["a", "b"], eos=False) - model.score(["a"], eos=False) == pytest.approx(
+        np.log(1.5 / 4), abs=1e-5
+    )
+    # Each of the words may follow each: nothing is left for others.
+    every = [f"{x} {y}" for x in "ab" for y in "ab"]
+    assert np.isfinite(NGram.parse(decoding.language_model(every, ["a", "b"]).splitlines()).score(["a", "a", "b"]))
+
+
+def test_a_recording_of_any_rate_is_that_at_ours(tmp_path):
+    for rate in (8000, 11025, 44100, 48000):
+        seconds = np.arange(rate) / rate
+        tones = 0.5 * np.sin(2 * np.pi * 1000 * seconds) + 0.25 * (rate > 20000) * np.sin(2 * np.pi * 9000 * seconds)
+        soundfile.write(tmp_path / "tone.wav", np.stack([tones, tones], 1), rate, subtype="PCM_16")
+        samples = data.load_recording(str(tmp_path / "tone.wav"))
+        expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000)
+        assert samples.shape == (8000,)
+        np.testing.assert_allclose(samples, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind, message", [
+    ("text", "cannot be read as a sound file"), ("missing", "No such file"), ("silence", "must hold a sound"),
+    ("empty", "must hold a sound; has 0 samples"), ("long", "must last at most 60 s; lasts 61"),
+])  # fmt: skip
+def test_a_recording_that_is_none_is_one_line(kind, message, tmp_path, capsys):
+    path = tmp_path / "own.wav"
+    if kind == "text":
+        path.write_text("no sound")
+    elif kind != "missing":
+        soundfile.write(path, np.zeros({"silence": 100, "empty": 0, "long": 61 * 100}[kind]), 100, subtype="PCM_16")
+    assert cli.main(["demo", "--wav", str(path), "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"pathsum demo: {path}: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def losses_of(name, width=8):
+    stream = data.WordSequences(data.load_recordings(), seed=0)
+    console = Console(quiet=True)
+    return train(name, stream, steps=20, seconds=1e6, seed=0, console=console, width=width)[1].losses
+
+
+def in_process(rank, world, name, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    torch.save(losses_of(name), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo and forks")
+@pytest.mark.parametrize("name, world", [("ctc", 2), ("rnnt", 2), ("lfmmi", 3)])
+def test_several_processes_train_as_one(name, world, tmp_path):
+    torch.multiprocessing.start_processes(in_process, (world, name, str(tmp_path)), world, start_method="fork")
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    assert all(losses == found[0] for losses in found)
+    assert found[0] == pytest.approx(losses_of(name), rel=1e-5)
+
+
+def test_the_command_starts_torchrun_with_its_own_options(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(processes.subprocess, "run", lambda command, **_: started.append(command) or Done())
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("one core")
+    assert cli.main(["demo", "--processes", "2", "--steps", "3", "--out", str(tmp_path)]) == 7
+    (command,) = started
+    assert command[command.index("--nproc-per-node") + 1] == "2"
+    assert command[-6:] == ["--steps", "3", "--out", str(tmp_path), "--processes", "1"]
+
+
+class Done:
+    returncode = 7
 
 
 @pytest.mark.parametrize("losses", [(), ("ctc", "mmi")])

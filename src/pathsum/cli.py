@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options = _parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
             _check_installed(options.command)
             return options.run(options)
         finally:
@@ -206,10 +206,23 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=_positive(int), metavar="N", help="training steps for each loss (its own default)"
     )
     demo.add_argument(
-        "--seconds", type=_positive(float), default=180, metavar="S", help="time budget for each loss (180)"
+        "--seconds",
+        type=_positive(float),
+        default=180,
+        metavar="S",
+        help="time budget for each loss, from the end of its first step (180)",
+    )
+    demo.add_argument(
+        "--mwer-steps", type=_count, default=40, metavar="N", help="steps on expected word errors, behind CTC's (40)"
     )
     demo.add_argument("--seed", type=_seed, default=0, help="of weights and training sequences (0)")
-    demo.add_argument("--threads", type=_threads, metavar="N", help="CPU threads (torch's setting)")
+    demo.add_argument("--threads", type=_threads, metavar="N", help="CPU threads of each process (1)")
+    demo.add_argument(
+        "--processes", type=_threads, metavar="N", help="train by so many, each on its part of a batch (1)"
+    )
+    demo.add_argument(
+        "--wav", type=_path, metavar="FILE", help="recording of your own, of any rate, to be written down"
+    )
     demo.add_argument(
         "--out", type=_path, default="demo-out", metavar="DIR", help="where metrics and picture go (demo-out)"
     )
@@ -256,6 +269,13 @@ def _positive(kind: type[int] | type[float], most: float = 1e9) -> Callable[[str
     return convert
 
 
+def _count(text: str) -> int:
+    return 0 if text == "0" else int(_positive(int)(text))
+
+
+_count.__name__ = "int"
+
+
 def _threads(text: str) -> int:
     # More than the cores only take turns, and what is beyond the system's limit ends the process.
     return int(_positive(int, os.cpu_count() or 1)(text))
@@ -295,7 +315,20 @@ def _info(options: argparse.Namespace) -> int:
 
 
 # Where results are the same whatever these are.
-_APART = ("command", "run", "parser", "scores", "text", "text_file", "out", "formats", "processes", "engine", "retry")
+_APART = (
+    "arguments",
+    "command",
+    "run",
+    "parser",
+    "scores",
+    "text",
+    "text_file",
+    "out",
+    "formats",
+    "processes",
+    "engine",
+    "retry",
+)
 
 
 def _checked_corpus(options: argparse.Namespace) -> bool:
@@ -398,13 +431,21 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from pathsum import demo
+    from pathsum.demo.processes import launch, together
 
-    demo.run(
-        losses=options.losses,
-        out=options.out,
-        steps=options.steps,
-        seconds=options.seconds,
-        seed=options.seed,
-        num_threads=options.threads,
-    )
+    if (options.processes or 1) > 1:
+        at = options.arguments.index("demo") + 1
+        arguments = [*options.arguments[at:], "--processes", "1"]  # the last of an option counts
+        return launch(options.processes, arguments, options.out, options.wav)
+    with together():
+        demo.run(
+            losses=options.losses,
+            out=options.out,
+            steps=options.steps,
+            seconds=options.seconds,
+            seed=options.seed,
+            num_threads=options.threads,
+            mwer_steps=options.mwer_steps,
+            wav=options.wav,
+        )
     return 0

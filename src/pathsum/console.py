@@ -8,8 +8,8 @@ from rich.console import Console as RichConsole
 class Console(RichConsole):
     """Standard output; a pipe has no width and gets one that tables fit in."""
 
-    def __init__(self, *, width_of_pipe: int | None = None) -> None:
-        super().__init__(markup=False, emoji=False)
+    def __init__(self, *, width_of_pipe: int | None = None, quiet: bool = False) -> None:
+        super().__init__(markup=False, emoji=False, quiet=quiet)
         if width_of_pipe is not None and not self.is_terminal:
             self.width = width_of_pipe
 

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
+from pathsum.errors import CommandError
 from pathsum.replabels import decode_replabels, encode_replabels
 
 SAMPLE_RATE = 8000
@@ -17,6 +18,7 @@ WINDOW = 200  # samples: 25 ms
 HOP = 80  # samples: 10 ms
 FFT = 256
 MELS = 40
+MAX_SECONDS = 60
 BLANK = 0
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz"  # class c is CHARACTERS[c - 1]
 NUM_CLASSES = 1 + len(CHARACTERS)
@@ -30,6 +32,19 @@ class Batch(NamedTuple):
     target_lengths: torch.Tensor  # (N,)
     texts: list[str]
     word_seconds: list[list[tuple[float, float]]]  # when each word begins and ends
+
+    def part(self, first: int, end: int) -> Batch:
+        """Some of the samples, padded no further than they need."""
+        own = slice(first, end)
+        frames, labels = int(self.feature_lengths[own].max()), int(self.target_lengths[own].max())
+        return Batch(
+            self.features[own, :frames],
+            self.feature_lengths[own],
+            self.targets[own, :labels],
+            self.target_lengths[own],
+            self.texts[own],
+            self.word_seconds[own],
+        )
 
 
 def encode(text: str) -> list[int]:
@@ -72,6 +87,40 @@ def load_recordings() -> dict[str, np.ndarray]:
     return recordings
 
 
+def load_recording(path: str) -> np.ndarray:
+    """Returns the samples of a sound file of any rate at SAMPLE_RATE; of several channels the mean.
+
+    Raises:
+        CommandError: (a ValueError) no sound file, one without sound, or one of more than MAX_SECONDS.
+    """
+    with open(path, "rb") as file:
+        try:
+            sound = soundfile.SoundFile(file)
+            if sound.frames > MAX_SECONDS * sound.samplerate:
+                raise CommandError(
+                    f"{path}: must last at most {MAX_SECONDS} s; lasts {sound.frames / sound.samplerate:.0f}"
+                )
+            samples = sound.read(dtype="float32", always_2d=True).mean(1)
+        except soundfile.LibsndfileError as error:
+            raise CommandError(f"{path}: cannot be read as a sound file: {error.error_string}") from error
+    if not samples.any():
+        raise CommandError(f"{path}: must hold a sound; has {len(samples)} samples of silence")
+    return resample(samples, sound.samplerate)
+
+
+def resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Returns the samples at SAMPLE_RATE: the same frequencies, as far as the new rate has them."""
+    count = max(round(len(samples) * SAMPLE_RATE / rate), 1)
+    spectrum = np.fft.rfft(samples.astype(np.float64))[: count // 2 + 1]
+    return (np.fft.irfft(spectrum, count) * (count / len(samples))).astype(np.float32)
+
+
+def one_recording(samples: np.ndarray) -> Batch:
+    """Returns a recording as a batch of which nobody knows what was said."""
+    nothing = pad([[BLANK]], BLANK)[0][:, :0], torch.tensor([0])
+    return Batch(*log_mel([samples]), *nothing, [""], [[]])
+
+
 def _trim(samples: np.ndarray, threshold: float = 0.02, margin: int = HOP) -> np.ndarray:
     energy = np.sqrt(np.convolve(samples**2, np.full(WINDOW, 1 / WINDOW), mode="same"))
     loud = np.flatnonzero(energy > threshold * energy.max())
@@ -88,10 +137,13 @@ class WordSequences:
         self.rng = np.random.default_rng(seed)
 
     def batch(self, size: int, min_words: int = 2, max_words: int = 5) -> Batch:
-        texts = [self._text(min_words, max_words) for _ in range(size)]
+        texts = self.texts(size, min_words, max_words)
         waveforms, word_seconds = zip(*[self._speak(text) for text in texts], strict=True)
         targets = pad([encode(text) for text in texts], BLANK)
         return Batch(*log_mel(list(waveforms)), *targets, texts, list(word_seconds))
+
+    def texts(self, count: int, min_words: int = 2, max_words: int = 5) -> list[str]:
+        return [self._text(min_words, max_words) for _ in range(count)]
 
     def _text(self, min_words: int, max_words: int) -> str:
         while True:

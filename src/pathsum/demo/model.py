@@ -78,7 +78,6 @@ class Encoder(nn.Module):
         self.conv2 = nn.Conv1d(width, width, kernel_size=2 * stride + 1, stride=stride, padding=stride)
         self.norm2 = nn.LayerNorm(width)
         self.gru = nn.GRU(width, width, bidirectional=True, batch_first=True)
-        self.dropout = nn.Dropout(0.1)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.relu(self.norm1(self.conv1(features.transpose(1, 2)).transpose(1, 2)))
@@ -88,7 +87,7 @@ class Encoder(nn.Module):
         lengths = (lengths + self.subsampling - 1) // self.subsampling
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         x, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
-        return self.dropout(x), lengths
+        return x, lengths
 
     @property
     def seconds_per_frame(self) -> float:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .data import Batch
 from .model import Recogniser, word_seconds, words
-from .train import COMPARE_EVERY, Log
+from .train import COMPARE_EVERY, OBJECTIVES, Log
 
 TITLES = {"ctc": "CTC", "rnnt": "RNN-T", "asg": "ASG", "lfmmi": "LF-MMI"}
 
@@ -71,9 +71,9 @@ def print_summary(console: Console, metrics: Mapping[str, Any], folder: Path) ->
         "training": lambda of: f"{of['steps']} steps, {of['seconds']:.0f} s",
         "one step": lambda of: f"{1e3 * of['step_seconds']:.1f} ms",
         "of which in the loss": lambda of: f"{1e3 * of['loss_seconds']:.2f} ms, {of['loss_share']:.1%}",
-        "torch's own, ours again": beside_torch,
     }.items():
         table.add_row(heading, *map(cell, results))
+    table.add_row("torch's own, ours again", *(beside_torch(name, of) for name, of in metrics["losses"].items()))
     console.print(f"{metrics['held_out_sequences']} held-out sequences; {metrics['held_out']}")
     console.print(table)
     console.print(
@@ -81,16 +81,39 @@ def print_summary(console: Console, metrics: Mapping[str, Any], folder: Path) ->
         f"Each {COMPARE_EVERY}th step's logits went through torch's own loss, and ours again, outside the step's time. "
         "Words of the best alignment are compared with where the recordings were cut."
     )
+    print_decoding(console, metrics)
     for name, of in metrics["losses"].items():
         console.print(f"{TITLES[name]:>5} loss {sparkline(of['loss_curve'])} {of['loss_curve'][-1]:.3f}")
         for wrong in of["first_wrong"][:1]:
             console.print(f"      e.g. wrote '{wrong['written']}' for '{wrong['spoken']}'")
-    console.print(f"Written: {folder / 'demo.png'}, {folder / 'metrics.json'}")
+    names = ["demo.png", "metrics.json", "words.txt", "words.arpa"]
+    if "recording" in metrics:
+        console.print("Your recording:")
+        for name, text in metrics["recording"].items():
+            console.print(f"  {name}: '{text}'")
+        names.append("recording.png")
+    files = ", ".join(str(folder / name) for name in names)
+    console.print(f"Written: {files}")
 
 
-def beside_torch(result: Mapping[str, Any]) -> str:
-    if "torch_loss_seconds" not in result:
+def print_decoding(console: Console, metrics: Mapping[str, Any]) -> None:
+    """The word error rates of CTC's recogniser by how it is decoded, before and after MWER's steps."""
+    if "decoding" not in metrics:
+        return
+    stages = {"trained with CTC": metrics["decoding"]}
+    if "mwer" in metrics:
+        stages[f"and {len(metrics['mwer']['expected_errors'])} steps of MWER"] = metrics["mwer"]
+    table = Table("word error rate", *metrics["decoding"])
+    for stage, rates in stages.items():
+        table.add_row(stage, *(f"{rates[name]:.2%}" for name in metrics["decoding"]))
+    console.print(table)
+
+
+def beside_torch(name: str, result: Mapping[str, Any]) -> str:
+    if OBJECTIVES[name].torch_loss is None:
         return "torch has none"
+    if "torch_loss_seconds" not in result:
+        return f"not timed in fewer than {COMPARE_EVERY} steps"
     theirs, ours = result["torch_loss_seconds"], result["loss_seconds_beside_torch"]
     return f"{1e3 * theirs:.2f} ms, {1e3 * ours:.2f} ms"
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.nn.parallel import DistributedDataParallel
 
 from pathsum.graphs import linear, over_ctc
 from pathsum.torch import asg_loss, ctc_loss, lfmmi_loss, rnnt_joint_loss
@@ -59,7 +61,7 @@ class Objective(NamedTuple):
     torch_loss: Callable[[Posed], torch.Tensor] | None  # torch has CTC only
     steps: int
     clip: float  # the largest gradient norm let through; the losses differ in scale
-    unit: str  # what the loss is a mean over
+    unit: str  # what the loss is of; one of a frame is the mean over all frames, the others of samples
 
 
 OBJECTIVES = {
@@ -91,11 +93,19 @@ def train(
     console: Console,
     width: int = 128,
 ) -> tuple[Recogniser, Log]:
-    """Returns a trained recogniser, in evaluation mode, and the log of its training."""
+    """Returns a trained recogniser, in evaluation mode, and the log of its training.
+
+    Where torch.distributed has been set up each process trains on its part of every batch. The losses are means over
+    the batch's samples, LF-MMI's over its frames, so that the processes' gradients, averaged by their shares of these,
+    are the gradients of one process.
+    """
     objective = OBJECTIVES[name]
     steps = objective.steps if steps is None else steps
     torch.manual_seed(seed)
     recogniser = objective.recogniser(width)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    network = recogniser if world == 1 else DistributedDataParallel(recogniser)
+    own = slice(BATCH_SIZE * rank // world, BATCH_SIZE * (rank + 1) // world)
     optimizer = torch.optim.AdamW(recogniser.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     log = Log()
     columns = (
@@ -114,14 +124,17 @@ def train(
             batch = stream.batch(BATCH_SIZE, *((1, 2) if progress < SHORT_SEQUENCES else (2, 5)))
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * _schedule(progress)
-            posed = recogniser(batch)
+            posed = network(batch.part(own.start, own.stop))
             loss, gradients, loss_seconds = timed(objective.loss, posed)
+            share = len(posed.lengths) if objective.unit != "frame" else float(posed.lengths.sum())
+            share /= averaged(share)
+            loss = averaged(loss * share)
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"demo: the {name} loss is {loss} at step {len(log.losses)}; please report this"
                 )
             optimizer.zero_grad()
-            torch.autograd.backward(posed.scores, gradients)
+            torch.autograd.backward(posed.scores, [share * gradient for gradient in gradients])
             torch.nn.utils.clip_grad_norm_(recogniser.parameters(), objective.clip)
             optimizer.step()
             log.step_seconds.append(time.perf_counter() - step_began)
@@ -134,10 +147,19 @@ def train(
             # The first step may compile kernels; counting it would tie the schedule to the state of a cache.
             if len(log.losses) == 1:
                 first_step_ended = time.perf_counter()
-            progress = max(len(log.losses) / steps, (time.perf_counter() - first_step_ended) / seconds)
+            progress = max(len(log.losses) / steps, averaged((time.perf_counter() - first_step_ended) / seconds))
             bar.update(task, completed=progress, step=len(log.losses), loss=loss)
     log.seconds = time.perf_counter() - began
     return recogniser.eval(), log
+
+
+def averaged(value: float) -> float:
+    """The mean of a number over all processes, the same for each."""
+    if not dist.is_initialized():
+        return value
+    total = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()
 
 
 def timed(
