@@ -286,7 +286,7 @@ def test_sparkline_falls_with_the_values():
 
 def test_run_writes_the_metrics_and_the_pictures(tmp_path, capsys, monkeypatch, recordings):
     monkeypatch.setattr(experiment, "HELD_OUT_BATCHES", 1)
-    wav = tmp_path / "own [/bold].wav"
+    wav = tmp_path / "own [bold].wav"
     soundfile.write(wav, np.tile(recordings["seven"], (2, 1)).T, 11025, subtype="PCM_16")
     threads = torch.get_num_threads()
     metrics = demo.run(out=tmp_path / "out", steps=3, seconds=60, mwer_steps=1, wav=str(wav))
@@ -326,9 +326,8 @@ def test_the_language_model_is_one():
         ahead.append(model.score(before) - model.score(before, eos=False))
         assert np.exp(ahead).sum() == pytest.approx(1, abs=1e-5)
     # Twice of the four times that a came b followed, less what is kept for others.
-    assert model.score(["a", "b"], eos=False) - model.score(["a"], eos=False) == pytest.approx(
-        np.log(1.5 / 4), abs=1e-5
-    )
+    behind = model.score(["a", "b"], eos=False) - model.score(["a"], eos=False)
+    assert behind == pytest.approx(np.log(1.5 / 4), abs=1e-5)
     # Each of the words may follow each: nothing is left for others.
     every = [f"{x} {y}" for x in "ab" for y in "ab"]
     assert np.isfinite(NGram.parse(decoding.language_model(every, ["a", "b"]).splitlines()).score(["a", "a", "b"]))
@@ -364,26 +363,27 @@ def test_a_recording_that_is_none_is_one_line(kind, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def losses_of(name, width=8):
+def losses_of(name, steps):
     stream = data.WordSequences(data.load_recordings(), seed=0)
     console = Console(quiet=True)
-    return train(name, stream, steps=20, seconds=1e6, seed=0, console=console, width=width)[1].losses
+    return train(name, stream, steps=steps, seconds=1e6, seed=0, console=console, width=8)[1].losses
 
 
-def in_process(rank, world, name, folder):
+def in_process(rank, world, name, steps, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    torch.save(losses_of(name), f"{folder}/{rank}.pt")
+    torch.save(losses_of(name, steps), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo and forks")
-@pytest.mark.parametrize("name, world", [("ctc", 2), ("rnnt", 2), ("lfmmi", 3)])
-def test_several_processes_train_as_one(name, world, tmp_path):
-    torch.multiprocessing.start_processes(in_process, (world, name, str(tmp_path)), world, start_method="fork")
+@pytest.mark.parametrize("name, world, steps", [("ctc", 2, 20), ("rnnt", 2, 3), ("lfmmi", 3, 3)])
+def test_several_processes_train_as_one(name, world, steps, tmp_path):
+    arguments = (world, name, steps, str(tmp_path))
+    torch.multiprocessing.start_processes(in_process, arguments, world, start_method="fork")
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     assert all(losses == found[0] for losses in found)
-    assert found[0] == pytest.approx(losses_of(name), rel=1e-5)
+    assert found[0] == pytest.approx(losses_of(name, steps), rel=1e-5)
 
 
 def test_the_command_starts_torchrun_with_its_own_options(monkeypatch, tmp_path):
