@@ -21,6 +21,7 @@ MODULES = [
     "pathsum.decoding",
     *FRONT_ENDS,
     "pathsum.torch.paths",
+    "pathsum.torch.distributed",
     "pathsum.torch.second_order",
     "pathsum.graphs",
     "pathsum.plots",

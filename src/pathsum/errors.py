@@ -42,6 +42,10 @@ class NotDifferentiableError(RuntimeError):
     """A derivative was asked for that this implementation does not have."""
 
 
+class ProcessesError(RuntimeError):
+    """Processes that compute a loss together could not: one has gone, or did not come before the time-out."""
+
+
 class GraphFileError(ValueError):
     """A file of a graph is malformed; the message names the file, the line or the byte, the rule and what is there.
 

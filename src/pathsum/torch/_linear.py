@@ -20,6 +20,7 @@ from pathsum.kernels.protocol import Call, ColumnsSaved, LinearOptions
 from pathsum.lattice import ChainLattice, Columns
 from pathsum.torch._operators import OperatorKernels
 from pathsum.torch._ops.arrays import as_tensor, time_major, work_dtype
+from pathsum.torch._processes import NAMED, Processes
 
 # Rows of a tile, and its elements: more of them would cost memory, less a wait of all threads for the last more often.
 _ROWS = 2048
@@ -46,6 +47,11 @@ class LinearOperators(OperatorKernels):
         memory = layer.memory()
         for tile in layer.tiles():
             self.read_tile(layer, tile, layer.logits(tile, memory), maxima, sums, columns)
+        processes = layer.processes
+        if processes is not None:
+            largest = processes.largest(maxima.clone())
+            sums *= (maxima - largest).exp()
+            maxima, sums, columns = largest, processes.sum(sums), processes.sum(columns)
         self.normalise(columns, maxima, sums)
         return ColumnsSaved(layer.in_batch(columns), maxima, sums)
 
@@ -82,6 +88,8 @@ class LinearOperators(OperatorKernels):
             slopes[tile.rows] += layer.read(tile, moved)
             shares = layer.logits(tile).sub_(saved.maxima[tile.rows, None]).exp_()
             means[tile.rows] += shares.mul_(moved).sum(1)
+        if layer.processes is not None:
+            means, slopes = layer.processes.sum(means), layer.processes.sum(slopes)
         means = torch.where(saved.sums == 0, 0.0, means / saved.sums).to(layer.work)
         scales = _scales(of_columns, saved).to(layer.work)
         products = _Gradients(layer, needed)
@@ -174,6 +182,11 @@ class Layer(NamedTuple):
         columns = as_tensor(call.lattice.classes).to(device).long() - call.options.first
         shape = (num_samples, num_frames, by_time)
         return cls(rows, weight, bias, index, shape, samples, columns, call.options, work_dtype(hidden))
+
+    @property
+    def processes(self) -> Processes | None:
+        """Those among which the classes are shared out."""
+        return NAMED[self.options.group] if self.options.group else None
 
     def own(self, saved: ColumnsSaved) -> ColumnsSaved:
         """What forward has kept of the rows; ``vmap`` leaves something behind them."""
@@ -326,6 +339,8 @@ class _Gradients:
         self._write()
         if self.weight is not None and self.of_classes is None:  # there was no row
             self.weight.zero_()
+        if self.hidden is not None and layer.processes is not None:
+            self.hidden = layer.processes.sum(self.hidden)
         dtype = layer.weight.dtype
         hidden = None if self.hidden is None else layer.in_batch(self.hidden).to(dtype)
         return hidden, self.weight, None if self.bias is None else self.bias.to(dtype)

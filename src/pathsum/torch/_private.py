@@ -29,6 +29,7 @@ __all__ = [
     "is_legacy_batchedtensor",
     "peek_interpreter_stack",
     "single_level_functions",
+    "store_of_processes",
     "transformed",
     "version_of",
 ]
@@ -97,6 +98,13 @@ def arguments_of(overload: Any) -> list[str]:
 def version_of(tensor: Tensor) -> int:
     """How often a tensor's memory has been written to: the count that autograd compares."""
     return tensor._version
+
+
+def store_of_processes() -> Any:
+    """The store by which the processes of ``torch.distributed`` found one another."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()
 
 
 def compiler_is_loaded() -> bool:

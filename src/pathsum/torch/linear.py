@@ -99,16 +99,21 @@ def ctc_linear_loss(
 
 
 def check_operands(
-    function: str, hidden: Any, weight: Any, bias: Any, batch_first: bool
+    function: str, hidden: Any, weight: Any, bias: Any, batch_first: bool, *, all_classes: bool = True
 ) -> tuple[tuple[Tensor, Tensor, Tensor | None], bool]:
-    """The operands, checked and cast, hidden as (N, T, H); and whether it had a batch axis."""
+    """The operands, checked and cast, hidden as (N, T, H); and whether it had a batch axis.
+
+    Where weight and bias are not of ``all_classes`` they may be of none.
+    """
     hidden, batched = samples_first(function, "hidden", hidden, batch_first, classes="H")
     weight, bias = as_scores(weight), as_scores(bias)
     others = {"weight": (weight, "(C, H)"), "bias": (bias, "(C)")}
     if bias is None:
         del others["bias"]
     for name, (operand, axes) in others.items():
-        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), (axes,))
+        shape = shape_of(operand)
+        shape = shape if all_classes or name == "weight" or len(shape) != 1 else (max(shape[0], 1),)
+        _checks.check_scores(function, name, dtype_of(operand), shape, (axes,))
     target = autocast_dtype(hidden.device.type)
     hidden, weight, bias = (
         operand if operand is None or target is None or operand.dtype == torch.float64 else operand.to(target)
@@ -146,5 +151,8 @@ def linear_paths(
         function, CTC, stand_in, *integers, blank, batch_first=True, check=check, impl=impl
     )  # fmt: skip
     columns, paths.lattice = columns_of(paths.lattice)
-    paths.scores = kernels_of(paths.impl, "linear").losses(Call(operands, columns, options))
+    impl = paths.impl
+    if options.group and impl == "reference":  # whose logits would be of all classes
+        impl = "numba" if hidden.is_cpu else "triton"
+    paths.scores = kernels_of(impl, "linear").losses(Call(operands, columns, options))
     return paths

@@ -244,7 +244,7 @@ class FramePaths(Paths):
     def _transition_counts(self, scores: Tensor, transitions: Tensor, sample: int) -> Tensor:
         """(C, C) how often each transition is expected in a sample."""
         own = slice(sample, sample + 1)
-        one = type(self)(self.function, scores[own], transitions, _part(self.lattice, own), self.impl, True)
+        one = type(self)(self.function, scores[own], transitions, part_of(self.lattice, own), self.impl, True)
         return posteriors_of(lambda transitions: one.solve(scores[own], transitions), transitions)[1]
 
     def _real(self) -> Tensor:
@@ -437,7 +437,7 @@ def centred(table: Tensor, *dims: int) -> Tensor:
     return table - common(table, *dims)
 
 
-def _part(lattice: Any, samples: slice) -> Any:
+def part_of(lattice: Any, samples: slice) -> Any:
     """The lattice of some of the samples; what was one array stays one."""
     arrays = {name: value for name, value in vars(lattice).items() if isinstance(value, (np.ndarray, Tensor))}
     parts = {id(array): array[samples] for array in arrays.values()}

@@ -1,0 +1,52 @@
+"""Losses of several processes, on gloo: what each process checks is in ``processes.py``."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+import torch.distributed as dist
+
+import pathsum.torch.distributed as together
+from pathsum.errors import InvalidValueError
+
+if not (dist.is_available() and dist.is_gloo_available()):
+    pytest.skip("this torch has no gloo", allow_module_level=True)
+
+
+def test_four_processes_find_what_one_finds(tmp_path):
+    script, logs = str(Path(__file__).parent / "processes.py"), [tmp_path / f"{rank}.log" for rank in range(4)]
+    runs = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as file:
+            command = [sys.executable, script, str(rank), str(tmp_path / "store")]
+            runs.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
+    wanted, end = [0, 0, -signal.SIGKILL, 0], time.monotonic() + 300
+    try:
+        # Where one fails the others wait for it in vain.
+        while (codes := [run.poll() for run in runs]) != wanted:
+            assert all(code in (None, right) for code, right in zip(codes, wanted, strict=True)), _texts(logs)
+            assert time.monotonic() < end, _texts(logs)
+            time.sleep(0.1)
+    finally:
+        for run in runs:
+            run.kill()
+            run.wait()
+
+
+def _texts(logs):
+    return "\n\n".join(log.read_text() for log in logs)
+
+
+def test_without_processes_it_says_so():
+    call = torch.zeros(3, 1, 2), [[1]], [3], [1]
+    with pytest.raises(InvalidValueError, match=r"^ctc_loss: group must be processes of torch.distributed"):
+        together.ctc_loss(*call)
+    with pytest.raises(InvalidValueError, match=r"^global_mean: group must be processes of torch.distributed"):
+        together.global_mean(torch.zeros(2))
