@@ -20,6 +20,7 @@ from pathsum.kernels.reference import grid as reference_grid
 from pathsum.options import RNNT_TYPES, Activation, ReductionName, RNNTType, TorchImpl
 from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.reductions import reduce
+from pathsum.torch._autograd.planes import Nodes, planes_of_joiner
 from pathsum.torch._inputs import (
     Integers,
     as_given,
@@ -37,7 +38,7 @@ from pathsum.torch._linear import columns_of
 from pathsum.torch._operators import Reduction, kernels_of
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._processes import Processes
-from pathsum.torch._sharded import Nodes, columns_of_classes, losses_of_frames, planes_of_joiner
+from pathsum.torch._sharded import columns_of_classes, losses_of_frames
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
 from pathsum.torch.linear import check_operands, linear_paths
 from pathsum.torch.paths.ctc import CTC, chain_paths
