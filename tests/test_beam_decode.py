@@ -298,6 +298,16 @@ def test_a_wider_beam_is_never_worse(case, lm):
             assert best == sorted(best), (exact, seed, best)
 
 
+@pytest.mark.parametrize("separator", [None, 1])
+def test_a_threshold_that_nothing_is_behind_prunes_nothing(separator):
+    # A repeated label lives on mass that does not rank its slot, and must not be dropped for that.
+    log_probs = np.log(np.random.default_rng(8).dirichlet(np.ones(4), 6))
+    options = {"beam_size": 5000, "n_best": 5000, "separator": separator}
+    every, pruned = (ctc_beam_decode(log_probs, beam_threshold=each, **options) for each in (np.inf, 1e6))
+    assert np.array_equal(every.tokens, pruned.tokens)
+    np.testing.assert_allclose(pruned.ctc_scores, every.ctc_scores, atol=1e-12)
+
+
 @pytest.mark.parametrize("threshold", [0.5, 2.0])
 def test_pruning_leaves_a_subset_with_the_same_scores(threshold, lm):
     scores = draw(8)[None]

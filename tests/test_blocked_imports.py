@@ -84,6 +84,7 @@ OF_TORCH = (
 )
 OF_TENSORFLOW = ("tensorflow", "tf_seq2seq_losses", "keras")
 OF_JAX = ("optax",)
+OF_NUMPY = ("fast_ctc_decode", "pyctcdecode")
 
 
 def runs(framework, code):
@@ -117,6 +118,7 @@ def test_a_front_end_needs_its_own_framework_alone(framework, code):
     ("torch", OF_TORCH),
     ("tensorflow", OF_TENSORFLOW),
     ("jax", OF_JAX),
+    ("numpy", OF_NUMPY),
 ])  # fmt: skip
 def test_a_drop_in_needs_neither_its_peer_nor_another_framework(framework, peers):
     pytest.importorskip(framework)
@@ -128,7 +130,7 @@ def test_a_drop_in_needs_neither_its_peer_nor_another_framework(framework, peers
 def test_every_drop_in_is_among_them():
     from pathsum.compat import PEERS
 
-    assert sorted((*OF_TORCH, *OF_TENSORFLOW, *OF_JAX)) == sorted(PEERS)
+    assert sorted((*OF_TORCH, *OF_TENSORFLOW, *OF_JAX, *OF_NUMPY)) == sorted(PEERS)
 
 
 def test_nothing_at_all_is_needed_to_import_the_package():

@@ -65,7 +65,7 @@ THIRD_PARTY = {
     "pathsum.kernels.jax": {"numpy", "jax"},
     "pathsum.kernels.tensorflow": {"tensorflow"},
     "pathsum.dispatch": set(),
-    "pathsum.decoding": {"numpy"},
+    "pathsum.decoding": {"numpy", "kenlm"},
     "pathsum.torch": {"numpy", "torch"},
     "pathsum.tensorflow": {"numpy", "tensorflow"},
     "pathsum.jax": {"numpy", "jax"},

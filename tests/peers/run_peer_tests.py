@@ -65,6 +65,13 @@ SUITES = [
         (f"{AUDIO}/functional_cpu_test.py", f"{AUDIO}/autograd_cpu_test.py", "-k", "rnnt or forced_align"),
         without=(("forced_align_fail", "wants the peer's error texts, some for what is no error here"),),
     ),
+    Suite(
+        "fast_ctc_decode",
+        "fast-ctc-decode",
+        ("tests/test_decode.py",),
+        ("test_decode.py",),
+        without=(("Duplex", "searches over pairs of reads are not here"),),
+    ),
     Suite("torch_asg", "torch-asg", ("torch_asg/test/test_asg.py",), ("test_asg.py",)),
     *scripts(
         "optimized_transducer",

@@ -15,6 +15,7 @@ from typing import Any
 PEERS = (
     "ctc_forced_aligner",
     "espnet",
+    "fast_ctc_decode",
     "fast_rnnt",
     "gtn",
     "k2",
@@ -22,6 +23,7 @@ PEERS = (
     "nemo",
     "optax",
     "optimized_transducer",
+    "pyctcdecode",
     "speechbrain",
     "tensorflow",
     "tf_seq2seq_losses",

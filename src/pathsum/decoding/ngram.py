@@ -53,10 +53,11 @@ class NGram:
         -1.5
     """
 
-    def __init__(self, words: Sequence[str], order: int, start: int, automaton: Automaton):
+    def __init__(self, words: Sequence[str], order: int, start: int, automaton: Automaton, *, bounded: bool = True):
         self.words = list(words)
         self.order = order
         self.start = start
+        self._bounded = bounded
         self.automaton = automaton
         self._numbers = {word: number for number, word in enumerate(self.words)}
         self.unknown = next((self._numbers[word] for word in _UNKNOWN if word in self._numbers), -1)
@@ -102,6 +103,9 @@ class NGram:
         coded = [{tuple(numbers[w] for w in gram): value for gram, value in level.items()} for level in grams]
         return cls(words, len(grams), *_automaton(coded, numbers))
 
+    def __contains__(self, word: object) -> bool:
+        return word in self._numbers
+
     def number(self, word: str) -> int:
         """The place of a word in ``words``, that of "<unk>" for one that is not there, -1 where there is none."""
         return self._numbers.get(word, self.unknown)
@@ -124,16 +128,61 @@ class NGram:
         Returns:
             The natural logarithm.
         """
-        state, total = self.start if bos else 0, 0.0
+        state, total = self.begin(bos), 0.0
         for word in words:
-            score, state = step(self.automaton, state, self.number(word))
+            score, state = self.follow(state, word)
             total += score
         return total + (self.end(state) if eos else 0.0)
 
+    def begin(self, bos: bool = True) -> int:
+        """The state before the first word: behind "<s>", or without any context."""
+        return self.start if bos else 0
+
+    def follow(self, state: int, word: str) -> tuple[float, int]:
+        """ln P of a word behind a state, and the state behind both."""
+        score, state = step(self.automaton, state, self.number(word))
+        return float(score), int(state)
+
     def end(self, state: int) -> float:
         """ln P("</s>") in a state; 0 for a model that has no such word."""
-        end = self._numbers.get(_END)
-        return 0.0 if end is None else step(self.automaton, state, end)[0]
+        end = self._numbers.get(_END) if self._bounded else None
+        return 0.0 if end is None else float(step(self.automaton, state, end)[0])
+
+    def changed(
+        self,
+        *,
+        offsets: Any = None,
+        missing: float | None = None,
+        start: int | None = None,
+        bounded: bool = True,
+    ) -> NGram:
+        """A model of the same words whose scores differ.
+
+        Args:
+            offsets: (V,) what is added to ln P of each word wherever it stands.
+            missing: ln P of a word that the model lacks, where it has no "<unk>".
+            start: The state before the first word.
+            bounded: False: texts begin without a context, and nothing is scored at their end.
+
+        Returns:
+            The model.
+
+        Raises:
+            InvalidValueError: (a ValueError) not as many offsets as words.
+        """
+        automaton = self.automaton
+        if offsets is not None:
+            offsets = np.asarray(offsets, np.float64)
+            if offsets.shape != (len(self.words),):
+                rule = f"have one entry a word, V = {len(self.words)}"
+                raise InvalidValueError("NGram.changed", "offsets", rule, f"shape {offsets.shape}")
+            automaton = automaton._replace(scores=automaton.scores + offsets[automaton.labels])
+        if missing is not None:
+            automaton = automaton._replace(missing=np.array([missing], np.float64))
+        begin = start if start is not None else self.start if bounded else 0
+        made = NGram(self.words, self.order, begin, automaton, bounded=bounded and self._bounded)
+        made.spelled = self.spelled  # the same words, spelled alike
+        return made
 
     def advance(self, states: Any) -> tuple[np.ndarray, np.ndarray]:
         """All words behind each of some states.

@@ -400,7 +400,13 @@ def advance(frames, rules, search):
                 next_child[i] = first_child[j]
                 first_child[j] = i
         heap_size, num_candidates, level = 0, 0, 0
-        best = -np.inf
+        # How far behind an entry may be, by all its mass: what ranks it may lack most of that.
+        least = -np.inf
+        if rules.beam_threshold < np.inf:
+            for i in range(num_slots):
+                if slots[i] >= 0:
+                    extra = bonuses[histories[slots[i]]] + _promise(potentials, places[slots[i]])
+                    least = max(least, log_add(kept[i, 0], kept[i, 1]) + extra - rules.beam_threshold)
 
         while level < beam_size and (level < num_slots or heap_size > 0):
             if level < num_slots and slots[level] >= 0:
@@ -429,7 +435,8 @@ def advance(frames, rules, search):
                             more = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c]
                         ranked[j, 1] = log_add(ranked[j, 1], more)
                         extra = bonuses[histories[own]] + _promise(potentials, places[own])
-                        if log_add(kept[j, 0], kept[j, 1]) + extra > -np.inf:
+                        mass = log_add(kept[j, 0], kept[j, 1]) + extra
+                        if mass > -np.inf and mass >= least:
                             candidates[num_candidates, 0], candidates[num_candidates, 1] = j, _STAYS
                             value = log_add(ranked[j, 0], ranked[j, 1]) + extra
                             _push(heap, numbers, heap_size, value, num_candidates)
@@ -441,7 +448,7 @@ def advance(frames, rules, search):
                 repeated = token if collapses and token >= 0 and token != separator else np.int32(_NOTHING)
                 if by_rank:
                     rank = _next_class(order, 0, row, token_min, blank, separator, repeated)
-                    if rank >= 0 and total > -np.inf:
+                    if rank >= 0 and total > -np.inf and total + row[order.classes[rank]] + bonuses[history] >= least:
                         candidates[num_candidates, 0], candidates[num_candidates, 1] = i, _RANKED
                         candidates[num_candidates, 2] = rank
                         value = ranked_total + row[order.classes[rank]] + bonuses[history]
@@ -496,10 +503,8 @@ def advance(frames, rules, search):
                                 extra = worth(rules, np.int64(trie.only_words[lead]), *more)[3]
                             else:
                                 extra += _promise(potentials, lead)
-                        if (
-                            extra == -np.inf
-                            or _leaving(collapses, transitions, masses, totals, i, 0, token, c) == -np.inf
-                        ):
+                        mass = _leaving(collapses, transitions, masses, totals, i, 0, token, c) + row[c] + extra
+                        if extra == -np.inf or mass == -np.inf or mass < least:
                             continue
                         value = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c] + extra
                         candidates[num_candidates, 0], candidates[num_candidates, 1] = i, c
@@ -516,9 +521,7 @@ def advance(frames, rules, search):
                 next_slots, next_masses = _twice(next_slots), _twice_rows(next_masses)
             next_slots[level] = -1
             while heap_size > 0:
-                value, number = heap[0], numbers[0]
-                if value < best - rules.beam_threshold:
-                    break
+                number = numbers[0]
                 _pop(heap, numbers, heap_size)
                 heap_size -= 1
                 i, c = np.int64(candidates[number, 0]), np.int64(candidates[number, 1])
@@ -531,7 +534,7 @@ def advance(frames, rules, search):
                         repeated = token if collapses and token >= 0 and token != separator else np.int32(_NOTHING)
                         c = order.classes[lead]
                         rank = _next_class(order, lead + 1, row, token_min, blank, separator, repeated)
-                        if rank >= 0:
+                        if rank >= 0 and totals[i, 0] + row[order.classes[rank]] + bonuses[history] >= least:
                             candidates[number, 2] = rank
                             value_after = totals[i, 1] + row[order.classes[rank]] + bonuses[history]
                             _push(heap, numbers, heap_size, value_after, number)
@@ -591,7 +594,6 @@ def advance(frames, rules, search):
                     next_masses[level, 1] = _leaving(collapses, transitions, masses, totals, i, 0, token, c) + row[c]
                     next_masses[level, 3] = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c]
                 next_slots[level] = found
-                best = max(best, value)
                 break
             level += 1
 
