@@ -1,6 +1,7 @@
 """Every Python block of README.md and docs/ runs as it stands, after those before it on its page."""
 
 import importlib.util
+import json
 import re
 
 import pytest
@@ -29,3 +30,11 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capsys):
         (tmp_path / f"{block.name}.py").write_text(block.code)
         exec(compile(block.code, f"{tmp_path / block.name}.py", "exec"), names)
     assert not re.search(r"\bnan\b", capsys.readouterr().out)
+
+
+def test_the_notebook_is_that_of_the_tutorial(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "tools")
+    made = importlib.import_module("notebook").notebook((ROOT / "docs" / "tutorial.md").read_text())
+    assert (ROOT / "examples" / "tutorial.ipynb").read_text() == made, "run: python docs/tools/notebook.py"
+    code = ["".join(cell["source"]) + "\n" for cell in json.loads(made)["cells"] if cell["cell_type"] == "code"]
+    assert code == [block.code.lstrip("\n") for block in blocks(ROOT / "docs" / "tutorial.md")]

@@ -1,11 +1,13 @@
-"""The pictures of docs/plots.md, drawn by its own blocks: ``python docs/tools/pictures.py``.
+"""The pictures of docs/plots.md and docs/tutorial.md, drawn by their own blocks: ``python docs/tools/pictures.py``.
 
 Paper and ink are those of any page, light or dark: nothing behind the axes, and grey for what is written.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -21,10 +23,21 @@ STYLE = {
     "xtick.color": GREY, "ytick.color": GREY, "axes.facecolor": "none", "legend.labelcolor": GREY,
 }  # fmt: skip
 
+
+def draw(page: str) -> None:
+    """Runs the blocks of a page, and keeps what they have drawn."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    names, number = {}, 0
+    for block in blocks:
+        exec(block, names)
+        for figure in map(pyplot.figure, pyplot.get_fignums()):
+            figure.savefig(DOCS / "pictures" / f"{page}_{number}.svg", metadata={"Date": None})
+            number += 1
+        pyplot.close("all")
+
+
 if __name__ == "__main__":
-    page, names = (DOCS / "plots.md").read_text(), {}
-    with pyplot.rc_context(STYLE):
-        for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)):
-            exec(block, names)
-            pyplot.gcf().savefig(DOCS / "pictures" / f"plots_{number}.svg", metadata={"Date": None})
-            pyplot.close()
+    with pyplot.rc_context(STYLE), tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # the tutorial writes files
+        draw("plots")
+        draw("tutorial")
