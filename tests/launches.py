@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 
 from pathsum.dispatch import kernels_of
-from pathsum.kernels.protocol import ArcOptions, Call, ChainOptions, GridOptions, JointOptions
+from pathsum.kernels.protocol import ArcOptions, Call, ChainOptions, DenseOptions, GridOptions, JointOptions
 from pathsum.lattice import LABEL, ArcLattice, DenseLattice, GridLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
@@ -85,7 +85,7 @@ def _chain():
         else:
             lattice, transitions = pose(targets, lengths, target_lengths, 0), None
         scores = torch.empty(size[1], size[0], size[2], dtype=dtype)
-        call = Call((scores, transitions), lattice, ChainOptions(softmax=pose is not None))
+        call = Call((scores, transitions), lattice, ChainOptions(softmax=pose is not None, relative=pose is None))
         # Beside simplified CTC, of which every kernel is compiled, the first would take long and tell little.
         _derive(kernels_of("triton", "chain"), call, second=dtype != torch.bfloat16)
 
@@ -94,7 +94,9 @@ def _dense():
     for size, dtype in (((2, 5, 30), torch.float32), ((1, 3, 300), torch.bfloat16)):
         scores, transitions = torch.empty(size, dtype=dtype), torch.empty(size[2], size[2])
         (lengths,) = integers([size[1]] * size[0])
-        _derive(kernels_of("triton", "dense"), Call((scores, transitions), DenseLattice(lengths, size[2])))
+        _derive(
+            kernels_of("triton", "dense"), Call((scores, transitions), DenseLattice(lengths, size[2]), DenseOptions())
+        )
 
 
 def _best_path():

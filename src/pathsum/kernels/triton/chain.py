@@ -5,9 +5,9 @@ frames are (N, T, S'), as the scores are padded.
 
 The recursion is one launch: a program for alpha and one for beta of every sample, with a lane for each state, which
 hands its mass to the next two. Chains with more than ``BLOCK`` states are done in strips of it, what enters a strip
-being read back from the plane that the strip before has written. Masses are in extended range, of the narrow pair where
-its exponents hold every path of a sample, else of the wide one; each of the two launches leaves the other's samples
-alone, so that nobody has to look at scores before launching.
+being read back from the plane that the strip before has written. Masses are in extended range: those of alpha in the
+wide pair, those of beta and of the posteriors in the narrow one where its exponents hold every path of a sample. Each
+of the two launches leaves the other's samples alone, so that nobody has to look at scores before launching.
 """
 
 from __future__ import annotations
@@ -17,25 +17,78 @@ import triton.language as tl
 
 from pathsum import numerics
 from pathsum.kernels.triton.compilation import barrier, kernel
-from pathsum.kernels.triton.extended import LOG2_E, add, log, normalise, pack, shift, split, unpack, zeros_like
+from pathsum.kernels.triton.extended import (
+    LN_2,
+    LOG2_E,
+    add,
+    narrowed,
+    normalise,
+    pack,
+    reference_of,
+    shift,
+    split,
+    split_wide,
+    unit_of,
+    unpack,
+    zeros_like,
+)
 from pathsum.kernels.triton.rows import softmax_statistics
 
-# Logits up to this size are exponentiated as they are.
-ORDINARY = tl.constexpr(1024.0)
 MAX_EXPONENT = tl.constexpr(float(numerics.MAX_EXPONENT_32))
 # The bits of a float32 NaN: greater, as an integer, than those of every other number that is not negative.
 UNDEFINED = tl.constexpr(0x7FC00000)
 
 
 @triton.jit
-def reference_of(maximum):
-    """What the logits of a row are taken less before they are exponentiated.
+def _greatest_of_states(
+    scores, starts, stride_c, labels, labels_width, n, num_states, num_columns, real, WORK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The greatest score of each row's states; of one that is not defined anything."""
+    greatest = tl.full(starts.shape, float("-inf"), WORK)
+    for first in range(0, num_columns, BLOCK):
+        s = first + tl.arange(0, BLOCK)
+        used = real[:, None] & (s[None, :] < num_states[:, None])
+        label = tl.load(labels + n[:, None] * labels_width + s[None, :], mask=used, other=0).to(tl.int64)
+        x = tl.load(scores + starts[:, None] + label * stride_c, mask=used, other=float("-inf")).to(WORK)
+        greatest = tl.maximum(greatest, tl.max(x, 1))
+    return greatest
 
-    Nothing, where they are of ordinary size: a score 50 below its row's maximum would lose 2e-6 to the subtraction, and
-    extended range needs none. Huge ones are, lest the sum of a thousand of them drown the loss.
+
+@triton.jit
+def _greatest_of_classes(
+    scores, starts, stride_c, num_classes, real, WORK: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """The greatest score of each row."""
+    greatest = tl.full(starts.shape, float("-inf"), WORK)
+    for first in range(0, num_classes, BLOCK):
+        c = first + tl.arange(0, BLOCK)
+        mask = real[:, None] & (c < num_classes)[None, :]
+        places = scores + starts[:, None] + c.to(tl.int64)[None, :] * stride_c
+        greatest = tl.maximum(greatest, tl.max(tl.load(places, mask=mask, other=float("-inf")).to(WORK), 1))
+    return greatest
+
+
+@triton.jit
+def greatest_of_rows(
+    scores, starts, stride_c, num_classes, stay_labels, step_labels, labels_width, n, num_states, num_columns, real,
+    SHARED: tl.constexpr, RELATIVE: tl.constexpr, WORK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The greatest score of each row, or unless RELATIVE that of its states: what scores that are no logits lack, where
+    it is huge.
     """
-    size = tl.abs(maximum)
-    return tl.where((size > ORDINARY) & (size < float("inf")), maximum, 0.0)
+    if RELATIVE:
+        return _greatest_of_classes(scores, starts, stride_c, num_classes, real, WORK, BLOCK)
+    else:
+        greatest = _greatest_of_states(
+            scores, starts, stride_c, step_labels, labels_width, n, num_states, num_columns, real, WORK, BLOCK
+        )
+        if not SHARED:
+            other = _greatest_of_states(
+                scores, starts, stride_c, stay_labels, labels_width, n, num_states, num_columns, real, WORK, BLOCK
+            )
+            greatest = tl.maximum(greatest, other)
+        return greatest
 
 
 @triton.jit
@@ -50,12 +103,13 @@ def gather_by_state(
         used = real[:, None] & (s[None, :] < num_states[:, None])
         label = tl.load(labels + n[:, None] * labels_width + s[None, :], mask=used, other=0).to(tl.int64)
         x = tl.load(scores + starts[:, None] + label * stride_c, mask=used, other=float("-inf")).to(WORK)
-        size = tl.where(x > float("-inf"), tl.abs(x), 0.0).to(tl.float32)
         # A maximum leaves NaN out, a sum does not.
         undefined = tl.sum((used & ~(x < float("inf"))).to(tl.int32), 1) > 0
+        x -= reference[:, None]
+        size = tl.where(x > float("-inf"), tl.abs(x), 0.0).to(tl.float32)
         largest = tl.where(undefined, float("nan"), tl.maximum(largest, tl.max(size, 1)))
         places = out + rows[:, None] * num_columns + s[None, :]
-        tl.store(places, x - reference[:, None], mask=real[:, None] & (s < num_columns)[None, :])
+        tl.store(places, x, mask=real[:, None] & (s < num_columns)[None, :])
     return largest
 
 
@@ -63,24 +117,32 @@ def gather_by_state(
 def score_rows(
     scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
     num_classes: tl.int32, input_lengths, num_states, stay_labels, step_labels, labels_width: tl.int32,
-    num_columns: tl.int32, maxima, sums, stay_scores, step_scores, extents, LOGITS: tl.constexpr, SHARED: tl.constexpr,
-    WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    num_columns: tl.int32, maxima, sums, stay_scores, step_scores, extents, LOGITS: tl.constexpr,
+    SHARED: tl.constexpr, RELATIVE: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Softmax statistics, scores of each state's arcs, and for each sample the bits of the largest of them by size."""
+    """Softmax statistics, scores of each state's arcs, and for each sample the bits of the largest of them by size.
+
+    Without LOGITS a row's maximum is ``greatest_of_rows``.
+    """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     within = rows < num_samples.to(tl.int64) * num_frames
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
     real = within & (t < tl.load(input_lengths + n))
     states = tl.load(num_states + n)
     starts = n * stride_n + t * stride_t
-    reference = tl.zeros([ROWS], WORK)
     undefined = rows < 0
     if LOGITS:
         maximum, total = softmax_statistics(scores, starts, stride_c, num_classes, real, WORK, BLOCK, ALIGNED)
-        tl.store(maxima + rows, maximum, mask=real)
         tl.store(sums + rows, total, mask=real)
-        reference = reference_of(maximum)
         undefined = total != total
+    else:
+        maximum = greatest_of_rows(
+            scores, starts, stride_c, num_classes, stay_labels, step_labels, labels_width, n, states, num_columns, real,
+            SHARED, RELATIVE, WORK, BLOCK,
+        )  # fmt: skip
+    tl.store(maxima + rows, maximum, mask=real)
+    reference = reference_of(maximum)
     largest = gather_by_state(
         scores, starts, stride_c, step_labels, labels_width, n, states, num_columns, reference, step_scores, rows, real,
         WORK, BLOCK,
@@ -93,6 +155,10 @@ def score_rows(
         undefined = undefined | (other != other)
         largest = tl.maximum(largest, other)
     undefined = undefined | (largest != largest)
+    if LOGITS:
+        # The exponents of alpha are less the row's.
+        size = tl.abs(maximum - reference)
+        largest = tl.maximum(largest, tl.where(size < float("inf"), size, 0.0).to(tl.float32))
     bits = tl.where(undefined, UNDEFINED, largest.to(tl.int32, bitcast=True))
     # The bits of floats that are not negative are in their order: the same integer whoever comes first.
     tl.atomic_max(extents + n, bits, mask=real)
@@ -119,12 +185,30 @@ def constants_of(transitions, indices, n, width, s, used, TRANSITIONS: tl.conste
 
 
 @triton.jit
-def _weight(plane, frame, num_columns, s, used, constants, WIDE: tl.constexpr):
-    """The scores of the states' arcs in a frame as extended numbers; frames count through the batch."""
+def _score(plane, frame, num_columns, s, used, constants, WIDE: tl.constexpr):
+    """The scores of the states' arcs in a frame; frames count through the batch."""
     x = tl.load(plane + frame * num_columns + s, mask=used, other=float("-inf"))
     if WIDE:
         x = x.to(tl.float64) + constants
-    return split(x)
+    return x
+
+
+@triton.jit
+def _weight(plane, frame, num_columns, s, used, constants, WIDE: tl.constexpr):
+    """The same as extended numbers."""
+    return split(_score(plane, frame, num_columns, s, used, constants, WIDE))
+
+
+@triton.jit
+def _share(
+    plane, maxima, frame, is_real, num_columns, s, used, constants, LOGITS: tl.constexpr, WIDE: tl.constexpr
+):  # fmt: skip
+    """The same in the wide pair, in units of the frame's own power of two: about 1 where a model is sure."""
+    mantissa, exponent = split_wide(_score(plane, frame, num_columns, s, used & is_real, constants, WIDE))
+    if LOGITS:
+        _, _, power = unit_of(tl.load(maxima + frame, mask=is_real, other=0.0))
+        exponent -= power
+    return mantissa, exponent
 
 
 @triton.jit
@@ -157,10 +241,15 @@ def _beside(word, plane, places, lanes, distance, inside, BLOCK: tl.constexpr):
 
 @triton.jit
 def _alpha(
-    stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width, num_columns,
-    start_state, alpha, ARCS_DIFFER: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    stay_scores, step_scores, maxima, stays, steps, transitions, skips, n, frame, frames, states, width, num_columns,
+    start_state, alpha, LOGITS: tl.constexpr, ARCS_DIFFER: tl.constexpr, TRANSITIONS: tl.constexpr,
+    BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The mass that arrives in each state of each frame; ``frame`` is the sample's first in the batch."""
+    """The mass that arrives in each state of each frame; ``frame`` is the sample's first in the batch.
+
+    In words of the wide pair, whatever the scores' own: the loss is a difference, and in float32 the rounding of many
+    frames alike would be all of it.
+    """
     lanes = tl.arange(0, BLOCK)
     for strip in range(0, states, BLOCK):
         # What an earlier strip has stored other threads read.
@@ -170,22 +259,28 @@ def _alpha(
         skip = tl.load(skips + n * width + s, mask=used, other=0) != 0
         stay = constants_of(transitions, stays, n, width, s, used, TRANSITIONS)
         step = constants_of(transitions, steps, n, width, s, used, TRANSITIONS)
-        word = _ones(s == start_state, WIDE)
-        one_before, two_before = _ones(s - 1 == start_state, WIDE), _ones(s - 2 == start_state, WIDE)
-        step_ahead, step_exponent_ahead = _weight(step_scores, frame, num_columns, s, used, step, WIDE)
+        word = _ones(s == start_state, True)
+        one_before, two_before = _ones(s - 1 == start_state, True), _ones(s - 2 == start_state, True)
+        step_ahead, step_exponent_ahead = _share(
+            step_scores, maxima, frame, True, num_columns, s, used, step, LOGITS, WIDE
+        )
         stay_ahead, stay_exponent_ahead = step_ahead, step_exponent_ahead
         if ARCS_DIFFER:
-            stay_ahead, stay_exponent_ahead = _weight(stay_scores, frame, num_columns, s, used, stay, WIDE)
+            stay_ahead, stay_exponent_ahead = _share(
+                stay_scores, maxima, frame, True, num_columns, s, used, stay, LOGITS, WIDE
+            )
         for t in range(frames):
             weight, weight_exponent = step_ahead, step_exponent_ahead
             stay_weight, stay_exponent = stay_ahead, stay_exponent_ahead
             # A frame ahead, so that no step waits for memory.
-            is_next = used & (t + 1 < frames)
-            step_ahead, step_exponent_ahead = _weight(step_scores, frame + t + 1, num_columns, s, is_next, step, WIDE)
+            is_next = t + 1 < frames
+            step_ahead, step_exponent_ahead = _share(
+                step_scores, maxima, frame + t + 1, is_next, num_columns, s, used, step, LOGITS, WIDE
+            )
             stay_ahead, stay_exponent_ahead = step_ahead, step_exponent_ahead
             if ARCS_DIFFER:
-                stay_ahead, stay_exponent_ahead = _weight(
-                    stay_scores, frame + t + 1, num_columns, s, is_next, stay, WIDE
+                stay_ahead, stay_exponent_ahead = _share(
+                    stay_scores, maxima, frame + t + 1, is_next, num_columns, s, used, stay, LOGITS, WIDE
                 )
             if t > 0:
                 places = (frame + t - 1) * num_columns + s
@@ -239,29 +334,36 @@ def _beta(
 
 
 @triton.jit
-def _log_normalisers(maxima, sums, frame, frames, BLOCK: tl.constexpr):
-    """The sum over the frames of what the scores are the logits' less of, in float64."""
+def _taken_off(maxima, sums, frame, frames, LOGITS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """What the loss has besides the logarithm of alpha, which lacks what is huge in the frames' scores.
+
+    Of logits, whose softmax lacks the same, the sums of their exponentials in the units of ``_share``.
+    """
     total = tl.zeros([BLOCK], tl.float64)
     for first in range(0, frames, BLOCK):
         t = first + tl.arange(0, BLOCK)
         maximum = tl.load(maxima + frame + t, mask=t < frames, other=0.0)
-        mass = tl.load(sums + frame + t, mask=t < frames, other=1.0)
-        # A row of nothing but -inf has neither, and no path goes through it.
-        possible = mass > 0
-        size = tl.where(possible, maximum - reference_of(maximum), 0.0).to(tl.float64)
-        # The sum is of exp(score - maximum), and was taken less the maximum.
-        total += size + tl.log(tl.where(possible, mass, 1.0).to(tl.float64))
+        if LOGITS:
+            mass = tl.load(sums + frame + t, mask=t < frames, other=1.0)
+            # A row of nothing but -inf has none, and no path goes through it.
+            possible = mass > 0
+            size = tl.where(possible, maximum - reference_of(maximum), 0.0)
+            # The sum is of exp(score - maximum): the weight of the greatest as ``_alpha`` has it, and its power.
+            greatest, exponent = split_wide(size.to(tl.float64) if WIDE else size)
+            _, _, power = unit_of(tl.where(possible, maximum, 0.0))
+            total += tl.log(greatest * tl.where(possible, mass, 1.0)) + (exponent - power).to(tl.float64) * LN_2
+        else:
+            total -= reference_of(maximum).to(tl.float64)
     return tl.sum(total, 0)
 
 
 @triton.jit
 def _final_mass(alpha, frame, frames, states, num_columns, num_final):
-    """log of the mass in the final states after the last frame."""
+    """The mass in the final states after the last frame."""
     last = (frame + frames - 1) * num_columns + states - 1
     one = _load_words(alpha, last, (num_final > 0) & (states > 0))
     two = _load_words(alpha, last - 1, (num_final > 1) & (states > 1))
-    mantissa, exponent = add(*unpack(one), *unpack(two))
-    return log(mantissa, exponent)
+    return add(*unpack(one), *unpack(two))
 
 
 @kernel
@@ -271,7 +373,10 @@ def solve(
     beta, losses, LOGITS: tl.constexpr, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr,
     WIDE: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
-    """Alpha and the loss of a sample, or, by the second program of it, beta."""
+    """Alpha and the loss of a sample, or, by the second program of it, beta.
+
+    Without ``maxima`` the loss lacks what alpha lacks.
+    """
     n = tl.program_id(0).to(tl.int64)
     frames, states = tl.load(input_lengths + n).to(tl.int32), tl.load(num_states + n).to(tl.int32)
     extent = tl.load(extents + n)
@@ -290,22 +395,33 @@ def solve(
             loss = tl.where(stands, 0.0, float("inf")).to(tl.float64)
             if is_defined & (frames > 0):
                 _alpha(
-                    stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width,
-                    num_columns, start_state, alpha, not SHARED or TRANSITIONS, TRANSITIONS, BLOCK, WIDE,
+                    stay_scores, step_scores, maxima, stays, steps, transitions, skips, n, frame, frames, states, width,
+                    num_columns, start_state, alpha, LOGITS, not SHARED or TRANSITIONS, TRANSITIONS, BLOCK, WIDE,
                 )  # fmt: skip
                 barrier()
-                loss = -_final_mass(alpha, frame, frames, states, num_columns, num_final)
-                if LOGITS:
-                    loss += _log_normalisers(maxima, sums, frame, frames, BLOCK)
+                mantissa, exponent = _final_mass(alpha, frame, frames, states, num_columns, num_final)
+                loss = -tl.log(tl.where(mantissa > 0, mantissa, 1.0))
+                if maxima is not None:
+                    loss += _taken_off(maxima, sums, frame, frames, LOGITS, BLOCK, WIDE)
+                loss = tl.where(mantissa > 0, loss - exponent.to(tl.float64) * LN_2, float("inf"))
             tl.store(losses + n, tl.where(is_defined, loss, float("nan")))
 
 
 @triton.jit
-def entering(alpha, rows, num_columns, s, t, mask, distance, start_state, WIDE: tl.constexpr):
+def entering(alpha, rows, num_columns, s, t, mask, distance, start_state):
     """The masses of the frame before, ``distance`` states down; before the first frame all is in the start."""
     source = s - distance
     before = _load_words(alpha, (rows - 1) * num_columns + source, mask & (t > 0) & (source >= 0))
-    return tl.where(t > 0, before, _ones((source == start_state) & (t <= 0), WIDE))
+    return tl.where(t > 0, before, _ones((source == start_state) & (t <= 0), True))
+
+
+@triton.jit
+def _unpack_alpha(word, WIDE: tl.constexpr):
+    """A word of alpha as a number of the pair that beta has."""
+    mantissa, exponent = unpack(word)
+    if not WIDE:
+        mantissa, exponent = narrowed(mantissa, exponent)
+    return mantissa, exponent
 
 
 @triton.jit
@@ -317,21 +433,25 @@ def _masses(
     places = rows * num_columns + s
     after, after_exponent = unpack(_load_words(beta, places, used))
     if SHARED:
-        mantissa, exponent = _times(_load_words(alpha, places, used), after, after_exponent)
+        mantissa, exponent = _unpack_alpha(_load_words(alpha, places, used), WIDE)
+        mantissa, exponent = mantissa * after, exponent + after_exponent
         return mantissa, exponent, mantissa, exponent
     else:
         step = constants_of(transitions, steps, n, width, s, used, TRANSITIONS)
         stay = constants_of(transitions, stays, n, width, s, used, TRANSITIONS)
         skip = tl.load(skips + n * width + s, mask=used, other=0) != 0
-        one, one_exponent = unpack(entering(alpha, rows, num_columns, s, t, used, 1, start_state, WIDE))
-        skipping = entering(alpha, rows, num_columns, s, t, used & skip, 2, start_state, WIDE)
-        two, two_exponent = unpack(tl.where(skip, skipping, zeros_like(skipping)))
+        one, one_exponent = _unpack_alpha(entering(alpha, rows, num_columns, s, t, used, 1, start_state), WIDE)
+        skipping = entering(alpha, rows, num_columns, s, t, used & skip, 2, start_state)
+        two, two_exponent = _unpack_alpha(tl.where(skip, skipping, zeros_like(skipping)), WIDE)
         mantissa, exponent = add(one, one_exponent, two, two_exponent)
         weight, weight_exponent = _weight(step_scores, rows, num_columns, s, used, step, WIDE)
-        own = entering(alpha, rows, num_columns, s, t, used, 0, start_state, WIDE)
+        own, own_exponent = _unpack_alpha(entering(alpha, rows, num_columns, s, t, used, 0, start_state), WIDE)
         stay_weight, stay_exponent = _weight(stay_scores, rows, num_columns, s, used, stay, WIDE)
-        staying, staying_exponent = _times(own, stay_weight * after, stay_exponent + after_exponent)
-        return mantissa * weight * after, exponent + weight_exponent + after_exponent, staying, staying_exponent
+        staying = own * stay_weight * after
+        return (
+            mantissa * weight * after, exponent + weight_exponent + after_exponent, staying,
+            own_exponent + stay_exponent + after_exponent,
+        )  # fmt: skip
 
 
 @kernel

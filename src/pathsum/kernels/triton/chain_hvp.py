@@ -16,10 +16,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.chain import constants_of, entering, gather_by_state, is_wide, reference_of
+from pathsum.kernels.triton.chain import constants_of, entering, gather_by_state, greatest_of_rows
 from pathsum.kernels.triton.chain_gradient import sum_by_class
 from pathsum.kernels.triton.compilation import barrier, kernel
-from pathsum.kernels.triton.extended import shift, split, unpack, zeros_like
+from pathsum.kernels.triton.extended import reference_of, shift, split, unpack, zeros_like
 from pathsum.kernels.triton.rows import in_pieces, softmax_mean
 
 # What passes through a node of less, an eps squared, is lost in any sum.
@@ -42,15 +42,20 @@ def gather_tangents(
     possible = real & (tl.load(losses + n) < float("inf"))
     states = tl.load(num_states + n)
     starts, moved = n * stride_n + t * stride_t, n * tangent_stride_n + t * tangent_stride_t
-    nothing, reference = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
+    nothing = tl.zeros([ROWS], WORK)
     if LOGITS:
         maximum = tl.load(maxima + rows, mask=possible, other=0.0)
-        reference = reference_of(maximum)
         mean = softmax_mean(
             scores, starts, stride_c, tangent, moved, tangent_stride_c, num_classes, maximum, possible, WORK, BLOCK,
             ALIGNED,
         ) / tl.load(sums + rows, mask=possible, other=1.0)  # fmt: skip
         tl.store(means + rows, mean, mask=within)
+    else:
+        maximum = greatest_of_rows(
+            scores, starts, stride_c, num_classes, stay_labels, step_labels, num_columns, n, states, num_columns,
+            possible, SHARED, False, WORK, BLOCK,
+        )  # fmt: skip
+    reference = reference_of(maximum)
     largest = gather_by_state(
         scores, starts, stride_c, step_labels, num_columns, n, states, num_columns, reference, step_scores, rows,
         possible, WORK, BLOCK,
@@ -84,10 +89,9 @@ def _weighed(word, transitions, indices, n, width, s, used, TRANSITIONS: tl.cons
 
 @kernel
 def tell_arcs_apart(
-    extents, losses, input_lengths, num_states, skips, stays, steps, transitions, alpha, stay_posteriors,
-    step_posteriors, num_samples: tl.int32, num_frames: tl.int32, num_columns: tl.int32, start_state: tl.int32, stay,
-    step, skip, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    WIDE: tl.constexpr, FIXED: tl.constexpr,
+    losses, input_lengths, num_states, skips, stays, steps, transitions, alpha, stay_posteriors, step_posteriors,
+    num_samples: tl.int32, num_frames: tl.int32, num_columns: tl.int32, start_state: tl.int32, stay, step, skip,
+    SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Posteriors of the arcs that stay, step and skip into each state of each frame, 0 where there is no path.
 
@@ -97,20 +101,18 @@ def tell_arcs_apart(
     s = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     within = rows < num_samples.to(tl.int64) * num_frames
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
-    frames = tl.load(input_lengths + n)
-    own = within & (t < frames) & (tl.load(losses + n) < float("inf"))
-    own = own & (is_wide(tl.load(extents + n), frames, FIXED) == WIDE)
+    own = within & (t < tl.load(input_lengths + n)) & (tl.load(losses + n) < float("inf"))
     used, places = own & (s < tl.load(num_states + n)), rows * num_columns + s
-    one = entering(alpha, rows, num_columns, s, t, used, 1, start_state, WIDE)
+    one = entering(alpha, rows, num_columns, s, t, used, 1, start_state)
     step_mass, step_exponent = _weighed(one, transitions, steps, n, num_columns, s, used, TRANSITIONS)
-    two = entering(alpha, rows, num_columns, s, t, used, 2, start_state, WIDE)
+    two = entering(alpha, rows, num_columns, s, t, used, 2, start_state)
     two = tl.where(tl.load(skips + n * num_columns + s, mask=used, other=0) != 0, two, zeros_like(two))
     skip_mass, skip_exponent = _weighed(two, transitions, steps, n, num_columns, s, used, TRANSITIONS)
     largest = tl.maximum(step_exponent, skip_exponent)
     entered = tl.load(step_posteriors + places, mask=used, other=0.0)
     least = LEAST_64 if entered.dtype == tl.float64 else LEAST_32
     if SHARED:
-        staying = entering(alpha, rows, num_columns, s, t, used, 0, start_state, WIDE)
+        staying = entering(alpha, rows, num_columns, s, t, used, 0, start_state)
         stay_mass, stay_exponent = _weighed(staying, transitions, stays, n, num_columns, s, used, TRANSITIONS)
         largest = tl.maximum(largest, stay_exponent)
         stay_mass = shift(stay_mass, stay_exponent - largest)

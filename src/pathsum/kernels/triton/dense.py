@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from pathsum.kernels.triton.compilation import barrier, kernel
-from pathsum.kernels.triton.extended import LN_2
+from pathsum.kernels.triton.extended import LN_2, reference_of
 
 # No product of a transition, down to 2**-340, and a state leaves the normal floats.
 WATCH = tl.constexpr(2.0**-500)
@@ -29,7 +29,7 @@ def load_scores(scores, start, stride_c, c, num_classes):
 
 
 @triton.jit
-def _greatest(scores, start, stride_c, num_classes, BLOCK: tl.constexpr):
+def greatest_of_frame(scores, start, stride_c, num_classes, BLOCK: tl.constexpr):
     """The greatest score of a frame, 0 of nothing but -inf; whether one is NaN or +inf."""
     greatest, undefined = tl.full([BLOCK], float("-inf"), tl.float64), tl.zeros([BLOCK], tl.int32)
     for first in range(0, num_classes, BLOCK):
@@ -74,14 +74,17 @@ def _alpha(
     scores, start, stride_t, stride_c, matrix, shift, row, frames, num_classes, alpha, scales, TO: tl.constexpr,
     FROM: tl.constexpr,
 ):  # fmt: skip
-    """Fill alpha, times ``scales`` a frame; the log-sum, whether a score is undefined, whether one is lost."""
+    """Fill alpha, times ``scales`` a frame; the log-sum less what is huge of the frames' greatest, and this; whether a
+    score is undefined, whether one is lost.
+    """
+    in_common = tl.zeros([], tl.float64)
     log_z, scale = tl.zeros([], tl.float64), tl.zeros([], tl.float64) + 1.0
     undefined, lost = tl.zeros([], tl.int32), tl.zeros([], tl.int32)
     for t in range(frames):
         # What other threads have stored of the frame before.
         barrier()
         place = start + t * stride_t
-        reference, wrong = _greatest(scores, place, stride_c, num_classes, FROM)
+        reference, wrong = greatest_of_frame(scores, place, stride_c, num_classes, FROM)
         undefined = undefined | wrong
         greatest, least = tl.zeros([TO], tl.float64), tl.full([TO], float("inf"), tl.float64)
         mass = tl.zeros([TO], tl.float64)
@@ -101,11 +104,13 @@ def _alpha(
         exponent = _exponent(largest)
         scale = _power(-exponent)
         tl.store(scales + row + t, scale)
-        log_z += reference + exponent.to(tl.float64) * LN_2 + tl.where(t > 0, shift, 0.0)
+        huge = reference_of(reference)
+        in_common += huge
+        log_z += (reference - huge) + exponent.to(tl.float64) * LN_2 + tl.where(t > 0, shift, 0.0)
         if t == frames - 1:
             total = tl.sum(mass, 0) * scale
             log_z = tl.where(total > 0, log_z + tl.log(tl.where(total > 0, total, 1.0)), float("-inf"))
-    return log_z, undefined, lost
+    return log_z, in_common, undefined, lost
 
 
 @triton.jit
@@ -123,7 +128,7 @@ def _beta(
         t = frames - 1 - behind
         barrier()
         place = start + t * stride_t
-        reference, _ = _greatest(scores, place, stride_c, num_classes, FROM)
+        reference, _ = greatest_of_frame(scores, place, stride_c, num_classes, FROM)
         here, weighed = beta + (row + t) * num_classes, entering + (row + t) * num_classes
         greatest, least = tl.zeros([FROM], tl.float64), tl.full([FROM], float("inf"), tl.float64)
         for first in range(0, num_classes, FROM):
@@ -149,10 +154,10 @@ def _beta(
 @kernel
 def solve(
     scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, input_lengths, num_frames: tl.int32,
-    num_classes: tl.int32, matrix, transposed, shift, status, alpha, scales, beta, entering, losses, lost,
-    TO: tl.constexpr, FROM: tl.constexpr,
+    num_classes: tl.int32, matrix, transposed, shift, status, alpha, scales, beta, entering, losses, in_common,
+    lost, TO: tl.constexpr, FROM: tl.constexpr,
 ):  # fmt: skip
-    """Alpha and the loss of a sample, or, by the second program of it, beta.
+    """Alpha and the loss of a sample, or, by the second program of it, beta; the loss lacks what is ``in_common``.
 
     ``status``: whether a transition is NaN or +inf, and whether the finite ones are too far apart.
     """
@@ -166,7 +171,7 @@ def solve(
             )
             tl.atomic_max(lost + n, near_end)
         else:
-            log_z, undefined, near_end = _alpha(
+            log_z, huge, undefined, near_end = _alpha(
                 scores, start, stride_t, stride_c, matrix, tl.load(shift), row, frames, num_classes, alpha, scales, TO,
                 FROM,
             )  # fmt: skip
@@ -175,10 +180,12 @@ def solve(
             far_apart = has_arcs & (tl.load(status + 1) != 0)
             tl.atomic_max(lost + n, tl.where(undefined, 0, near_end | far_apart.to(tl.int32)))
             tl.store(losses + n, tl.where(undefined, float("nan"), -log_z))
+            tl.store(in_common + n, huge)
     else:
         if tl.program_id(1) == 0:
             # There is one path, the empty one; lengths of -1 say that the sample is not defined.
             tl.store(losses + n, tl.where(frames == 0, 0.0, float("nan")).to(tl.float64))
+            tl.store(in_common + n, tl.zeros([], tl.float64))
 
 
 @kernel

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 from pathsum.kernels.triton.compilation import barrier, kernel
-from pathsum.kernels.triton.dense import load_scores
+from pathsum.kernels.triton.dense import greatest_of_frame, load_scores
+from pathsum.kernels.triton.extended import reference_of
 
 
 @triton.jit
@@ -49,6 +50,7 @@ def solve(
             for behind in range(frames):
                 t = frames - 1 - behind
                 barrier()
+                greatest, _ = greatest_of_frame(scores, start + t * stride_t, stride_c, num_classes, FROM)
                 for first in range(0, num_classes, TO):
                     j = first + tl.arange(0, TO)
                     leaving = tl.zeros([TO], tl.float64)
@@ -58,13 +60,14 @@ def solve(
                             transitions, entering + (row + t + 1) * num_classes, j, num_classes, 1, num_classes, TO,
                             FROM,
                         )  # fmt: skip
-                    x = load_scores(scores, start + t * stride_t, stride_c, j, num_classes)
+                    x = load_scores(scores, start + t * stride_t, stride_c, j, num_classes) - reference_of(greatest)
                     tl.store(beta + places, leaving, mask=j < num_classes)
                     tl.store(entering + places, x + leaving, mask=j < num_classes)
     else:
         if is_lost:
             for t in range(frames):
                 barrier()
+                greatest, _ = greatest_of_frame(scores, start + t * stride_t, stride_c, num_classes, FROM)
                 for first in range(0, num_classes, TO):
                     j = first + tl.arange(0, TO)
                     arriving = tl.zeros([TO], tl.float64)
@@ -72,7 +75,7 @@ def solve(
                         arriving = _log_sum(
                             transitions, alpha + (row + t - 1) * num_classes, j, num_classes, num_classes, 1, TO, FROM
                         )
-                    x = load_scores(scores, start + t * stride_t, stride_c, j, num_classes)
+                    x = load_scores(scores, start + t * stride_t, stride_c, j, num_classes) - reference_of(greatest)
                     tl.store(alpha + (row + t) * num_classes + j, x + arriving, mask=j < num_classes)
             barrier()
             last = alpha + (row + frames - 1) * num_classes

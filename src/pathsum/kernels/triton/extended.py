@@ -17,6 +17,8 @@ from pathsum import numerics
 
 LN_2 = tl.constexpr(numerics.LN_2)
 LOG2_E = tl.constexpr(numerics.LOG2_E)
+# Logits up to this size are exponentiated as they are.
+ORDINARY = tl.constexpr(1024.0)
 HIGH_32, LOW_32 = tl.constexpr(numerics.LN_2_HIGH_32), tl.constexpr(numerics.LN_2_LOW_32)
 HIGH_64, LOW_64 = tl.constexpr(numerics.LN_2_HIGH_64), tl.constexpr(numerics.LN_2_LOW_64)
 ZERO_32 = tl.constexpr(numerics.ZERO_EXPONENT_32)
@@ -28,10 +30,10 @@ LEAST_64 = tl.constexpr(-(2.0**52))
 
 
 @triton.jit
-def _exp_fraction_32(r):
-    """exp(r) for |r| <= ln(2)/2, to 5e-9."""
+def _exp_tail_32(r):
+    """exp(r) - 1 for |r| <= ln(2)/2, to 5e-9."""
     high = ((r * (1 / 5040) + (1 / 720)) * r + (1 / 120)) * r + (1 / 24)
-    return (((high * r + (1 / 6)) * r + 0.5) * r + 1.0) * r + 1.0
+    return (((high * r + (1 / 6)) * r + 0.5) * r + 1.0) * r
 
 
 @triton.jit
@@ -43,20 +45,69 @@ def _exp_fraction_64(r):
 
 
 @triton.jit
+def _split_tail(x):
+    """(mantissa - 1, exponent) of exp(x) in float32: of x near 0 the digits that the mantissa would round off."""
+    possible = x > LEAST_32
+    bounded = tl.where(possible, x, 0.0)
+    n = tl.floor(bounded * LOG2_E + 0.5)
+    tail = _exp_tail_32(bounded - n * HIGH_32 - n * LOW_32)
+    return tl.where(possible, tail, -1.0), tl.where(possible, n.to(tl.int32), ZERO_32)
+
+
+@triton.jit
 def split(x):
     """The extended-range number exp(x); x is a block and neither NaN nor +inf."""
     if x.dtype == tl.float32:
-        possible = x > LEAST_32
-        bounded = tl.where(possible, x, 0.0)
-        n = tl.floor(bounded * LOG2_E + 0.5)
-        fraction = _exp_fraction_32(bounded - n * HIGH_32 - n * LOW_32)
-        return tl.where(possible, fraction, 0.0), tl.where(possible, n.to(tl.int32), ZERO_32)
+        tail, n = _split_tail(x)
+        return 1.0 + tail, n
     else:
         possible = x > LEAST_64
         bounded = tl.where(possible, x, 0.0)
         n = tl.floor(bounded * LOG2_E + 0.5)
         fraction = _exp_fraction_64(bounded - n * HIGH_64 - n * LOW_64)
         return tl.where(possible, fraction, 0.0), tl.where(possible, n.to(tl.int64), ZERO_64)
+
+
+@triton.jit
+def split_wide(x):
+    """The same in the wide pair: of a float32 the polynomial is in float32 still, the mantissa all it knows."""
+    if x.dtype == tl.float32:
+        tail, n = _split_tail(x)
+        return 1.0 + tail.to(tl.float64), widened(n)
+    else:
+        return split(x)
+
+
+@triton.jit
+def widened(exponent):
+    """An int32 exponent as the wide pair's."""
+    return tl.where(exponent == ZERO_32, ZERO_64, exponent.to(tl.int64))
+
+
+@triton.jit
+def narrowed(mantissa, exponent):
+    """A number of the wide pair in the narrow one, which holds it."""
+    return mantissa.to(tl.float32), tl.maximum(exponent, ZERO_32).to(tl.int32)
+
+
+@triton.jit
+def reference_of(maximum):
+    """What scores with this maximum are taken less before they are exponentiated.
+
+    Nothing, where they are of ordinary size: a score 50 below its row's maximum would lose 2e-6 to the subtraction, and
+    extended range needs none. Huge ones are, lest the sum of a thousand of them drown the loss.
+    """
+    size = tl.abs(maximum)
+    return tl.where((size > ORDINARY) & (size < float("inf")), maximum, 0.0)
+
+
+@triton.jit
+def unit_of(maximum):
+    """What the exponentials of a row are in units of, exp(reference) * 2**power; and the greatest one itself in it."""
+    reference = reference_of(maximum)
+    relative = tl.where(tl.abs(maximum) < float("inf"), maximum - reference, 0.0)
+    greatest, power = split(relative)
+    return reference, greatest, power
 
 
 @triton.jit

@@ -58,7 +58,8 @@ def score_rows(
         defined = total == total
         # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
         reference = tl.where(maximum > float("-inf"), maximum, 0.0).to(tl.float64)
-        log_sum = tl.log(tl.where(total > 0, total, 1.0).to(tl.float64))
+        log_sum = tl.log(tl.where(total > 0, total, 1.0))
+        # The reference first: beside a huge one the logarithm would be lost.
         blank_score, label_score = blank_score - reference - log_sum, label_score - reference - log_sum
     tl.store(blank_scores + rows, blank_score, mask=real)
     tl.store(label_scores + rows, label_score, mask=real)

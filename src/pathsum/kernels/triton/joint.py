@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from pathsum.kernels.triton.compilation import barrier, kernel
-from pathsum.kernels.triton.rows import find_sample
+from pathsum.kernels.triton.rows import add_terms, find_sample, no_terms, sum_of_terms
 
 
 @triton.jit
@@ -100,7 +100,7 @@ def score_rows(
         real = rows < num_rows
         n, t, u, labels = _locate(rows, real, row_offsets, target_lengths, num_samples)
         label = tl.load(targets + n * targets_width + u, mask=real & (u < labels), other=-1)
-        maximum, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
+        maximum, coarse, fine = no_terms(rows, tl.float32)
         blank_score, label_score = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
         for first in range(0, num_classes, BLOCK):
             v = first + tl.arange(0, BLOCK)
@@ -108,17 +108,16 @@ def score_rows(
                 encoder, predictor, weight, bias, n, t, u, real, v, num_frames, width, size, num_classes, ACTIVATION,
                 PRECISION, ROWS, BLOCK, UNITS,
             )  # fmt: skip
-            larger = tl.maximum(maximum, tl.max(x, 1))
-            reference = tl.where(larger > float("-inf"), larger, 0.0)
-            total = total * tl.exp(maximum - reference) + tl.sum(tl.exp(x - reference[:, None]), 1)
-            maximum = larger
+            maximum, coarse, fine = add_terms(maximum, coarse, fine, x)
             blank_score += tl.sum(tl.where(v[None, :] == blank, x, 0.0), 1)
             label_score += tl.sum(tl.where(v[None, :] == label[:, None], x, 0.0), 1)
         reference = tl.where(maximum > float("-inf"), maximum, 0.0).to(tl.float64)
-        log_sum = reference + tl.log(tl.where(total > 0, total, 1.0).to(tl.float64))
-        label_score = tl.where(label >= 0, label_score.to(tl.float64) - log_sum, float("-inf"))
-        tl.store(log_sums + rows, log_sum, mask=real)
-        tl.store(blank_scores + rows, blank_score.to(tl.float64) - log_sum, mask=real)
+        total = sum_of_terms(maximum, coarse, fine)
+        log_sum = tl.log(tl.where(total > 0, total, 1.0))
+        tl.store(log_sums + rows, reference + log_sum, mask=real)
+        # The reference first: beside a huge one the logarithm would be lost.
+        label_score = tl.where(label >= 0, label_score.to(tl.float64) - reference - log_sum, float("-inf"))
+        tl.store(blank_scores + rows, blank_score.to(tl.float64) - reference - log_sum, mask=real)
         tl.store(label_scores + rows, label_score, mask=real)
         # The same integer whoever comes first.
         tl.atomic_max(undefined + n, tl.full([ROWS], 1, tl.int32), mask=real & (total != total))

@@ -69,7 +69,7 @@ def score_rows(
         num_frames, num_labels, targets_width, PACKED,
     )  # fmt: skip
     starts = starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED)
-    taken_off = tl.zeros([ROWS], tl.float64)
+    reference, log_sum = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
     if LOGITS:
         maximum, total = softmax_statistics(
             scores, starts, stride_v, num_classes, real, WORK, BLOCK, ALIGNED, lone, LONE
@@ -77,16 +77,17 @@ def score_rows(
         tl.store(maxima + node, maximum, mask=real)
         tl.store(sums + node, total, mask=real)
         # A row of nothing but -inf has no maximum to subtract; its scores stay -inf.
-        taken_off = tl.where(maximum > float("-inf"), maximum, tl.where(total == total, 0.0, maximum)).to(tl.float64)
-        taken_off += tl.log(tl.where(total > 0, total, 1.0).to(tl.float64))
+        reference = tl.where(maximum > float("-inf"), maximum, tl.where(total == total, 0.0, maximum)).to(tl.float64)
+        log_sum = tl.log(tl.where(total > 0, total, 1.0))
         if LONE:
             alone = tl.load(scores + starts + lone.to(tl.int64) * stride_v, mask=real, other=0.0).to(tl.float64)
-            taken_off -= tl.where(alone < float("inf"), _log_sigmoid(-alone), float("nan"))
+            log_sum -= tl.where(alone < float("inf"), _log_sigmoid(-alone), float("nan"))
     for k in range(num_planes):
         column = _column(classes, k, label)
         read = real & (column >= 0)
         x = tl.load(scores + starts + column * stride_v, mask=read, other=float("-inf")).to(tl.float64)
-        score = x - taken_off
+        # The reference first: beside a huge one the logarithm would be lost.
+        score = x - reference - log_sum
         if LONE:
             by_itself = tl.where(x < float("inf"), _log_sigmoid(x), float("nan"))
             score = tl.where(column == lone, by_itself, score)

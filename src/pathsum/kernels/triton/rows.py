@@ -8,6 +8,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from pathsum.kernels.triton.extended import shift, split, unit_of
+
+# Added and taken away, it rounds a float32 below 64 to a multiple of 2**-16.
+ROUNDING = tl.constexpr(1.5 * 2.0**7)
+
 
 @triton.jit
 def find_sample(rows, row_offsets, num_samples):
@@ -57,11 +62,57 @@ def in_pieces(x, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def _rounded(x):
+    """A float32 below 64 rounded to a multiple of 2**-16: a few hundred of them add up without an error."""
+    return (x + ROUNDING) - ROUNDING
+
+
+@triton.jit
+def no_terms(like, WORK: tl.constexpr):
+    """What ``add_terms`` begins with, for rows as there are in ``like``."""
+    nothing = tl.zeros(like.shape, WORK)
+    return nothing + float("-inf"), nothing, nothing
+
+
+@triton.jit
+def add_terms(maximum, coarse, fine, x):
+    """The maximum of rows, and the sum of their exponentials in units of it, with some more scores of each row.
+
+    Of a row that is sure of a class the sum is 1 and what the others have, which is all that the row costs a path: so
+    scores are divided by a power of two, which has no rounding, and terms are added up in two parts.
+    """
+    # The exponential of a NaN is NaN, as is that of +inf less itself.
+    undefined = ~(x < float("inf"))
+    x = tl.where(undefined, float("-inf"), x)
+    before, _, power_before = unit_of(maximum)
+    maximum = tl.maximum(maximum, tl.max(x, 1))
+    reference, _, power = unit_of(maximum)
+    # Of nothing but -inf before there is nothing to be made greater.
+    factor, exponent = split(tl.minimum(before - reference, 0.0))
+    factor = shift(factor, tl.minimum(exponent + (power_before - power), 1))
+    terms, exponents = split(x - reference[:, None])
+    terms = shift(terms, exponents - power[:, None])
+    upper = _rounded(terms)
+    lower = tl.where(undefined, float("nan"), terms - upper)
+    scaled = coarse * factor
+    kept = _rounded(scaled)
+    return maximum, kept + tl.sum(upper, 1), fine * factor + (scaled - kept) + tl.sum(lower, 1)
+
+
+@triton.jit
+def sum_of_terms(maximum, coarse, fine):
+    """In float64 the sum of exp(score - maximum), 0 of nothing but -inf; NaN where a score is NaN or +inf."""
+    _, greatest, _ = unit_of(maximum)
+    return (coarse.to(tl.float64) + fine.to(tl.float64)) / greatest.to(tl.float64)
+
+
+@triton.jit
 def softmax_statistics(
     scores, starts, stride_v, num_classes, read, WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
     lone=-1, LONE: tl.constexpr = False,
 ):  # fmt: skip
-    """Maximum and sum of exp(score - maximum) of each row, 0 of nothing but -inf; NaN where a score is NaN or +inf.
+    """Maximum and, in float64, sum of exp(score - maximum) of each row, 0 of nothing but -inf; NaN where a score is NaN
+    or +inf.
 
     With ``LONE`` the class ``lone`` has no part in them.
     """
@@ -69,8 +120,7 @@ def softmax_statistics(
         num_classes = in_pieces(num_classes, ALIGNED)
         starts, stride_v = in_pieces(starts, ALIGNED), 1
     columns = tl.arange(0, BLOCK)
-    maximum = tl.full(starts.shape, float("-inf"), WORK)
-    total = tl.zeros(starts.shape, WORK)
+    maximum, coarse, fine = no_terms(starts, WORK)
     for first in range(0, num_classes, BLOCK):
         v = first + columns
         mask = read[:, None] & (v < num_classes)[None, :]
@@ -78,11 +128,8 @@ def softmax_statistics(
         x = x.to(WORK)
         if LONE:
             x = tl.where(v[None, :] == lone, float("-inf"), x)
-        larger = tl.maximum(maximum, tl.max(x, 1))
-        reference = tl.where(larger > float("-inf"), larger, 0.0)
-        total = total * tl.exp(maximum - reference) + tl.sum(tl.exp(x - reference[:, None]), 1)
-        maximum = larger
-    # The exponential of a NaN, and of +inf less itself, is NaN.
+        maximum, coarse, fine = add_terms(maximum, coarse, fine, x)
+    total = sum_of_terms(maximum, coarse, fine)
     return tl.where(total == total, maximum, float("nan")), total
 
 

@@ -17,7 +17,7 @@ from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import RowsOperators
 from pathsum.torch._operators import OperatorKernels, Reduction, as_tensors, unknown_size
 from pathsum.torch._reference import with_logits
-from pathsum.torch._triton.grid import MEANS_STRIP, solve_packed
+from pathsum.torch._triton.grid import MEANS_STRIP, solve_packed, take_off_common
 from pathsum.torch._triton.launching import bucket, empties, even, launch, programs, sent, warps
 from pathsum.torch._triton.rows import Reader
 
@@ -62,10 +62,14 @@ class Arcs(OperatorKernels):
 
     def forward(self, call: Call, need_gradient: bool) -> ArcSaved:
         read = [_read(call, k) for k in range(len(call.lattice.reads))]
-        losses, posteriors, skips = solve(_scores([planes for planes, _ in read], call), call, need_gradient)
+        scores = _scores([planes for planes, _ in read], call)
+        # The log-probabilities of a softmax have nothing huge in common.
+        normalised = call.options.softmax and not call.options.given
+        in_common = 0.0 if normalised else _take_off_common(scores, call)
+        losses, posteriors, skips = solve(scores, call, need_gradient)
         statistics = [tensor for _, own in read for tensor in own]
         statistics += [losses.new_empty(0)] * (4 - len(statistics))
-        return ArcSaved(losses, posteriors, skips, *statistics)
+        return ArcSaved(losses - in_common, posteriors, skips, *statistics)
 
     def backward(
         self, call: Call, saved: ArcSaved, upstream: Tensor, needed: Sequence[bool]
@@ -145,6 +149,21 @@ def solve(planes: Tensor, call: Call, need_gradient: bool) -> tuple[Tensor, Tens
         **options, ROWS=_NODES,
     )  # fmt: skip
     return losses, posteriors, skips
+
+
+def _take_off_common(planes: Tensor, call: Call) -> Tensor | float:
+    """As that of the grid, where all paths have an arc out of each frame, and one into each label if these are of
+    another kind.
+    """
+    own = call.lattice
+    within = [k for k, (frames, _) in enumerate(own.arcs) if frames == 0]
+    across = [k for k, (frames, _) in enumerate(own.arcs) if frames == 1]
+    both = within and any(own.arcs[k][1] for k in across)
+    if own.skips_to is not None or both or len(within) + len(across) < len(planes):
+        return 0.0
+    by_frame, by_label = ([planes[k] for k in kinds] for kinds in (across, within))
+    sizes = (len(own.logit_lengths), 1, 0)
+    return take_off_common(by_frame, by_label, _lengths(call, planes.device), sizes, True)
 
 
 def move_posteriors(tangent: Tensor, call: Call, saved: ArcSaved) -> tuple[Tensor, Tensor]:

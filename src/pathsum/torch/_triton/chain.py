@@ -25,6 +25,7 @@ from pathsum.torch._triton.launching import (
     in_rows,
     in_triton,
     launch,
+    less_common,
     nowhere,
     programs,
     scan,
@@ -47,10 +48,11 @@ class Chain(ChainOperators):
         return on_device(lattice, device)
 
     def forward(self, call: Call, need_gradient: bool) -> ChainSaved:
-        own, scores, logits = _Chains.of(call), call.scores[0], call.options.softmax
+        own, (scores, transitions), logits = _Chains.of(call), call.scores, call.options.softmax
+        relative = call.options.relative and transitions is not None
         empty, work = empties(scores), work_dtype(scores)
         num_rows = scores.shape[:2].numel()
-        maxima, sums = (empty(num_rows if logits else 0, dtype=work) for _ in range(2))
+        maxima, sums = empty(num_rows, dtype=work), empty(num_rows if logits else 0)
         step_scores = empty(num_rows, own.width, dtype=work)
         stay_scores = step_scores if own.shared else empty(num_rows, own.width, dtype=work)
         extents = torch.zeros(len(scores), dtype=torch.int32, device=scores.device)
@@ -58,21 +60,28 @@ class Chain(ChainOperators):
         launch(
             chain.score_rows, (programs(num_rows, rows),), scores,
             scores, *scores.stride(), *scores.shape, *own.lengths, *own.labels, own.width, own.width, maxima, sums,
-            stay_scores, step_scores, extents, LOGITS=logits, SHARED=own.shared, WORK=in_triton(work), ROWS=rows,
-            BLOCK=classes, ALIGNED=aligned(scores),
+            stay_scores, step_scores, extents, LOGITS=logits, SHARED=own.shared, RELATIVE=relative,
+            WORK=in_triton(work), ROWS=rows, BLOCK=classes, ALIGNED=aligned(scores),
         )  # fmt: skip
 
         losses, alpha = empty(len(scores)), empty(num_rows, own.width)
         beta = empty(num_rows if need_gradient else 0, own.width)
         planes = (stay_scores, step_scores)
-        _solve(own, planes, (maxima, sums), extents, (alpha, beta), losses, logits)
+        statistics = (None, None) if relative else (maxima, sums)
+        _solve(own, planes, statistics, extents, (alpha, beta), losses, logits)
+        if transitions is not None and not relative:
+            losses -= (own.lengths[0] - 1).clamp(min=0) * less_common(transitions)[1]
+        if logits:
+            # Their paths share a probability of 1: what rounding has left below 0 is 0.
+            losses = losses.clamp(min=0)
+        maxima, sums = maxima if logits else empty(0, dtype=work), sums.to(work)
         if not need_gradient:
             return ChainSaved(losses, maxima, sums, empty(0, 0, dtype=work), empty(0, 0, dtype=work))
         rows, columns = tiles(own.width, torch.float64)
         for wide, words in own.pairs:
             launch(
                 chain.find_posteriors, (programs(num_rows, rows),), scores,
-                *planes, extents, losses, *own.lengths, *own.arcs, alpha.view(words), beta.view(words), len(scores),
+                *planes, extents, losses, *own.lengths, *own.arcs, alpha, beta.view(words), len(scores),
                 own.num_frames, own.width, own.width, own.ends[0], SHARED=own.shared,
                 TRANSITIONS=own.arcs[-1] is not None, ROWS=rows, BLOCK=columns, WIDE=wide, FIXED=own.fixed,
             )  # fmt: skip
@@ -91,6 +100,7 @@ class Chain(ChainOperators):
             gradient = _gradient(own, upstream, scores, options.softmax or options.by_logits, saved)
         if transitions is not None and needed[1]:
             transition_gradient = _transition_gradient(own, upstream, saved.losses, step, entries=1.0)
+            transition_gradient = transition_gradient.to(transitions.dtype)
         return gradient, transition_gradient
 
     def second(
@@ -131,11 +141,14 @@ class Chain(ChainOperators):
         slopes = means.view(scores.shape[:2]).sum(1, dtype=torch.float64) - costs if logits else -costs
         if transitions is None:
             return slopes, (product, scores.new_empty(0, 0))
-        return slopes, (product, _transition_gradient(own, upstream, losses, moved_step, entries=0.0))
+        moved = _transition_gradient(own, upstream, losses, moved_step, entries=0.0)
+        return slopes, (product, moved.to(transitions.dtype))
 
     def best(self, call: Call) -> ChainPath:
         scores = call.scores[0]
         own = _Chains.of(call._replace(lattice=self.sent(call.lattice, scores.device)))
+        # A best path has the transitions as they are.
+        arcs = (*own.arcs[:-1], *in_rows(call.scores[1]))
         empty, num_samples = empties(scores), len(scores)
         log_probs, states = empty(num_samples), nowhere(scores, num_samples, own.num_frames)
         edges = empty(num_samples, 2, own.num_frames, 2)
@@ -143,8 +156,8 @@ class Chain(ChainOperators):
         block = bucket(own.width, 32, STRIP)
         launch(
             best_path.chain, (num_samples,), scores,
-            scores, *scores.stride(), *own.lengths, *own.labels, *own.arcs, own.num_frames, own.width, *own.ends, edges,
-            moves, log_probs, states, TRANSITIONS=own.arcs[-1] is not None, BLOCK=block, num_warps=warps(block),
+            scores, *scores.stride(), *own.lengths, *own.labels, *arcs, own.num_frames, own.width, *own.ends, edges,
+            moves, log_probs, states, TRANSITIONS=arcs[-1] is not None, BLOCK=block, num_warps=warps(block),
         )  # fmt: skip
         return ChainPath(log_probs, states)
 
@@ -164,7 +177,7 @@ class _Chains(NamedTuple):
     Attributes:
         lengths: Frames and states of each sample.
         labels: Of the arcs that stay, and of those that enter.
-        arcs: Skips, indices of the two arcs' transitions, and transitions.
+        arcs: Skips, indices of the two arcs' transitions, and transitions less what they have in common.
         ends: The state before the first frame, and how many of the last are final.
         fixed: Whether all samples take the wide pair: scores of arcs that are the same in all frames have their
             rounding in all frames too.
@@ -184,6 +197,7 @@ class _Chains(NamedTuple):
         (scores, transitions), own = call.scores, call.lattice
         lengths = in_rows(own.input_lengths, own.num_states)
         labels = in_rows(own.stay_labels, own.step_labels)
+        transitions = None if transitions is None else less_common(transitions)[0]
         arcs = in_rows(own.skips, own.stay_transitions, own.step_transitions, transitions)
         return cls(
             (lengths[0], lengths[1]), (labels[0], labels[1]), tuple(arcs), scores.shape[1], labels[1].shape[1],
@@ -202,7 +216,7 @@ class _Chains(NamedTuple):
 def _solve(
     own: _Chains,
     scores: tuple[Tensor, Tensor],
-    statistics: tuple[Tensor, Tensor],
+    statistics: tuple[Tensor | None, Tensor | None],
     extents: Tensor,
     masses: tuple[Tensor, Tensor],
     losses: Tensor,
@@ -214,7 +228,7 @@ def _solve(
         launch(
             chain.solve, (len(losses), 2 if len(beta) else 1), alpha,
             *scores, *statistics, extents, *own.lengths, *own.arcs, own.num_frames, own.width, own.width, *own.ends,
-            alpha.view(words), beta.view(words), losses, LOGITS=logits, SHARED=own.shared, FIXED=own.fixed,
+            alpha, beta.view(words), losses, LOGITS=logits, SHARED=own.shared, FIXED=own.fixed,
             TRANSITIONS=own.arcs[-1] is not None, BLOCK=block, WIDE=wide, num_warps=warps(block),
         )  # fmt: skip
 
@@ -225,16 +239,15 @@ def _tell_arcs_apart(
     """Posteriors (rows, S') of the arcs that stay, step and skip."""
     empty, (num_rows, width) = empties(extents), scores[1].shape
     alpha, nothing = empty(num_rows, width), empty(0, width)
-    _solve(own, scores, (nothing, nothing), extents, (alpha, nothing), empty(len(extents)), logits=False)
+    _solve(own, scores, (None, None), extents, (alpha, nothing), empty(len(extents)), logits=False)
     stay, step, skip = (torch.empty_like(scores[1]) for _ in range(3))
     rows, columns = tiles(width, torch.float64)
-    for wide, words in own.pairs:
-        launch(
-            chain_hvp.tell_arcs_apart, (programs(num_rows, rows), programs(width, columns)), extents,
-            extents, saved.losses, *own.lengths, *own.arcs, alpha.view(words), *saved.posteriors, len(extents),
-            own.num_frames, width, own.ends[0], stay, step, skip, TRANSITIONS=own.arcs[-1] is not None, ROWS=rows,
-            BLOCK=columns, WIDE=wide, SHARED=own.shared, FIXED=own.fixed,
-        )  # fmt: skip
+    launch(
+        chain_hvp.tell_arcs_apart, (programs(num_rows, rows), programs(width, columns)), extents,
+        saved.losses, *own.lengths, *own.arcs, alpha, *saved.posteriors, len(extents), own.num_frames, width,
+        own.ends[0], stay, step, skip, TRANSITIONS=own.arcs[-1] is not None, ROWS=rows, BLOCK=columns,
+        SHARED=own.shared,
+    )  # fmt: skip
     return stay, step, skip
 
 

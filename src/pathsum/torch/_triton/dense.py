@@ -21,6 +21,7 @@ from pathsum.torch._triton.launching import (
     empty_gradient,
     in_rows,
     launch,
+    less_common,
     nowhere,
     programs,
     tiles,
@@ -43,9 +44,10 @@ class Dense(DenseOperators):
         num_samples, num_frames, num_classes = scores.shape
         num_rows = num_samples * num_frames
         input_lengths, transitions = in_rows(call.lattice.input_lengths, call.scores[1])
+        transitions, common = less_common(transitions)
         empty = empties(scores)
         matrix, shift, status = _exponential(transitions)
-        losses, scales = empty(num_samples), empty(num_rows)
+        losses, in_common, scales = empty(num_samples), empty(num_samples), empty(num_rows)
         alpha = empty(num_rows, num_classes)
         beta, entering = (empty(num_rows if need_gradient else 0, num_classes) for _ in range(2))
         lost = torch.zeros(num_samples, dtype=torch.int32, device=scores.device)
@@ -54,7 +56,8 @@ class Dense(DenseOperators):
         each = (num_samples, 2 if need_gradient else 1)
         launch(
             dense.solve, each, scores,
-            *frames, matrix, matrix.T.contiguous(), shift, status, alpha, scales, beta, entering, losses, lost, **tile,
+            *frames, matrix, matrix.T.contiguous(), shift, status, alpha, scales, beta, entering, losses, in_common,
+            lost, **tile,
         )  # fmt: skip
         if need_gradient:
             launch(
@@ -68,12 +71,15 @@ class Dense(DenseOperators):
             dense_log.solve, each, scores,
             *frames, transitions, nothing, alpha, beta, entering, linear, lost, losses, **tile,
         )  # fmt: skip
+        if need_gradient:
+            launch(
+                dense_log.combine, (num_rows,), scores,
+                input_lengths, losses, num_frames, num_classes, alpha, beta, entering, lost, **_block(num_classes),
+            )  # fmt: skip
+        if not call.options.relative:
+            losses -= in_common + (input_lengths - 1).clamp(min=0) * common
         if not need_gradient:
             return DenseSaved(losses, lost != 0, beta, beta, entering)
-        launch(
-            dense_log.combine, (num_rows,), scores,
-            input_lengths, losses, num_frames, num_classes, alpha, beta, entering, lost, **_block(num_classes),
-        )  # fmt: skip
         return DenseSaved(losses, lost != 0, beta, alpha, entering)
 
     def backward(
@@ -102,7 +108,7 @@ class Dense(DenseOperators):
         costs, lost = empties(scores)(num_samples), extended.to(torch.int32)
         matrix, _, _ = _exponential(transitions)
         frames = (tangent, *tangent.stride(), input_lengths, num_frames, num_classes)
-        arcs = (matrix, transitions, constants)
+        arcs = (matrix, less_common(transitions)[0], constants)
         launch(
             dense_hvp.solve, (num_samples, 2), scores,
             *frames, *arcs, gamma, alpha, entering, losses, lost, before, behind, costs,
@@ -117,7 +123,7 @@ class Dense(DenseOperators):
         if needed[1]:
             transition_product = _transition_product(
                 upstream, scores.shape, arcs, input_lengths, saved, (before, behind)
-            )
+            ).to(transitions.dtype)
         return -costs, (product, transition_product)
 
     def best(self, call: Call) -> DensePath:
@@ -167,14 +173,14 @@ def _transition_gradient(
     upstream: Tensor, shape: torch.Size, transitions: Tensor, input_lengths: Tensor, saved: DenseSaved
 ) -> Tensor:
     num_samples, num_frames, num_classes = shape
-    matrix, _, _ = _exponential(transitions)
+    (table, _), (matrix, _, _) = less_common(transitions), _exponential(transitions)
     undefined, (enters, sources) = _linear(upstream, shape, input_lengths, saved)
     gradient = matrix * (enters.T @ sources)
     tile = _tile(num_classes)
     launch(
         dense_log.add_transition_gradient,
         (programs(num_classes, tile["TO"]), programs(num_classes, tile["FROM"])), transitions,
-        upstream, input_lengths, saved.losses, num_samples, num_frames, num_classes, transitions, saved.alpha,
+        upstream, input_lengths, saved.losses, num_samples, num_frames, num_classes, table, saved.alpha,
         saved.entering, saved.extended.to(torch.int32), gradient, **tile,
     )  # fmt: skip
     return torch.where(undefined, torch.nan, gradient).to(transitions.dtype)
@@ -207,7 +213,7 @@ def _transition_product(
         upstream, input_lengths, saved.losses, num_samples, num_frames, num_classes, *arcs, saved.alpha, saved.entering,
         saved.extended.to(torch.int32), before, behind, product, CONSTANTS=constants is not None, **tile,
     )  # fmt: skip
-    return torch.where(undefined, torch.nan, product).to(transitions.dtype)
+    return torch.where(undefined, torch.nan, product)
 
 
 def _linear(

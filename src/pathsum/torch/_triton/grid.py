@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pathsum.kernels.protocol import Call, GridOptions, GridPath, GridSaved
 from pathsum.kernels.triton import best_path, grid, grid_hvp
+from pathsum.kernels.triton.extended import ORDINARY
 from pathsum.lattice import GridLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import GridOperators
@@ -47,7 +48,13 @@ class Grid(GridOperators):
 
     def forward(self, call: Call, need_gradient: bool) -> GridSaved:
         rows, (maxima, sums), planes, undefined = _scored(call)
-        losses = _solve(planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed, need_gradient)
+        in_common = 0.0
+        if not call.options.softmax:
+            in_common = take_off_common(planes[:1], planes[1:], rows.lengths, rows.sizes, rows.packed)
+        losses = _solve(planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed, need_gradient) - in_common
+        if call.options.softmax:
+            # Their paths share a probability of 1: what rounding has left below 0 is 0.
+            losses = losses.clamp(min=0)
         if not need_gradient:
             planes = (planes[0].new_empty(0), planes[1].new_empty(0))
         return GridSaved(losses, maxima, sums, *planes)
@@ -168,6 +175,39 @@ def _scored(call: Call) -> tuple[_Rows, tuple[Tensor, Tensor], tuple[Tensor, Ten
         *rows.read, *statistics, *planes, undefined, **rows.constants, ALIGNED=aligned(scores),
     )  # fmt: skip
     return rows, statistics, planes, undefined
+
+
+def take_off_common(
+    by_frame: Sequence[Tensor],
+    by_label: Sequence[Tensor],
+    lengths: tuple[Tensor, ...],
+    sizes: tuple[int, int, int],
+    packed: bool,
+) -> Tensor:
+    """Take what all paths have in common, a score out of each frame and one of each label, off planes of contiguous
+    nodes where it is huge; its sum (N,). It would take the small digits of a recursion's exponents.
+    """
+    logit_lengths, target_lengths, row_offsets = lengths
+    num_samples, num_frames, num_labels = sizes
+    (plane, *_), device = by_frame, logit_lengths.device
+    rows = torch.arange(len(plane), device=device)
+    samples = torch.arange(num_samples, device=device)
+    offsets = row_offsets if packed else torch.arange(num_samples + 1, device=device) * num_frames * (num_labels + 1)
+    n = samples.repeat_interleave(offsets.diff(), output_size=len(plane))
+    width = (target_lengths[n] + 1).clamp(min=1) if packed else num_labels + 1
+    t, u = (rows - offsets[n]) // width, (rows - offsets[n]) % width
+    real = (t < logit_lengths[n]) & (u <= target_lengths[n])
+    totals = torch.zeros(num_samples, dtype=plane.dtype, device=device)
+    # Nodes are grouped by the first of them.
+    for planes, first in ((by_frame, rows - u), (by_label, offsets[n] + u)):
+        greatest = torch.full_like(plane, -torch.inf)
+        for own in planes:
+            greatest.scatter_reduce_(0, first, torch.where(real, own, -torch.inf), "amax")
+        common = torch.where((greatest.abs() > ORDINARY.value) & greatest.isfinite(), greatest, 0.0)
+        totals += torch.segment_reduce(common, "sum", offsets=offsets, unsafe=True)
+        for own in planes:
+            own -= common[first]
+    return totals
 
 
 def solve_packed(
