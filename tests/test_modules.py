@@ -5,9 +5,11 @@ import inspect
 import pytest
 import torch
 
+from pathsum.errors import ImplementationError
 from pathsum.testing import assert_same_bits, chain_inputs, grid_inputs, pack_rows
 from pathsum.torch import (
     ARRNNTLoss,
+    ASGLoss,
     CTCLinearLoss,
     CTCLoss,
     MultiBlankRNNTLoss,
@@ -20,6 +22,7 @@ from pathsum.torch import (
     ar_rnnt_loss,
     ctc_linear_loss,
     ctc_loss,
+    forced_align,
     multi_blank_rnnt_loss,
     rnnt_joint_loss,
     rnnt_loss,
@@ -92,3 +95,25 @@ def test_a_module_gives_the_loss_of_its_function(module):
     criterion = module(blank=-1, reduction="sum", fused_log_softmax=True)
     expected = PAIRS[module](scores, *inputs[1:], blank=-1, reduction="sum", fused_log_softmax=True)
     assert_same_bits(criterion(scores, *inputs[1:]), expected)
+
+
+class WithLoss(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.criterion = CTCLoss()
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize("what, name", [
+    (CTCLoss(), "CTCLoss"),
+    (ASGLoss(3), "ASGLoss"),
+    (WithLoss(), "CTCLoss"),
+    (rnnt_loss, "rnnt_loss"),
+    (forced_align, "forced_align"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_told_what_to_use_instead(what, name):
+    with pytest.raises(ImplementationError, match=f"{name}: TorchScript cannot .* torch.compile or torch.export"):
+        torch.jit.script(what)

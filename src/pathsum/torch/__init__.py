@@ -1,5 +1,8 @@
 """Losses for PyTorch."""
 
+from functools import partial
+from types import FunctionType
+
 from pathsum.decoding import Beams, DecoderState, Lexicon, NGram
 from pathsum.errors import name_extra
 
@@ -57,6 +60,7 @@ from pathsum.torch.modules import (
     SimpleCTCLoss,
     TDTLoss,
     WildcardRNNTLoss,
+    refuse_script,
 )
 from pathsum.torch.mwer import ctc_mwer_loss, edit_distances, rnnt_mwer_loss, sample_labellings
 from pathsum.torch.paths.base import Paths
@@ -161,3 +165,7 @@ __all__ = [
     "wildcard_rnnt_loss",
     "word_spans",
 ]
+
+# Where torch.jit.script looks before it reads a function's source.
+for _function in [value for value in map(globals().get, __all__) if isinstance(value, FunctionType)]:
+    _function.__prepare_scriptable__ = partial(refuse_script, _function.__name__)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from pathsum import _checks
+from pathsum.errors import ImplementationError
 from pathsum.options import Activation, Check, Final, ReductionName, RNNTType, ScaleMode, Star, TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.asg import asg_loss
@@ -20,6 +21,14 @@ from pathsum.torch.linear import ctc_linear_loss
 from pathsum.torch.paths.graphs import MEMORY, Graphs
 from pathsum.torch.rnnt import rnnt_loss, rnnt_packed_loss
 from pathsum.torch.variants import ar_rnnt_loss, multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
+
+
+def refuse_script(name: str) -> NoReturn:
+    """Raise what ``torch.jit.script`` is answered with: it compiles Python's source, and a loss is not all of that."""
+    raise ImplementationError(
+        f"{name}: TorchScript cannot compile it; script the model without its loss, "
+        "which takes what the model returns, or use torch.compile or torch.export"
+    )
 
 
 class _Loss(nn.Module):
@@ -36,6 +45,9 @@ class _Loss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_script(type(self).__name__)
 
 
 class CTCLoss(_Loss):
