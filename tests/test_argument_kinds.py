@@ -104,3 +104,21 @@ def test_numpys_bools_are_bools(name):
 def test_asgs_module_names_its_flags(flag):
     with pytest.raises(InvalidTypeError, match=f"^ASGLoss: {flag} must be a bool; got str$"):
         pathsum.torch.ASGLoss(3, **{flag: "no"})
+
+
+@pytest.mark.parametrize("front", ["jax", "tensorflow"])
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_other_front_ends_name_what_is_no_bool_and_no_array(front):
+    pytest.importorskip(front)
+    for name in calls.names(front):
+        function = calls.function(name)
+        own = function.__name__  # classic_ctc_loss is another name
+        parameters = inspect.signature(function).parameters
+        for flag in (key for key, parameter in parameters.items() if parameter.annotation == "bool"):
+            with pytest.raises(InvalidTypeError, match=f"^{own}: {flag} must be a bool; got str$"):
+                function(**calls.base(name), **{flag: "False"})
+        arguments = calls.base(name)
+        for argument in (key for key, value in arguments.items() if isinstance(value, torch.Tensor)):
+            foreign = torch.quantize_per_tensor(arguments[argument].float(), 0.1, 0, torch.quint8)
+            with pytest.raises(InvalidTypeError, match=f"^{own}: {argument} must be an? "):
+                function(**{**arguments, argument: foreign})

@@ -150,3 +150,9 @@ def test_durations_of_no_list_are_named():
     for wrong in (3, 0.5, "2", torch.tensor(2)):
         with pytest.raises(InvalidTypeError, match=r"^infeasible: durations must be a list of ints"):
             pathsum.torch.infeasible("tdt", [[1]], [3], durations=wrong)
+
+
+def test_hypotheses_of_no_samples_axis_are_named():
+    for wrong in (1, [1, 2]):
+        with pytest.raises(InvalidValueError, match=r"^edit_distances: hypotheses must have shape \(N, S\) or"):
+            pathsum.torch.edit_distances(wrong, [1], [[1]])

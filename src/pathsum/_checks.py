@@ -60,6 +60,15 @@ def check_option(function: str, argument: str, value: Any, options: tuple[str, .
         raise InvalidValueError(function, argument, f"be one of {', '.join(options)}", repr(value))
 
 
+def as_array(function: str, argument: str, value: Any) -> np.ndarray:
+    """What NumPy makes an array of, an array: not of other frameworks' kinds of tensors that are no memory."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        rule = "be an array, or what NumPy makes one of"
+        raise InvalidTypeError(function, argument, rule, type(value).__name__) from error
+
+
 def check_flag(function: str, argument: str, value: Any) -> bool:
     """A bool, of Python's or of NumPy's."""
     if not isinstance(value, (bool, np.bool_)):

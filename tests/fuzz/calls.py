@@ -1,6 +1,7 @@
-"""Malformed calls of every public function of pathsum.torch, one argument at a time, in forked children.
+"""Malformed calls of every public function of a front end, one argument at a time, in forked children.
 
     python tests/fuzz/calls.py --count 20000 --seed 0
+    python tests/fuzz/calls.py --front jax --count 2000 --seed 0    or tensorflow
 
 A call ends well where it returns, or raises an error of the library's. What is reported: a signal, a hang, an error of
 anybody else's, and nonsense that is accepted. The same seed makes the same calls.
@@ -9,6 +10,7 @@ anybody else's, and nonsense that is accepted. The same seed makes the same call
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import json
 import os
@@ -26,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-import pathsum.torch
 from pathsum import errors
 from pathsum.graphs import ctc_topology, linear, over_ctc
 
@@ -46,7 +47,10 @@ CALLED = {"joint_fn", "predict", "join"}
 
 
 def base(name: str) -> dict[str, Any]:
-    """The required arguments of a legal call."""
+    """The required arguments of a legal call, tensors of torch's; ``jax.ctc_loss`` is JAX's."""
+    front, _, name = name.rpartition(".")
+    if front:
+        return _base_of(front, name)
     torch.manual_seed(0)
     grid = torch.randn(N, T, U + 1, V)
     chain = torch.randn(T, N, V).log_softmax(2)
@@ -99,10 +103,23 @@ def base(name: str) -> dict[str, Any]:
         "denominator": ctc_topology(V),
         "state_len": 1,
     }
-    required = [p for p, of in inspect.signature(_function(name)).parameters.items() if of.default is of.empty]
+    required = [p for p, of in inspect.signature(function(name)).parameters.items() if of.default is of.empty]
     if "mwer" in name:
         required.append("references")  # or the errors
     return {p: values[p] for p in required}
+
+
+def _base_of(front: str, name: str) -> dict[str, Any]:
+    """The same of JAX's or TensorFlow's, whose scores are batch-major and whose lengths may be left out."""
+    own = base("ctc_loss" if name == "classic_ctc_loss" else name)
+    scores = own.get("inputs", own.get("log_probs", own.get("logits", own.get("scores"))))
+    if "rnnt" not in name and "decode" not in name:
+        scores = scores.transpose(0, 1).contiguous()
+    required = inspect.signature(function(f"{front}.{name}")).parameters
+    lengths = {"logit_lengths": own.get("input_lengths"), "labels": own.get("targets")}
+    lengths |= {"label_length": own.get("target_lengths"), "logit_length": own.get("logit_lengths")}
+    values = own | lengths | dict.fromkeys(("inputs", "log_probs", "logits", "scores"), scores)
+    return {p: values[p] for p, of in required.items() if of.default is of.empty}
 
 
 def _logits(name: str, rows: int, grid: torch.Tensor) -> torch.Tensor:
@@ -133,13 +150,27 @@ def _join(with_durations: bool) -> Callable[..., Any]:
     return join
 
 
-def _function(name: str) -> Callable[..., Any]:
-    return getattr(pathsum.torch, name)
+def function(name: str) -> Callable[..., Any]:
+    front, _, own = name.rpartition(".")
+    return getattr(importlib.import_module(f"pathsum.{front or 'torch'}"), own)
 
 
-def names() -> list[str]:
-    public = [name for name in pathsum.torch.__all__ if inspect.isfunction(_function(name))]
-    return sorted(name for name in public if name not in LEFT_OUT)
+def names(front: str = "torch") -> list[str]:
+    prefix = "" if front == "torch" else f"{front}."
+    everything = [prefix + name for name in importlib.import_module(f"pathsum.{front}").__all__]
+    return sorted(name for name in everything if inspect.isfunction(function(name)) and name not in LEFT_OUT)
+
+
+def _as_front_has_it(name: str, value: Any) -> Any:
+    """Tensors of torch's as another front end's users have them; what NumPy has not either stays torch's."""
+    front, _, _ = name.rpartition(".")
+    if not front or not isinstance(value, torch.Tensor):
+        return value
+    try:
+        array = value.detach().numpy()
+        return importlib.import_module("jax.numpy").asarray(array) if front == "jax" else array
+    except (RuntimeError, TypeError):
+        return value
 
 
 class Nonsense(NamedTuple):
@@ -250,12 +281,12 @@ class Call(NamedTuple):
         return f"{self.function}({self.argument}={self.nonsense.text})"
 
 
-def calls(seed: int) -> Iterator[Call]:
+def calls(seed: int, front: str = "torch") -> Iterator[Call]:
     """Every function, argument and value, in an order of the seed's, again and again."""
     rng = random.Random(seed)
     pool, everything = _pool(), []
-    for name in names():
-        for argument in inspect.signature(_function(name)).parameters:
+    for name in names(front):
+        for argument in inspect.signature(function(name)).parameters:
             if argument not in CALLED:
                 everything += [Call(name, argument, nonsense) for nonsense in pool]
     while True:
@@ -269,7 +300,7 @@ def run(call: Call) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            default = inspect.signature(_function(call.function)).parameters[call.argument].default
+            default = inspect.signature(function(call.function)).parameters[call.argument].default
             usual = arguments.get(call.argument, None if default is inspect.Parameter.empty else default)
             arguments[call.argument] = call.nonsense.make(usual)
     except Exception:
@@ -281,13 +312,16 @@ def run(call: Call) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = _function(call.function)(**arguments)
+            given = {name: _as_front_has_it(call.function, value) for name, value in arguments.items()}
+            result = function(call.function)(**given)
             if isinstance(result, torch.Tensor) and result.requires_grad and not result.is_meta:
                 result.sum().backward()
     except OWN:
         return ""
     except Exception as error:
-        if isinstance(error, (TypeError, ValueError)) and str(error).startswith(f"{call.function}: "):
+        if isinstance(error, (TypeError, ValueError)) and str(error).startswith(
+            f"{function(call.function).__name__}: "
+        ):
             return ""
         place = traceback.extract_tb(error.__traceback__)[-1]
         if place.filename == __file__:
@@ -347,11 +381,11 @@ def fuzz(todo: list[Call], seconds: float = SECONDS) -> Iterator[tuple[Call, str
             yield todo[running], f"hangs for {seconds:g} s" if hangs else end
 
 
-def legal() -> Iterator[tuple[str, str]]:
+def legal(front: str = "torch") -> Iterator[tuple[str, str]]:
     """Functions whose legal call fails: a fuzzer of those finds nothing. Run in this process."""
-    for name in names():
+    for name in names(front):
         try:
-            _function(name)(**base(name))
+            function(name)(**{key: _as_front_has_it(name, value) for key, value in base(name).items()})
         except Exception as error:
             yield name, f"{type(error).__name__}: {error}"
 
@@ -360,10 +394,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--front", choices=["torch", "jax", "tensorflow"], default="torch")
     parser.add_argument("--only", default="", help="functions whose name contains this")
     options = parser.parse_args()
     todo: list[Call] = []
-    for call in calls(options.seed):
+    for call in calls(options.seed, options.front):
         if len(todo) == options.count:
             break
         if options.only in call.function:

@@ -35,9 +35,18 @@ class Batch(NamedTuple):
     valid: Array | None
 
 
+def as_array(function: str, argument: str, value: Any) -> Array:
+    """What JAX makes an array of, an array."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        rule = "be an array, or what JAX makes one of"
+        raise InvalidTypeError(function, argument, rule, type(value).__name__) from error
+
+
 def check_scores(function: str, argument: str, scores: Any, axes: str) -> Array:
     """The scores as an array of JAX's."""
-    array = jnp.asarray(scores)
+    array = as_array(function, argument, scores)
     _checks.check_scores(function, argument, array.dtype.name, array.shape, (axes,))
     return array
 
@@ -124,6 +133,8 @@ def _as_integers(function: str, argument: str, value: Any) -> Any:
         array = np.asarray(value)
     except ValueError as error:
         raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+    except (TypeError, RuntimeError) as error:
+        raise InvalidTypeError(function, argument, "be an array of integers", type(value).__name__) from error
     return array.astype(np.int64) if array.size == 0 else array
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from pathsum import _checks
-from pathsum.jax._inputs import IntegersLike, check_batch, check_impl, check_scores, solve
+from pathsum.jax._inputs import IntegersLike, as_array, check_batch, check_impl, check_scores, solve
 from pathsum.jax._solvers import ASGSolver
 from pathsum.kernels.jax.rows import work_dtype
 from pathsum.lattice import Array
@@ -67,10 +65,11 @@ def asg_loss(
         4.0
     """
     scores = check_scores("asg_loss", "inputs", inputs, "(N, T, C)")
-    table = jnp.asarray(transitions)
+    table = as_array("asg_loss", "transitions", transitions)
     expected = (scores.shape[2],) * 2
     _checks.check_table("asg_loss", "transitions", table.dtype.name, table.shape, "(C, C)", expected, scores.dtype.name)
     _checks.check_reduction("asg_loss", reduction)
+    zero_infinity = _checks.check_flag("asg_loss", "zero_infinity", zero_infinity)
     chosen = check_impl("asg_loss", impl, scores)
     batch = check_batch(
         "asg_loss",
@@ -85,4 +84,4 @@ def asg_loss(
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
     work = work_dtype(scores)
     scores = scores.astype(work), table.astype(work)
-    return solve(ASGSolver(chosen), scores, batch, reduction=reduction, zero_infinity=bool(zero_infinity))
+    return solve(ASGSolver(chosen), scores, batch, reduction=reduction, zero_infinity=zero_infinity)

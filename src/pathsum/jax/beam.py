@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from pathsum import decoding
+from pathsum import _checks, decoding
 from pathsum.decoding import Beams, DecoderState, Lexicon, NGram
 from pathsum.errors import InvalidTypeError
 
@@ -99,4 +99,4 @@ def ctc_beam_decode(
 def _values(argument: str, array: Any) -> np.ndarray:
     if isinstance(array, Tracer):
         raise InvalidTypeError("ctc_beam_decode", argument, "have values, outside of jax.jit", "a traced array")
-    return np.asarray(array)
+    return _checks.as_array("ctc_beam_decode", argument, array)

@@ -171,7 +171,9 @@ def _chain_loss(
     scores = check_scores(function, "logits", logits, "(N, T, C)")
     blank = _checks.check_blank(function, blank, scores.shape[2])
     _checks.check_reduction(function, reduction)
-    solver = ChainSolver(check_impl(function, impl, scores), pose, blank, bool(fused_log_softmax))
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
+    fused = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
+    solver = ChainSolver(check_impl(function, impl, scores), pose, blank, fused)
     batch = check_batch(
         function,
         targets,
@@ -182,6 +184,4 @@ def _chain_loss(
         max_labels=None,
         blank=blank,
     )
-    return solve(
-        solver, (scores,), batch, reduction=reduction, zero_infinity=bool(zero_infinity), weigh=reduction == "mean"
-    )
+    return solve(solver, (scores,), batch, reduction=reduction, zero_infinity=zero_infinity, weigh=reduction == "mean")

@@ -11,7 +11,7 @@ import numpy as np
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
-from pathsum.jax._inputs import Batch, IntegersLike, check_batch, check_impl, check_scores, solve
+from pathsum.jax._inputs import Batch, IntegersLike, as_array, check_batch, check_impl, check_scores, solve
 from pathsum.jax._solvers import ChainSolver, GraphSolver
 from pathsum.kernels.jax.rows import work_dtype
 from pathsum.lattice import Array
@@ -69,8 +69,10 @@ def lattice_loss(
     function = "lattice_loss"
     scores = check_scores(function, "log_probs", log_probs, "(N, T, C)")
     _checks.check_reduction(function, reduction)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
+    fused = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     batch = _batch(function, scores, input_lengths)
-    losses = _losses(function, "graphs", scores, graphs, batch, weights, fused_log_softmax, impl)
+    losses = _losses(function, "graphs", scores, graphs, batch, weights, fused, impl)
     return _finished(losses, reduction, zero_infinity)
 
 
@@ -121,6 +123,7 @@ def lfmmi_loss(
     function = "lfmmi_loss"
     scores = check_scores(function, "scores", scores, "(N, T, C)")
     _checks.check_reduction(function, reduction)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     if not isinstance(denominator, Graph):
         raise InvalidTypeError(function, "denominator", "be a Graph", type(denominator).__name__)
     batch = _batch(function, scores, input_lengths)
@@ -179,6 +182,7 @@ def crf_ctc_loss(
         rule = f"have 5*4**k = {num_classes} classes with k = {state_len}"
         raise InvalidValueError(function, "scores", rule, f"shape {scores.shape}")
     _checks.check_reduction(function, reduction)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     batch = check_batch(
         function,
         targets,
@@ -223,6 +227,8 @@ def _losses(
 ) -> Array:
     num_samples, _, num_classes = scores.shape
     single = isinstance(graphs, Graph)
+    if not isinstance(graphs, (Graph, Sequence)):
+        raise InvalidTypeError(function, argument, "be a Graph or a list of them", type(graphs).__name__)
     each = (graphs,) * num_samples if isinstance(graphs, Graph) else tuple(graphs)
     if len(each) != num_samples:
         raise InvalidValueError(function, argument, f"be one or one a sample, N = {num_samples}", len(each))
@@ -237,7 +243,7 @@ def _losses(
     if weights is not None:
         if not isinstance(graphs, Graph):
             raise InvalidTypeError(function, "weights", f"be given with a single Graph as {argument}", "a list")
-        given = jnp.asarray(weights)
+        given = as_array(function, "weights", weights)
         if given.shape != (graphs.num_arcs,):
             rule = f"have one entry an arc, A = {graphs.num_arcs}"
             raise InvalidValueError(function, "weights", rule, f"shape {given.shape}")

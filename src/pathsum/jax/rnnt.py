@@ -72,6 +72,8 @@ def rnnt_loss(
     scores = check_scores("rnnt_loss", "logits", logits, "(N, T, U+1, V)")
     blank = _checks.check_blank("rnnt_loss", blank, scores.shape[3])
     _checks.check_reduction("rnnt_loss", reduction)
+    zero_infinity = _checks.check_flag("rnnt_loss", "zero_infinity", zero_infinity)
+    fused = _checks.check_flag("rnnt_loss", "fused_log_softmax", fused_log_softmax)
     clamp = _checks.check_number("rnnt_loss", "clamp", clamp)
     fastemit_lambda = _checks.check_number("rnnt_loss", "fastemit_lambda", fastemit_lambda, minimum=0.0)
     chosen = check_impl("rnnt_loss", impl, scores)
@@ -85,5 +87,5 @@ def rnnt_loss(
         max_labels=scores.shape[2] - 1,
         blank=blank,
     )
-    solver = GridSolver(chosen, blank, bool(fused_log_softmax), fastemit_lambda, clamp)
-    return solve(solver, (scores,), batch, reduction=reduction, zero_infinity=bool(zero_infinity))
+    solver = GridSolver(chosen, blank, fused, fastemit_lambda, clamp)
+    return solve(solver, (scores,), batch, reduction=reduction, zero_infinity=zero_infinity)

@@ -50,9 +50,18 @@ class Batch(NamedTuple):
     valid: Array | None
 
 
+def as_tensor(function: str, argument: str, value: Any) -> Array:
+    """What TensorFlow makes a tensor of, a tensor."""
+    try:
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        rule = "be a tensor, or what TensorFlow makes one of"
+        raise InvalidTypeError(function, argument, rule, type(value).__name__) from error
+
+
 def check_scores(function: str, argument: str, scores: Any, axes: str) -> Array:
     """The scores as a tensor."""
-    tensor = tf.convert_to_tensor(scores)
+    tensor = as_tensor(function, argument, scores)
     if tensor.shape.rank is None:
         raise InvalidValueError(function, argument, f"have shape {axes}", "a tensor of unknown rank")
     # A size that is not known yet passes.
@@ -152,6 +161,8 @@ def _as_integers(function: str, argument: str, value: Any) -> Any:
         array = np.asarray(value)
     except ValueError as error:
         raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+    except (TypeError, RuntimeError) as error:
+        raise InvalidTypeError(function, argument, "be an array of integers", type(value).__name__) from error
     return array.astype(np.int64) if array.size == 0 else array
 
 

@@ -10,6 +10,7 @@ from pathsum.lattice import Array
 from pathsum.options import TensorFlowImpl
 from pathsum.tensorflow._inputs import (
     IntegersLike,
+    as_tensor,
     assertions,
     check_batch,
     check_impl,
@@ -74,7 +75,7 @@ def asg_loss(
         4.0
     """
     scores = check_scores("asg_loss", "logits", logits, "(N, T, C)")
-    table = tf.convert_to_tensor(transitions)
+    table = as_tensor("asg_loss", "transitions", transitions)
     num_classes = next((size for size in (scores.shape[2], *table.shape) if size is not None), 1)
     shape = tuple(num_classes if size is None else size for size in table.shape)
     _checks.check_table(
@@ -83,6 +84,7 @@ def asg_loss(
     claims = [(size == sizes(scores)[2], "transitions must have shape (C, C)") for size in sizes(table)]
     with tf.control_dependencies(assertions("asg_loss", claims)):
         table = tf.identity(table)
+    zero_infinity = _checks.check_flag("asg_loss", "zero_infinity", zero_infinity)
     chosen = check_impl("asg_loss", impl, scores)
     batch = check_batch("asg_loss", labels, label_length, logit_length, scores=scores, blank=None)
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pathsum import decoding
+from pathsum import _checks, decoding
 from pathsum.decoding import Beams, DecoderState, Lexicon, NGram
 from pathsum.errors import InvalidTypeError
 
@@ -98,4 +98,4 @@ def ctc_beam_decode(
 def _values(argument: str, tensor: Any) -> np.ndarray:
     if tf.is_symbolic_tensor(tensor):
         raise InvalidTypeError("ctc_beam_decode", argument, "have values, outside of tf.function", "a symbolic tensor")
-    return np.asarray(tensor)
+    return _checks.as_array("ctc_beam_decode", argument, tensor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pathsum import _checks
 from pathsum.lattice import Array, ChainLattice
 from pathsum.options import TensorFlowImpl
 from pathsum.problems.ctc import pose_ctc
@@ -160,6 +161,8 @@ def _chain_loss(
 ) -> Array:
     scores = check_scores(function, "logits", logits, "(N, T, C)")
     blank = check_blank(function, blank_index, scores.shape[2])
-    solver = ChainSolver(check_impl(function, impl, scores), pose, blank, bool(fused_log_softmax))
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
+    fused = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
+    solver = ChainSolver(check_impl(function, impl, scores), pose, blank, fused)
     batch = check_batch(function, labels, label_length, logit_length, scores=scores, blank=blank)
     return solve(solver, [scores], batch, zero_infinity=zero_infinity)

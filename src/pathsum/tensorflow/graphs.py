@@ -11,7 +11,15 @@ from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
 from pathsum.lattice import Array
-from pathsum.tensorflow._inputs import IntegersLike, check_batch, check_impl, check_scores, outside_autograph, solve
+from pathsum.tensorflow._inputs import (
+    IntegersLike,
+    as_tensor,
+    check_batch,
+    check_impl,
+    check_scores,
+    outside_autograph,
+    solve,
+)
 from pathsum.tensorflow._solvers import GraphSolver
 
 
@@ -65,6 +73,9 @@ def lattice_loss(
     num_samples, _, num_classes = scores.shape
     if num_samples is None or num_classes is None:
         raise InvalidValueError(function, "log_probs", "have a known number of samples and classes", scores.shape)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
+    if not isinstance(graphs, (Graph, Sequence)):
+        raise InvalidTypeError(function, "graphs", "be a Graph or a list of them", type(graphs).__name__)
     each = (graphs,) * num_samples if isinstance(graphs, Graph) else tuple(graphs)
     if len(each) != num_samples:
         raise InvalidValueError(function, "graphs", f"be one or one a sample, N = {num_samples}", len(each))
@@ -81,7 +92,7 @@ def lattice_loss(
     if weights is not None:
         if not isinstance(graphs, Graph):
             raise InvalidTypeError(function, "weights", "be given with a single Graph as graphs", "a list")
-        given = tf.convert_to_tensor(weights)
+        given = as_tensor(function, "weights", weights)
         if given.shape != (graphs.num_arcs,):
             rule = f"have one entry an arc, A = {graphs.num_arcs}"
             raise InvalidValueError(function, "weights", rule, f"shape {given.shape}")

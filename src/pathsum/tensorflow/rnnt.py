@@ -79,6 +79,8 @@ def rnnt_loss(
     """
     scores = check_scores("rnnt_loss", "logits", logits, "(N, T, U+1, V)")
     blank = check_blank("rnnt_loss", blank_index, scores.shape[3])
+    zero_infinity = _checks.check_flag("rnnt_loss", "zero_infinity", zero_infinity)
+    fused = _checks.check_flag("rnnt_loss", "fused_log_softmax", fused_log_softmax)
     clamp = _checks.check_number("rnnt_loss", "clamp", clamp)
     fastemit_lambda = _checks.check_number("rnnt_loss", "fastemit_lambda", fastemit_lambda, minimum=0.0)
     chosen = check_impl("rnnt_loss", impl, scores)
@@ -90,5 +92,5 @@ def rnnt_loss(
         scores=scores,
         blank=blank,
     )
-    solver = GridSolver(chosen, blank, bool(fused_log_softmax), fastemit_lambda, clamp)
+    solver = GridSolver(chosen, blank, fused, fastemit_lambda, clamp)
     return solve(solver, [scores], batch, zero_infinity=zero_infinity)

@@ -289,6 +289,8 @@ def edit_distances(
     function = "edit_distances"
     tokens = as_integers(function, "hypotheses", hypotheses)
     lengths = as_integers(function, "hypothesis_lengths", hypothesis_lengths)
+    if tokens.ndim not in (2, 3):
+        raise InvalidValueError(function, "hypotheses", "have shape (N, S) or (N, K, S)", f"shape {tokens.shape}")
     single = tokens.ndim == 2
     if single:
         tokens, lengths = tokens[:, None], lengths[:, None] if lengths.ndim == 1 else lengths
