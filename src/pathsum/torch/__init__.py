@@ -168,4 +168,4 @@ __all__ = [
 
 # Where torch.jit.script looks before it reads a function's source.
 for _function in [value for value in map(globals().get, __all__) if isinstance(value, FunctionType)]:
-    _function.__prepare_scriptable__ = partial(refuse_script, _function.__name__)
+    _function.__prepare_scriptable__ = partial(refuse_script, _function.__name__)  # pyright: ignore
