@@ -98,7 +98,8 @@ def sharpen(recogniser: CTCRecogniser, stream: WordSequences, steps: int, consol
     expected = []
     columns = (TextColumn("[bold]mwer"), BarColumn(), TextColumn("step {task.completed:>4}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        for _ in bar.track(range(steps)):
+        for step in bar.track(range(steps)):
+            optimizer.param_groups[0]["lr"] = MWER_LEARNING_RATE * (1 - step / steps)
             batch = stream.batch(MWER_BATCH_SIZE)
             (logits,), lengths, targets, target_lengths = recogniser(batch)
             found = ctc_beam_decode(
