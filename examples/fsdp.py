@@ -56,8 +56,8 @@ def train(steps: int) -> list[float]:
         own = ctc_loss(
             logits, targets, input_lengths, target_lengths, reduction="none", fused_log_softmax=True, batch_first=True
         )
-        # FSDP takes the mean of the processes' gradients: of these losses it is the gradient of the mean over all samples,
-        # also where the processes have different numbers of them.
+        # FSDP takes the mean of the gradients of the processes: of these losses that is the gradient of the mean over
+        # all samples, also where the processes have different numbers of them.
         loss = (own / target_lengths).sum() * world / SAMPLES
         loss.backward()
         optimizer.step()

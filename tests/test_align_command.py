@@ -381,3 +381,48 @@ def test_a_word_that_cannot_be_spelled_has_times_as_well(folder, capsys):
     found = json.loads((folder / "out" / "star.json").read_text(encoding="utf-8"))
     assert [token["text"] for token in found["tokens"]] == ["a", "b", "*", "b", " ", "a"]
     assert (folder / "out" / "star.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("logits", [False, True])
+def test_a_long_recording_read_in_blocks_is_aligned_as_the_whole(logits, tmp_path, monkeypatch):
+    from pathsum.torch import forced_align
+    from pathsum.utterances import align as command
+    from pathsum.utterances import inputs
+
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((500, 60), dtype=np.float32)
+    np.save(tmp_path / "long.npy", scores)
+    labels = rng.integers(1, 60, 80).tolist()
+    whole = torch.from_numpy(scores).log_softmax(1) if logits else torch.from_numpy(scores)
+    expected = forced_align(whole, labels).scores.double().sum()
+    # Seven frames at a time, of a file that is mapped; a star among the labels needs no further copy.
+    monkeypatch.setattr(command, "BLOCK", 7 * 60)
+    monkeypatch.setattr(inputs, "MAPPED", 0)
+    options = ["--logits"] if logits else []
+    text = " ".join(map(str, labels))
+    assert cli.main(["align", str(tmp_path / "long.npy"), text, *options, "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "long.json").read_text())
+    assert found["log_prob"] == pytest.approx(float(expected), rel=1e-6)
+    assert [int(token["text"]) for token in found["tokens"]] == labels
+    assert np.array_equal(np.load(tmp_path / "long.npy"), scores)
+
+
+def test_memory_of_a_long_recording_is_that_of_the_classes_that_are_read(tmp_path, monkeypatch):
+    """A score of each frame and class would be 64 MB; in float32 the classes read have 20000 frames times 4."""
+    import tracemalloc
+
+    from pathsum.utterances import align as command
+    from pathsum.utterances import inputs
+
+    monkeypatch.setattr(inputs, "MAPPED", 0)
+    monkeypatch.setattr(command, "BLOCK", 1 << 16)
+    np.save(tmp_path / "wide.npy", np.zeros((20000, 800), np.float32))
+    scores, lengths = inputs.load_scores(tmp_path / "wide.npy")
+    taken = []
+    real = torch.Tensor.new_zeros
+    monkeypatch.setattr(torch.Tensor, "new_zeros", lambda *a: taken.append(a[1:]) or real(*a))
+    tracemalloc.start()  # of NumPy's arrays; torch's are those above and a block's
+    command.align(["wide"], scores, lengths, ["1 2 3"], inputs.Reading(logits=True))
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+    assert taken == [(1, 20000, 4)]

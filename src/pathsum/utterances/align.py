@@ -21,16 +21,27 @@ from .corpus.manifest import Entry
 from .inputs import STAR, Reading, Transcript, UtteranceError, load_scores, read_lines, spell_ids
 from .outputs import Utterance, intervals
 
+# So many scores are read at a time.
+BLOCK = 1 << 22
 FORMATS = ("textgrid", "ctm", "json", "png")
 
 
 class Aligned(NamedTuple):
-    """An utterance, and what of its alignment a picture shows besides."""
+    """An utterance, and what of its alignment a picture shows besides.
+
+    Attributes:
+        log_probs: (T, K) of the classes that the transcripts read, and of the blank.
+        names: What these classes are called.
+        classes, spans, blank: Of the transcript, numbered as ``names``.
+    """
 
     utterance: Utterance
     transcript: Transcript
-    spans: list[TokenSpan]
     log_probs: Tensor
+    names: list[str]
+    classes: list[int]
+    spans: list[TokenSpan]
+    blank: int
 
 
 def run(
@@ -81,7 +92,7 @@ def run(
                     from . import picture
 
                     names.append(f"{each.utterance.name}.png")
-                    picture.draw(beside / names[-1], each, reading)
+                    picture.draw(beside / names[-1], each, reading.frame_seconds)
     for (utterance, transcript, *_), files in zip(aligned, written, strict=True):
         outputs.print_table(console, utterance)
         if transcript.unspelled:
@@ -99,21 +110,28 @@ def align(
 ) -> list[Aligned]:
     """Align scores (N, T, C) with a text for each sample.
 
+    Memory is for the scores of the classes that the texts read, and for what ``forced_align`` takes; the scores may be
+    those of a file that is mapped.
+
     Raises:
         UtteranceError: (a ValueError) a sample that cannot be aligned; the message has its name.
     """
-    log_probs = reading.log_probs(scores)
-    num_classes = log_probs.shape[2]
+    num_classes = scores.shape[2]
     blank = reading.blank_of(num_classes)
     tokens = [*reading.tokens(num_classes), STAR]
     spell = spell_ids if reading.vocabulary is None else reading.vocabulary.spell
     transcripts = [spell(text) for text in texts]
-    if any(transcript.unspelled for transcript in transcripts):
-        # The star's scores: log-probability 0 in every frame, that of any class at all.
-        log_probs = torch.nn.functional.pad(log_probs, (0, 1))
     targets = [label for transcript in transcripts for label in transcript.classes]
     counts = [len(transcript.classes) for transcript in transcripts]
-    paths, frame_scores = forced_align(log_probs, torch.tensor(targets, dtype=torch.int64), lengths, counts, blank)
+    columns = sorted({blank, *targets})
+    stars = any(transcript.unspelled for transcript in transcripts)
+    if not 0 <= columns[0] <= columns[-1] < num_classes + stars:
+        forced_align(scores, torch.tensor(targets), lengths, counts, blank)  # which says what is out of range
+    log_probs = _columns(scores, columns, reading)
+    own = {label: column for column, label in enumerate(columns)}
+    own_targets = torch.tensor([own[label] for label in targets], dtype=torch.int64)
+    paths, frame_scores = forced_align(log_probs, own_targets, lengths, counts, own[blank])
+    own_names = [tokens[column] for column in columns]
 
     aligned = []
     for n, (name, transcript) in enumerate(zip(names, transcripts, strict=True)):
@@ -124,16 +142,29 @@ def align(
             for misfit in infeasible("ctc", transcript.classes, length, counts[n]):
                 raise UtteranceError(f"{name}: the transcript {misfit.reason}")
             raise UtteranceError(f"{name}: {reason}, in {length} frames and {counts[n]} tokens")
-        spans = token_spans(own_path, own_scores, blank)
+        spans = token_spans(own_path, own_scores, own[blank])
         utterance = Utterance(
             name,
             transcript.text,
             length * reading.frame_seconds,
             float(own_scores.double().sum()),
-            *intervals(spans, transcript.words, tokens, reading.frame_seconds),
+            *intervals(spans, transcript.words, own_names, reading.frame_seconds),
         )
-        aligned.append(Aligned(utterance, transcript, spans, log_probs[n, :length]))
+        classes = [own[label] for label in transcript.classes]
+        aligned.append(Aligned(utterance, transcript, log_probs[n, :length], own_names, classes, spans, own[blank]))
     return aligned
+
+
+def _columns(scores: Tensor, columns: list[int], reading: Reading) -> Tensor:
+    """Log-probabilities (N, T, K) of some classes; that behind all others is a star, with 0 in each frame."""
+    count, num_frames, num_classes = scores.shape
+    real = [column for column in columns if column < num_classes]
+    found = scores.new_zeros(count, num_frames, len(columns))
+    step = max(BLOCK // max(count * num_classes, 1), 1)
+    for begin in range(0, num_frames, step):
+        part = slice(begin, begin + step)
+        found[:, part, : len(real)] = reading.log_probs(scores[:, part])[:, :, real]
+    return found
 
 
 class AlignJob(NamedTuple):

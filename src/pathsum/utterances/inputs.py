@@ -25,6 +25,9 @@ SCORE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Characters that a message quotes at most of a file, a text or another library's message.
 MAX_REASON = 120
 
+# Files of more bytes than this are mapped into memory.
+MAPPED = 1 << 26
+
 
 class UtteranceError(CommandError):
     """Something about files, texts or scores that the caller has to put right."""
@@ -178,7 +181,9 @@ def load_scores(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _read_npy(path: Path) -> tuple[object, object]:
-    found = np.load(path, allow_pickle=False)
+    # What is mapped is read where it is needed, and again where memory is short. Nothing here writes to it.
+    mapped = path.stat().st_size > MAPPED
+    found = np.load(path, allow_pickle=False, mmap_mode="c" if mapped else None)
     if not isinstance(found, np.ndarray):
         found.close()
         raise UtteranceError(f"{path}: is an archive; its name must end in .npz")
@@ -223,7 +228,7 @@ def _as_scores(path: Path, found: object) -> Tensor:
     if isinstance(found, np.ndarray):
         if found.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64):
             raise UtteranceError(f"{path}: must hold floats (T, C) or (N, T, C); has {found.dtype} {found.shape}")
-        found = torch.from_numpy(found.astype(found.dtype.newbyteorder("="), order="C"))
+        found = torch.from_numpy(found.astype(found.dtype.newbyteorder("="), order="C", copy=False))
     if not isinstance(found, Tensor):
         raise UtteranceError(f"{path}: must hold an array of scores; has {type(found).__name__}")
     if found.layout != torch.strided or found.is_nested or found.is_meta:

@@ -18,7 +18,6 @@ from pathsum.printable import printable
 from pathsum.torch import TokenSpan, ctc_posteriors
 
 from .align import Aligned
-from .inputs import STAR, Reading
 from .outputs import Utterance, visible
 
 # More tokens than this are not written one by one, and more nodes than that are not drawn.
@@ -30,12 +29,10 @@ COLOUR = "#d1495b"
 TICKS: dict[str, Any] = {"family": "monospace", "fontsize": 8, "parse_math": False}
 
 
-def draw(path: Path, aligned: Aligned, reading: Reading) -> None:
+def draw(path: Path, aligned: Aligned, frame_seconds: float) -> None:
     """Draw one utterance: its log-probabilities (T, C) and the spans of the classes of its transcript."""
-    utterance, transcript, spans, log_probs = aligned
-    classes, num_classes = transcript.classes, log_probs.shape[1] - bool(transcript.unspelled)
-    names = [visible(name) for name in (*reading.tokens(num_classes), STAR)]
-    blank, frame_seconds = reading.blank_of(num_classes), reading.frame_seconds
+    utterance, _, log_probs, names, classes, spans, blank = aligned
+    names = [visible(name) for name in names]
     num_frames = len(log_probs)
     with_posteriors = len(classes) * num_frames <= MAX_NODES and len(classes) > 0
     rows = [blank, *sorted(set(classes))]

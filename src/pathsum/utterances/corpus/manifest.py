@@ -64,14 +64,15 @@ def _placed(path: Path) -> Iterator[tuple[str, Entry]]:
 
 
 def _of_lines(path: Path) -> Iterator[tuple[str, Entry]]:
+    folder = str(path.parent)
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 place = f"{path}, line {number}"
-                yield place, _entry(place, line, path.parent)
+                yield place, _entry(place, line, folder)
 
 
-def _entry(place: str, line: bytes, folder: Path) -> Entry:
+def _entry(place: str, line: bytes, folder: str) -> Entry:
     try:
         found: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -90,7 +91,7 @@ def _entry(place: str, line: bytes, folder: Path) -> Entry:
         fail('have a text for "id"', name)
     if text is not None and not isinstance(text, str):
         fail('have a text for "text"', text)
-    return Entry(name, str(folder / scores), text)
+    return Entry(name, os.path.join(folder, scores), text)
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, Entry]]:
