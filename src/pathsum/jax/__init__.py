@@ -9,6 +9,7 @@ except ModuleNotFoundError as error:
 from pathsum.jax.beam import ctc_beam_decode
 from pathsum.jax.ctc import ctc_loss, simple_ctc_loss
 from pathsum.jax.graphs import crf_ctc_loss, lattice_loss, lfmmi_loss
+from pathsum.jax.mwer import ctc_mwer_loss
 from pathsum.jax.rnnt import rnnt_loss
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "crf_ctc_loss",
     "ctc_beam_decode",
     "ctc_loss",
+    "ctc_mwer_loss",
     "lattice_loss",
     "lfmmi_loss",
     "rnnt_loss",

@@ -66,32 +66,35 @@ def check_batch(
     shape: tuple[int, ...],
     max_labels: int | None,
     blank: int | None,
+    names: tuple[str, str] = ("targets", "target_lengths"),
 ) -> Batch:
     """Check the integers against scores of a shape (N, T, ..., C); lengths that are ``None`` are the padded sizes."""
     num_samples, num_frames, num_classes = shape[0], shape[1], shape[-1]
-    targets = _as_integers(function, "targets", targets)
+    targets = as_integers(function, names[0], targets)
     if targets.ndim != 2:
-        raise InvalidValueError(function, "targets", "have shape (N, S)", f"shape {targets.shape}")
+        raise InvalidValueError(function, names[0], "have shape (N, S)", f"shape {targets.shape}")
     input_lengths = _lengths(function, lengths_name, input_lengths, num_samples, num_frames)
-    target_lengths = _lengths(function, "target_lengths", target_lengths, num_samples, targets.shape[1])
+    target_lengths = _lengths(function, names[1], target_lengths, num_samples, targets.shape[1])
     given = (targets, input_lengths, target_lengths)
     # Without values there still are shapes and dtypes to check: zeros pass for lengths, and for labels but the blank.
     checked = _checks.check_batch(
         function,
-        *(array if _readable(array) else np.zeros(array.shape, array.dtype) for array in given),
+        *(array if readable(array) else np.zeros(array.shape, array.dtype) for array in given),
         lengths_name=lengths_name,
+        targets_name=names[0],
+        target_lengths_name=names[1],
         num_samples=num_samples,
         num_frames=num_frames,
         max_labels=max_labels,
         num_classes=num_classes,
-        blank=blank if _readable(targets) else None,
+        blank=blank if readable(targets) else None,
     )
-    if all(map(_readable, given)):
+    if all(map(readable, given)):
         return Batch(Integers(*(jnp.asarray(array.astype(np.int32)) for array in checked)), None)
     # What int32 cannot hold would come back within its range.
     bounds = np.iinfo(np.int32)
     integers = Integers(*(
-        jnp.asarray(array.clip(bounds.min, bounds.max).astype(np.int32)) if _readable(array) else array
+        jnp.asarray(array.clip(bounds.min, bounds.max).astype(np.int32)) if readable(array) else array
         for array in given
     ))  # fmt: skip
     if targets.shape[1] == 0:
@@ -100,7 +103,7 @@ def check_batch(
     return _in_range(integers, num_frames, widest, num_classes, blank)
 
 
-def _readable(array: Any) -> bool:
+def readable(array: Any) -> bool:
     return isinstance(array, np.ndarray)
 
 
@@ -118,7 +121,7 @@ def solve(
     return reduce(losses, reduction, weights)
 
 
-def _as_integers(function: str, argument: str, value: Any) -> Any:
+def as_integers(function: str, argument: str, value: Any) -> Any:
     """An array of NumPy's where the values are at hand, else one of JAX's."""
     if isinstance(value, jax.Array):
         if not jnp.issubdtype(value.dtype, jnp.integer):
@@ -139,7 +142,7 @@ def _as_integers(function: str, argument: str, value: Any) -> Any:
 
 
 def _lengths(function: str, argument: str, value: Any, num_samples: int, size: int) -> Any:
-    return np.full(num_samples, size) if value is None else _as_integers(function, argument, value)
+    return np.full(num_samples, size) if value is None else as_integers(function, argument, value)
 
 
 def _in_range(integers: Integers, num_frames: int, max_labels: int, num_classes: int, blank: int | None) -> Batch:
