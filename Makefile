@@ -5,15 +5,16 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench clean
+.PHONY: help demo test lint format docs bench dist clean
 
 help:
-	@echo "make demo    train on recorded speech with CTC and RNN-T, report error rates, draw a picture"
+	@echo "make demo    train on recorded speech with CTC, RNN-T and ASG, report error rates, draw a picture"
 	@echo "make test    run the tests            (PYTEST_ARGS='-k ctc' narrows them)"
 	@echo "make lint    ruff, pyright, mypy"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure the losses beside their peers"
+	@echo "make dist    build wheel and sdist, read them, install the wheel in an empty environment"
 	@echo "make clean   remove .venv and everything built"
 
 # Installed once, and again when the requirements change.
@@ -44,6 +45,16 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/pathsum bench $(BENCH_ARGS)
+
+dist: $(STAMP)
+	rm -rf dist build/empty
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) hatchling
+	$(BIN)/python -m hatchling build -t sdist
+	$(BIN)/python -m pip wheel --quiet $(PIP_ARGS) --no-deps --wheel-dir dist dist/pathsum-*.tar.gz
+	$(BIN)/python tests/installed.py wheel dist/pathsum-*.whl
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet $(PIP_ARGS) dist/pathsum-*.whl
+	cd build/empty && bin/pathsum info
 
 clean:
 	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis
