@@ -26,7 +26,7 @@ MWER_BEAM_SIZE = 8
 MWER_HYPOTHESES = 4
 MWER_BATCH_SIZE = 16
 MWER_LEARNING_RATE = 2e-4
-CTC_SHARE = 0.1  # of CTC's loss beside MWER's, which alone forgets what is not in the lists
+CTC_SHARE = 0.5  # of CTC's loss beside MWER's, which alone forgets what is not in the lists
 
 
 def language_model(texts: Sequence[str], words: Sequence[str]) -> str:
