@@ -4,7 +4,10 @@ import gzip
 import importlib
 import itertools
 import math
+import multiprocessing
+import os
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -598,3 +601,26 @@ def test_scores_without_values_are_named():
 
     with pytest.raises(pathsum.InvalidTypeError, match=r"log_probs must have values, outside of jax\.jit"):
         jax.jit(decode)(np.zeros((1, 3, 4)))
+
+
+def _decode_in_child(connection, scores):
+    connection.send(ctc_beam_decode(scores, num_threads=2, beam_size=20, n_best=5))
+    connection.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_decodes_after_its_parent():
+    scores = np.log(np.random.default_rng(4).dirichlet(np.ones(9), (6, 400)))
+    expected = ctc_beam_decode(scores, num_threads=2, beam_size=20, n_best=5)  # the parent has started its threads
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what is tested
+        child = context.Process(target=_decode_in_child, args=(sender, scores))
+        child.start()
+    assert receiver.poll(60), "the child hangs"
+    found = receiver.recv()
+    child.join(60)
+    assert child.exitcode == 0
+    assert np.array_equal(found.tokens, expected.tokens)
+    assert np.array_equal(found.scores, expected.scores)

@@ -250,3 +250,20 @@ def test_what_a_joiner_returns_is_named():
     with pytest.raises(pathsum.InvalidValueError, match=r"join must return logits \(N, V\) and \(N, D\), D = 2"):
         rnnt_beam_decode(encoded(0, 2), None, predict, joiner(V), durations=[0, 1])
     assert tdt_greedy_decode(encoded(0, 2), None, predict, joiner(V, 2), [0, 1], 0).lengths.shape == (1,)
+
+
+@pytest.mark.parametrize("axis", [1, 5, -7, 2**63 - 1, np.uint8(1)])
+def test_an_axis_that_states_have_no_samples_on_is_named(axis):
+    def predict_with_state(tokens, state):
+        return predict(tokens, None)[0], torch.zeros(len(tokens), 9)
+
+    with pytest.raises(pathsum.InvalidValueError, match="rnnt_beam_decode: state_axis must be"):
+        rnnt_beam_decode(encoded(0, 2), None, predict_with_state, joiner(V), state_axis=axis)
+
+
+def test_a_frame_that_is_never_left_ends():
+    def join(frames, outputs):
+        return torch.tensor([-30.0, 0.0, 0.0]).expand(len(frames), 3)
+
+    with pytest.raises(pathsum.InvalidValueError, match=r"join must leave each frame at last.*1000 labels in a frame"):
+        rnnt_beam_decode(encoded(0, 2), None, predict, join, beam_size=1, max_symbols=2**63 - 1)

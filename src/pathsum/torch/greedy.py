@@ -29,7 +29,7 @@ from pathsum.torch._inputs import (
 )
 
 # No frame has so many labels: where max_symbols is above it, a model that goes on for so long never leaves its frame.
-_ENDLESS = 1000
+ENDLESS = 1000
 
 
 @shown(decoded)
@@ -385,8 +385,8 @@ class _Walk(NamedTuple):
                 values = (batch, symbols.classes, frame, scores, symbols.steps)
                 emitted.append(tuple(value[writes] for value in values))
                 in_frame = torch.where(writes & (symbols.steps == 0), in_frame + 1, 0)
-                if self.max_symbols > _ENDLESS and bool((in_frame >= _ENDLESS).any()):
-                    rule, got = "score another symbol than labels best at last", f"{_ENDLESS} labels in a frame"
+                if self.max_symbols > ENDLESS and bool((in_frame >= ENDLESS).any()):
+                    rule, got = "score another symbol than labels best at last", f"{ENDLESS} labels in a frame"
                     raise InvalidValueError(self.function, "join", rule, got, int(in_frame.argmax()))
                 leaves = in_frame == self.max_symbols
                 frame, in_frame = frame + torch.where(leaves, 1, symbols.steps), torch.where(leaves, 0, in_frame)

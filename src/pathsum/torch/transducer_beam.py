@@ -15,8 +15,10 @@ from pathsum import _checks
 from pathsum.decoding import Beams, NGram
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba.prefix_beam import step
+from pathsum.lattice import BEYOND
 from pathsum.options import RNNTType
 from pathsum.torch._inputs import Integers, check_lengths, check_values, own_blank, samples_first, tdt_durations
+from pathsum.torch.greedy import ENDLESS
 from pathsum.torch.rnnt import rnnt_loss
 from pathsum.torch.variants import multi_blank_rnnt_loss, tdt_loss
 
@@ -60,7 +62,8 @@ def rnnt_beam_decode(
         blank: As in ``rnnt_greedy_decode``.
         beam_size: How many hypotheses are kept, in each frame and after each label of a frame.
         n_best: How many hypotheses are returned at most.
-        max_symbols: How many labels a frame has at most while hypotheses are looked for.
+        max_symbols: How many labels a frame has at most while hypotheses are looked for. Above 1000 a frame of 1000
+            labels raises.
         durations: The D durations of a token-and-duration transducer.
         rnnt_type: ``"regular"``; ``"modified"`` and ``"one_sym_per_frame"``, where a label takes its frame.
         big_blanks: Classes of a multi-blank transducer's big blanks; negative counts from the end.
@@ -119,7 +122,7 @@ def rnnt_beam_decode(
         _checks.check_count(function, "beam_size", beam_size, 1),
         _checks.check_count(function, "max_symbols", max_symbols, 1),
         beam_threshold,
-        _checks.check_count(function, "state_axis", state_axis, -8),
+        _checks.check_count(function, "state_axis", state_axis, -BEYOND, BEYOND),
         _Words(
             lm,
             _checks.check_number(function, "lm_weight", lm_weight),
@@ -350,6 +353,11 @@ class _Search(NamedTuple):
                 todo = [(n, entry) for n, beam in beams.items() for entry in beam]
                 if not todo:
                     break
+                if symbols >= ENDLESS and self.max_symbols > ENDLESS:
+                    rule = "leave each frame at last; a beam_threshold drops what does not"
+                    raise InvalidValueError(
+                        self.kind.function, "join", rule, f"{ENDLESS} labels in a frame", todo[0][0]
+                    )
                 self._predict([entry.prefix for _, entry in todo if entry.prefix.output is None], encoder_out.device)
                 samples = torch.tensor([n for n, _ in todo], device=encoder_out.device)
                 outputs = torch.stack([entry.prefix.output for _, entry in todo if entry.prefix.output is not None])
@@ -439,9 +447,21 @@ class _Search(NamedTuple):
         states = [prefix.parent.state for prefix in prefixes if prefix.parent is not None]
         state = None if roots else _together(states, self.state_axis)
         outputs, state = self.predict(torch.tensor(tokens, device=device), state)
+        _check_axis(self.kind.function, state, self.state_axis, len(prefixes))
         for row, prefix in enumerate(prefixes):
             prefix.output = outputs[row]
             prefix.state = _one(state, row, self.state_axis)
+
+
+def _check_axis(function: str, state: Any, axis: int, count: int) -> None:
+    """The tensors of a state must have so many samples on the axis."""
+    if isinstance(state, Tensor):
+        if not -state.ndim <= axis < state.ndim or state.shape[axis] != count:
+            rule = f"be the axis of the N = {count} samples in the tensors of a state"
+            raise InvalidValueError(function, "state_axis", rule, f"{axis} of shape {tuple(state.shape)}")
+    elif isinstance(state, (dict, tuple, list)):
+        for value in state.values() if isinstance(state, dict) else state:
+            _check_axis(function, value, axis, count)
 
 
 def _one(state: Any, row: int, axis: int) -> Any:
