@@ -124,6 +124,45 @@ def test_weights_entropies_and_risks_are_those_of_enumeration(impl):
         np.testing.assert_allclose(gradient, expected, atol=1e-11)
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0, 400.0])
+def test_samples_that_share_a_graph(scale):
+    # So many that some are solved side by side and some are left; scores in and out of reach of plain floats.
+    for seed in range(15):
+        graph, rng = random_graph(seed), np.random.default_rng(seed)
+        scores = scale * rng.normal(size=(4, 21, CLASSES))
+        scores[:, 3] = rng.normal(size=(4, CLASSES))
+        lengths = rng.integers(0, 5, 21)
+        if (graph.labels == 0).any() and graph.count_paths(4):
+            scores[:, 7] = np.nan
+        given = torch.from_numpy(scores).requires_grad_()
+        found = lattice_score(given, graph, lengths)
+        feasible = found[found > -torch.inf]
+        (gradient,) = torch.autograd.grad(feasible.sum(), given)
+        alone = lattice_score(given.detach(), [graph.trim() for _ in range(21)], lengths)
+        np.testing.assert_allclose(found.detach(), alone, rtol=1e-13, atol=1e-12)
+        for n, length in enumerate(lengths):
+            if n == 7:
+                continue
+            log_z, classes, *_ = enumerated(graph, scores[:length, n])
+            assert found[n].item() == pytest.approx(log_z, rel=1e-12, abs=1e-12)
+            np.testing.assert_allclose(gradient[:length, n], classes, atol=1e-9)
+            assert not gradient[length:, n].any()
+
+
+def test_samples_far_from_one_another_share_a_graph():
+    # A row of states: the first are left behind by more than a float64 holds.
+    graph = over_ctc(linear([1, 2] * 60), 3)
+    logits = logits_of(300, 5, 3, deviation=5.0)
+    lengths = [300, 250, 121, 300, 119]
+    gradients = []
+    for graphs in (graph, [over_ctc(linear([1, 2] * 60), 3) for _ in range(5)]):
+        given = logits.clone().requires_grad_()
+        losses = lattice_loss(given, graphs, lengths, reduction="none", fused_log_softmax=True)
+        gradients.append([losses.detach(), *torch.autograd.grad(losses[losses < torch.inf].sum(), given)])
+    for actual, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_entropies_and_risks_of_different_graphs_at_once(impl):
     for seed in range(15 if impl == "numba" else 5):

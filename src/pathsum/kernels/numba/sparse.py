@@ -1,7 +1,8 @@
 """Lattices of graphs on the CPU: a sample at a time, from its scores to the posteriors of its classes.
 
-``scores`` (N, T, C) are float32 or float64, of any strides. The sweeps are ``sparse_recursion``'s, in float64. What
-they remember of the frames is given back when a sample is done, so that only the posteriors are kept.
+``scores`` (N, T, C) are float32 or float64, of any strides. The sweeps are ``sparse_recursion``'s, in float64; those of
+samples that share a graph are ``sparse_lanes``', where these are in reach of plain floats. What they remember of the
+frames is given back when a sample is done, so that only the posteriors are kept.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pathsum.kernels.numba import parallel, sparse_recursion
+from pathsum.kernels.numba import parallel, sparse_lanes, sparse_recursion
 from pathsum.kernels.numba.sparse_recursion import LOG_UNIT, Arcs
 from pathsum.kernels.protocol import SparseOptions, SparseSaved
 from pathsum.lattice import SparseLattice
+
+# Fewer samples of a graph than this take less time one by one.
+_FEWEST = 4
 
 
 def forward(
@@ -51,8 +55,54 @@ def forward(
             return
         losses[sample] = solve_rows(graph.arcs, rows, own, taken, share) - offset
 
-    parallel.run(solve, [(int(n),) for n in in_order(lattice, graphs)], num_threads)
+    def solve_together(samples: list[int]) -> None:
+        graph = graphs[lattice.graph_of_sample[samples[0]]]
+        read_of = [read(scores, lattice, graph, n) for n in samples]
+        defined = [place for place, (_, offset) in enumerate(read_of) if offset < math.inf]
+        found = sparse_lanes.solve(graph.arcs, [read_of[n][0] for n in defined], need_gradient=need_gradient)
+        alone = set(samples)
+        for lane, place in enumerate(defined):
+            sample, (rows, offset) = samples[place], read_of[place]
+            if found.reached[lane]:
+                alone.remove(sample)
+                losses[sample] = found.losses[lane] - offset
+                if need_gradient:
+                    own = gamma[places[sample] : places[sample + 1]].reshape(rows.shape)
+                    own[:] = found.gamma[: len(own), :, lane]
+        for sample in alone:
+            solve(sample)
+
+    def solve_group(samples: list[int]) -> None:
+        if len(samples) == 1:
+            solve(samples[0])
+        else:
+            solve_together(samples)
+
+    parallel.run(solve_group, [(group,) for group in _groups(lattice, graphs, share, wanted)], num_threads)
     return SparseSaved(losses, gamma, counts)
+
+
+def _groups(lattice: SparseLattice, graphs: list[Weighted], memory: int, counted: bool) -> list[list[int]]:
+    """Samples that are solved together, as many as there are lanes, of one graph; and then such as are alone."""
+    alone: list[list[int]] = []
+    together: list[list[int]] = []
+    of_graph: dict[int, list[int]] = {}
+    for sample in in_order(lattice, graphs).tolist():
+        of_graph.setdefault(int(lattice.graph_of_sample[sample]), []).append(sample)
+    for number, samples in of_graph.items():
+        arcs, longest = graphs[number].arcs, int(lattice.input_lengths[samples[0]])
+        sizes = (longest, len(arcs.in_offsets) - 1, len(graphs[number].classes))
+        fits = not counted and graphs[number].defined and sparse_lanes.memory_of(*sizes) <= memory
+        if len(samples) < _FEWEST or not (fits and sparse_lanes.in_reach(arcs)):
+            alone += [[sample] for sample in samples]
+            continue
+        for first in range(0, len(samples), sparse_lanes.LANES):
+            group = samples[first : first + sparse_lanes.LANES]
+            if len(group) < _FEWEST:
+                alone += [[sample] for sample in group]
+            else:
+                together.append(group)
+    return together + alone
 
 
 def solve_rows(arcs: Arcs, rows: np.ndarray, gamma: np.ndarray | None, counts: np.ndarray, memory: int) -> float:
