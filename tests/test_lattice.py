@@ -1,6 +1,7 @@
 """Losses over any graph: beside the enumeration of all paths, and beside the losses that are such graphs."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ from test_graphs import random_graph
 
 IMPLEMENTATIONS = ("numba", "reference")
 CLASSES = 3
+# How many times as many random graphs as usually: see CONTRIBUTING.md.
+TIMES = int(os.environ.get("PATHSUM_TEST_TIMES", "1"))
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "graphs.json").read_text())
 
 
@@ -72,7 +75,7 @@ SWEEPS = [(impl, scale, limit) for impl, limit in LIMITS for scale in (1.0, 400.
 
 @pytest.mark.parametrize("impl, scale, limit", SWEEPS)
 def test_equal_to_enumeration(impl, scale, limit):
-    for seed in range(40 if impl == "numba" else 12):
+    for seed in range(TIMES * (40 if impl == "numba" else 12)):
         graphs, scores, lengths = random_batch(seed, scale=scale)
         given = torch.from_numpy(scores).requires_grad_()
         found = lattice_score(given, graphs, lengths, memory_limit=limit, impl=impl)
@@ -102,7 +105,7 @@ def test_equal_to_enumeration(impl, scale, limit):
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_weights_entropies_and_risks_are_those_of_enumeration(impl):
-    for seed in range(25 if impl == "numba" else 8):
+    for seed in range(TIMES * (25 if impl == "numba" else 8)):
         graph, rng = random_graph(seed), np.random.default_rng(seed)
         scores, lengths = rng.normal(size=(3, 2, CLASSES)), [3, 2]
         costs = rng.normal(size=graph.num_arcs)
@@ -165,7 +168,7 @@ def test_samples_far_from_one_another_share_a_graph():
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_entropies_and_risks_of_different_graphs_at_once(impl):
-    for seed in range(15 if impl == "numba" else 5):
+    for seed in range(TIMES * (15 if impl == "numba" else 5)):
         graphs, scores, lengths = random_batch(seed)
         rng = np.random.default_rng(seed)
         different = list({id(graph): graph for graph in graphs}.values())

@@ -13,7 +13,7 @@ from pathsum.testing import assert_close
 from pathsum.torch import lattice_sample
 from pathsum.torch.paths import asg_paths, ctc_paths, graph_paths, rnnt_paths, simple_ctc_paths
 from test_graphs import random_graph
-from test_lattice import CLASSES, random_batch
+from test_lattice import CLASSES, TIMES, random_batch
 from test_paths import GRIDS, walks
 
 IMPLEMENTATIONS = ("numba", "reference")
@@ -178,7 +178,7 @@ def test_walks_are_listed_and_drawn(variant, impl):
 @everywhere
 def test_paths_of_graphs_are_listed_and_drawn(impl):
     generator, k = torch.Generator().manual_seed(0), 15
-    for seed in range(25 if impl == "numba" else 3):
+    for seed in range(TIMES * (25 if impl == "numba" else 3)):
         graphs, scores, lengths = random_batch(seed)
         for distinct in (False, True):
             paths = graph_paths(scores, graphs, lengths, impl=impl)
