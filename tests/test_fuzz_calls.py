@@ -156,3 +156,9 @@ def test_hypotheses_of_no_samples_axis_are_named():
     for wrong in (1, [1, 2]):
         with pytest.raises(InvalidValueError, match=r"^edit_distances: hypotheses must have shape \(N, S\) or"):
             pathsum.torch.edit_distances(wrong, [1], [[1]])
+
+
+def test_a_separator_has_64_bits():
+    assert pathsum.torch.edit_distances([[1, 2]], [2], [[1]], separator=2**63 - 1).tolist() == [1]
+    with pytest.raises(InvalidValueError, match="^edit_distances: separator must be at most 9223372036854775807"):
+        pathsum.torch.edit_distances([[1, 2]], [2], [[1]], separator=2**63)

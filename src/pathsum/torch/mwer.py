@@ -445,7 +445,7 @@ def _distances(
     separator: int | None,
 ) -> np.ndarray:
     if separator is not None:
-        separator = _checks.check_count(function, "separator", separator)
+        separator = _checks.check_count(function, "separator", separator, 0, 2**63 - 1)
     num_samples = len(given.tokens)
     wanted = as_integers(function, "references", references)
     if reference_lengths is None and wanted.ndim == 2:
