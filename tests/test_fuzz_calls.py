@@ -160,5 +160,14 @@ def test_hypotheses_of_no_samples_axis_are_named():
 
 def test_a_separator_has_64_bits():
     assert pathsum.torch.edit_distances([[1, 2]], [2], [[1]], separator=2**63 - 1).tolist() == [1]
-    with pytest.raises(InvalidValueError, match="^edit_distances: separator must be at most 9223372036854775807"):
+    with pytest.raises(InvalidValueError, match=r"^edit_distances: separator must be at most 9223372036854775807"):
         pathsum.torch.edit_distances([[1, 2]], [2], [[1]], separator=2**63)
+
+
+@pytest.mark.parametrize("front", ["torch", "jax"])
+def test_kmers_are_bounded_before_their_classes_are_counted(front):
+    pytest.importorskip(front)
+    name = "crf_ctc_loss" if front == "torch" else "jax.crf_ctc_loss"
+    for length in (15, 2**64, 10**30):
+        with pytest.raises(InvalidValueError, match=f"^crf_ctc_loss: state_len must be at most 14; got {length}$"):
+            calls.function(name)(**calls.base(name) | {"state_len": length})

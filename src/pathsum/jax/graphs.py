@@ -15,7 +15,7 @@ from pathsum.jax._inputs import Batch, IntegersLike, as_array, check_batch, chec
 from pathsum.jax._solvers import ChainSolver, GraphSolver
 from pathsum.kernels.jax.rows import work_dtype
 from pathsum.lattice import Array
-from pathsum.problems.crf import BASES, all_kmers, pose_crf
+from pathsum.problems.crf import BASES, LONGEST, all_kmers, pose_crf
 from pathsum.reductions import reduce
 
 Graphs = Graph | Sequence[Graph]
@@ -175,7 +175,7 @@ def crf_ctc_loss(
         50.0
     """
     function = "crf_ctc_loss"
-    state_len = _checks.check_count(function, "state_len", state_len, minimum=1)
+    state_len = _checks.check_count(function, "state_len", state_len, 1, LONGEST)
     scores = check_scores(function, "scores", scores, "(N, T, 5*4**k)")
     num_classes = (1 + BASES) * BASES**state_len
     if scores.shape[2] != num_classes:

@@ -24,6 +24,8 @@ from pathsum.graphs import Graph
 from pathsum.lattice import Array, ChainLattice
 
 BASES = 4
+# The longest k-mers whose 5*4**k classes a 32-bit number counts.
+LONGEST = 14
 
 
 @lru_cache(maxsize=8)

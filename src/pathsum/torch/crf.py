@@ -8,7 +8,7 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
 from pathsum.options import ReductionName, TorchImpl
-from pathsum.problems.crf import BASES, all_kmers, pose_crf
+from pathsum.problems.crf import BASES, LONGEST, all_kmers, pose_crf
 from pathsum.torch._inputs import Integers, as_batch, difference, finish, samples_first
 from pathsum.torch.paths.frames import ChainPaths
 from pathsum.torch.paths.graphs import paths_of_graphs
@@ -71,7 +71,7 @@ def crf_ctc_loss(
     function = "crf_ctc_loss"
     _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
-    state_len = _checks.check_count(function, "state_len", state_len, minimum=1)
+    state_len = _checks.check_count(function, "state_len", state_len, 1, LONGEST)
     given, batched = samples_first(function, "scores", scores, batch_first, "5*4**k")
     num_classes = (1 + BASES) * BASES**state_len
     if given.shape[2] != num_classes:
