@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathsum.kernels.numba.chain_recursion import NARROW, WIDE, _number_pair, _reach
+from pathsum.kernels.numba.chain_recursion import NARROW, WIDE, is_held, pairs_for
 from pathsum.numerics import LOG2_E, MAX_EXPONENT_32
 from pathsum.testing import assert_close, assert_same_bits, chain_inputs, grid_inputs, pack_rows, unpack_rows
 from pathsum.torch import ctc_loss, rnnt_loss, rnnt_packed_loss
@@ -242,8 +242,12 @@ def test_logits_of_1e10_on_paths_that_compete():
 def test_both_sides_of_the_switch_of_number_pairs(loss, share, num_frames):
     gap = np.float32(share * MAX_EXPONENT_32 / LOG2_E / num_frames)
     shifted = np.full((num_frames, 3), -gap, np.float32)
-    assert _number_pair(_reach(shifted), np.float32) is (NARROW if share < 1 else WIDE)
-    assert _number_pair(0.0, np.float64) is WIDE
+    assert pairs_for(None, np.float32) == (NARROW, WIDE)
+    assert pairs_for(None, np.float64) == (WIDE,)
+    held, reaches = [], np.zeros(1)
+    for pair in (NARROW, WIDE):
+        held.append(is_held.py_func(0, shifted, shifted, True, np.empty(0, pair.mantissa), reaches))
+    assert held == [share < 1, share >= 1]
     scores = torch.zeros(num_frames, 1, 3)
     # The middle frame alone is free of the gap, so that several paths of as many gaps compete.
     scores[:, 0, 1:] = -float(gap)

@@ -60,7 +60,7 @@ THIRD_PARTY = {
     **{layer: {"numpy"} for layer in range(-1, 3)},
     "pathsum.testing": {"numpy"},
     "pathsum.kernels.reference": {"numpy", "torch"},
-    "pathsum.kernels.numba": {"numpy", "numba"},
+    "pathsum.kernels.numba": {"numpy", "numba", "llvmlite"},
     "pathsum.kernels.triton": {"triton"},
     "pathsum.kernels.jax": {"numpy", "jax"},
     "pathsum.kernels.tensorflow": {"tensorflow"},
@@ -308,10 +308,10 @@ def test_a_torch_that_lacks_something_is_named(version, part, message):
 
 
 def test_cached_kernels_are_current_only_while_all_that_they_inline_is():
-    from pathsum.kernels.numba import chain_recursion, compilation, joint_hvp
+    from pathsum.kernels.numba import chain, compilation, joint_hvp
 
-    stamp = compilation.source_stamp(chain_recursion.__name__)
-    assert chain_recursion.solve_samples._cache.opened._cache_file._source_stamp == stamp
-    for module in (chain_recursion, joint_hvp):
+    stamp = compilation.source_stamp(chain.__name__)
+    assert chain._advance._cache.opened._cache_file._source_stamp == stamp
+    for module in (chain, joint_hvp):
         called = {value.py_func.__module__ for value in vars(module).values() if hasattr(value, "py_func")}
         assert called | {"pathsum.numerics"} <= compilation._inlined(module.__name__), module

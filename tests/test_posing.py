@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pathsum import _checks
 from pathsum.kernels.numba.posing import COMPILED
+from pathsum.problems.asg import pose_asg
 
 
 @st.composite
@@ -27,16 +28,20 @@ def batches(draw):
 @given(batches())
 def test_it_is_the_lattice_of_the_problem_or_none_where_the_check_raises(pose, batch):
     arrays, num_frames, num_classes, blank = batch
+    blank = -1 if pose is pose_asg else blank
     found = COMPILED[pose](*arrays, num_frames, 2, num_classes, blank)
     sizes = {"num_samples": len(arrays[0]), "num_frames": num_frames, "max_labels": 2, "num_classes": num_classes}
     try:
-        checked = _checks.check_batch("f", *arrays, lengths_name="input_lengths", blank=blank, **sizes)
+        own = None if pose is pose_asg else blank
+        checked = _checks.check_batch("f", *arrays, lengths_name="input_lengths", blank=own, **sizes)
     except ValueError:
         assert found is None
         return
-    expected = pose(*checked, blank)
-    for field in fields(expected):
-        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name), field.name)
+    expected = pose(*checked, num_classes if pose is pose_asg else blank)
+    found, expected = (lattices if isinstance(lattices, tuple) else (lattices,) for lattices in (found, expected))
+    for one, other in zip(found, expected, strict=True):
+        for field in fields(other):
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), field.name)
 
 
 def test_a_length_too_many_is_illegal():

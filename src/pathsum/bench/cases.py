@@ -13,12 +13,13 @@ GROUPS = {
     "ctc": "time of ctc_loss, from logits and from log-probabilities",
     "simple_ctc": "time of simple_ctc_loss",
     "rnnt": "time of rnnt_loss",
+    "small": "time of losses so small that the call itself is most of it",
     "rnnt-librispeech": "a training step of RNN-T, joiner included, on the public comparison's batches",
     "accuracy": "float32 gradients against float64, on long input and peaky scores",
     "memory": "peak memory of forward and backward, in fresh processes",
     "first_call": "the first call after imports, kernel cache cold and warm, in fresh processes",
 }
-TIMED = ("ctc", "simple_ctc", "rnnt")
+TIMED = ("ctc", "simple_ctc", "rnnt", "small")
 # Too long and too large to be measured unasked.
 ON_REQUEST = ("rnnt-librispeech",)
 
@@ -89,6 +90,11 @@ def cases(
             for shape in rnnt_shapes
             for lengths in ("full", "ragged")
         ]
+    if group == "small":
+        ctc_shapes = [(1, 20, 5, 10)] if quick else [(1, 20, 5, 10), (8, 50, 10, 30)]
+        rnnt_shapes = [(1, 10, 5, 10)] if quick else [(1, 10, 5, 10), (4, 30, 8, 30)]
+        chains = [Case(group, "ctc_loss", "log_probs", shape) for shape in ctc_shapes]
+        return chains + [Case(group, "rnnt_loss", "logits", shape) for shape in rnnt_shapes]
     if group == "rnnt-librispeech":
         return _librispeech_cases(group, quick, batches, utterances)
     if group == "accuracy":

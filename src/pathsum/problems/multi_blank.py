@@ -10,16 +10,14 @@ A walk ends with a blank of any size that ends exactly behind the last frame.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pathsum.lattice import LABEL, ArcLattice, GridLattice
-from pathsum.problems.rnnt_types import pose_rnnt_type
+from pathsum.problems.rnnt_types import with_arcs
 
 
 def pose_multi_blank(grid: GridLattice, durations: tuple[int, ...], big_blanks: tuple[int, ...]) -> ArcLattice:
     """Arcs: the blank, the big blanks of these classes and durations, the label."""
-    return replace(
-        pose_rnnt_type(grid, "regular"),
+    return with_arcs(
+        grid,
         arcs=((1, 0), *((d, 0) for d in durations), (0, 1)),
         reads=((grid.blank, *big_blanks, LABEL),),
         terms=tuple(((plane, 0),) for plane in range(len(durations) + 2)),

@@ -20,21 +20,42 @@ from pathsum.lattice import LABEL, ArcLattice, Array, GridLattice
 
 def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
     """The grid of a batch with the arcs of one of ``RNNT_TYPES``: blank, then label."""
-    xp = namespace(grid.targets)
-    anywhere = xp.zeros_like(grid.targets)
-    last = grid.logit_lengths[:, None] - (2 if rnnt_type == "one_sym_per_frame" else 1)
     blank, label, next_blank = (0, 0), (1, 0), (0, 1)
-    return ArcLattice(
-        logit_lengths=grid.logit_lengths,
-        target_lengths=grid.target_lengths,
-        targets=grid.targets,
-        blank=grid.blank,
-        row_offsets=grid.row_offsets,
+    return with_arcs(
+        grid,
         arcs=((1, 0), (int(rnnt_type != "regular"), 1)),
         reads=((grid.blank, LABEL),),
         terms=((blank,), (label, next_blank) if rnnt_type == "constrained" else (label,)),
+        last_but=int(rnnt_type == "one_sym_per_frame"),
+    )
+
+
+def with_arcs(
+    grid: GridLattice,
+    *,
+    arcs: tuple[tuple[int, int], ...],
+    reads: tuple[tuple[int, ...], ...],
+    terms: tuple[tuple[tuple[int, int], ...], ...],
+    last_but: int = 0,
+    label_ends: bool = True,
+    skips_to: int | None = None,
+) -> ArcLattice:
+    """The grid of a batch with arcs of any kinds; labels in all frames but so many of the last."""
+    xp = namespace(grid.targets)
+    anywhere = xp.zeros_like(grid.targets)
+    return ArcLattice(
+        grid.logit_lengths,
+        grid.target_lengths,
+        grid.targets,
+        grid.blank,
+        grid.row_offsets,
+        arcs=arcs,
+        reads=reads,
+        terms=terms,
         first_frames=anywhere,
-        last_frames=anywhere + last,
+        last_frames=anywhere + (grid.logit_lengths[:, None] - (1 + last_but)),
+        label_ends=label_ends,
+        skips_to=skips_to,
     )
 
 

@@ -12,18 +12,16 @@ No symbol passes the last frame. With ``final="blank"`` the walk ends with a bla
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pathsum.lattice import LABEL, ArcLattice, GridLattice
-from pathsum.problems.rnnt_types import pose_rnnt_type
+from pathsum.problems.rnnt_types import with_arcs
 
 
 def pose_tdt(grid: GridLattice, durations: tuple[int, ...], final: str) -> ArcLattice:
     """Arcs: a blank for every duration above 0, then a label for every duration, in the order given."""
     blank, label = 0, 1
     steps = list(enumerate(durations, start=2))
-    return replace(
-        pose_rnnt_type(grid, "regular"),
+    return with_arcs(
+        grid,
         arcs=(*((d, 0) for d in durations if d > 0), *((d, 1) for d in durations)),
         reads=((grid.blank, LABEL), tuple(range(len(durations)))),
         terms=(

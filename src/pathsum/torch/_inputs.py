@@ -49,6 +49,16 @@ def as_scores(value: Any) -> Any:
     return torch.from_numpy(value)
 
 
+_SCORE_DTYPES = {getattr(torch, name) for name in _checks.SCORE_DTYPES}
+
+
+def are_scores(value: Any, ranks: tuple[int, ...]) -> bool:
+    """Whether ``_checks.check_scores`` has nothing to say, as it mostly has not: its words take longer than a loss."""
+    if type(value) not in (Tensor, torch.nn.Parameter) or value.layout is not torch.strided or value.is_nested:
+        return False
+    return value.dtype in _SCORE_DTYPES and value.ndim in ranks and value.shape[-1] > 0
+
+
 def dtype_of(scores: Any) -> str:
     if isinstance(scores, np.ndarray):
         return f"a NumPy {type(scores).__name__} of {scores.dtype.name}"
@@ -70,8 +80,9 @@ def samples_first(
     """Scores (N, T, C), checked, and whether the caller's had a batch axis; one sample may come without, as (T, C)."""
     batch_first = _checks.check_flag(function, "batch_first", batch_first)
     scores = as_scores(scores)
-    axes = f"(N, T, {classes})" if batch_first else f"(T, N, {classes})"
-    _checks.check_scores(function, argument, dtype_of(scores), shape_of(scores), (axes, f"(T, {classes})"))
+    if not are_scores(scores, (2, 3)):
+        axes = f"(N, T, {classes})" if batch_first else f"(T, N, {classes})"
+        _checks.check_scores(function, argument, dtype_of(scores), shape_of(scores), (axes, f"(T, {classes})"))
     if scores.ndim == 2:
         return scores.unsqueeze(0), False
     return (scores if batch_first else scores.transpose(0, 1)), True
@@ -235,6 +246,9 @@ def of_samples(batched: bool, *results: Tensor) -> tuple[Tensor, ...]:
 
 def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: str) -> None:
     expected = (scores.shape[2],) * (axes.count("C"))
+    if are_scores(table, (len(expected),)) and table.shape == expected and table.dtype == scores.dtype:
+        if table.device == scores.device:
+            return
     _checks.check_table(function, argument, dtype_of(table), shape_of(table), axes, expected, dtype_of(scores))
     _checks.check_device(function, argument, str(table.device), str(scores.device))
 
@@ -363,7 +377,8 @@ def in_batch(
 
     The integers are targets, logit_lengths and target_lengths, and an alignment where there is one.
     """
-    _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
+    if not are_scores(logits, tuple(text.count(",") + 1 for text in layouts)):
+        _checks.check_scores(function, argument, dtype_of(logits), shape_of(logits), layouts)
     if logits.ndim > 2 and logits.shape[-2] < 1:
         axes = PADDED if logits.ndim == 4 else SINGLE
         raise InvalidValueError(function, argument, f"have shape {axes}", f"shape {tuple(logits.shape)}")
@@ -426,15 +441,14 @@ def posed_at_once(
     if compiled is None or values_unknown():
         return None
     for value, axes in zip(integers, (2, 1, 1), strict=True):
-        if type(value) is not Tensor or special_kind(value) or value.is_neg():
+        if type(value) is not Tensor or value.dtype is not torch.int64 or value.layout is not torch.strided:
             return None
-        if value.dtype is not torch.int64 or value.ndim != axes or not value.is_cpu:
-            return None
-        if not value.is_contiguous() or value.requires_grad:
+        if value.is_nested or value.is_neg() or value.ndim != axes or not value.is_cpu or not value.is_contiguous():
             return None
     if targets.shape[1] == 0 or len(targets) != num_samples:
         return None
-    return compiled(*(value.numpy() for value in integers), num_frames, most_labels, num_classes, blank)
+    arrays = targets.numpy(), input_lengths.numpy(), target_lengths.numpy()
+    return compiled(*arrays, num_frames, most_labels, num_classes, blank)
 
 
 def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
@@ -443,15 +457,6 @@ def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
     if values_unknown():
         return check_alignment(as_integer_tensor(function, "alignment", alignment), *integers, function)
     return _checks.check_alignment(function, as_integers(function, "alignment", alignment), *integers)
-
-
-def difference(own: Tensor, every: Tensor) -> Tensor:
-    """Losses of a part of all paths less those of all, NaN where either is.
-
-    Where the part has no path there may be none at all, and infinities must not meet.
-    """
-    infeasible = (own == torch.inf) & ~every.isnan()
-    return torch.where(infeasible, torch.inf, own - torch.where(infeasible, 0.0, every))
 
 
 def as_given(losses: Tensor, batched: bool, reduction: ReductionName) -> Tensor:

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from pathsum import dispatch
 from pathsum.errors import GradientConsumedError
+from pathsum.kernels.numba.reduction import spread as spread_plain
+from pathsum.kernels.numba.reduction import weigh
 from pathsum.kernels.protocol import Call, Kernels
 from pathsum.reductions import reduce, spread
 from pathsum.torch._autograd.lattices import differentiable
@@ -109,7 +111,7 @@ class OperatorKernels(Kernels):
             return reduced(self.operators.forward(*self.packed(call), False)[0], reduction)
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call.scores):
             return _Losses.apply(self, call.lattice, call.options, reduction, *call.scores)
-        return reduced(self.forward(call, False)[0], reduction)
+        return reduced_plain(self.forward(call, False)[0], reduction)
 
 
 def kernels_of(impl: str, name: str) -> Kernels:
@@ -133,31 +135,64 @@ class Reduction(NamedTuple):
     Attributes:
         dtype: The result's.
         reduction: One of ``REDUCTIONS``.
-        weights: (N,) what a mean divides each loss by; ``None``: 1.
+        weights: (N,) what a mean divides each loss by, an array or a tensor; ``None``: 1.
         zero_infinity: Whether infinite losses become 0.
     """
 
     dtype: torch.dtype
     reduction: str
-    weights: Tensor | None = None
+    weights: Any = None
     zero_infinity: bool = False
 
     def of(self, losses: Tensor) -> Tensor:
         losses = losses.to(self.dtype)
         if self.zero_infinity:
             losses = torch.where(losses == torch.inf, 0.0, losses)
-        return reduce(losses, self.reduction, self.weights)
+        return reduce(losses, self.reduction, as_tensor(self.weights))
+
+    def of_plain(self, losses: Tensor) -> Tensor:
+        """The same where nobody looks: on the CPU in one compiled call."""
+        if not losses.is_cpu:
+            return self.of(losses)
+        reduced = np.empty(len(losses), self._array_dtype)
+        weigh(losses.numpy(), self._array_weights, self.zero_infinity, reduced)
+        if len(losses) == 1 and self.reduction != "none":  # the sum and the mean of one
+            return torch.from_numpy(reduced.reshape(()))
+        return reduce(torch.from_numpy(reduced), self.reduction)
 
     def upstream(self, gradient: Tensor, losses: Tensor) -> Tensor:
         """The upstream gradient of each of the losses, of that of the result."""
-        gradient = spread(gradient, self.reduction, len(losses), self.weights)
+        if losses.is_cpu and is_plain(gradient):
+            count, upstream = len(losses) if self.reduction == "mean" else 1, np.empty(len(losses))
+            of_result = np.ascontiguousarray(gradient.numpy())
+            spread_plain(of_result, losses.numpy(), self._array_weights, count, self.zero_infinity, upstream)
+            return torch.from_numpy(upstream)
+        gradient = spread(gradient, self.reduction, len(losses), as_tensor(self.weights))
         if self.zero_infinity:
             gradient = torch.where(losses.to(self.dtype) == torch.inf, 0.0, gradient)
         return gradient.to(losses.dtype)
 
+    @property
+    def _array_dtype(self) -> type:
+        return np.float64 if self.dtype == torch.float64 else np.float32
+
+    @property
+    def _array_weights(self) -> np.ndarray:
+        """Of no size where there are none."""
+        if isinstance(self.weights, Tensor):
+            return self.weights.numpy()
+        return _NO_WEIGHTS if self.weights is None else self.weights
+
+
+_NO_WEIGHTS = np.empty(0, np.int64)
+
 
 def reduced(losses: Tensor, reduction: Reduction | None) -> Tensor:
     return losses if reduction is None else reduction.of(losses)
+
+
+def reduced_plain(losses: Tensor, reduction: Reduction | None) -> Tensor:
+    return losses if reduction is None else reduction.of_plain(losses)
 
 
 class _Losses(torch.autograd.Function):
@@ -173,26 +208,35 @@ class _Losses(torch.autograd.Function):
         saved = kernels.forward(Call(scores, lattice, options), True)
         ctx.save_for_backward(*scores, *saved)
         ctx.kernels, ctx.lattice, ctx.options, ctx.reduction = kernels, lattice, options, reduction
-        return reduced(saved[0], reduction)
+        return reduced_plain(saved[0], reduction)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         kernels, tensors, count = ctx.kernels, ctx.saved_tensors, len(ctx.kernels.inputs)
         call = Call(tensors[:count], ctx.lattice, ctx.options)
-        needed = ctx.needs_input_grad[4:]
         if ctx.reduction is not None:
             upstream = ctx.reduction.upstream(upstream, tensors[count].detach())
-        # A batch of upstream gradients, as of a Hessian's rows, is the operator's.
-        if not torch.is_grad_enabled() and not is_legacy_batchedtensor(upstream):
-            gradients = kernels.backward(call, kernels.saved(*tensors[count:]), upstream, needed)
-            return *_NO_GRADIENTS, *(g if need else None for g, need in zip(gradients, needed, strict=True))
-        reason = kernels.once_only or ctx.options.once_only
+        return *_NO_GRADIENTS, *gradients_of(kernels, call, tensors[count:], upstream, ctx.needs_input_grad[4:])
+
+
+def is_plain(upstream: Tensor) -> bool:
+    """Whether a gradient needs no graph, and its upstream gradient is no batch of many, as of a Hessian's rows."""
+    return not torch.is_grad_enabled() and not is_legacy_batchedtensor(upstream)
+
+
+def gradients_of(
+    kernels: OperatorKernels, call: Call, saved: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients by the scores; where they are to have a graph, by the operators."""
+    if is_plain(upstream):
+        gradients = kernels.backward(call, kernels.saved(*saved), upstream, needed)
+    else:
+        reason = kernels.once_only or call.options.once_only
         if reason is not None:
             refuse_graph(reason)
-        saved = [tensor.detach() for tensor in tensors[count:]]
-        gradients = kernels.operators.backward(upstream, *kernels.packed(call), *saved, list(needed))
-        gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
-        return *_NO_GRADIENTS, *(g if need else None for g, need in zip(gradients, needed, strict=True))
+        constants = [tensor.detach() for tensor in saved]
+        gradients = _as_tuple(kernels.operators.backward(upstream, *kernels.packed(call), *constants, list(needed)))
+    return [gradient if need else None for gradient, need in zip(gradients, needed, strict=True)]
 
 
 # Of the kernels, the lattice, the options and the reduction.
@@ -213,7 +257,7 @@ class OverwritingLosses(torch.autograd.Function):
         # Not saved as the others are: a saved tensor that backward changes would fail its version check at a second
         # backward, of which there is more to say. So the check is made here.
         ctx.overwritten, ctx.version = logits.detach(), version_of(logits)
-        return reduction.of(saved[0])
+        return reduction.of_plain(saved[0])
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:

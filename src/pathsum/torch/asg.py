@@ -11,8 +11,9 @@ from pathsum import _checks
 from pathsum.kernels.reference.log_domain import exact
 from pathsum.options import SCALE_MODES, Check, ReductionName, ScaleMode, TorchImpl
 from pathsum.reductions import scales
-from pathsum.torch._autograd.addition import fork
-from pathsum.torch._inputs import Integers, difference, finish
+from pathsum.torch._autograd.difference import difference, losses_apart
+from pathsum.torch._inputs import Integers, as_given
+from pathsum.torch._operators import Reduction
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch.paths.asg import both_paths
 from pathsum.torch.paths.frames import ChainPaths, DensePaths, centred
@@ -105,22 +106,22 @@ def asg_loss(
         batch_first=batch_first, check=check, centre=True, impl=impl,
     )  # fmt: skip
     _warn_of_repeats(target)
-    losses = finish(_differences(every, target), every.scores, zero_infinity)
     sizes = scales(scale_mode, target.lattice.input_lengths, target.lattice.num_states)
+    wanted = Reduction(every.dtype, reduction if sizes is None else "none", None, zero_infinity)
+    losses = _differences(every, target, wanted)
     if sizes is not None:
-        losses = losses / as_tensor(sizes).to(losses)
-    return every.reduce(losses, reduction)
+        return every.reduce(losses / as_tensor(sizes).to(losses), reduction)
+    return as_given(losses, every.batched, reduction)
 
 
-def _differences(every: DensePaths, target: ChainPaths) -> Tensor:
-    """The losses of the target's paths less those of all (N,), in float64; inf where no path spells the target."""
-    scores, transitions = every.scores, every.transitions
-    if every.impl == "reference":
-        # The difference of two log-sums: what they have in common would cost it all digits.
-        scores, transitions = centred(exact(scores), 2), centred(exact(transitions), 0, 1)
-    branches = fork(scores)
-    of_all, of_target = (paths.solve(own, transitions) for paths, own in zip((every, target), branches, strict=True))
-    return difference(of_target, of_all)
+def _differences(every: DensePaths, target: ChainPaths, wanted: Reduction) -> Tensor:
+    """The losses of the target's paths less those of all, reduced; inf where no path spells the target."""
+    if every.impl != "reference":
+        return losses_apart(target.asked(), every.asked(), wanted)
+    # The difference of two log-sums: what they have in common would cost it all digits.
+    scores, transitions = centred(exact(every.scores), 2), centred(exact(every.transitions), 0, 1)
+    of_all, of_target = (paths.solve(scores, transitions) for paths in (every, target))
+    return wanted.of(difference(of_target, of_all))
 
 
 _repeats_warned = False

@@ -9,7 +9,8 @@ from pathsum import _checks
 from pathsum.errors import InvalidValueError
 from pathsum.options import ReductionName, TorchImpl
 from pathsum.problems.crf import BASES, LONGEST, all_kmers, pose_crf
-from pathsum.torch._inputs import Integers, as_batch, difference, finish, samples_first
+from pathsum.torch._autograd.difference import difference
+from pathsum.torch._inputs import Integers, as_batch, finish, samples_first
 from pathsum.torch.paths.frames import ChainPaths
 from pathsum.torch.paths.graphs import paths_of_graphs
 

@@ -13,7 +13,8 @@ from pathsum import _checks
 from pathsum.errors import InvalidTypeError
 from pathsum.graphs import Graph
 from pathsum.options import ReductionName, TorchImpl
-from pathsum.torch._inputs import Integers, difference, finish
+from pathsum.torch._autograd.difference import difference
+from pathsum.torch._inputs import Integers, finish
 from pathsum.torch.paths.graphs import MEMORY, Graphs, LatticeAlignment, paths_of_graphs
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from pathsum.jax._ops import ffi
 from pathsum.jax._ops.arrays import encoded, in_one_batch, integers, num_threads
 from pathsum.kernels.numba import grid
+from pathsum.kernels.numba.rows import strided
 from pathsum.lattice import Array, GridLattice
 from pathsum.problems.rnnt import pose_rnnt
 
@@ -46,7 +47,7 @@ def forward(
 
 
 def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dict[str, Any]) -> None:
-    rows = grid.padded_rows(*encoded(in_one_batch(arguments[0], 4)))
+    rows = _rows(arguments[0])
     num_classes = arguments[0].shape[-1]
     # Posed again: the first rows of the samples count from the first sample of the batch that has come here.
     lattice = pose_rnnt(
@@ -64,12 +65,17 @@ def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dic
             num_classes,
             lattice,
             saved,
-            grid.padded_rows(*encoded(in_one_batch(results[1], 4))),
+            _rows(results[1]),
             logits=logits,
             fastemit_lambda=attributes["fastemit_lambda"],
             clamp=attributes["clamp"],
             num_threads=num_threads(),
         )
+
+
+def _rows(scores: np.ndarray) -> grid.GridRows:
+    scores = in_one_batch(scores, 4)
+    return grid.padded_rows(strided(*encoded(scores)), scores.shape)
 
 
 ffi.register(_TARGET, _run)

@@ -11,8 +11,8 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.chain_recursion import FRONT, finish, in_range, solve_samples, split_all, start
-from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.chain_recursion import FRONT, finish, pairs_for, solve_samples, split_all, start
+from pathsum.kernels.numba.compilation import COMPILE, exact_kernel, kernel
 from pathsum.kernels.numba.rows import (
     Strided,
     borrow,
@@ -20,7 +20,6 @@ from pathsum.kernels.numba.rows import (
     greatest,
     less_common,
     load_row,
-    of_probabilities,
     softmax_row,
     softmax_statistics,
     store_row,
@@ -34,6 +33,12 @@ from pathsum.lattice import ChainLattice
 
 # Elements of a plane of scores that is not kept.
 _STRIP = 2**20
+# More frames than there are.
+_ALL = 2**62
+
+# Parts of the work: scores are read, samples solved, losses made. One thread does them in one call; where several do,
+# each part is waited for.
+GATHER, SOLVE, FINISH = 1, 2, 4
 
 
 def forward(
@@ -56,75 +61,79 @@ def forward(
     relative = relative and transitions is not None
     transitions = None if transitions is None else less_common(transitions)
     work = work_dtype(scores.flat)
-    num_samples, longest = len(lattice.input_lengths), int(lattice.input_lengths.max(initial=0))
-    width = max(1, int(lattice.num_states.max(initial=1)))
-    num_threads = parallel.worthwhile(num_threads, int(lattice.input_lengths.sum()) * (width + num_classes // 8))
+    num_samples = len(lattice.input_lengths)
+    frame_offsets = np.empty(num_samples + 1, np.int64)
+    longest, width, num_frames = _lay_out(lattice.input_lengths, lattice.num_states, 0, _ALL, frame_offsets)
+    num_threads = parallel.worthwhile(num_threads, num_frames * (width + num_classes // 8))
     # Nobody reads the planes of a loss without a gradient again: they are made for some frames at a time.
     strip = longest if need_gradient else max(_STRIP // (max(num_samples, 1) * width), 1)
 
     stays = stay_factors(transitions, lattice)
-    running = start(num_samples, width, lattice.start_state)
+    pairs = pairs_for(stays, work)
+    running = start(num_samples, width, lattice.start_state, pairs)
     memory = parallel.Memory()
     # Strided, as posing may leave it, the mask would keep the loops over states from vectorising.
     skips = np.ascontiguousarray(lattice.skips)
-    # Dealt out in order of falling cost, so that the shares are about equal.
-    order = np.argsort(-lattice.input_lengths * lattice.num_states, kind="stable")
-    shares = min(num_samples, 4 * num_threads if num_threads > 1 else 1)
+    losses = np.empty(num_samples)
+    every = np.arange(num_samples)
 
     for first_frame in range(0, max(longest, 1), max(strip, 1)):
-        lengths = np.clip(lattice.input_lengths - first_frame, 0, strip)
-        frame_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        num_frames = int(frame_offsets[-1])
+        most = longest
+        if strip < longest:
+            most, _, num_frames = _lay_out(
+                lattice.input_lengths, lattice.num_states, first_frame, strip, frame_offsets
+            )  # fmt: skip
         maxima = np.empty(num_frames, work)
         sums = np.empty(num_frames if logits else 0, work)
         log_sums = np.empty(num_frames)
         step_scores = np.empty((num_frames, width), work)
         stay_scores = step_scores if lattice.shared_labels else np.empty((num_frames, width), work)
+        planes = maxima, sums, log_sums, stay_scores, step_scores
 
-        def gather(
-            first: int, last: int, frame_offsets=frame_offsets, first_frame=first_frame, maxima=maxima, sums=sums,
-            log_sums=log_sums, stay_scores=stay_scores, step_scores=step_scores,
+        def advance(
+            parts: int, first: int, last: int, samples: np.ndarray, rows: int, first_frame=first_frame, planes=planes
         ) -> None:  # fmt: skip
-            _gather_scores(
-                scores.flat, *scores.strides, scores.encoding, np.empty(num_classes, work), first, last, first_frame,
-                frame_offsets, lattice.num_states, lattice.stay_labels, lattice.step_labels, lattice.shared_labels,
-                logits, relative, maxima, sums, log_sums, stay_scores, step_scores,
-            )  # fmt: skip
-
-        positions = num_samples * int(lengths.max(initial=0))
-        parallel.run(gather, parallel.split_evenly(positions, num_threads), num_threads)
-
-        def solve(
-            samples: np.ndarray, frame_offsets=frame_offsets, lengths=lengths, maxima=maxima, log_sums=log_sums,
-            stay_scores=stay_scores, step_scores=step_scores,
-        ) -> None:  # fmt: skip
-            planes = step_scores, stay_scores, stays
-            for pair, chosen in in_range(samples, *planes, lattice.shared_labels, frame_offsets, running.reaches):
-                rows = int(lengths[chosen].max(initial=0)) + 1 if need_gradient else 0
+            for pair in pairs:
                 alpha = memory.take((rows, FRONT + width), pair.mantissa)
                 exponents = memory.take((rows, FRONT + width), pair.exponent)
-                if len(chosen):
-                    solve_samples(
-                        chosen, frame_offsets, *planes, maxima, log_sums, lattice.num_states, skips, lattice.num_final,
-                        lattice.shared_labels, logits, need_gradient, alpha, exponents,
-                        pair.running_exponent(pair.zero), *running[:4],
-                    )  # fmt: skip
+                left = _advance(
+                    parts, first, last, samples, scores.flat, *scores.strides, scores.encoding,
+                    np.empty(num_classes, work), first_frame, frame_offsets, lattice.num_states, lattice.stay_labels,
+                    lattice.step_labels, lattice.shared_labels, logits, relative, *planes, stays, skips,
+                    lattice.num_final, need_gradient, alpha, exponents, pair.running_exponent(pair.zero), *running,
+                    losses,
+                )  # fmt: skip
                 memory.give(alpha, exponents)
+                if not left:
+                    break
+                parts &= ~GATHER
 
-        parallel.run(solve, [(order[share::shares],) for share in range(shares)], num_threads)
+        positions, rows = num_samples * most, longest + 1 if need_gradient else 0
+        if num_threads == 1:
+            advance(GATHER | SOLVE | FINISH, 0, positions, every, rows)
+            continue
+        ranges = parallel.split_evenly(positions, num_threads)
+        parallel.run(advance, [(GATHER, *bounds, every[:0], 0) for bounds in ranges], num_threads)
+        # Dealt out in order of falling cost, so that the shares are about equal.
+        order, shares = np.argsort(-lattice.input_lengths * lattice.num_states, kind="stable"), 4 * num_threads
+        own = [order[share::shares] for share in range(min(num_samples, shares))]
+        parallel.run(advance, [(SOLVE, 0, 0, part, _rows_of(part, lattice, rows)) for part in own], num_threads)
+        advance(FINISH, 0, 0, every[:0], 0)
 
-    losses = finish(running, lattice.num_states, lattice.num_final)
-    losses = of_probabilities(losses) if logits else losses
     if transitions is not None:
         # All paths have the same steps. One of +inf makes NaN of an infinite loss.
-        with np.errstate(invalid="ignore"):
-            losses -= of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
-        losses -= (lattice.input_lengths - 1).clip(0) * in_common
+        steps = of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
+        _take_off_steps(steps, lattice.input_lengths, in_common, losses)
     empty = np.empty((0, 0), work)
     if not need_gradient:
         return ChainSaved(losses, np.empty(0, work), np.empty(0, work), empty, empty)
     stay = empty if lattice.shared_labels else stay_scores
     return ChainSaved(losses, maxima if logits else maxima[:0], sums, stay, step_scores)
+
+
+def _rows_of(samples: np.ndarray, lattice: ChainLattice, rows: int) -> int:
+    """Rows of alpha for some samples, where alpha is kept."""
+    return min(rows, int(lattice.input_lengths[samples].max()) + 1)
 
 
 def backward(
@@ -140,14 +149,13 @@ def backward(
     num_threads: int,
 ) -> None:
     """Write the gradient with respect to the scores, padding included, into ``out`` with axes (N, T, C)."""
-    frame_offsets = offsets_of(lattice)
     stay, step = saved.posteriors
     work = work_dtype(scores.flat)
 
     def write(first: int, last: int) -> None:
         _write_gradient(
             grad_losses, scores.flat, *scores.strides, scores.encoding, np.empty((2, num_classes), work), num_frames,
-            first, last, frame_offsets, lattice.num_states, lattice.stay_labels, lattice.step_labels,
+            first, last, lattice.input_lengths, lattice.num_states, lattice.stay_labels, lattice.step_labels,
             lattice.shared_labels, logits, saved.losses, saved.maxima, saved.sums, stay, step, out.flat, *out.strides,
         )  # fmt: skip
 
@@ -185,11 +193,7 @@ def subtract_by_transition(
     gradient: np.ndarray,
 ) -> None:
     """gradient (C, C) -= the sum of grad_losses * counts (N, S') over the states of each transition."""
-    possible = np.flatnonzero((losses != np.inf) & (grad_losses != 0))
-    upstream = np.where(losses == losses, grad_losses, np.nan)[possible, None]
-    taken = _has_transition(indices, lattice.num_states)[possible]
-    sums = np.bincount(indices[possible][taken], (upstream * counts[possible])[taken], gradient.size)
-    gradient -= sums.reshape(gradient.shape)
+    _subtract_sums(grad_losses, losses, lattice.num_states, indices, counts, np.zeros(gradient.size), gradient)
 
 
 def stay_factors(transitions: np.ndarray | None, lattice: ChainLattice) -> tuple[np.ndarray, np.ndarray] | None:
@@ -201,15 +205,43 @@ def stay_factors(transitions: np.ndarray | None, lattice: ChainLattice) -> tuple
 
 def of_states(transitions: np.ndarray, indices: np.ndarray, num_states: np.ndarray) -> np.ndarray:
     """(N, S') the transition of each state's arc in float64, 0 where it has none."""
-    return np.where(_has_transition(indices, num_states), transitions.ravel()[indices].astype(np.float64), 0.0)
-
-
-def _has_transition(indices: np.ndarray, num_states: np.ndarray) -> np.ndarray:
-    return (indices >= 0) & (np.arange(indices.shape[1]) < num_states[:, None])
+    scores = np.zeros(indices.shape)
+    _read_transitions(transitions, indices, num_states, scores)
+    return scores
 
 
 def offsets_of(lattice: ChainLattice) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
+    offsets = np.empty(len(lattice.input_lengths) + 1, np.int64)
+    _lay_out(lattice.input_lengths, lattice.num_states, 0, _ALL, offsets)
+    return offsets
+
+
+@kernel
+def _read_transitions(transitions, indices, num_states, scores):
+    for n in range(indices.shape[0]):
+        for s in range(num_states[n]):
+            if indices[n, s] >= 0:
+                row, column = divmod(indices[n, s], len(transitions))
+                scores[n, s] = transitions[row, column]
+
+
+@exact_kernel
+def _take_off_steps(steps, lengths, in_common, losses):
+    for n in range(losses.size):
+        losses[n] = losses[n] - steps[n] - max(lengths[n] - 1, 0) * in_common
+
+
+@exact_kernel
+def _subtract_sums(grad_losses, losses, num_states, indices, counts, sums, gradient):
+    for n in range(losses.size):
+        if losses[n] != np.inf and grad_losses[n] != 0:
+            upstream = grad_losses[n] if losses[n] == losses[n] else np.nan
+            for s in range(num_states[n]):
+                if indices[n, s] >= 0:
+                    sums[indices[n, s]] += upstream * counts[n, s]
+    size = len(gradient)
+    for i in range(sums.size):
+        gradient[i // size, i % size] -= sums[i]
 
 
 @kernel
@@ -231,6 +263,48 @@ def in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
 
 
 @kernel
+def _lay_out(lengths, num_states, first_frame, strip, frame_offsets):
+    """Where each sample's frames of a strip begin, one sample after another; the most of a sample, the most states, and
+    all frames.
+    """
+    longest, widest = np.int64(0), np.int64(1)
+    frame_offsets[0] = 0
+    for n in range(lengths.size):
+        length = min(max(lengths[n] - first_frame, 0), strip)
+        longest, widest = max(longest, length), max(widest, num_states[n])
+        frame_offsets[n + 1] = frame_offsets[n] + length
+    return longest, widest, frame_offsets[-1]
+
+
+@kernel
+def _advance(
+    parts, first, last, samples, flat, stride_n, stride_t, stride_c, encoding, scratch, first_frame, frame_offsets,
+    num_states, stay_labels, step_labels, shared_labels, logits, relative, maxima, sums, log_sums, stay_scores,
+    step_scores, stays, skips, num_final, need_gradient, alpha, exponents, zero, running_mass, running_exponents,
+    running_log_sums, running_powers, reaches, losses,
+):  # fmt: skip
+    """Some parts of the work, one after another: positions [first, last) read, samples solved, losses made.
+
+    How many samples are left to a pair of wider numbers, without whom there are no losses.
+    """
+    left = 0
+    if parts & GATHER and first < last:
+        _gather_scores(
+            flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, first_frame, frame_offsets, num_states,
+            stay_labels, step_labels, shared_labels, logits, relative, maxima, sums, log_sums, stay_scores, step_scores,
+        )  # fmt: skip
+    if parts & SOLVE:
+        left = solve_samples(
+            samples, frame_offsets, step_scores, stay_scores, stays, maxima, log_sums, num_states, skips, num_final,
+            shared_labels, logits, need_gradient, alpha, exponents, zero, running_mass, running_exponents,
+            running_log_sums, running_powers, reaches,
+        )  # fmt: skip
+    if parts & FINISH and left == 0:
+        finish(running_mass, running_exponents, running_log_sums, running_powers, num_states, num_final, logits, losses)
+    return left
+
+
+@njit(**COMPILE)
 def _gather_scores(
     flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, first_frame, frame_offsets, num_states,
     stay_labels, step_labels, shared_labels, logits, relative, maxima, sums, log_sums, stay_scores, step_scores,
@@ -290,13 +364,16 @@ def greatest_of(step, stay, shared_labels):
 
 @kernel
 def _write_gradient(
-    grad_losses, flat, stride_n, stride_t, stride_c, encoding, scratch, padded_frames, first, last, frame_offsets,
+    grad_losses, flat, stride_n, stride_t, stride_c, encoding, scratch, padded_frames, first, last, lengths,
     num_states, stay_labels, step_labels, shared_labels, logits, losses, maxima, sums, stay, step, out, out_stride_n,
     out_stride_t, out_stride_c,
 ):  # fmt: skip
     """Rows [first, last) of the padded batch: grad_loss * (softmax - posterior of each class), or 0."""
     flat, out, scratch = borrow(flat), borrow(out), borrow(scratch)
     one = step.dtype.type(1)
+    frame_offsets = np.zeros(lengths.size + 1, np.int64)
+    for n in range(lengths.size):
+        frame_offsets[n + 1] = frame_offsets[n] + lengths[n]
     for position in range(first, last):
         n, t = in_memory_order(position, losses.size, padded_frames, out_stride_n, out_stride_t)
         start = n * out_stride_n + t * out_stride_t

@@ -26,7 +26,7 @@ from pathsum.kernels.numba.chain import (
     subtract_by_class,
     subtract_by_transition,
 )
-from pathsum.kernels.numba.chain_recursion import FRONT, fill_alpha, in_range, of_sample, start, stay_in
+from pathsum.kernels.numba.chain_recursion import FRONT, fill_alpha, is_held, of_sample, pairs_for, start, stay_in
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import shift
 from pathsum.kernels.numba.rows import (
@@ -163,23 +163,25 @@ def _move_posteriors(
     # What passes through a node of less is lost in any sum; nor are there subnormal numbers to work on then.
     least = np.finfo(work).eps ** 2
     memory = parallel.Memory()
-    running = start(len(saved.losses), width, lattice.start_state)
+    pairs = pairs_for(stays, work)
+    running = start(len(saved.losses), width, lattice.start_state, pairs)
 
     def move(samples: np.ndarray) -> None:
-        planes = step_scores, stay_scores, stays
-        for pair, chosen in in_range(samples, *planes, lattice.shared_labels, frame_offsets, running.reaches):
-            rows = int(lattice.input_lengths[chosen].max(initial=0)) + 1
+        rows = int(lattice.input_lengths[samples].max(initial=0)) + 1
+        for pair in pairs:
             alpha = memory.take((rows, FRONT + width), pair.mantissa)
             exponents = memory.take((rows, FRONT + width), pair.exponent)
             arcs = memory.take((3, rows, width + FRONT), work)
             before = memory.take((rows, FRONT + width), work)
-            if len(chosen):
-                _move_samples(
-                    chosen, frame_offsets, *planes, stay, step, lattice.num_states, skips, lattice.shared_labels, alpha,
-                    exponents, pair.running_exponent(pair.zero), running.mass, running.exponents, least, arcs, before,
-                    stay_costs, step_costs, stay_constants, frame_slopes,
-                )  # fmt: skip
+            left = _move_samples(
+                samples, frame_offsets, step_scores, stay_scores, stays, stay, step, lattice.num_states, skips,
+                lattice.shared_labels, alpha, exponents, pair.running_exponent(pair.zero), running.mass,
+                running.exponents, running.reaches, least, arcs, before, stay_costs, step_costs, stay_constants,
+                frame_slopes,
+            )  # fmt: skip
             memory.give(alpha, exponents, arcs, before)
+            if not left:
+                break
 
     solved = np.flatnonzero(saved.losses < np.inf)
     order = solved[np.argsort(-(lattice.input_lengths * lattice.num_states)[solved], kind="stable")]
@@ -216,14 +218,18 @@ def _gather_by_state(
 @kernel
 def _move_samples(
     samples, frame_offsets, step_scores, stay_scores, stays, stay_posteriors, step_posteriors, num_states, skips,
-    shared_labels, alpha, exponents, zero, running_mass, running_exponents, least, arcs, before, stay_costs, step_costs,
-    stay_constants, frame_slopes,
+    shared_labels, alpha, exponents, zero, running_mass, running_exponents, reaches, least, arcs, before, stay_costs,
+    step_costs, stay_constants, frame_slopes,
 ):  # fmt: skip
-    """Some samples, one after another over the same room for alpha, for the posteriors of the arcs and for what comes
-    before each node.
+    """Those of some samples that alpha's pair holds, one after another over the same room for alpha, for the posteriors
+    of the arcs and for what comes before each node. How many are left.
     """
+    left = 0
     for n in samples:
         first, last = frame_offsets[n], frame_offsets[n + 1]
+        if not is_held(n, step_scores[first:last], stay_scores[first:last], shared_labels, alpha, reaches):
+            left += 1 if alpha.itemsize == 4 else 0
+            continue
         states = num_states[n]
         _tell_arcs_apart(
             step_scores[first:last], stay_scores[first:last], of_sample(stays, n), stay_posteriors[first:last],
@@ -240,6 +246,7 @@ def _move_samples(
             arcs, before, frame_slopes[first:last], width, shared_labels, stay_constants[n], stay_costs[first:last],
             step_costs[first:last],
         )  # fmt: skip
+    return left
 
 
 @njit(**COMPILE)

@@ -57,45 +57,22 @@ class Running(NamedTuple):
     reaches: np.ndarray
 
 
-def start(num_samples: int, width: int, start_state: int) -> Running:
-    """Before the first frame."""
-    width = FRONT + -(-width // STATES) * STATES
-    mass, exponents = np.zeros((num_samples, width)), np.full((num_samples, width), ZERO_EXPONENT_64)
-    mass[:, FRONT + start_state], exponents[:, FRONT + start_state] = 1.0, 0.0
-    return Running(mass, exponents, *np.zeros((3, num_samples)))
+def start(num_samples: int, width: int, start_state: int, pairs: tuple[NumberPair, ...]) -> Running:
+    """Before the first frame, with samples to be held by these pairs."""
+    mass, exponents = np.zeros((2, num_samples, FRONT + -(-width // STATES) * STATES))
+    mass[:, FRONT + start_state] = 1.0
+    log_sums, powers, reaches = np.zeros((3, num_samples))
+    if NARROW not in pairs:
+        reaches[:] = np.inf
+    return Running(mass, exponents, log_sums, powers, reaches)
 
 
-def finish(running: Running, num_states: np.ndarray, num_final: int) -> np.ndarray:
-    """The losses (N,) after the last frame."""
-    losses = np.empty(len(num_states))
-    _finish(*running[:4], num_states, num_final, losses)
-    return losses
-
-
-def in_range(
-    samples: np.ndarray,
-    step_scores: np.ndarray,
-    stay_scores: np.ndarray,
-    stays: tuple[np.ndarray, np.ndarray] | None,
-    shared_labels: bool,
-    frame_offsets: np.ndarray,
-    reaches: np.ndarray,
-) -> list[tuple[NumberPair, np.ndarray]]:
-    """Which of the samples each extended-range pair is to hold; to the reaches of all samples those of these frames are
-    added.
+def pairs_for(stays: tuple[np.ndarray, np.ndarray] | None, dtype: type) -> tuple[NumberPair, ...]:
+    """The extended-range pairs to hold the samples of a batch, one after another: what is beyond the first one's reach
+    is left to the next.
     """
-    if stays is None and step_scores.dtype == np.float32:
-        _add_reaches(step_scores, stay_scores, shared_labels, frame_offsets, samples, reaches)
-    else:
-        # The rounding of a transition's factor, met again in every frame, would add up in the narrow pair.
-        reaches[samples] = np.inf
-    pairs = [_number_pair(reach, step_scores.dtype) for reach in reaches[samples]]
-    return [(pair, samples[[own is pair for own in pairs]]) for pair in (NARROW, WIDE)]
-
-
-def _number_pair(reach: float, dtype: np.dtype) -> NumberPair:
-    """The extended-range pair whose exponents hold every path of a sample."""
-    return NARROW if dtype == np.float32 and reach * LOG2_E < MAX_EXPONENT_32 else WIDE
+    # The rounding of a transition's factor, met again in every frame, would add up in the narrow pair.
+    return (NARROW, WIDE) if stays is None and dtype == np.float32 else (WIDE,)
 
 
 def split_all(log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,14 +88,19 @@ def _fill_split(log_scores, mantissas, exponents):
         mantissas[i], exponents[i] = split(log_scores[i])
 
 
-@kernel
-def _add_reaches(step_scores, stay_scores, shared_labels, frame_offsets, samples, reaches):
-    for n in samples:
-        first, last = frame_offsets[n], frame_offsets[n + 1]
-        reach = _reach(step_scores[first:last])
-        if not shared_labels:
-            reach = max(reach, _reach(stay_scores[first:last]))
-        reaches[n] += reach
+@njit(**COMPILE)
+def is_held(n, step_scores, stay_scores, shared_labels, alpha, reaches):
+    """Whether a sample is for alpha's pair to hold: for the narrow one where that reaches all paths, else the other.
+
+    To the reach that a sample has had so far the narrow pair adds that of these frames.
+    """
+    if alpha.itemsize == 8:
+        return reaches[n] * LOG2_E >= MAX_EXPONENT_32
+    reach = _reach(step_scores)
+    if not shared_labels:
+        reach = max(reach, _reach(stay_scores))
+    reaches[n] += reach
+    return reaches[n] * LOG2_E < MAX_EXPONENT_32
 
 
 @njit(**COMPILE)
@@ -137,19 +119,23 @@ def _reach(scores):
     return total
 
 
-@kernel
+@njit(**COMPILE)
 def solve_samples(
     samples, frame_offsets, step_scores, stay_scores, stays, maxima, log_sums, num_states, skips, num_final,
     shared_labels, logits, need_gradient, alpha, exponents, zero, running_mass, running_exponents, running_log_sums,
-    running_powers,
+    running_powers, reaches,
 ):  # fmt: skip
-    """Some samples over some frames, one after another over the same room for alpha.
+    """Those of some samples that alpha's pair holds, over some frames, one after another over the same room for alpha.
 
     With ``need_gradient`` the frames are all there are, and where there is a path their scores are overwritten by the
-    posteriors of their arcs.
+    posteriors of their arcs. How many samples are left.
     """
+    left = 0
     for n in samples:
         first, last = frame_offsets[n], frame_offsets[n + 1]
+        if not is_held(n, step_scores[first:last], stay_scores[first:last], shared_labels, alpha, reaches):
+            left += 1 if alpha.itemsize == 4 else 0
+            continue
         for t in range(first, last):
             if maxima[t] != maxima[t]:
                 running_log_sums[n] = np.nan
@@ -162,6 +148,7 @@ def solve_samples(
                 num_final, shared_labels, logits, need_gradient, alpha, exponents, zero, running_mass[n],
                 running_exponents[n],
             )  # fmt: skip
+    return left
 
 
 @njit(**COMPILE)
@@ -195,12 +182,15 @@ def _sum_of_final(mass, exponents, num_states, num_final):
     return total, exponent
 
 
-@kernel
-def _finish(mass, exponents, log_sums, powers, num_states, num_final, losses):
+@njit(**COMPILE)
+def finish(mass, exponents, log_sums, powers, num_states, num_final, logits, losses):
+    """The losses (N,) after the last frame; of logits, whose paths share a probability of 1, at least 0."""
     for n in range(losses.size):
         total, exponent = _sum_of_final(mass[n], exponents[n], num_states[n], num_final)
         # Whole numbers first: what is left of them is small where the loss is.
         loss = (powers[n] - exponent) * LN_2 + (log_sums[n] - np.log(total)) if total > 0 else np.inf
+        if logits and loss < 0.0:
+            loss = 0.0
         losses[n] = loss if log_sums[n] == log_sums[n] else np.nan
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import platform
 import re
 import sys
 import warnings
@@ -21,6 +22,7 @@ import numba
 from numba import njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.core.dispatcher import Dispatcher
+from numba.core.registry import cpu_target
 
 from pathsum import numerics
 from pathsum.numerics import FASTMATH
@@ -46,6 +48,12 @@ def kernel(function: Callable[..., Any]) -> Any:
 def exact_kernel(function: Callable[..., Any]) -> Any:
     """As ``kernel``, every sum in the order it is written."""
     return _keep(njit(**COMPILE_EXACTLY)(function))
+
+
+def converts_halves() -> bool:
+    """Whether the processor that is compiled for converts float16 by itself: any but an x86 without F16C."""
+    intel = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+    return not intel or "+f16c" in cpu_target.target_context.codegen()._tm_features
 
 
 def _keep(compiled: Any) -> Any:

@@ -7,8 +7,6 @@ frames of the samples one after another.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
 from pathsum.kernels.numba import dense_extended, dense_linear, parallel
@@ -50,16 +48,14 @@ def forward(
     matrix = dense_linear.exponential(transitions, work)
     rows = dense_linear.exponentiate(scores, num_classes, offsets, matrix.shifts, num_threads)
 
-    frames = [slice(first, last) for first, last in pairwise(offsets)]
-    undefined = np.array([np.isnan(rows.maxima[f]).any() for f in frames], np.bool_)
-    undefined |= (lengths > 1) & (not matrix.defined)
-    linear = ~undefined & ((lengths <= 1) | matrix.narrow)
+    undefined, linear = np.empty((2, len(lengths)), np.bool_)
+    _choose(rows.maxima, offsets, matrix.defined, matrix.narrow, undefined, linear)
     saved, sound = dense_linear.solve(rows, matrix, num_classes, offsets, linear, need_gradient, num_threads)
     extended = ~undefined & ~sound
 
     def solve(sample: int) -> None:
         own = relative_scores(scores, num_classes, sample, int(lengths[sample]))
-        gamma = saved.gamma[frames[sample]] if need_gradient else saved.gamma
+        gamma = saved.gamma[offsets[sample] : offsets[sample + 1]] if need_gradient else saved.gamma
         saved.losses[sample] = dense_extended.solve(own, transitions, need_gradient, gamma)
 
     parallel.run(solve, [(int(n),) for n in np.flatnonzero(extended)], num_threads)
@@ -107,25 +103,26 @@ def transition_gradient(
 ) -> np.ndarray:
     """The gradient with respect to the transitions, (C, C) in float64: minus their expected counts."""
     transitions = less_common(transitions)
-    has_arcs = (lattice.input_lengths > 1) & (grad_losses != 0)
-    solved = has_arcs & (saved.losses < np.inf)
+    offsets = offsets_of(lattice)
+    upstream, others = np.zeros((2, len(offsets) - 1))
+    has_linear, has_others, undefined = _share_out(grad_losses, saved.losses, saved.extended, offsets, upstream, others)
     gradient = np.zeros((num_classes, num_classes))
-    if (solved & ~saved.extended).any():
-        upstream = np.where(solved & ~saved.extended, -grad_losses, 0.0)
+    if has_linear:
         matrix = dense_linear.exponential(transitions, saved.alpha.dtype.type)
-        offsets = offsets_of(lattice)
         num_threads = parallel.worthwhile(num_threads, work_of(offsets, num_classes))
         gradient += dense_linear.transition_gradient(upstream, saved, matrix, num_classes, offsets, num_threads)
-    for n in np.flatnonzero(solved & saved.extended):
+    for n in np.flatnonzero(others) if has_others else ():
         own = relative_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
-        dense_extended.add_transition_gradient(own, transitions, -grad_losses[n], gradient)
-    if (has_arcs & np.isnan(saved.losses)).any():
+        dense_extended.add_transition_gradient(own, transitions, others[n], gradient)
+    if undefined:
         gradient[:] = np.nan
     return gradient
 
 
 def offsets_of(lattice: DenseLattice) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lattice.input_lengths)])
+    offsets = np.empty(len(lattice.input_lengths) + 1, np.int64)
+    _count_frames(lattice.input_lengths, offsets)
+    return offsets
 
 
 def work_of(offsets: np.ndarray, num_classes: int) -> int:
@@ -146,6 +143,41 @@ def relative_scores(scores: Strided, num_classes: int, sample: int, num_frames: 
     rows = sample_scores(scores, num_classes, sample, num_frames)
     _take_off_greatest(rows)
     return rows
+
+
+@kernel
+def _count_frames(lengths, offsets):
+    offsets[0] = 0
+    for n in range(lengths.size):
+        offsets[n + 1] = offsets[n] + lengths[n]
+
+
+@kernel
+def _share_out(grad_losses, losses, extended, offsets, linear, others):
+    """Minus the upstream gradient of the samples that have arcs, of those of plain floats and of the others; whether
+    there are such, and whether a sample is not defined.
+    """
+    has_linear, has_others, undefined = False, False, False
+    for n in range(losses.size):
+        if offsets[n + 1] - offsets[n] > 1 and grad_losses[n] != 0:
+            if losses[n] != losses[n]:
+                undefined = True
+            elif losses[n] < np.inf and extended[n]:
+                others[n], has_others = -grad_losses[n], True
+            elif losses[n] < np.inf:
+                linear[n], has_linear = -grad_losses[n], True
+    return has_linear, has_others, undefined
+
+
+@kernel
+def _choose(maxima, offsets, defined, narrow, undefined, linear):
+    """Which samples have an undefined score, and which of the others are for plain floats."""
+    for n in range(undefined.size):
+        has_arcs = offsets[n + 1] - offsets[n] > 1
+        undefined[n] = has_arcs and not defined
+        for frame in range(offsets[n], offsets[n + 1]):
+            undefined[n] |= maxima[frame] != maxima[frame]
+        linear[n] = not undefined[n] and (narrow or not has_arcs)
 
 
 @kernel

@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.compilation import COMPILE, COMPILE_EXACTLY, exact_kernel, kernel
 from pathsum.kernels.numba.extended import bits, exp, from_bits, normalise, shift
 from pathsum.kernels.numba.rows import Strided, borrow, greatest, less_both, load_row, unit_of, work_dtype
 from pathsum.kernels.protocol import DenseSaved
@@ -73,31 +73,12 @@ def exponential(transitions: np.ndarray, work: type) -> Matrix:
     """The matrix of (C, C) transitions, [destination, source], and what can be said of them."""
     num_classes = len(transitions)
     size = -(-num_classes // LANES) * LANES
-    transitions = transitions.astype(np.float64)
-    finite = np.isfinite(transitions)
-    limit = SPREAD_BITS[work] * LN_2
-    shifts = np.diagonal(transitions)
-    if not np.isfinite(shifts).all() or _spread(transitions - shifts[:, None], finite) > limit:
-        shifts = np.full(num_classes, transitions[finite].max() if finite.any() else 0.0)
-    shifted = transitions - shifts[:, None]
-    by_destination = np.zeros((size, size), work)
-    by_destination[:num_classes, :num_classes] = np.exp(shifted)
-    stays = np.diagonal(by_destination).copy()
-    np.fill_diagonal(by_destination, 0)
-    return Matrix(
-        by_source=np.ascontiguousarray(by_destination.T),
-        by_destination=by_destination,
-        stays=stays,
-        shifts=np.ascontiguousarray(shifts),
-        defined=bool((transitions < np.inf).all()),
-        narrow=_spread(shifted, finite) <= limit,
-        complete=bool(finite.all()),
-    )
-
-
-def _spread(transitions: np.ndarray, finite: np.ndarray) -> float:
-    own = transitions[finite]
-    return float(own.max(initial=0.0) - own.min(initial=0.0))
+    shifted, shifts = np.empty((num_classes, num_classes)), np.empty(num_classes)
+    told = _shift_transitions(transitions, SPREAD_BITS[work] * LN_2, shifted, shifts)
+    by_source, by_destination = np.zeros((2, size, size), work)
+    stays = np.zeros(size, work)
+    _place_both_ways(np.exp(shifted), by_source, by_destination, stays)
+    return Matrix(by_source, by_destination, stays, shifts, *told)
 
 
 def exponentiate(scores: Strided, num_classes: int, offsets: np.ndarray, shifts: np.ndarray, num_threads: int) -> Rows:
@@ -149,19 +130,15 @@ def solve(
                 alpha, exponents, last_sums, lost[0],
             )  # fmt: skip
 
-    order = np.flatnonzero(samples & (lengths > 0))
-    order = order[np.argsort(-lengths[order], kind="stable")]
+    order = _longest_first(samples, lengths)
     groups = [order[i : i + GROUP] for i in range(0, len(order), GROUP)]
     directions = (True, False) if need_gradient else (False,)
     parallel.run(advance, [(group, way) for group in groups for way in directions], num_threads)
 
-    losses = np.where(samples, 0.0, np.nan)
-    for n in order:
-        frames = slice(offsets[n], offsets[n + 1])
-        losses[n] = _loss(last_sums[n], rows.maxima[frames], exponents[frames])
-        lost[0, n] |= rows.steep[frames].any()
+    losses, possible = np.empty(num_samples), last_sums > 0
+    last_sums[~possible] = 1.0
+    _finish(samples, offsets, np.log(last_sums), rows.maxima, exponents, rows.steep, losses, possible, lost[0])
 
-    possible = samples & (losses < np.inf)
     if need_gradient:
         alpha[num_frames:] = 0
         tiny = work(2.0 ** -MASS_BITS[work])
@@ -173,10 +150,6 @@ def solve(
     sound = samples if matrix.complete else samples & ~lost.any(0)
     entering = rows.weights if need_gradient else alpha
     return DenseSaved(losses, ~sound, gamma=beta, alpha=alpha, entering=entering), sound
-
-
-def _loss(last_sum: float, maxima: np.ndarray, exponents: np.ndarray) -> float:
-    return -(np.log(last_sum) + maxima.sum() + exponents.sum() * LN_2) if last_sum > 0 else np.inf
 
 
 def transition_gradient(
@@ -191,13 +164,99 @@ def transition_gradient(
     gradient = np.zeros(matrix.by_destination.shape)
     samples = np.flatnonzero(upstream)
 
-    def add(first: int) -> None:
-        _add_products(upstream, samples, offsets, saved.entering, saved.alpha, first, gradient)
+    def add(first: int, last: int) -> None:
+        _add_products(
+            upstream, samples, offsets, saved.entering, saved.alpha, first, last, matrix.by_destination, matrix.stays,
+            gradient,
+        )  # fmt: skip
 
-    bounds = range(0, len(gradient), GROUP)
-    parallel.run(add, [(first,) for first in bounds], num_threads)
-    gradient *= matrix.by_destination + np.diag(matrix.stays)
+    groups = parallel.split_evenly(len(gradient) // GROUP, num_threads)
+    parallel.run(add, [(GROUP * first, GROUP * last) for first, last in groups], num_threads)
     return gradient[:num_classes, :num_classes]
+
+
+@kernel
+def _shift_transitions(transitions, limit, shifted, shifts):
+    """Transitions less the shift of their destination; whether none is NaN or +inf, how far the finite ones spread is
+    below the limit, and all are finite.
+    """
+    size = shifts.size
+    defined, complete, stays_finite, greatest_finite = True, True, True, -np.inf
+    for j in range(size):
+        shifts[j] = transitions[j, j]
+        stays_finite = stays_finite and abs(shifts[j]) < np.inf
+        for i in range(size):
+            score = transitions[j, i]
+            defined = defined and score < np.inf
+            complete = complete and abs(score) < np.inf
+            if abs(score) < np.inf:
+                greatest_finite = max(greatest_finite, score)
+    if not stays_finite or not _spread_below(transitions, shifts, limit):
+        shifts[:] = greatest_finite if greatest_finite > -np.inf else 0.0
+    for j in range(size):
+        for i in range(size):
+            shifted[j, i] = transitions[j, i] - shifts[j]
+    return defined, _spread_below(transitions, shifts, limit), complete
+
+
+@njit(**COMPILE)
+def _spread_below(transitions, shifts, limit):
+    most, least = 0.0, 0.0
+    for j in range(shifts.size):
+        for i in range(shifts.size):
+            if abs(transitions[j, i]) < np.inf:
+                shifted = transitions[j, i] - shifts[j]
+                most, least = max(most, shifted), min(least, shifted)
+    return most - least <= limit
+
+
+@kernel
+def _place_both_ways(weights, by_source, by_destination, stays):
+    """A matrix by its columns and by its rows, its diagonal apart."""
+    for j in range(weights.shape[0]):
+        stays[j] = weights[j, j]
+        for i in range(weights.shape[1]):
+            if i != j:
+                by_destination[j, i] = by_source[i, j] = weights[j, i]
+
+
+@exact_kernel
+def _finish(samples, offsets, logs, maxima, exponents, steep, losses, possible, lost):
+    """The losses of the samples of a mask, NaN of others; whether they have a path, and a frame of theirs is steep."""
+    for n in range(samples.size):
+        first, last = offsets[n], offsets[n + 1]
+        losses[n] = 0.0 if samples[n] else np.nan
+        if samples[n] and first < last:
+            scores, powers = pairwise_sum(maxima[first:last]), pairwise_sum(exponents[first:last])
+            losses[n] = -(logs[n] + scores + powers * LN_2) if possible[n] else np.inf
+            for frame in range(first, last):
+                lost[n] |= steep[frame]
+        possible[n] = losses[n] < np.inf
+
+
+@kernel
+def _longest_first(samples, lengths):
+    """The samples of a mask that have frames."""
+    order = np.flatnonzero(samples & (lengths > 0))
+    return order[np.argsort(-lengths[order], kind="mergesort")]
+
+
+@njit(**COMPILE_EXACTLY)
+def pairwise_sum(values):
+    """A sum by halves, whose rounding does not grow with the number of terms."""
+    if values.size <= 128:
+        total, whole = 0.0, values.size // 8 * 8
+        if whole > 0:
+            sums = values[:8].copy()
+            for first in range(8, whole, 8):
+                for i in range(8):
+                    sums[i] += values[first + i]
+            total = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
+        for i in range(whole, values.size):
+            total += values[i]
+        return total
+    half = values.size // 2 // 8 * 8
+    return pairwise_sum(values[:half]) + pairwise_sum(values[half:])
 
 
 @kernel
@@ -383,8 +442,21 @@ def _combine(first, last, offsets, possible, exponents, tiny, alpha, beta, weigh
 
 
 @kernel
-def _add_products(upstream, samples, offsets, entering, alpha, first, gradient):
-    """Four destinations from first on: gradient[j, i] += upstream * sum over t of entering * alpha before."""
+def _add_products(
+    upstream, samples, offsets, entering, alpha, first, last, by_destination, stays, gradient
+):  # fmt: skip
+    """Destinations [first, last), four at a time: gradient[j, i] = matrix * upstream * sum over t of entering * alpha
+    before.
+    """
+    for destination in range(first, last, GROUP):
+        _add_four(upstream, samples, offsets, entering, alpha, destination, gradient)
+    for j in range(first, last):
+        for i in range(gradient.shape[1]):
+            gradient[j, i] *= by_destination[j, i] + (stays[j] if i == j else stays.dtype.type(0))
+
+
+@njit(**COMPILE)
+def _add_four(upstream, samples, offsets, entering, alpha, first, gradient):
     number = alpha.dtype.type
     states = np.empty((GROUP, BLOCK), alpha.dtype)
     sums = np.empty((GROUP, alpha.shape[1]), alpha.dtype)

@@ -21,17 +21,16 @@ from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
+    Strided,
     borrow,
     greatest,
     inexactness,
     less_both,
     load_row,
     log_total,
-    of_probabilities,
     softmax_row,
     softmax_statistics,
     store_row,
-    strided,
     take_off,
     target_row,
     unit_of,
@@ -40,6 +39,9 @@ from pathsum.kernels.numba.rows import (
 from pathsum.kernels.protocol import GridSaved
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.numerics import LEAST_POSTERIOR, ZERO_EXPONENT_64
+
+# More frames than a sample has.
+ALL = 2**62
 
 
 class GridRows(NamedTuple):
@@ -58,23 +60,23 @@ class GridRows(NamedTuple):
     encoding: int
 
 
-def padded_rows(scores: np.ndarray, encoding: int) -> GridRows:
-    """Rows of scores (N, T, U+1, V)."""
-    flat, strides, encoding = strided(scores, encoding)
-    count, frames, labels, _ = scores.shape
-    return GridRows(
-        flat, np.arange(count) * strides[0], np.full(count, strides[1]), strides[2], strides[3],
-        np.full(count, frames), np.full(count, labels), encoding,
-    )  # fmt: skip
+def padded_rows(scores: Strided, shape: tuple[int, ...]) -> GridRows:
+    """Rows of scores of a shape (N, T, U+1, V)."""
+    count, frames, labels, _ = shape
+    stride_n, stride_t, stride_u, stride_v = scores.strides
+    places = np.empty((4, count), np.int64)
+    _place_padded(stride_n, stride_t, frames, labels, places)
+    starts, strides_t, frames, labels = places
+    return GridRows(scores.flat, starts, strides_t, stride_u, stride_v, frames, labels, scores.encoding)
 
 
-def packed_rows(scores: np.ndarray, encoding: int, lattice: GridLattice | ArcLattice) -> GridRows:
+def packed_rows(scores: Strided, lattice: GridLattice | ArcLattice) -> GridRows:
     """Rows of scores (sum of T*(U+1), V), the samples one after another."""
-    flat, strides, encoding = strided(scores, encoding)
+    stride, stride_v = scores.strides
     labels = lattice.target_lengths + 1
     return GridRows(
-        flat, lattice.row_offsets[:-1] * strides[0], labels * strides[0], strides[0], strides[1],
-        lattice.logit_lengths, labels, encoding,
+        scores.flat, lattice.row_offsets[:-1] * stride, labels * stride, stride, stride_v, lattice.logit_lengths,
+        labels, scores.encoding,
     )  # fmt: skip
 
 
@@ -95,20 +97,39 @@ def forward(
     sums = np.empty(num_nodes if logits else 0, work)
     blank_scores, label_scores = np.empty(num_nodes), np.empty(num_nodes)
 
-    def gather(sample: int, first: int, last: int) -> None:
-        _gather_scores(
-            rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u, rows.stride_v, rows.encoding,
-            np.empty(num_classes, work), lattice.row_offsets[sample], first, last, int(lattice.target_lengths[sample]),
-            lattice.targets[sample], lattice.blank, logits, maxima, sums, blank_scores, label_scores,
-        )  # fmt: skip
-
-    parallel.run(gather, _frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, num_threads), num_threads)
-
-    losses = solve(blank_scores, label_scores, maxima, lattice, need_gradient=need_gradient, num_threads=num_threads)
-    losses = of_probabilities(losses) if logits else losses
+    gather(rows, num_classes, lattice, logits, (maxima, sums, blank_scores, label_scores), num_threads)
+    losses = solve(
+        blank_scores,
+        label_scores,
+        maxima,
+        lattice,
+        need_gradient=need_gradient,
+        num_threads=num_threads,
+        at_least=0.0 if logits else -np.inf,
+    )
     none = np.empty(0)
     posteriors = (blank_scores, label_scores) if need_gradient else (none, none)
     return GridSaved(losses, maxima if logits else maxima[:0], sums, *posteriors)
+
+
+def gather(
+    rows: GridRows,
+    num_classes: int,
+    lattice: GridLattice,
+    logits: bool,
+    planes: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    num_threads: int,
+) -> None:
+    """Fill softmax maxima and sums, blank and label scores (rows,)."""
+
+    def of_samples(first_sample: int, last_sample: int, first: int, last: int) -> None:
+        _gather_scores(
+            first_sample, last_sample, first, last, rows.flat, rows.starts, rows.strides_t, rows.stride_u,
+            rows.stride_v, rows.encoding, np.empty(num_classes, work_dtype(rows.flat)), lattice.row_offsets,
+            lattice.logit_lengths, lattice.target_lengths, lattice.targets, lattice.blank, logits, *planes,
+        )  # fmt: skip
+
+    parallel.run(of_samples, frame_tasks(lattice.logit_lengths, lattice.target_lengths, 1, num_threads), num_threads)
 
 
 def solve(
@@ -119,25 +140,21 @@ def solve(
     *,
     need_gradient: bool,
     num_threads: int,
+    at_least: float = -np.inf,
 ) -> np.ndarray:
     """Losses of a batch from its two planes, which are overwritten by the posteriors where asked.
 
     A NaN among the ``maxima`` of a sample says that a score of it is not defined.
     """
-    losses = np.empty(len(lattice.logit_lengths), np.float64)
+    losses = np.empty(len(lattice.logit_lengths))
 
-    def solve_sample(sample: int) -> None:
-        nodes = slice(lattice.row_offsets[sample], lattice.row_offsets[sample + 1])
-        if np.isnan(maxima[nodes]).any():
-            losses[sample] = np.nan
-            return
-        shape = (int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]) + 1)
-        losses[sample] = _solve_sample(
-            blank_scores[nodes].reshape(shape), label_scores[nodes].reshape(shape), need_gradient
-        )
+    def of_samples(first: int, last: int) -> None:
+        _solve_samples(
+            first, last, blank_scores, label_scores, maxima, lattice.row_offsets, lattice.target_lengths, need_gradient,
+            at_least, losses,
+        )  # fmt: skip
 
-    order = np.argsort(-np.diff(lattice.row_offsets), kind="stable")
-    parallel.run(solve_sample, [(int(n),) for n in order], num_threads)
+    parallel.run(of_samples, parallel.of_falling_cost(lattice.row_offsets, num_threads), num_threads)
     return losses
 
 
@@ -155,49 +172,62 @@ def backward(
     num_threads: int,
 ) -> None:
     """Write the gradient with respect to the scores, padding included, into ``out``, which may be ``rows``."""
-    blank_posteriors, label_posteriors = saved.posteriors
     work = work_dtype(rows.flat)
-    num_threads = parallel.worthwhile(num_threads, int((out.frames * out.labels).sum()) * num_classes // 4)
+    num_threads = parallel.worthwhile(num_threads, out.flat.size // 4)
 
-    def write(sample: int, first: int, last: int) -> None:
+    def write(first_sample: int, last_sample: int, first: int, last: int) -> None:
         _write_gradient(
-            float(grad_losses[sample]), rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u,
-            rows.stride_v, rows.encoding, np.empty((2, num_classes), work), lattice.row_offsets[sample], first, last,
-            int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]), lattice.targets[sample],
-            lattice.blank, logits, fastemit_lambda, clamp, saved.losses[sample], saved.maxima, saved.sums,
-            blank_posteriors, label_posteriors, out.flat, out.starts[sample], out.strides_t[sample], out.stride_u,
-            out.stride_v, int(out.labels[sample]),
+            first_sample, last_sample, first, last, grad_losses, rows.flat, rows.starts, rows.strides_t, rows.stride_u,
+            rows.stride_v, rows.encoding, np.empty((2, num_classes), work), lattice.row_offsets, lattice.logit_lengths,
+            lattice.target_lengths, lattice.targets, lattice.blank, logits, fastemit_lambda, clamp, *saved, out.flat,
+            out.starts, out.strides_t, out.stride_u, out.stride_v, out.frames, out.labels,
         )  # fmt: skip
 
-    parallel.run(write, _frame_tasks(out.frames, out.labels, num_threads), num_threads)
+    parallel.run(write, frame_tasks(out.frames, out.labels, 0, num_threads), num_threads)
 
 
-def _frame_tasks(frames: np.ndarray, labels: np.ndarray, num_threads: int) -> list[tuple[int, int, int]]:
-    """(sample, first frame, last frame) in pieces of about equal numbers of nodes."""
-    piece = max(1, int((frames * labels).sum()) // (8 * num_threads))
+def frame_tasks(
+    frames: np.ndarray, labels: np.ndarray, beyond: int, num_threads: int
+) -> list[tuple[int, int, int, int]]:
+    """Samples [first, last) and frames [first, last), those that a sample has, in pieces of about equal numbers of
+    nodes: frames * (labels + beyond).
+    """
+    if num_threads == 1:
+        return [(0, len(frames), 0, ALL)]
+    widths = labels + beyond
+    piece = max(1, int((frames * widths).sum()) // (8 * num_threads))
     tasks = []
     for n in range(len(frames)):
-        count = max(1, int(frames[n]) * int(labels[n]) // piece) if num_threads > 1 else 1
+        count = max(1, int(frames[n]) * int(widths[n]) // piece)
         bounds = [int(frames[n]) * i // count for i in range(count + 1)]
-        tasks += [(n, first, last) for first, last in pairwise(bounds) if first < last]
+        tasks += [(n, n + 1, first, last) for first, last in pairwise(bounds) if first < last]
     return tasks
 
 
 @kernel
+def _place_padded(stride_n, stride_t, num_frames, width, places):
+    starts, strides_t, frames, labels = places[0], places[1], places[2], places[3]
+    for n in range(starts.size):
+        starts[n], strides_t[n], frames[n], labels[n] = n * stride_n, stride_t, num_frames, width
+
+
+@kernel
 def _gather_scores(
-    flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_labels, targets,
-    blank, logits, maxima, sums, blank_scores, label_scores,
+    first_sample, last_sample, first, last, flat, starts, strides_t, stride_u, stride_v, encoding, scratch, row_offsets,
+    frames, labels, targets, blank, logits, maxima, sums, blank_scores, label_scores,
 ):  # fmt: skip
-    """Frames [first, last) of one sample: softmax statistics and the log-probabilities of the arcs out of each node."""
+    """Frames [first, last) of some samples: softmax statistics and the log-probabilities of the arcs out of nodes."""
     flat, scratch = borrow(flat), borrow(scratch)
-    for t in range(first, last):
-        for u in range(num_labels + 1):
-            node = node_offset + t * (num_labels + 1) + u
-            row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch)
-            label = targets[u] if u < num_labels else -1
-            maxima[node], total, blank_scores[node], label_scores[node] = score_row(row, blank, label, logits)
-            if logits:
-                sums[node] = total
+    for n in range(first_sample, last_sample):
+        own, num_labels = borrow(targets)[n], labels[n]
+        for t in range(first, min(last, frames[n])):
+            for u in range(num_labels + 1):
+                node = row_offsets[n] + t * (num_labels + 1) + u
+                row = load_row(flat, starts[n] + t * strides_t[n] + u * stride_u, stride_v, encoding, scratch)
+                label = own[u] if u < num_labels else -1
+                maxima[node], total, blank_scores[node], label_scores[node] = score_row(row, blank, label, logits)
+                if logits:
+                    sums[node] = total
 
 
 @njit(**COMPILE)
@@ -221,6 +251,24 @@ def score_row(row, blank, label, logits):
 
 
 @kernel
+def _solve_samples(
+    first, last, blank_scores, label_scores, maxima, row_offsets, labels, need_gradient, at_least, losses
+):  # fmt: skip
+    for n in range(first, last):
+        begin, end = row_offsets[n], row_offsets[n + 1]
+        loss = 0.0
+        for node in range(begin, end):
+            if maxima[node] != maxima[node]:
+                loss = np.nan
+        if loss == loss:
+            shape = ((end - begin) // (labels[n] + 1), labels[n] + 1)
+            blanks, own_labels = blank_scores[begin:end].reshape(shape), label_scores[begin:end].reshape(shape)
+            loss = _solve_sample(blanks, own_labels, need_gradient)
+        # What rounding has left below.
+        losses[n] = at_least if loss < at_least else loss
+
+
+@njit(**COMPILE)
 def _solve_sample(blank_scores, label_scores, need_gradient):
     """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs."""
     blank_scores, label_scores = borrow(blank_scores), borrow(label_scores)
@@ -315,33 +363,36 @@ def _write_posteriors(blank_shares, label_shares):
 
 @kernel
 def _write_gradient(
-    grad_loss, flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_frames,
-    num_labels, targets, blank, logits, fastemit_lambda, clamp, loss, maxima, sums, blank_posteriors, label_posteriors,
-    out, out_start, out_stride_t, out_stride_u, out_stride_v, padded_labels,
+    first_sample, last_sample, first, last, grad_losses, flat, starts, strides_t, stride_u, stride_v, encoding, scratch,
+    row_offsets, frames, labels, targets, blank, logits, fastemit_lambda, clamp, losses, maxima, sums, blank_posteriors,
+    label_posteriors, out, out_starts, out_strides_t, out_stride_u, out_stride_v, padded_frames, padded_labels,
 ):  # fmt: skip
-    """Frames [first, last) of one sample, padding included; FastEmit scales the label posteriors."""
+    """Frames [first, last) of some samples, padding included; FastEmit scales the label posteriors."""
     flat, out, scratch = borrow(flat), borrow(out), borrow(scratch)
     nothing = scratch.dtype.type(0)
-    for t in range(first, last):
-        for u in range(padded_labels):
-            row_start = out_start + t * out_stride_t + u * out_stride_u
-            row = target_row(out, row_start, out_stride_v, scratch[1])
-            if t >= num_frames or u > num_labels or loss == np.inf:
-                row[:] = 0
+    for n in range(first_sample, last_sample):
+        own, num_labels, loss = borrow(targets)[n], labels[n], losses[n]
+        for t in range(first, min(last, padded_frames[n])):
+            for u in range(padded_labels[n]):
+                row_start = out_starts[n] + t * out_strides_t[n] + u * out_stride_u
+                row = target_row(out, row_start, out_stride_v, scratch[1])
+                if t >= frames[n] or u > num_labels or loss == np.inf:
+                    row[:] = 0
+                    store_row(out, row_start, out_stride_v, encoding, row)
+                    continue
+                if loss != loss:
+                    row[:] = np.nan
+                    store_row(out, row_start, out_stride_v, encoding, row)
+                    continue
+                node = row_offsets[n] + t * (num_labels + 1) + u
+                start = starts[n] + t * strides_t[n] + u * stride_u
+                scores = load_row(flat, start, stride_v, encoding, scratch[0])
+                differentiate_row(
+                    scores, row, blank, own[u] if u < num_labels else -1, grad_losses[n],
+                    maxima[node] if logits else nothing, sums[node] if logits else nothing, blank_posteriors[node],
+                    label_posteriors[node] * (1.0 + fastemit_lambda), clamp,
+                )  # fmt: skip
                 store_row(out, row_start, out_stride_v, encoding, row)
-                continue
-            if loss != loss:
-                row[:] = np.nan
-                store_row(out, row_start, out_stride_v, encoding, row)
-                continue
-            node = node_offset + t * (num_labels + 1) + u
-            scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-            differentiate_row(
-                scores, row, blank, targets[u] if u < num_labels else -1, grad_loss,
-                maxima[node] if logits else nothing, sums[node] if logits else nothing, blank_posteriors[node],
-                label_posteriors[node] * (1.0 + fastemit_lambda), clamp,
-            )  # fmt: skip
-            store_row(out, row_start, out_stride_v, encoding, row)
 
 
 @njit(**COMPILE)

@@ -35,29 +35,47 @@ def solve(
     """
     skip_score, skips_to = (-np.inf, 0) if lattice.skips_to is None else (skip_score, lattice.skips_to)
     skips = np.empty((0, 0)) if skips is None else skips
-    losses = np.empty(len(lattice.logit_lengths), np.float64)
-    frames_on, labels_on = (np.array(steps) for steps in zip(*lattice.arcs, strict=True))
+    losses, kinds = np.empty(len(lattice.logit_lengths)), arc_scores.kinds_of(lattice)
     num_threads = parallel.worthwhile(num_threads, planes.size * 8)
-    num_rows = len(frames_on) + 1 + int(frames_on.max())
 
-    def solve_sample(sample: int) -> None:
-        first, last = int(lattice.row_offsets[sample]), int(lattice.row_offsets[sample + 1])
-        if not (planes[:, first:last] < np.inf).all():
-            losses[sample] = np.nan
-            planes[:, first:last] = np.nan
-            return
-        width = int(lattice.target_lengths[sample]) + 1
-        losses[sample] = _solve_sample(
-            planes, first, int(lattice.logit_lengths[sample]), width, frames_on, labels_on, lattice.label_ends,
-            skip_score, skips_to, skips, need_gradient, np.zeros((num_rows, width)), np.zeros((num_rows, width)),
+    def of_samples(first: int, last: int) -> None:
+        _solve_samples(
+            first, last, planes, lattice.row_offsets, lattice.logit_lengths, lattice.target_lengths, kinds.frames_on,
+            kinds.labels_on, lattice.label_ends, float(skip_score), skips_to, skips, need_gradient, losses,
         )  # fmt: skip
 
-    order = np.argsort(-np.diff(lattice.row_offsets), kind="stable")
-    parallel.run(solve_sample, [(int(n),) for n in order], num_threads)
+    parallel.run(of_samples, parallel.of_falling_cost(lattice.row_offsets, num_threads), num_threads)
     return losses
 
 
 @kernel
+def _solve_samples(
+    first_sample, last_sample, planes, row_offsets, frames, labels, frames_on, labels_on, label_ends, skip_score,
+    skips_to, skips, need_gradient, losses,
+):  # fmt: skip
+    planes, skips = borrow(planes), borrow(skips)
+    for n in range(first_sample, last_sample):
+        first, last = row_offsets[n], row_offsets[n + 1]
+        defined = True
+        for k in range(len(planes)):
+            for row in range(first, last):
+                defined = defined and planes[k, row] < np.inf
+        if not defined:
+            losses[n] = np.nan
+            planes[:, first:last] = np.nan
+            continue
+        longest = np.int64(0)
+        for k in range(frames_on.size):
+            # Arcs that span more frames than there are are in nobody's way; nor is there room for them.
+            longest = max(longest, min(frames_on[k], frames[n] + 1))
+        shape = (frames_on.size + 1 + longest, labels[n] + 1)
+        losses[n] = _solve_sample(
+            planes, first, frames[n], labels[n] + 1, frames_on, labels_on, label_ends, skip_score, skips_to, skips,
+            need_gradient, np.zeros(shape), np.zeros(shape),
+        )  # fmt: skip
+
+
+@njit(**COMPILE)
 def _solve_sample(
     planes, offset, num_frames, width, frames_on, labels_on, label_ends, skip_score, skips_to, skips, need_gradient,
     mantissas, exponents,
@@ -302,8 +320,8 @@ def solve_two(
     node, width = np.arange(len(sample)) - lattice.row_offsets[sample], lattice.target_lengths[sample] + 1
     t, u = node // width, np.minimum(node % width, lattice.targets.shape[1] - 1)
     label_scores[(t < lattice.first_frames[sample, u]) | (t > lattice.last_frames[sample, u])] = -np.inf
-    labels_on = [labels for _, labels in lattice.arcs]
-    planes = arc_scores.forward([blank_scores, label_scores], lattice.terms, labels_on, label_bonus=label_bonus)
+    read = np.stack([blank_scores, label_scores])
+    planes = arc_scores.forward(read, arc_scores.kinds_of(lattice), label_bonus=label_bonus)
     planes[:, np.isnan(maxima)] = np.nan
     losses = solve(planes, lattice, need_gradient=need_gradient, num_threads=num_threads)
     blank_scores[:], label_scores[:] = planes

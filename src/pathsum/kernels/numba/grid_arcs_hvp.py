@@ -129,7 +129,8 @@ def _arrive(posteriors, tangents, labels_on, before, totals, masses):
 @njit(**COMPILE)
 def _sweep_back(posteriors, skips, tangents, offset, num_frames, width, frames_on, labels_on, skips_to, before, cost):
     """From the last frame back, each frame's tangents replaced by those of the posteriors."""
-    depth = 1 + frames_on.max()
+    # Arcs that span more frames than there are lead nowhere.
+    depth = 1 + min(frames_on.max(), num_frames + 1)
     after = np.zeros((depth, width))
     totals, masses = np.empty(width), np.empty(width)
     # What is expected where the skips of the last frames end.

@@ -54,16 +54,8 @@ def _gather(
     maxima, sums = np.empty(num_nodes, work), np.empty(num_nodes if logits else 0, work)
     blank_scores, label_scores = np.empty(num_nodes), np.empty(num_nodes)
 
-    def gather(sample: int, first: int, last: int) -> None:
-        grid._gather_scores(
-            rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u, rows.stride_v, rows.encoding,
-            np.empty(num_classes, work), lattice.row_offsets[sample], first, last, int(lattice.target_lengths[sample]),
-            lattice.targets[sample], lattice.blank, logits, maxima, sums, blank_scores, label_scores,
-        )  # fmt: skip
-
     num_threads = parallel.worthwhile(num_threads, num_nodes * (8 + num_classes // 8))
-    tasks = grid._frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, num_threads)
-    parallel.run(gather, tasks, num_threads)
+    grid.gather(rows, num_classes, lattice, logits, (maxima, sums, blank_scores, label_scores), num_threads)
     return maxima, blank_scores, label_scores
 
 

@@ -11,7 +11,7 @@ from numba import njit
 
 from pathsum.kernels.numba import grid_arcs_hvp, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.kernels.numba.grid import GridRows, _frame_tasks
+from pathsum.kernels.numba.grid import GridRows, frame_tasks
 from pathsum.kernels.numba.rows import (
     borrow,
     load_row,
@@ -48,91 +48,96 @@ def hvp(
     means, tangents = np.empty(num_nodes, work), np.empty((2, num_nodes))
     row_threads = parallel.worthwhile(num_threads, num_nodes * (8 + num_classes // 8))
 
-    def gather(sample: int, first: int, last: int) -> None:
+    def gather(first_sample: int, last_sample: int, first: int, last: int) -> None:
         _gather_tangents(
-            tangent.flat, tangent.starts[sample], tangent.strides_t[sample], tangent.stride_u, tangent.stride_v,
-            rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u, rows.stride_v, rows.encoding,
-            np.empty((2, num_classes), work), lattice.row_offsets[sample], first, last,
-            int(lattice.target_lengths[sample]), lattice.targets[sample], lattice.blank, logits, saved.maxima,
-            saved.sums, posteriors, means, tangents,
+            first_sample, last_sample, first, last, tangent.flat, tangent.starts, tangent.strides_t, tangent.stride_u,
+            tangent.stride_v, rows.flat, rows.starts, rows.strides_t, rows.stride_u, rows.stride_v, rows.encoding,
+            np.empty((2, num_classes), work), lattice.row_offsets, lattice.logit_lengths, lattice.target_lengths,
+            lattice.targets, lattice.blank, logits, saved.maxima, saved.sums, posteriors, means, tangents,
         )  # fmt: skip
 
-    parallel.run(gather, _frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, row_threads), row_threads)
+    parallel.run(gather, frame_tasks(lattice.logit_lengths, lattice.target_lengths, 1, row_threads), row_threads)
     costs = grid_arcs_hvp.hvp(tangents, saved.losses, posteriors, lattice, num_threads=num_threads)
     row_threads = parallel.worthwhile(num_threads, int((out.frames * out.labels).sum()) * num_classes // 4)
 
-    def write(sample: int, first: int, last: int) -> None:
+    def write(first_sample: int, last_sample: int, first: int, last: int) -> None:
         _write_product(
-            float(grad_losses[sample]), tangent.flat, tangent.starts[sample], tangent.strides_t[sample],
-            tangent.stride_u, tangent.stride_v, rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u,
-            rows.stride_v, rows.encoding, np.empty((3, num_classes), work), lattice.row_offsets[sample], first, last,
-            int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]), lattice.targets[sample],
-            lattice.blank, logits, saved.losses[sample], saved.maxima, saved.sums, posteriors, means, tangents,
-            out.flat, out.starts[sample], out.strides_t[sample], out.stride_u, out.stride_v, int(out.labels[sample]),
+            first_sample, last_sample, first, last, grad_losses, tangent.flat, tangent.starts, tangent.strides_t,
+            tangent.stride_u, tangent.stride_v, rows.flat, rows.starts, rows.strides_t, rows.stride_u, rows.stride_v,
+            rows.encoding, np.empty((3, num_classes), work), lattice.row_offsets, lattice.logit_lengths,
+            lattice.target_lengths, lattice.targets, lattice.blank, logits, saved.losses, saved.maxima, saved.sums,
+            posteriors, means, tangents, out.flat, out.starts, out.strides_t, out.stride_u, out.stride_v, out.frames,
+            out.labels,
         )  # fmt: skip
 
-    parallel.run(write, _frame_tasks(out.frames, out.labels, row_threads), row_threads)
+    parallel.run(write, frame_tasks(out.frames, out.labels, 0, row_threads), row_threads)
     return -costs
 
 
 @kernel
 def _gather_tangents(
-    tangent, tangent_start, tangent_stride_t, tangent_stride_u, tangent_stride_v, flat, start, stride_t, stride_u,
-    stride_v, encoding, scratch, node_offset, first, last, num_labels, targets, blank, logits, maxima, sums,
-    posteriors, means, tangents,
+    first_sample, last_sample, first, last, tangent, tangent_starts, tangent_strides_t, tangent_stride_u,
+    tangent_stride_v, flat, starts, strides_t, stride_u, stride_v, encoding, scratch, row_offsets, frames, labels,
+    targets, blank, logits, maxima, sums, posteriors, means, tangents,
 ):  # fmt: skip
-    """Frames [first, last) of one sample: the tangents of the arcs, and of each row the mean under its softmax."""
+    """Frames [first, last) of some samples: the tangents of the arcs, and of each row the mean under its softmax."""
     tangent, flat, scratch = borrow(tangent), borrow(flat), borrow(scratch)
-    for t in range(first, last):
-        for u in range(num_labels + 1):
-            node = node_offset + t * (num_labels + 1) + u
-            means[node], tangents[0, node], tangents[1, node] = 0.0, 0.0, 0.0
-            # What no path passes has no part in the product, and may have no softmax.
-            if posteriors[0, node] + posteriors[1, node] > 0:
-                moved = load_row(
-                    tangent, tangent_start + t * tangent_stride_t + u * tangent_stride_u, tangent_stride_v, encoding,
-                    scratch[0],
-                )  # fmt: skip
-                if logits:
-                    row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[1])
-                    means[node] = softmax_mean(row, maxima[node], moved) / sums[node]
-                tangents[0, node] = moved[blank] - means[node]
-                if u < num_labels:
-                    tangents[1, node] = moved[targets[u]] - means[node]
+    for n in range(first_sample, last_sample):
+        own, num_labels = borrow(targets)[n], labels[n]
+        for t in range(first, min(last, frames[n])):
+            for u in range(num_labels + 1):
+                node = row_offsets[n] + t * (num_labels + 1) + u
+                means[node], tangents[0, node], tangents[1, node] = 0.0, 0.0, 0.0
+                # What no path passes has no part in the product, and may have no softmax.
+                if posteriors[0, node] + posteriors[1, node] > 0:
+                    moved = load_row(
+                        tangent, tangent_starts[n] + t * tangent_strides_t[n] + u * tangent_stride_u, tangent_stride_v,
+                        encoding, scratch[0],
+                    )  # fmt: skip
+                    if logits:
+                        row = load_row(
+                            flat, starts[n] + t * strides_t[n] + u * stride_u, stride_v, encoding, scratch[1]
+                        )
+                        means[node] = softmax_mean(row, maxima[node], moved) / sums[node]
+                    tangents[0, node] = moved[blank] - means[node]
+                    if u < num_labels:
+                        tangents[1, node] = moved[own[u]] - means[node]
 
 
 @kernel
 def _write_product(
-    grad_loss, tangent, tangent_start, tangent_stride_t, tangent_stride_u, tangent_stride_v, flat, start, stride_t,
-    stride_u, stride_v, encoding, scratch, node_offset, first, last, num_frames, num_labels, targets, blank, logits,
-    loss, maxima, sums, posteriors, means, tangents, out, out_start, out_stride_t, out_stride_u, out_stride_v,
-    padded_labels,
+    first_sample, last_sample, first, last, grad_losses, tangent, tangent_starts, tangent_strides_t, tangent_stride_u,
+    tangent_stride_v, flat, starts, strides_t, stride_u, stride_v, encoding, scratch, row_offsets, frames, labels,
+    targets, blank, logits, losses, maxima, sums, posteriors, means, tangents, out, out_starts, out_strides_t,
+    out_stride_u, out_stride_v, padded_frames, padded_labels,
 ):  # fmt: skip
-    """Frames [first, last) of one sample, padding included."""
+    """Frames [first, last) of some samples, padding included."""
     tangent, flat, out, scratch = borrow(tangent), borrow(flat), borrow(out), borrow(scratch)
     nothing = scratch.dtype.type(0)
-    for t in range(first, last):
-        for u in range(padded_labels):
-            row_start = out_start + t * out_stride_t + u * out_stride_u
-            row = target_row(out, row_start, out_stride_v, scratch[2])
-            node = node_offset + t * (num_labels + 1) + u
-            inside = t < num_frames and u <= num_labels
-            if inside and loss != loss:
-                row[:] = np.nan
-            elif not inside or loss == np.inf or posteriors[0, node] + posteriors[1, node] <= 0:
-                row[:] = 0
-            else:
-                moved = load_row(
-                    tangent, tangent_start + t * tangent_stride_t + u * tangent_stride_u, tangent_stride_v, encoding,
-                    scratch[0],
-                )  # fmt: skip
-                scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[1])
-                differentiate_row_again(
-                    scores, row, blank, targets[u] if u < num_labels else -1, grad_loss,
-                    maxima[node] if logits else nothing, sums[node] if logits else nothing, moved, means[node],
-                    posteriors[0, node] + posteriors[1, node], tangents[0, node], tangents[1, node],
-                )  # fmt: skip
-            store_row(out, row_start, out_stride_v, encoding, row)
+    for n in range(first_sample, last_sample):
+        own, num_labels, loss = borrow(targets)[n], labels[n], losses[n]
+        for t in range(first, min(last, padded_frames[n])):
+            for u in range(padded_labels[n]):
+                row_start = out_starts[n] + t * out_strides_t[n] + u * out_stride_u
+                row = target_row(out, row_start, out_stride_v, scratch[2])
+                node = row_offsets[n] + t * (num_labels + 1) + u
+                inside = t < frames[n] and u <= num_labels
+                if inside and loss != loss:
+                    row[:] = np.nan
+                elif not inside or loss == np.inf or posteriors[0, node] + posteriors[1, node] <= 0:
+                    row[:] = 0
+                else:
+                    moved = load_row(
+                        tangent, tangent_starts[n] + t * tangent_strides_t[n] + u * tangent_stride_u, tangent_stride_v,
+                        encoding, scratch[0],
+                    )  # fmt: skip
+                    scores = load_row(flat, starts[n] + t * strides_t[n] + u * stride_u, stride_v, encoding, scratch[1])
+                    differentiate_row_again(
+                        scores, row, blank, own[u] if u < num_labels else -1, grad_losses[n],
+                        maxima[node] if logits else nothing, sums[node] if logits else nothing, moved, means[node],
+                        posteriors[0, node] + posteriors[1, node], tangents[0, node], tangents[1, node],
+                    )  # fmt: skip
+                store_row(out, row_start, out_stride_v, encoding, row)
 
 
 @njit(**COMPILE)

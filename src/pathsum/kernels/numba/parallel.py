@@ -53,8 +53,7 @@ def run(function: Callable[..., None], tasks: Iterable[tuple[Any, ...]], num_thr
     tasks = list(tasks)
     helpers = min(num_threads, len(tasks)) - 1
     if helpers <= 0:
-        for task in tasks:
-            function(*task)
+        _work(function, iter(tasks))
         return
     remaining = iter(tasks)
     futures = [_get_pool().submit(_work, function, remaining) for _ in range(helpers)]
@@ -74,6 +73,13 @@ def split_evenly(total: int, num_threads: int) -> list[tuple[int, int]]:
     count = min(total, 4 * num_threads if num_threads > 1 else 1)
     bounds = [total * i // max(count, 1) for i in range(count + 1)]
     return list(pairwise(bounds))
+
+
+def of_falling_cost(offsets: np.ndarray, num_threads: int) -> list[tuple[int, int]]:
+    """Ranges of samples, of which each has a range of nodes: all at once for one thread, else the largest first."""
+    if num_threads == 1:
+        return [(0, len(offsets) - 1)]
+    return [(int(n), int(n) + 1) for n in np.argsort(-np.diff(offsets), kind="stable")]
 
 
 class Memory:

@@ -13,8 +13,8 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.lattice import ChainLattice, GridLattice
-from pathsum.problems import ctc, rnnt, simple_ctc
+from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
+from pathsum.problems import asg, ctc, rnnt, simple_ctc
 
 
 def pose_ctc(
@@ -74,11 +74,35 @@ def pose_rnnt(
     return GridLattice(logit_lengths.copy(), target_lengths.copy(), labels, blank, row_offsets)
 
 
+def pose_asg(
+    targets: np.ndarray,
+    input_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    num_frames: int,
+    most_labels: int,
+    num_classes: int,
+    blank: int,
+) -> tuple[DenseLattice, ChainLattice] | None:
+    """The lattices of ``problems.asg``; a blank that is no class."""
+    integers = np.empty((3, *targets.shape), np.int64)
+    labels, stays, steps = integers
+    sizes = (num_frames, most_labels, num_classes, blank)
+    if not _fill_asg(targets, input_lengths, target_lengths, *sizes, labels, stays, steps):
+        return None
+    lengths, skips = input_lengths.copy(), np.zeros(labels.shape, np.bool_)
+    chain = ChainLattice(
+        lengths, target_lengths.copy(), labels, labels, skips, -1, 1, stay_transitions=stays, step_transitions=steps,
+        shared_labels=True,
+    )  # fmt: skip
+    return DenseLattice(lengths, num_classes), chain
+
+
 # By the function of ``problems`` that does the same.
 COMPILED: dict[Callable[..., Any], Callable[..., Any]] = {
     ctc.pose_ctc: pose_ctc,
     simple_ctc.pose_simple_ctc: pose_simple_ctc,
     rnnt.pose_rnnt: pose_rnnt,
+    asg.pose_asg: pose_asg,
 }
 
 
@@ -123,6 +147,20 @@ def _fill_simple_ctc(targets, input_lengths, target_lengths, num_frames, most_la
     for n in range(len(targets)):
         for s in range(target_lengths[n]):
             labels[n, s + 1] = targets[n, s]
+    return True
+
+
+@kernel
+def _fill_asg(
+    targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank, labels, stays, steps
+):  # fmt: skip
+    if not _obey(targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank):
+        return False
+    for n in range(len(targets)):
+        for s in range(targets.shape[1]):
+            label = targets[n, s] if s < target_lengths[n] else 0
+            labels[n, s], stays[n, s] = label, label * num_classes + label
+            steps[n, s] = label * num_classes + labels[n, s - 1] if s > 0 else -1
     return True
 
 

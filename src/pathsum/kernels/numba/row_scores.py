@@ -13,7 +13,7 @@ from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.kernels.numba.grid import GridRows, _frame_tasks
+from pathsum.kernels.numba.grid import GridRows, frame_tasks
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
     borrow,
@@ -46,25 +46,24 @@ class Wanted(NamedTuple):
 
 
 def forward(
-    rows: GridRows, num_classes: int, lattice: ArcLattice, wanted: Wanted, *, num_threads: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Planes (K, rows) in float64, NaN in a row with an undefined score; softmax maxima and sums."""
+    rows: GridRows, num_classes: int, lattice: ArcLattice, wanted: Wanted, planes: np.ndarray, *, num_threads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fill planes (K, rows) in float64, NaN in a row with an undefined score; softmax maxima and sums."""
     work = work_dtype(rows.flat)
-    num_nodes = int(lattice.row_offsets[-1])
+    num_nodes = planes.shape[1]
     num_threads = parallel.worthwhile(num_threads, num_nodes * (24 + num_classes // 8))
-    planes = np.empty((len(wanted.classes), num_nodes))
     maxima, sums = np.empty(num_nodes if wanted.logits else 0, work), np.empty(num_nodes if wanted.logits else 0, work)
 
-    def score(sample: int, first: int, last: int) -> None:
+    def score(first_sample: int, last_sample: int, first: int, last: int) -> None:
         _score_rows(
-            rows.flat, rows.starts[sample], rows.strides_t[sample], rows.stride_u, rows.stride_v, rows.encoding,
-            np.empty((2, num_classes), work), lattice.row_offsets[sample], first, last,
-            int(lattice.target_lengths[sample]), lattice.targets[sample], lattice.first_frames[sample],
-            lattice.last_frames[sample], *wanted, maxima, sums, planes,
+            first_sample, last_sample, first, last, rows.flat, rows.starts, rows.strides_t, rows.stride_u,
+            rows.stride_v, rows.encoding, np.empty((2, num_classes), work), lattice.row_offsets, lattice.logit_lengths,
+            lattice.target_lengths, lattice.targets, lattice.first_frames, lattice.last_frames, *wanted, maxima, sums,
+            planes,
         )  # fmt: skip
 
-    parallel.run(score, _frame_tasks(lattice.logit_lengths, lattice.target_lengths + 1, num_threads), num_threads)
-    return planes, maxima, sums
+    parallel.run(score, frame_tasks(lattice.logit_lengths, lattice.target_lengths, 1, num_threads), num_threads)
+    return maxima, sums
 
 
 def backward(
@@ -83,18 +82,18 @@ def backward(
 ) -> None:
     """Write upstream[n] * clamp(gradient with respect to the scores), padding included, into ``out``."""
     work = work_dtype(rows.flat)
-    num_threads = parallel.worthwhile(num_threads, int((out.frames * out.labels).sum()) * (16 + num_classes // 4))
+    num_threads = parallel.worthwhile(num_threads, out.flat.size // num_classes * (16 + num_classes // 4))
 
-    def write(sample: int, first: int, last: int) -> None:
+    def write(first_sample: int, last_sample: int, first: int, last: int) -> None:
         _write_gradient(
-            float(upstream[sample]), clamp, grad_planes, rows.flat, rows.starts[sample], rows.strides_t[sample],
-            rows.stride_u, rows.stride_v, rows.encoding, np.empty((2, num_classes), work), lattice.row_offsets[sample],
-            first, last, int(lattice.logit_lengths[sample]), int(lattice.target_lengths[sample]),
-            lattice.targets[sample], lattice.first_frames[sample], lattice.last_frames[sample], *wanted, maxima, sums,
-            out.flat, out.starts[sample], out.strides_t[sample], out.stride_u, out.stride_v, int(out.labels[sample]),
+            first_sample, last_sample, first, last, upstream, clamp, grad_planes, rows.flat, rows.starts,
+            rows.strides_t, rows.stride_u, rows.stride_v, rows.encoding, np.empty((2, num_classes), work),
+            lattice.row_offsets, lattice.logit_lengths, lattice.target_lengths, lattice.targets, lattice.first_frames,
+            lattice.last_frames, *wanted, maxima, sums, out.flat, out.starts, out.strides_t, out.stride_u,
+            out.stride_v, out.frames, out.labels,
         )  # fmt: skip
 
-    parallel.run(write, _frame_tasks(out.frames, out.labels, num_threads), num_threads)
+    parallel.run(write, frame_tasks(out.frames, out.labels, 0, num_threads), num_threads)
 
 
 @njit(**COMPILE)
@@ -191,55 +190,51 @@ def differentiate_row(
 
 @kernel
 def _score_rows(
-    flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first, last, num_labels, targets,
-    first_frames, last_frames, classes, lone, logits, maxima, sums, planes,
+    first_sample, last_sample, first, last, flat, starts, strides_t, stride_u, stride_v, encoding, scratch, row_offsets,
+    frames, labels, targets, first_frames, last_frames, classes, lone, logits, maxima, sums, planes,
 ):  # fmt: skip
+    """Frames [first, last) of some samples."""
     flat, scratch, planes, maxima, sums = borrow(flat), borrow(scratch), borrow(planes), borrow(maxima), borrow(sums)
-    targets, first_frames, last_frames = borrow(targets), borrow(first_frames), borrow(last_frames)
-    for t in range(first, last):
-        for u in range(num_labels + 1):
-            node = node_offset + t * (num_labels + 1) + u
-            row = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-            label = label_of(t, u, num_labels, targets, first_frames, last_frames)
-            maximum, total = read_row(row, label, classes, lone, logits, scratch[1], planes, node)
-            if logits:
-                maxima[node], sums[node] = maximum, total
+    for n in range(first_sample, last_sample):
+        own, num_labels = borrow(targets)[n], labels[n]
+        earliest, latest = borrow(first_frames)[n], borrow(last_frames)[n]
+        for t in range(first, min(last, frames[n])):
+            for u in range(num_labels + 1):
+                node = row_offsets[n] + t * (num_labels + 1) + u
+                row = load_row(flat, starts[n] + t * strides_t[n] + u * stride_u, stride_v, encoding, scratch[0])
+                label = label_of(t, u, num_labels, own, earliest, latest)
+                maximum, total = read_row(row, label, classes, lone, logits, scratch[1], planes, node)
+                if logits:
+                    maxima[node], sums[node] = maximum, total
 
 
 @kernel
 def _write_gradient(
-    upstream, clamp, grad_planes, flat, start, stride_t, stride_u, stride_v, encoding, scratch, node_offset, first,
-    last, num_frames, num_labels, targets, first_frames, last_frames, classes, lone, logits, maxima, sums, out,
-    out_start, out_stride_t, out_stride_u, out_stride_v, padded_labels,
+    first_sample, last_sample, first, last, upstream, clamp, grad_planes, flat, starts, strides_t, stride_u, stride_v,
+    encoding, scratch, row_offsets, frames, labels, targets, first_frames, last_frames, classes, lone, logits, maxima,
+    sums, out, out_starts, out_strides_t, out_stride_u, out_stride_v, padded_frames, padded_labels,
 ):  # fmt: skip
+    """Frames [first, last) of some samples, padding included."""
     flat, out, scratch, grad_planes = borrow(flat), borrow(out), borrow(scratch), borrow(grad_planes)
-    targets, first_frames, last_frames = borrow(targets), borrow(first_frames), borrow(last_frames)
     number = scratch.dtype.type
-    for t in range(first, last):
-        for u in range(padded_labels):
-            row_start = out_start + t * out_stride_t + u * out_stride_u
-            row = target_row(out, row_start, out_stride_v, scratch[1])
-            if t >= num_frames or u > num_labels:
-                row[:] = 0
+    for n in range(first_sample, last_sample):
+        own, num_labels = borrow(targets)[n], labels[n]
+        earliest, latest = borrow(first_frames)[n], borrow(last_frames)[n]
+        for t in range(first, min(last, padded_frames[n])):
+            for u in range(padded_labels[n]):
+                row_start = out_starts[n] + t * out_strides_t[n] + u * out_stride_u
+                row = target_row(out, row_start, out_stride_v, scratch[1])
+                if t >= frames[n] or u > num_labels:
+                    row[:] = 0
+                    store_row(out, row_start, out_stride_v, encoding, row)
+                    continue
+                node = row_offsets[n] + t * (num_labels + 1) + u
+                label = label_of(t, u, num_labels, own, earliest, latest)
+                start = starts[n] + t * strides_t[n] + u * stride_u
+                scores = load_row(flat, start, stride_v, encoding, scratch[0])
+                maximum, total = (maxima[node], sums[node]) if logits else (number(0), number(0))
+                differentiate_row(
+                    scores, row, label, grad_planes, node, classes, lone, logits, maximum, total, scratch[0],
+                    upstream[n], clamp,
+                )  # fmt: skip
                 store_row(out, row_start, out_stride_v, encoding, row)
-                continue
-            node = node_offset + t * (num_labels + 1) + u
-            label = label_of(t, u, num_labels, targets, first_frames, last_frames)
-            scores = load_row(flat, start + t * stride_t + u * stride_u, stride_v, encoding, scratch[0])
-            maximum, total = (maxima[node], sums[node]) if logits else (number(0), number(0))
-            differentiate_row(
-                scores,
-                row,
-                label,
-                grad_planes,
-                node,
-                classes,
-                lone,
-                logits,
-                maximum,
-                total,
-                scratch[0],
-                upstream,
-                clamp,
-            )
-            store_row(out, row_start, out_stride_v, encoding, row)

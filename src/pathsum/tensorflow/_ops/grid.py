@@ -8,6 +8,7 @@ import numpy as np
 
 from pathsum.kernels.numba import grid
 from pathsum.kernels.numba import grid_hvp as of_grid
+from pathsum.kernels.numba.rows import strided
 from pathsum.kernels.protocol import GridSaved
 from pathsum.lattice import GridLattice
 from pathsum.tensorflow._ops.host import aligned, empty, encoded, num_threads
@@ -75,7 +76,7 @@ def hvp(
 
 
 def _rows(scores: np.ndarray) -> grid.GridRows:
-    return grid.padded_rows(*encoded(scores))
+    return grid.padded_rows(strided(*encoded(scores)), scores.shape)
 
 
 def _saved(kept: Sequence[np.ndarray]) -> GridSaved:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +38,8 @@ class Rows(RowsOperators):
         return as_arrays(lattice)
 
     def forward(self, call: Call, need_gradient: bool) -> RowsSaved:
-        return from_arrays(RowsSaved(*_rows_of(call).read()))
+        planes, statistics = _read([_rows_of(call)])
+        return from_arrays(RowsSaved(planes, *statistics))
 
     def backward(self, call: Call, saved: RowsSaved, upstream: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
         ones = np.ones(len(call.lattice.logit_lengths))
@@ -72,16 +72,10 @@ class Arcs(OperatorKernels):
         return as_arrays(lattice)
 
     def forward(self, call: Call, need_gradient: bool) -> ArcSaved:
-        lattice, options = _within(call.lattice), call.options
-        read = [head.read() for head in heads(call)]
-        planes = [plane for own, _, _ in read for plane in own]
-        scores = arc_scores.forward(
-            planes,
-            lattice.terms,
-            [labels for _, labels in lattice.arcs],
-            sigma=options.sigma,
-            label_bonus=_bonus(call, len(planes[0])),
-        )
+        lattice, options = call.lattice, call.options
+        planes, statistics = _read(heads(call))
+        bonus = _bonus(call, planes.shape[1])
+        scores = arc_scores.forward(planes, arc_scores.kinds_of(lattice), sigma=options.sigma, label_bonus=bonus)
         skips = np.zeros((0 if lattice.skips_to is None else 2, scores.shape[1]))
         losses = grid_arcs.solve(
             scores,
@@ -91,8 +85,7 @@ class Arcs(OperatorKernels):
             num_threads=torch.get_num_threads(),
             skips=skips,
         )
-        statistics = [array for _, *own in read for array in own]
-        statistics += [np.empty(0)] * (4 - len(statistics))
+        statistics += [_NOTHING] * (4 - len(statistics))
         return from_arrays(ArcSaved(losses, scores if need_gradient else scores[:0], skips, *statistics))
 
     def backward(
@@ -102,10 +95,11 @@ class Arcs(OperatorKernels):
         # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes; a clamp is of a loss's
         # own gradient. Either needs the upstream gradient apart; at infinity a clamp does nothing.
         apart = clamp > 0 or any(options.joiners)
-        ones = torch.ones_like(upstream)
-        of_losses = upstream_of(upstream if apart else ones)
-        scales = _scales(ones if apart else upstream, call, kept)
-        grad_planes = self._by_planes(scales * kept.posteriors, call, fastemit_lambda=options.fastemit_lambda)
+        of_losses = upstream_of(upstream)
+        ones = np.ones(len(of_losses))
+        scales = _scales(ones if apart else of_losses, call, kept)
+        of_losses = of_losses if apart else ones
+        grad_planes = self._by_planes(kept.posteriors, scales, call, fastemit_lambda=options.fastemit_lambda)
         gradients: list[Tensor | None] = []
         for k, (head, own) in enumerate(zip(heads(call), grad_planes, strict=True)):
             if any(needed[k * OPERANDS : (k + 1) * OPERANDS]):
@@ -118,9 +112,9 @@ class Arcs(OperatorKernels):
     def second(
         self, call: Call, saved: ArcSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        lattice, kept = _within(call.lattice), to_arrays(saved)
-        scales = _scales(upstream, call, kept)
-        grad_planes = self._by_planes(scales * kept.posteriors, call)
+        lattice, kept = call.lattice, to_arrays(saved)
+        scales = _scales(upstream_of(upstream), call, kept)
+        grad_planes = self._by_planes(kept.posteriors, scales, call)
         read = heads(call)
         along = [
             torch.zeros_like(head.scores) if tangent is None else tangent
@@ -130,16 +124,13 @@ class Arcs(OperatorKernels):
             head.move(tangent, own, kept.statistics(k))
             for k, (head, tangent, own) in enumerate(zip(read, along, grad_planes, strict=True))
         ]
-        planes = [plane for own, _ in moved for plane in own]
-        labels_on = [labels for _, labels in lattice.arcs]
-        arcs = arc_scores.forward(planes, lattice.terms, labels_on)
+        arcs = arc_scores.forward(np.concatenate([own for own, _ in moved]), arc_scores.kinds_of(lattice))
         costs = grid_arcs_hvp.hvp(
             arcs, kept.losses, kept.posteriors, lattice, skips=kept.skips, num_threads=torch.get_num_threads()
         )
-        arcs *= scales
         products: list[Tensor | None] = []
         ones = np.ones(len(kept.losses))
-        by_planes = self._by_planes(arcs, call)
+        by_planes = self._by_planes(arcs, scales, call)
         for k, (head, own, (_, product)) in enumerate(zip(read, by_planes, moved, strict=True)):
             gradient, *_ = head.gradients(own, ones, kept.statistics(k), clamp=-1.0)
             products += [gradient if product is None else gradient.add_(product), None, None, None]
@@ -157,13 +148,29 @@ class Arcs(OperatorKernels):
         second = scores if call.scores[OPERANDS] is None else call.scores[OPERANDS]
         return ArcSaved(losses, *planes, *[unknown_size(head, axes=1) for head in (scores, scores, second, second)])
 
-    def _by_planes(self, by_arcs: np.ndarray, call: Call, fastemit_lambda: float = 0.0) -> list[np.ndarray]:
-        """From a gradient (kinds, rows) by the arcs' scores to those by the planes of each head."""
-        lattice = call.lattice
-        sizes = [len(classes) for classes in lattice.reads]
-        labels_on = [labels for _, labels in lattice.arcs]
-        found = arc_scores.backward(by_arcs, lattice.terms, labels_on, sum(sizes), fastemit_lambda=fastemit_lambda)
-        return np.split(found, np.cumsum(sizes)[:-1])
+    def _by_planes(
+        self, by_arcs: np.ndarray, scales: np.ndarray, call: Call, fastemit_lambda: float = 0.0
+    ) -> list[np.ndarray]:
+        """From scales (rows,) times a gradient (kinds, rows) by the arcs' scores to that by the planes of each head."""
+        kinds, (first, *rest) = arc_scores.kinds_of(call.lattice), map(len, call.lattice.reads)
+        count = first + sum(rest)
+        found = arc_scores.backward(by_arcs, scales, kinds, count, fastemit_lambda=fastemit_lambda)
+        return [found[:first], found[first:]] if rest else [found]
+
+
+_NOTHING = np.empty(0)
+
+
+def _read(read: Sequence[Any]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The planes (planes, rows) of some heads, and softmax maxima and sums of each."""
+    if isinstance(read[0], _Planes):
+        return read[0].scores.detach().double().numpy(), [_NOTHING] * 2
+    counts = [len(head.wanted.classes) for head in read]
+    planes, first, statistics = np.empty((sum(counts), int(read[0].lattice.row_offsets[-1]))), 0, []
+    for head, count in zip(read, counts, strict=True):
+        statistics += head.read(planes[first : first + count])
+        first += count
+    return planes, statistics
 
 
 def heads(call: Call) -> list[Any]:
@@ -188,11 +195,11 @@ class _Logits(NamedTuple):
     lattice: ArcLattice
     wanted: Wanted
 
-    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Planes (K, rows), and what is kept of them."""
+    def read(self, planes: np.ndarray) -> Sequence[np.ndarray]:
+        """Fill planes (K, rows); what is kept of the rows."""
         rows = as_rows(self.scores, self.lattice)
         num_classes, num_threads = self.scores.shape[-1], torch.get_num_threads()
-        return row_scores.forward(rows, num_classes, self.lattice, self.wanted, num_threads=num_threads)
+        return row_scores.forward(rows, num_classes, self.lattice, self.wanted, planes, num_threads=num_threads)
 
     def gradients(
         self, grad_planes: np.ndarray, upstream: np.ndarray, statistics: Statistics, *, clamp: float
@@ -239,9 +246,9 @@ class _Joiner(NamedTuple):
     tile_memory: int
     gate: float | None
 
-    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        joiner, nothing = as_joiner(*self.operands, self.activation), np.empty(0)
-        planes = joint_scores.forward(
+    def read(self, planes: np.ndarray) -> Sequence[np.ndarray]:
+        joiner = as_joiner(*self.operands, self.activation)
+        planes[:] = joint_scores.forward(
             joiner,
             self.lattice,
             self.wanted,
@@ -249,7 +256,7 @@ class _Joiner(NamedTuple):
             rows_per_tile=joint.tile_rows(joiner, self.tile_memory),
             num_threads=torch.get_num_threads(),
         )
-        return planes, nothing, nothing
+        return [_NOTHING] * 2
 
     def gradients(
         self, grad_planes: np.ndarray, upstream: np.ndarray, statistics: Statistics, *, clamp: float
@@ -275,10 +282,6 @@ class _Planes(NamedTuple):
 
     scores: Tensor
 
-    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        nothing = np.empty(0)
-        return self.scores.detach().numpy(), nothing, nothing
-
     def gradients(
         self, grad_planes: np.ndarray, upstream: np.ndarray, statistics: Statistics, *, clamp: float
     ) -> list[Tensor | None]:
@@ -288,19 +291,11 @@ class _Planes(NamedTuple):
         return tangent.detach().double().numpy(), None
 
 
-def _within(lattice: ArcLattice) -> ArcLattice:
-    """The same paths by arcs that span no more frames than one more than there are: the kernels hold so many."""
-    longest = int(lattice.logit_lengths.max(initial=0)) + 1
-    return replace(lattice, arcs=tuple((min(frames, longest), labels) for frames, labels in lattice.arcs))
-
-
-def _scales(upstream: Tensor, call: Call, kept: ArcSaved) -> np.ndarray:
-    """Minus the upstream gradient of each row's sample; 0 where no path or no sample is, NaN where the loss is."""
-    # By NumPy: for planes this small waking the threads that torch would is most of the time.
-    scale = np.where(np.isposinf(kept.losses), 0.0, -upstream_of(upstream))
-    rows = np.repeat(np.where(np.isnan(kept.losses), np.nan, scale), np.diff(call.lattice.row_offsets))
-    missing = kept.posteriors.shape[1] - len(rows)
-    return np.pad(rows, (0, missing)) if missing else rows
+def _scales(upstream: np.ndarray, call: Call, kept: ArcSaved) -> np.ndarray:
+    """What the posteriors of each row are to count in the gradient."""
+    scales = np.empty(kept.posteriors.shape[1])
+    arc_scores.fill_scales(upstream, kept.losses, call.lattice.row_offsets, scales)
+    return scales
 
 
 def _bonus(call: Call, num_rows: int) -> np.ndarray | None:

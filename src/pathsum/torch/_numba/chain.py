@@ -16,6 +16,7 @@ from pathsum.lattice import ChainLattice
 from pathsum.torch._lattices import ChainOperators
 from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
 from pathsum.torch._ops.arrays import (
+    as_gradient,
     as_strided,
     as_table,
     as_tangent,
@@ -62,7 +63,7 @@ class Chain(ChainOperators):
             )
         if transitions is not None and needed[1]:
             counts = chain.transition_gradient(of_losses, scores.shape[2], call.lattice, kept)
-            transition_gradient = torch.from_numpy(counts).to(transitions.dtype)
+            transition_gradient = as_gradient(counts, transitions)
         return gradient, transition_gradient
 
     def second(
@@ -80,7 +81,7 @@ class Chain(ChainOperators):
             logits=call.options.softmax,
             **_question(call),
         )
-        moved = None if transitions is None else torch.from_numpy(transition_product).to(transitions.dtype)
+        moved = None if transitions is None else as_gradient(transition_product, transitions)
         return torch.from_numpy(slopes), (product, moved)
 
     def best(self, call: Call) -> ChainPath:

@@ -17,6 +17,7 @@ from pathsum.lattice import DenseLattice
 from pathsum.torch._lattices import DenseOperators
 from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
 from pathsum.torch._ops.arrays import (
+    as_gradient,
     as_strided,
     as_table,
     as_tangent,
@@ -52,7 +53,7 @@ class Dense(DenseOperators):
                 num_threads=torch.get_num_threads(),
             )
         if needed[1]:
-            transition_gradient = torch.from_numpy(_transition_gradient(of_losses, call, kept)).to(transitions.dtype)
+            transition_gradient = as_gradient(_transition_gradient(of_losses, call, kept), transitions)
         return gradient, transition_gradient
 
     def second(
@@ -73,7 +74,7 @@ class Dense(DenseOperators):
             need_transitions=needed[1],
             **_question(call),
         )
-        return torch.from_numpy(slopes), (product, torch.from_numpy(transition_product).to(transitions.dtype))
+        return torch.from_numpy(slopes), (product, as_gradient(transition_product, transitions))
 
     def best(self, call: Call) -> DensePath:
         return from_arrays(best_path(**_question(call), num_frames=call.scores[0].shape[1]))

@@ -16,20 +16,14 @@ from pathsum.torch import _memory
 _ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
 
-def as_array(tensor: Tensor) -> tuple[np.ndarray, int]:
-    """The memory of a tensor as NumPy sees it; half precision as its bits."""
-    encoding = _ENCODINGS.get(tensor.dtype, NATIVE)
-    tensor = tensor.detach()
-    return (tensor if encoding == NATIVE else tensor.view(torch.uint16)).numpy(), encoding
-
-
 def as_strided(tensor: Tensor) -> Strided:
-    """The memory of a tensor from its first element to its last, and where its elements are."""
-    encoding = _ENCODINGS.get(tensor.dtype, NATIVE)
-    tensor, strides = tensor.detach(), tensor.stride()
+    """The memory of a tensor from its first element to its last, half precision as its bits; where its elements are."""
+    encoding, strides = _ENCODINGS.get(tensor.dtype, NATIVE), tensor.stride()
+    tensor = tensor.detach() if encoding == NATIVE else tensor.detach().view(torch.uint16)
+    if tensor.is_contiguous():
+        return Strided(tensor.numpy().reshape(-1), strides, encoding)
     extent = 0 if 0 in tensor.shape else 1 + sum((n - 1) * step for n, step in zip(tensor.shape, strides, strict=True))
-    flat = tensor.as_strided((extent,), (1,))
-    return Strided((flat if encoding == NATIVE else flat.view(torch.uint16)).numpy(), strides, encoding)
+    return Strided(tensor.as_strided((extent,), (1,)).numpy(), strides, encoding)
 
 
 def as_tensor(array: Any) -> Any:
@@ -51,7 +45,10 @@ def time_major(scores: Tensor) -> bool:
 
 def empty_gradient(scores: Tensor) -> Tensor:
     """Memory for a gradient (N, T, C)."""
-    return empty_like(scores.transpose(0, 1)).transpose(0, 1) if time_major(scores) else empty_like(scores)
+    if not time_major(scores):
+        return empty_like(scores)
+    num_samples, num_frames, num_classes = scores.shape
+    return _memory.empty((num_frames, num_samples, num_classes), scores.dtype).transpose(0, 1)
 
 
 def as_tangent(tangent: Tensor | None, scores: Tensor) -> Strided:
@@ -66,12 +63,17 @@ def work_dtype(scores: Tensor) -> torch.dtype:
 
 def as_table(transitions: Tensor, scores: Tensor) -> np.ndarray:
     """Transitions as the kernels take them: contiguous, in the dtype of arithmetic."""
-    return transitions.detach().to(work_dtype(scores)).contiguous().numpy()
+    return np.ascontiguousarray(transitions.detach().to(work_dtype(scores)).numpy())
+
+
+def as_gradient(array: np.ndarray, like: Tensor) -> Tensor:
+    """A gradient in float64 as a tensor in the dtype of what it is the gradient by."""
+    return torch.from_numpy(array if like.dtype == torch.float64 else array.astype(np.float32)).to(like.dtype)
 
 
 def as_rows(scores: Tensor, lattice: GridLattice | ArcLattice) -> grid.GridRows:
-    array, encoding = as_array(scores)
-    return grid.padded_rows(array, encoding) if array.ndim == 4 else grid.packed_rows(array, encoding, lattice)
+    rows = as_strided(scores)
+    return grid.padded_rows(rows, scores.shape) if scores.ndim == 4 else grid.packed_rows(rows, lattice)
 
 
 def fake_like(tensor: Tensor) -> Tensor:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum import dispatch
+from pathsum import _checks, dispatch
 from pathsum.kernels.reference.log_domain import tied
 from pathsum.lattice import DenseLattice
-from pathsum.options import Check, TorchImpl
+from pathsum.options import CHECKS, Check, TorchImpl
 from pathsum.problems.asg import pose_asg
 from pathsum.torch._bounded import unread_on
-from pathsum.torch._inputs import Integers, as_scores, check_table, length_array, samples_first
+from pathsum.torch._inputs import Integers, as_scores, check_table, length_array, posed_at_once, samples_first
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch.paths.frames import ChainPaths, DensePaths, centred, frame_batch, label_dtype
@@ -88,14 +88,21 @@ def both_paths(
     """
     scores, table, ends, batched = _scores(function, inputs, transitions, start_scores, final_scores, batch_first)
     chosen, integers = dispatch.select(function, scores.device.type, impl), (targets, input_lengths, target_lengths)
-    device = unread_on(function, check, kernels_of(chosen, "dense"), scores, *integers)
-    batch = frame_batch(
-        function, scores, batched, *integers, num_classes=scores.shape[2], blank=None, known=known, device=device
-    )
+    _checks.check_option(function, "check", check, CHECKS)
+    num_samples, num_frames, num_classes = scores.shape
+    # A target of any length is legal, and so is every label; one that does not fit is infeasible.
+    sizes = (num_samples, num_frames, 2**62, num_classes, -1)
+    lattices = posed_at_once(pose_asg, *integers, *sizes) if batched and scores.is_cpu else None
+    if lattices is None:
+        device = unread_on(function, check, kernels_of(chosen, "dense"), scores, *integers)
+        batch = frame_batch(
+            function, scores, batched, *integers, num_classes=num_classes, blank=None, known=known, device=device
+        )
+        lattices = pose_asg(*batch, num_classes)
+    dense, chain = lattices
     if centre and ends != (None, None):
         scores, ends = centred(scores, 2), tuple(None if end is None else centred(end, 0) for end in ends)
-    scores = with_ends(scores, batch.input_lengths, *ends)
-    dense, chain = pose_asg(*batch, scores.shape[2])
+    scores = with_ends(scores, dense.input_lengths, *ends)
     every = DensePaths(function, scores, table, dense, chosen, batched)
     target = ChainPaths(function, scores, table, chain, chosen, batched)
     target.label_dtype = label_dtype(targets)

@@ -14,6 +14,7 @@ from pathsum.options import ReductionName
 from pathsum.reductions import reduce
 from pathsum.torch._inputs import as_given, check_generator
 from pathsum.torch._operators import Reduction, kernels_of
+from pathsum.torch._ops.arrays import as_tensor
 
 
 class Paths:
@@ -117,7 +118,7 @@ class Paths:
         """Values (N,) reduced as the losses are."""
         _checks.check_reduction(self.function, reduction)
         weights = self._weights() if reduction == "mean" else None
-        return as_given(reduce(values, reduction, weights), self.batched, reduction)
+        return as_given(reduce(values, reduction, as_tensor(weights)), self.batched, reduction)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.function}: {self._size()}, {str(self.dtype)[6:]}, impl={self.impl!r})"
@@ -143,6 +144,10 @@ class Paths:
         check_generator(self.function, generator)
         return torch.rand(size, count, choices, generator=generator, dtype=torch.float64, device="cpu")
 
+    def asked(self) -> tuple[Kernels, Call]:
+        """The kernels, and what they are asked for the losses."""
+        return self._solver, self._call()
+
     def _call(self) -> Call:
         """What the kernels are asked about."""
         raise NotImplementedError
@@ -151,8 +156,8 @@ class Paths:
         """The sizes of the scores, in words."""
         raise NotImplementedError
 
-    def _weights(self) -> Tensor | None:
-        """(N,) what a mean divides each loss by; ``None``: 1."""
+    def _weights(self) -> Any:
+        """(N,) what a mean divides each loss by, an array or a tensor beside the losses; ``None``: 1."""
         return None
 
     def _defined(self, plane: Tensor, losses: Tensor, real: Tensor) -> Tensor:

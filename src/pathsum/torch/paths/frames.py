@@ -335,9 +335,11 @@ class ChainPaths(FramePaths):
             return scores, transitions
         return centred(exact(scores), 2), centred(exact(transitions), 0, 1)
 
-    def _weights(self) -> Tensor | None:
+    def _weights(self) -> Any:
         if self.target_lengths is None:
             return None
+        if isinstance(self.target_lengths, np.ndarray) and self.scores.is_cpu:
+            return np.maximum(self.target_lengths, 1)
         return as_tensor(self.target_lengths).clamp(min=1).to(self.scores.device)
 
     def _labels(self, states: Tensor) -> Tensor:
