@@ -100,7 +100,7 @@ print(info.report())
     cached, all_kernels, variants = map(int, found.groups())
     assert 0 < cached < all_kernels
     assert variants >= cached
-    assert "partly warm: first calls compile chain." in done.stdout
+    assert "partly warm: first calls compile arc_scores." in done.stdout
 
 
 def test_info_says_that_kernels_run_uncompiled():
@@ -127,7 +127,8 @@ def test_a_missing_package_is_one_line_that_names_the_extra(command, absent):
         (["train"], "invalid choice: 'train'"),
         (
             ["bench", "ctcc"],
-            "group: must be some of ctc, simple_ctc, rnnt, rnnt-librispeech, accuracy, memory, first_call; got ctcc",
+            "group: must be some of ctc, simple_ctc, rnnt, small, rnnt-librispeech, accuracy, memory, first_call; "
+            "got ctcc",
         ),
         (["bench", "--repeats", "0"], "--repeats: must be positive; got 0"),
         (["bench", "--repeats", "many"], "--repeats: invalid int value: 'many'"),

@@ -73,7 +73,7 @@ def never_leaves(name):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_decoder_that_never_leaves_its_frame_raises(name, monkeypatch):
-    monkeypatch.setattr(greedy, "_ENDLESS", 20)
+    monkeypatch.setattr(greedy, "ENDLESS", 20)
     function, arguments = getattr(pathsum.torch, name), never_leaves(name)
     assert function(**arguments, max_symbols=20).tokens.tolist() == [[-1] * 20, [1] * 20]
     with pytest.raises(InvalidValueError, match=f"^{name}: join must score .* got 20 labels in a frame at sample 1$"):

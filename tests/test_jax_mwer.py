@@ -7,12 +7,12 @@ from pathsum.errors import InvalidValueError
 
 jax = pytest.importorskip("jax")
 torch = pytest.importorskip("torch")
-jax.config.update("jax_enable_x64", True)
 
 import pathsum.torch  # noqa: E402
 from pathsum.jax import ctc_mwer_loss  # noqa: E402
 
 jnp = jax.numpy
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def problem(seed=0):

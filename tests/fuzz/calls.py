@@ -112,14 +112,15 @@ def base(name: str) -> dict[str, Any]:
 def _base_of(front: str, name: str) -> dict[str, Any]:
     """The same of JAX's or TensorFlow's, whose scores are batch-major and whose lengths may be left out."""
     own = base("ctc_loss" if name == "classic_ctc_loss" else name)
-    scores = own.get("inputs", own.get("log_probs", own.get("logits", own.get("scores"))))
+    scores = own.get("inputs", own.get("log_probs", own.get("logits", own.get("scores", own.get("hidden")))))
     if "rnnt" not in name and "decode" not in name:
         scores = scores.transpose(0, 1).contiguous()
     required = inspect.signature(function(f"{front}.{name}")).parameters
     lengths = {"logit_lengths": own.get("input_lengths"), "labels": own.get("targets")}
     lengths |= {"label_length": own.get("target_lengths"), "logit_length": own.get("logit_lengths")}
-    values = own | lengths | dict.fromkeys(("inputs", "log_probs", "logits", "scores"), scores)
-    return {p: values[p] for p, of in required.items() if of.default is of.empty}
+    values = own | lengths | dict.fromkeys(("inputs", "log_probs", "logits", "scores", "hidden"), scores)
+    wanted = [p for p, of in required.items() if of.default is of.empty]
+    return {p: values[p] for p in (*wanted, *(("references",) if "mwer" in name else ()))}
 
 
 def _logits(name: str, rows: int, grid: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pathsum.kernels.protocol import Call, ColumnsSaved, LinearOptions
 from pathsum.lattice import ChainLattice, Columns
 from pathsum.torch._operators import OperatorKernels
-from pathsum.torch._ops.arrays import as_tensor, time_major, work_dtype
+from pathsum.torch._ops.arrays import as_tensor, fake_gradient, fake_like, time_major, work_dtype
 from pathsum.torch._processes import NAMED, Processes
 
 # Rows of a tile, and its elements: more of them would cost memory, less a wait of all threads for the last more often.
@@ -124,9 +124,14 @@ class LinearOperators(OperatorKernels):
 
     def sketch(self, call: Call) -> ColumnsSaved:
         hidden, classes = call.scores[0], call.lattice.classes
-        columns = hidden.new_empty((*hidden.shape[:2], classes.shape[1]), dtype=work_dtype(hidden))
+        axes = (1, 0) if time_major(hidden) else (0, 1)
+        shape = (*(hidden.shape[axis] for axis in axes), classes.shape[1])
+        columns = hidden.new_empty(shape, dtype=work_dtype(hidden)).permute(*axes, 2)
         maxima = columns.new_empty(torch.library.get_ctx().new_dynamic_size())
         return ColumnsSaved(columns, maxima, torch.empty_like(maxima, dtype=torch.float64))
+
+    def sketch_gradient(self, scores: Tensor) -> Tensor:
+        return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
 
 
 def _scales(of_columns: Tensor, saved: ColumnsSaved) -> Tensor:

@@ -84,8 +84,8 @@ def pose_asg(
     blank: int,
 ) -> tuple[DenseLattice, ChainLattice] | None:
     """The lattices of ``problems.asg``; a blank that is no class."""
-    integers = np.empty((3, *targets.shape), np.int64)
-    labels, stays, steps = integers
+    # An array each: kernels on a GPU are compiled for where arrays begin, which in a common one goes with its size.
+    labels, stays, steps = (np.empty(targets.shape, np.int64) for _ in range(3))
     sizes = (num_frames, most_labels, num_classes, blank)
     if not _fill_asg(targets, input_lengths, target_lengths, *sizes, labels, stays, steps):
         return None

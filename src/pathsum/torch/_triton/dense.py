@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, DensePath, DenseSaved
+from pathsum.kernels.protocol import Call, DenseOptions, DensePath, DenseSaved
 from pathsum.kernels.triton import best_path, dense, dense_hvp, dense_log
 from pathsum.lattice import DenseLattice
 from pathsum.torch._inputs import on_device
@@ -147,7 +147,7 @@ class Dense(DenseOperators):
         of NaN.
         """
         scores, transitions = call.scores
-        call = call._replace(lattice=self.sent(call.lattice, scores.device))
+        call = Call(call.scores, self.sent(call.lattice, scores.device), DenseOptions())
         saved = self.forward(call, need_gradient=True)
         counted = torch.where(saved.losses.isnan(), 0.0, -1.0).to(saved.losses)
         wide = call._replace(scores=(scores, transitions.double()))
