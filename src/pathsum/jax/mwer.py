@@ -106,6 +106,8 @@ def ctc_mwer_loss(
     blank = _checks.check_blank(function, blank, num_classes)
     _checks.check_reduction(function, reduction)
     _checks.check_option(function, "baseline", baseline, BASELINES)
+    normalise = _checks.check_flag(function, "normalise", normalise)
+    fused = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     temperature = _checks.check_number(function, "temperature", temperature)
     if not temperature > 0:
         raise InvalidValueError(function, "temperature", "be above 0", temperature)
@@ -147,10 +149,10 @@ def ctc_mwer_loss(
             raise InvalidValueError(function, "errors", rule, f"shape {costs.shape}")
     log_probs = _log_probs(
         scores, jnp.asarray(frames), batch, blank, ChainSolver(check_impl(function, impl, scores), pose_ctc, 0, False),
-        softmax=bool(fused_log_softmax),
+        softmax=fused,
     )  # fmt: skip
     return _risk(
-        log_probs, jnp.asarray(present), batch.integers, costs, baseline=baseline, normalise=bool(normalise),
+        log_probs, jnp.asarray(present), batch.integers, costs, baseline=baseline, normalise=normalise,
         temperature=temperature, reduction=reduction,
     )  # fmt: skip
 
