@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 from contextlib import nullcontext
 
@@ -42,10 +43,12 @@ def uncompiled():
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def recorded(tmp_path_factory, uncompiled):
     folder = tmp_path_factory.mktemp("bench")
-    groups = [*TIMED, "accuracy"]
-    assert cli.main(["bench", *groups, "--quick", "--peers", "torch", "--threads", "1", "--out", str(folder)]) == 0
+    options = ["--quick", "--peers", "torch", "--threads", "1", "--out", str(folder)]
+    command = [sys.executable, "-m", "pathsum", "bench", *TIMED, "accuracy", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

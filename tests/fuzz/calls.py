@@ -41,7 +41,7 @@ OWN = (
     errors.NotDifferentiableError,
     errors.GradientConsumedError,
 )
-# Functions of no scores, and those that call what they are given.
+# Functions of no scores, and of several devices.
 LEFT_OUT = {"word_spans", "jax.sharded_ctc_loss"}
 CALLED = {"joint_fn", "predict", "join"}
 
