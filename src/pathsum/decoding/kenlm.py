@@ -98,7 +98,7 @@ class KenLM:
 
 def _package() -> Any:
     try:
-        import kenlm
+        import kenlm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise FrameworkMissingError("KenLM: needs the package kenlm (pip install kenlm)") from error
     return kenlm
