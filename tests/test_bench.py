@@ -42,14 +42,18 @@ def uncompiled():
         yield
 
 
+def measured(folder, *groups):
+    """The folder, with quick rows of some groups."""
+    options = ["--quick", "--peers", "torch", "--threads", "1", "--out", str(folder)]
+    command = [sys.executable, "-m", "pathsum", "bench", *groups, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, uncompiled):
-    folder = tmp_path_factory.mktemp("bench")
-    options = ["--quick", "--peers", "torch", "--threads", "1", "--out", str(folder)]
-    command = [sys.executable, "-m", "pathsum", "bench", *TIMED, "accuracy", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return measured(tmp_path_factory.mktemp("bench"), *TIMED, "accuracy")
 
 
 @pytest.mark.parametrize("framework, group", [*(("jax", group) for group in TIMED), ("tensorflow", "simple_ctc")])
@@ -105,11 +109,8 @@ def test_accuracy_rows_hold_errors(recorded):
 
 
 @pytest.fixture(scope="module")
-def recorded_steps(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench")
-    call = ["bench", "rnnt-librispeech", "--quick", "--peers", "torch", "--repeats", "1", "--threads", "1"]
-    assert cli.main([*call, "--out", str(folder)]) == 0
-    return folder
+def recorded_steps(tmp_path_factory, uncompiled):
+    return measured(tmp_path_factory.mktemp("bench"), "rnnt-librispeech", "--repeats", "1")
 
 
 def test_steps_of_a_joiner_have_times_and_peaks(recorded_steps):
