@@ -1,7 +1,10 @@
 """The benchmarks on tiny shapes: the gate, the rows, the plots, and peers in other processes."""
 
 import dataclasses
+import importlib
 import json
+import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -14,6 +17,7 @@ torch = pytest.importorskip("torch")
 for extra in ("matplotlib", "rich"):
     pytest.importorskip(extra)
 
+import pathsum.kernels.numba  # noqa: E402
 from pathsum import cli  # noqa: E402
 from pathsum.bench import cases, contenders, gate, librispeech, measure, peers, report  # noqa: E402
 from pathsum.bench import run as run_module  # noqa: E402
@@ -34,25 +38,32 @@ def ours():
     return [contender for contender in contenders.gather({}) if contender.name == "pathsum"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def uncompiled():
     """Processes started meanwhile run kernels as plain Python, which on tiny input is faster than to compile them."""
+    # What this process imported meanwhile would be plain Python in it for good, between kernels that are not.
+    for module in pkgutil.iter_modules(pathsum.kernels.numba.__path__):
+        importlib.import_module(f"pathsum.kernels.numba.{module.name}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NUMBA_DISABLE_JIT", "1")
         yield
 
 
 def measured(folder, *groups):
-    """The folder, with quick rows of some groups."""
+    """The folder, with quick rows of some groups, of kernels as plain Python.
+
+    In a process of its own: kernels that this one imports stay what they are.
+    """
     options = ["--quick", "--peers", "torch", "--threads", "1", "--out", str(folder)]
     command = [sys.executable, "-m", "pathsum", "bench", *groups, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory, uncompiled):
+def recorded(tmp_path_factory):
     return measured(tmp_path_factory.mktemp("bench"), *TIMED, "accuracy")
 
 
@@ -109,7 +120,7 @@ def test_accuracy_rows_hold_errors(recorded):
 
 
 @pytest.fixture(scope="module")
-def recorded_steps(tmp_path_factory, uncompiled):
+def recorded_steps(tmp_path_factory):
     return measured(tmp_path_factory.mktemp("bench"), "rnnt-librispeech", "--repeats", "1")
 
 
