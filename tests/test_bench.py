@@ -144,11 +144,17 @@ def test_steps_of_a_joiner_are_shown(recorded_steps, capsys):
     assert (recorded_steps / "rnnt-librispeech.png").exists()
 
 
-def test_what_takes_long_is_measured_on_request_to_failalone(monkeypatch, tmp_path):
+def test_what_takes_long_is_measured_on_request_alone(monkeypatch, tmp_path):
     measured = []
     monkeypatch.setattr(run_module, "_measure", lambda todo, *_: measured.extend(todo) or 0)
     assert cli.main(["bench", "--quick", "--peers", "torch", "--out", str(tmp_path)]) == 0
     assert measured == [group for group in GROUPS if group not in cases.ON_REQUEST]
+
+
+def test_help_names_every_group(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--help"])
+    assert set(GROUPS) <= set(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("group", [*TIMED, "accuracy"])

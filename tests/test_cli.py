@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import pathsum
-from pathsum import cli, errors
+from pathsum import cli, dispatch, errors, info
 
 # None in sys.modules makes an import fail as if the package were not there.
 BLOCKED = """
@@ -59,6 +59,18 @@ def test_info_tells_what_a_report_needs(tmp_path):
     assert re.search(rf"^  NUMBA_CACHE_DIR +{re.escape(str(tmp_path))}$", text, re.MULTILINE)
 
 
+def test_info_tells_what_runs_on_a_gpu(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a card")
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
+    of_gpu = info.report().partition("\n  cuda   ")[2].partition("\n  cuda   ")[2]
+    for loss, impl in (("ctc_loss", "triton"), ("rnnt_mwer_loss", "triton"), ("lattice_loss", "reference"),
+                       ("crf_ctc_loss", "reference")):  # fmt: skip
+        assert re.search(rf"^    {loss} +{impl}$", of_gpu, re.MULTILINE), loss
+
+
 def test_info_needs_the_base_install_only(tmp_path):
     absent = ("torch", "tensorflow", "jax", "rich", "matplotlib", "soundfile", "jiwer")
     done = run("info", blocked=absent, NUMBA_CACHE_DIR=str(tmp_path))
@@ -100,7 +112,10 @@ print(info.report())
     cached, all_kernels, variants = map(int, found.groups())
     assert 0 < cached < all_kernels
     assert variants >= cached
-    assert "partly warm: first calls compile arc_scores." in done.stdout
+    assert "partly warm: first calls compile what is not cached, once" in done.stdout
+    modules = re.findall(r"^    (\w+) +(\d+) of (\d+)$", done.stdout, re.MULTILINE)
+    assert ("edit_distance", "1", "1") in modules
+    assert [sum(int(counts[k]) for counts in modules) for k in (1, 2)] == [cached, all_kernels]
 
 
 def test_info_says_that_kernels_run_uncompiled():

@@ -1,6 +1,7 @@
-"""The pictures of docs/plots.md and docs/tutorial.md, drawn by their own blocks: ``python docs/tools/pictures.py``.
+"""The pictures of docs/plots.md and docs/tutorial.md, drawn by their own blocks, and the graphs of docs/losses.
 
-Paper and ink are those of any page, light or dark: nothing behind the axes, and grey for what is written.
+``python docs/tools/pictures.py`` draws them all. Paper and ink are those of any page, light or dark: nothing behind the
+axes, and grey for what is written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot
+
+from pathsum.graphs import Graph, linear, over_ctc
 
 DOCS = Path(__file__).resolve().parent.parent
 GREY = "#7d8794"
@@ -36,8 +39,16 @@ def draw(page: str) -> None:
         pyplot.close("all")
 
 
+GRAPHS = {
+    "graphs": over_ctc(linear([1, 2]), 3),
+    "ambiguous": Graph([0, 1, 1, 1, 1, 2, 2], [1, 1, 1, 2, 2, 2, 2], [1, 1, 2, 1, 2, 1, 2]),
+}
+
+
 if __name__ == "__main__":
     with pyplot.rc_context(STYLE), tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # the tutorial writes files
+        for name, graph in GRAPHS.items():
+            (DOCS / "losses" / f"{name}.svg").write_text(graph.draw(names="∅ab") + "\n")
         draw("plots")
         draw("tutorial")

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pkgutil
 import platform
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ _OTHERS = (
     "soundfile",
     "jiwer",
 )
+# Losses that are summed by the kernels of graphs, which not every implementation has.
+_OF_GRAPHS = ("lattice_loss", "lfmmi_loss", "crf_ctc_loss")
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
 _VECTOR_FEATURES = (
     "sse4.2",
@@ -145,9 +148,13 @@ def _implementations(torch: Any) -> str:
         lines.append(("pathsum.torch", f"cannot be imported: {type(error).__name__}: {error}"))
     for device in devices:
         lines.append((device, dispatch.explain(device).partition(": ")[2]))
-        lines += [(f"  {loss}", dispatch.select(loss, device, "auto")) for loss in losses]
+        lines += [(f"  {loss}", _selected(loss, device)) for loss in losses]
     lines += _jax_implementation() + _tensorflow_implementation()
     return _section("devices and implementations (impl='auto')", lines)
+
+
+def _selected(loss: str, device: str) -> str:
+    return dispatch.select(loss, device, "auto", "sparse" if loss in _OF_GRAPHS else "chain")
 
 
 def _jax_implementation() -> list[tuple[str, str]]:
@@ -190,14 +197,14 @@ def _kernel_cache() -> str:
         return _section(title, [("unusable", "no folder can be written to; kernels compile in every process")])
     lines = [("folder", f"{folder} ({_writable(folder)})") for folder in folders]
     variants = {name: _num_variants(kernel) for name, kernel in kernels}
-    cold = [name for name, count in variants.items() if not count]
-    lines.append(
-        ("kernels", f"{len(variants) - len(cold)} of {len(variants)} cached, {sum(variants.values())} variants")
-    )
-    if not cold:
+    cached = Counter(name.partition(".")[0] for name, count in variants.items() if count)
+    all_kernels = Counter(name.partition(".")[0] for name in variants)
+    lines.append(("kernels", f"{cached.total()} of {len(variants)} cached, {sum(variants.values())} variants"))
+    if cached == all_kernels:
         lines.append(("state", "warm: first calls read compiled kernels, unless they need a variant not cached yet"))
-    elif len(cold) < len(variants):
-        lines.append(("state", f"partly warm: first calls compile {', '.join(cold)}, once"))
+    elif cached:
+        lines.append(("state", "partly warm: first calls compile what is not cached, once"))
+        lines += [(f"  {name}", f"{cached[name]} of {count}") for name, count in sorted(all_kernels.items())]
     else:
         lines.append(("state", "cold: first calls compile, up to 15 s for each loss, once"))
     return _section(title, lines)

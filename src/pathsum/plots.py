@@ -364,7 +364,7 @@ def graph(graph: Graph, arcs: Any = None, *, names: Names = None, ax: Axes | Non
         ax.add_patch(FancyArrowPatch(path=bow, arrowstyle="-|>", mutation_scale=9, color=colour, linewidth=width))
         text = ", ".join(arc_text(graph, arc, names) for arc in between)
         text += "" if share is None else f"  {often:.2g}"
-        ax.text(*bent.middle, text, ha="center", va="bottom", fontsize="small", color=colour)
+        ax.text(*bent.beside(text), text, ha="center", va="center", fontsize="small", color=colour)
     for state, (x, y) in enumerate(where):
         for radius in (RADIUS, RADIUS - 3) if graph.final[state] > -np.inf else (RADIUS,):
             ax.add_patch(Circle((x, y), radius, facecolor="none", edgecolor=INK, linewidth=1.2))

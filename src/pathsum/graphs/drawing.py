@@ -14,14 +14,15 @@ from pathsum.graphs.graph import EPSILON, Graph
 Names = Mapping[int, str] | Sequence[str] | None
 
 _WIDTH, _HEIGHT, RADIUS, _MARGIN = 120, 90, 16, 50
+_HALF_LETTER = 3.3, 6.0  # of its width and height
+# Colours that are read on light and on dark paper; nothing is filled.
 _STYLE = (
-    "circle{fill:white;stroke:#334;stroke-width:1.5}path{fill:none;stroke:#667;stroke-width:1.2;marker-end:url(#tip)}"
-    "text{font:12px sans-serif;text-anchor:middle;fill:#223}.arc{fill:#06508a;paint-order:stroke;stroke:white;"
-    "stroke-width:4px}"
+    "circle{fill:none;stroke:#8a94a0;stroke-width:1.5}path{fill:none;stroke:#8a94a0;stroke-width:1.2;"
+    "marker-end:url(#tip)}text{font:12px sans-serif;text-anchor:middle;fill:#7d8794}.arc{fill:#3b82b6}"
 )
 _TIP = (
     '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-    '<polygon points="0,1 8,4 0,7" fill="#667"/></marker>'
+    '<polygon points="0,1 8,4 0,7" fill="#8a94a0"/></marker>'
 )
 
 
@@ -31,10 +32,16 @@ class Place(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """An arc as it is drawn: the ends of a Bezier curve and what lies between, and the place of the text."""
+    """An arc as it is drawn: the ends of a Bezier curve and what lies between, its middle, and the side of its text."""
 
     points: list[Place]
     middle: Place
+    side: Place
+
+    def beside(self, text: str) -> Place:
+        """The centre of a text that does not touch the curve."""
+        away = 4 + abs(self.side.x) * _HALF_LETTER[0] * len(text) + abs(self.side.y) * _HALF_LETTER[1]
+        return Place(self.middle.x + self.side.x * away, self.middle.y + self.side.y * away)
 
 
 def draw(graph: Graph, format: str, names: Names) -> str:
@@ -90,11 +97,13 @@ def _svg(graph: Graph, lines: dict[tuple[int, int], list[str]]) -> str:
     ]
     labels = []
     for (a, b), texts in lines.items():
-        (begin, *between), middle = curve(where[a], where[b])
+        bent, text = curve(where[a], where[b]), ", ".join(texts)
+        begin, *between = bent.points
         kind = "C" if len(between) == 3 else "Q"
         bow = f"M{begin.x:.1f},{begin.y:.1f} {kind}" + " ".join(f"{x:.1f},{y:.1f}" for x, y in between)
         drawn.append(f'<path d="{bow}"/>')
-        labels.append(f'<text class="arc" x="{middle.x:.1f}" y="{middle.y:.1f}">{escape(", ".join(texts))}</text>')
+        place = bent.beside(text)
+        labels.append(f'<text class="arc" x="{place.x:.1f}" y="{place.y + 4:.1f}">{escape(text)}</text>')
     for state, (x, y) in enumerate(where):
         if graph.start[state] > -np.inf:
             drawn.append(f'<path d="M{x - RADIUS - 22:g},{y:g} L{x - RADIUS:g},{y:g}"/>')
@@ -129,7 +138,7 @@ def curve(a: Place, b: Place) -> Curve:
     if a == b:
         left, right, top = a.x - 10, a.x + 10, a.y - RADIUS + 3
         loop = [Place(left, top), Place(left - 16, top - 38), Place(right + 16, top - 38), Place(right, top)]
-        return Curve(loop, Place(a.x, top - 32))
+        return Curve(loop, Place(a.x, top - 28.5), Place(0.0, -1.0))
     dx, dy = b.x - a.x, b.y - a.y
     length = float(np.hypot(dx, dy))
     ux, uy = dx / length, dy / length
@@ -138,4 +147,4 @@ def curve(a: Place, b: Place) -> Curve:
     begin = Place(a.x + ux * RADIUS, a.y + uy * RADIUS)
     end = Place(b.x - ux * (RADIUS + 1), b.y - uy * (RADIUS + 1))
     control = Place(middle.x + uy * bend, middle.y - ux * bend)
-    return Curve([begin, control, end], Place(middle.x + uy * 4, middle.y - ux * 4 + 4))
+    return Curve([begin, control, end], middle, Place(uy, -ux))
