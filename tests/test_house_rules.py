@@ -1,6 +1,7 @@
 """The rules of the house, read from the sources: who imports whom, what is compiled how, what importing costs."""
 
 import ast
+import pkgutil
 import re
 import subprocess
 import sys
@@ -162,6 +163,28 @@ def test_every_module_has_a_layer_of_its_own_choosing():
     for path in ROOT.iterdir():
         if path.suffix == ".py" or (path / "__init__.py").exists():
             assert module_of(path) in LAYERS, path
+
+
+def test_the_pages_on_the_code_name_what_there_is():
+    tree = ROOT.parent.parent
+    design, habits = (path.read_text() for path in (tree / "docs" / "design.md", tree / "CONTRIBUTING.md"))
+    layout = re.search(r"^src/pathsum/\n(.*?)^tests/", design, re.DOTALL | re.MULTILINE)[1]
+    folder = ROOT
+    for line in layout.splitlines():
+        if entry := re.match(r"  (\S+)", line):
+            folder = ROOT / entry[1]
+        for name in re.findall(r"\w[\w/]*(?:\.py|/(?= |$))", line):
+            assert (ROOT / name).exists() or list(folder.rglob(name.rstrip("/"))), name
+    for path in ROOT.iterdir():
+        if not path.stem.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists()):
+            assert re.search(rf"(?<![\w/]){path.name}\b", layout), path
+    places = {"dispatch": "pathsum.dispatch", "protocol": "pathsum.kernels.protocol"}
+    prose = re.sub(r"^```.*?^```", "", design + habits, flags=re.DOTALL | re.MULTILINE)
+    for name in {word for quoted in re.findall(r"`([^`]+)`", prose) for word in quoted.split()} - {"dist/"}:
+        if re.fullmatch(r"(?:pathsum|dispatch|protocol)\.[\w.]+", name):
+            pkgutil.resolve_name(re.sub("^(dispatch|protocol)", lambda found: places[found[1]], name))
+        elif re.fullmatch(r"[\w.]*\w/[\w./]*|\w+\.(?:py|md|cff)", name):
+            assert any((place / name).exists() for place in (tree, ROOT, *ROOT.glob("torch/**/"))), name
 
 
 def in_fresh_process(code):
