@@ -1,6 +1,7 @@
 """``pathsum.compat.install``: peers changed in place, peers that are not there stood in for, and all of it undone."""
 
 import importlib
+import importlib.util
 import re
 import sys
 import types
@@ -87,6 +88,26 @@ def test_stand_ins_lie_in_packages_and_have_the_helpers(monkeypatch):
         assert isinstance(numba_utils, types.ModuleType)
         assert numba_utils.is_numba_cuda_fp16_supported() == torch.cuda.is_available()
     assert not [name for name in sys.modules if name.partition(".")[0] == "nemo"]
+
+
+@pytest.mark.parametrize("peer", compat.PEERS)
+def test_those_who_ask_importlib_find_what_stands_in(monkeypatch, peer):
+    drop_in = importlib.import_module(f"pathsum.compat.{peer}")
+    # What drop-ins themselves are made of is there.
+    wanted = {
+        place for place in drop_in.PLACES if place.partition(".")[0] not in ("keras", "optax", "tensorflow", "torch")
+    }
+    absent = {place.partition(".")[0] for place in wanted}
+    for name in [name for name in sys.modules if name.partition(".")[0] in absent]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(compat, "_module", lambda name: None)
+    with install(peer) as installation:
+        assert wanted <= set(installation.stand_ins)
+        for name in installation.stand_ins:
+            spec = importlib.util.find_spec(name)
+            assert spec is not None
+            assert (spec.name, importlib.import_module(name).__package__) == (name, name)
+            assert importlib.util.find_spec(f"{name}.another") is None
 
 
 # NeMo in small: classes that name themselves in super(), and models that import the loss by name as soon as any part of

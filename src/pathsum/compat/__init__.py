@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from types import ModuleType
 from typing import Any
 
@@ -87,8 +89,9 @@ class Installation:
         """The module of a name, made with the packages above it where there is none."""
         if name in sys.modules:
             return sys.modules[name]
-        module = ModuleType(name, "Made by pathsum.compat.install.")
-        module.__path__ = []  # a package: stand-ins may lie in it
+        # A package: stand-ins may lie in it. By its spec those who ask importlib whether a library is there find it.
+        module = module_from_spec(ModuleSpec(name, None, is_package=True))
+        module.__doc__ = "Made by pathsum.compat.install."
         # Python names the file of a module from which it cannot import a name.
         module.__file__ = f"<pathsum.compat stands in for {name}, which is not installed>"
         module.__getattr__ = _missing_from(module)  # pyright: ignore[reportAttributeAccessIssue]
