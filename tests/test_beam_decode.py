@@ -302,6 +302,22 @@ def test_a_wider_beam_is_never_worse(case, lm):
 
 
 @pytest.mark.parametrize("separator", [None, 1])
+def test_a_wider_beam_holds_a_narrower_one_where_classes_are_left_out(separator):
+    rng = np.random.default_rng(2)
+    scores = np.log(rng.dirichlet(np.full(5, 0.5), (100, 12)))
+    scores[50:, :, 2:][rng.random((50, 12, 3)) < 0.3] = -np.inf
+    for least in (-np.inf, -1.0):
+        narrow = [set() for _ in scores]
+        for size in (1, 2, 3, 4, 6, 8):
+            options = {"beam_size": size, "n_best": size, "separator": separator, "token_min": least}
+            found = ctc_beam_decode(scores, **options)
+            for n in range(len(scores)):
+                wide = set(texts_of(found, n))
+                assert narrow[n] <= wide, (n, least, size)
+                narrow[n] = wide
+
+
+@pytest.mark.parametrize("separator", [None, 1])
 def test_a_threshold_that_nothing_is_behind_prunes_nothing(separator):
     # A repeated label lives on mass that does not rank its slot, and must not be dropped for that.
     log_probs = np.log(np.random.default_rng(8).dirichlet(np.ones(4), 6))

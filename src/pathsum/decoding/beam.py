@@ -185,8 +185,9 @@ def ctc_beam_decode(
         read as the same words are added up. Without they are labellings. Where the last word of a lexicon is not
         spelled out by the last frame, the words before it are a hypothesis.
 
-        A wider beam holds all that a narrower one holds, so that its best exact score is never worse. With a beam that
-        holds everything the list is that of all texts in order. A NaN among the scores makes those of its sample NaN.
+        A wider beam holds all that a narrower one holds, so that its best exact score is never worse; but with a
+        ``beam_threshold``, which a wider beam applies to more mass, it may be. With a beam that holds everything the
+        list is that of all texts in order. A NaN among the scores makes those of its sample NaN.
 
         Cost: O(T * beam_size * log beam_size) and what a lexicon or ``labels`` branch to. Deterministic for any number
         of threads.

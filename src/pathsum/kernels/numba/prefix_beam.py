@@ -393,7 +393,8 @@ def advance(frames, rules, search):
                 continue
             kept[i, 0] = totals[i, 0] + still
             kept[i, 1] = _staying(collapses, transitions, separator, masses[i, 0], masses[i, 1], tokens[node], row)
-            if node > 0 and slot_of[parents[node]] >= 0:
+            # What is in the beam grows under the rules of what is not, or the width would decide what may grow.
+            if node > 0 and slot_of[parents[node]] >= 0 and row[tokens[node]] >= token_min:
                 j, c = slot_of[parents[node]], tokens[node]
                 source = _leaving(collapses, transitions, masses, totals, j, 0, tokens[parents[node]], c)
                 kept[i, 1] = log_add(kept[i, 1], source + row[c])
