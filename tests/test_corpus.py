@@ -304,6 +304,42 @@ def test_options_that_do_not_go_together_are_one_line(arguments, complaint, caps
     assert complaint in line
 
 
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["align", "--blank", "9"], "forced_align: blank must lie in [-4, 4); got 9"),
+        (["decode", "--blank", "-5"], "ctc_beam_decode: blank must lie in [-4, 4); got -5"),
+        (["decode", "--hotwords", "zz=3"], "ctc_beam_decode: hotwords must have words that the labels can spell"),
+        (["decode", "--lexicon", "lexicon"], "lexicon must have tokens in [0, 4) other than the blank; got 0 in 'ab'"),
+        (["decode", "--beam-threshold", "-2"], "beam_threshold must be finite and at least 0; got -2.0"),
+    ],
+)
+def test_options_that_no_utterance_can_be_done_with_are_one_line_and_nothing_is_written(
+    arguments, complaint, corpus, tmp_path, capsys
+):
+    (tmp_path / "lexicon").write_text("ab - b\n")
+    arguments = [str(tmp_path / each) if each == "lexicon" else each for each in arguments]
+    command, *options = arguments
+    wrong = [command, str(corpus / "all.jsonl"), *OPTIONS, *options, "--processes", "1", "--out", str(tmp_path / "out")]
+    assert cli.main(wrong) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert complaint in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_are_as_many_as_cores_here_and_any_number_on_a_cluster(corpus, tmp_path, monkeypatch, capsys):
+    many = str((os.cpu_count() or 1) + 1)
+    command = ["align", str(corpus / "all.jsonl"), *OPTIONS, "--processes", many, "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert f"argument --processes: must be at most {os.cpu_count()}; got {many}" in capsys.readouterr().err
+    monkeypatch.setattr("pathsum.bench.peers.installed", lambda module: module != "ray")
+    assert cli.main([*command, "--engine", "ray"]) == 2
+    assert "ray not installed; install the extra: pip install 'pathsum[ray]'" in capsys.readouterr().err
+
+
 def test_names_that_no_encoding_has_come_back_as_they_are(corpus, tmp_path):
     (corpus / "\udcff \u2028é.npy").write_bytes((corpus / "scores" / "0.npy").read_bytes())
     job = align.AlignJob(load_reading(None, "- ab", None, 0, 0.5, False), {})

@@ -18,12 +18,13 @@ from pathsum.printable import printable
 
 _COMMANDS = ("info", "align", "decode", "bench", "demo")
 
-# What each command's extra installs, so that what is missing is said in one line before anything starts.
+# What each extra installs, so that what is missing is said in one line before anything starts.
 _EXTRAS = {
     "align": ("torch", "rich", "matplotlib"),
     "decode": ("torch", "rich"),
     "bench": ("torch", "rich", "matplotlib"),
     "demo": ("torch", "rich", "matplotlib", "soundfile", "jiwer"),
+    "ray": ("ray", "pyarrow"),
 }
 
 
@@ -82,13 +83,13 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _check_installed(command: str) -> None:
+def _check_installed(extra: str) -> None:
     from pathsum.bench.peers import installed
 
-    missing = [module for module in _EXTRAS.get(command, ()) if not installed(module)]
+    missing = [module for module in _EXTRAS.get(extra, ()) if not installed(module)]
     if missing:
         raise CommandError(
-            f"{', '.join(missing)} not installed; install the extra: pip install 'pathsum[{command}]'",
+            f"{', '.join(missing)} not installed; install the extra: pip install 'pathsum[{extra}]'",
         )
 
 
@@ -251,7 +252,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 def _add_corpus(parser: argparse.ArgumentParser) -> None:
     corpus = parser.add_argument_group("of a corpus", "results go to --out, a line an utterance; a new run goes on")
-    corpus.add_argument("--processes", type=_threads, metavar="N", help="how many work at it (all cores)")
+    corpus.add_argument("--processes", type=_positive(int), metavar="N", help="how many work at it (all cores)")
     corpus.add_argument("--engine", choices=["local", "ray"], help="where: on this machine (local) or a Ray cluster")
     corpus.add_argument("--retry", action="store_true", help="do again what has failed before")
 
@@ -338,6 +339,11 @@ def _checked_corpus(options: argparse.Namespace) -> bool:
     corpus = is_corpus(options.scores)
     if corpus and options.out is None:
         options.parser.error("argument --out: is needed for a corpus")
+    if options.processes is not None and options.engine != "ray":  # whose cluster has cores of its own
+        try:
+            _threads(str(options.processes))
+        except argparse.ArgumentTypeError as error:
+            options.parser.error(f"argument --processes: {error}")
     for name in ("text", "text_file", "formats") if corpus else ("processes", "engine", "retry"):
         if getattr(options, name, None):
             name = name if name == "text" else "--" + name.replace("_", "-")
@@ -351,6 +357,8 @@ def _run_corpus(job: Any, options: argparse.Namespace) -> int:
     from pathsum.utterances.corpus.run import run
 
     engine = options.engine or "local"
+    if engine == "ray":
+        _check_installed("ray")
     return run(job, options.scores, options.out, processes=options.processes, engine=engine, retry=options.retry)
 
 

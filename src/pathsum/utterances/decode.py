@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console as RichConsole
 from torch import Tensor
 
@@ -237,9 +236,10 @@ class DecodeJob(NamedTuple):
     name: str = "decode"
     done: str = "decoded"
 
-    def warm_up(self) -> None:
-        log_probs = torch.tensor([[[0.1, 0.9]]]).log()
-        forced_align(log_probs, ctc_beam_decode(log_probs).tokens[:, 0])
+    def try_out(self) -> None:
+        lexicon = self.search.lexicon
+        spelled = [] if lexicon is None else [c for own in lexicon.spellings for spelling in own for c in spelling]
+        decode(["nothing"], *self.reading.nothing(1 + max(spelled, default=0)), self.reading, self.search)
 
     def __call__(self, entry: Entry) -> dict[str, Any]:
         (decoded,) = decode([entry.id], *entry.load_scores(), self.reading, self.search)

@@ -145,6 +145,12 @@ class Reading(NamedTuple):
         """The blank's class; one that is out of range is returned as it is, for the function that checks it."""
         return self.blank % num_classes if -num_classes <= self.blank < num_classes else self.blank
 
+    def nothing(self, num_classes: int = 1) -> tuple[Tensor, Tensor]:
+        """Scores (1, 1, C) that tell no class from another, and their length; C as few as there may be."""
+        fewest = max(num_classes, self.blank + 1, -self.blank)
+        num_classes = fewest if self.vocabulary is None else len(self.vocabulary.tokens)
+        return torch.zeros(1, 1, num_classes), torch.ones(1, dtype=torch.int64)
+
     def tokens(self, num_classes: int) -> list[str]:
         """What each class is called."""
         if self.vocabulary is None:

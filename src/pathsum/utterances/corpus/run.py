@@ -57,11 +57,13 @@ def run(
 
     Raises:
         UtteranceError: (a ValueError) a manifest or results that cannot be read.
+        InvalidValueError: (a ValueError) an option that no utterance could be done with.
     """
     console = console or Console()
     path, folder = Path(source), Path(out)
     results = folder / f"{job.name}.jsonl"
     count = manifest.check(path)
+    job.try_out()
     folder.mkdir(parents=True, exist_ok=True)
     with claimed(folder / f"{job.name}.settings.json", {"corpus": os.path.abspath(source)} | job.options):
         if retry and results.exists():

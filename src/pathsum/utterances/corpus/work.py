@@ -46,8 +46,8 @@ class Job(Protocol):
         """What all runs that write to one file have to agree in."""
         ...
 
-    def warm_up(self) -> None:
-        """Have kernels compiled, for the processes to come."""
+    def try_out(self) -> None:
+        """Raise where no utterance could be done, and have kernels compiled, for the processes to come."""
         ...
 
     def __call__(self, entry: Entry) -> dict[str, Any]:
@@ -77,7 +77,6 @@ def failure(entry: Entry, reason: str) -> bytes:
 def working(job: Job, entries: Iterator[Entry], processes: int) -> Iterator[Iterator[bytes]]:
     """The line of each utterance as it is done, by so many processes; one does the work here."""
     if processes > 1:
-        job.warm_up()
         pool = _Pool(job, entries, processes)
         try:
             pool.start()
