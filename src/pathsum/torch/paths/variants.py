@@ -123,8 +123,8 @@ def multi_blank_rnnt_paths(
         >>> import torch
         >>> from pathsum.torch.paths import multi_blank_rnnt_paths
         >>> paths = multi_blank_rnnt_paths(torch.zeros(1, 2, 1, 4), [[]], [2], [0], [2], [-2])
-        >>> [round(share, 2) for share in paths.arc_posteriors()[0, :, 0, 0].tolist()]  # blank, big blank, label
-        [0.2, 0.8, 0.0]
+        >>> [round(share, 2) for share in paths.arc_posteriors()[0, :2, 0, 0].tolist()]  # blank, big blank
+        [0.2, 0.8]
     """
     logits, integers, batched = head_of(function, logits, (targets, logit_lengths, target_lengths))
     durations = _checks.check_durations(function, "big_blank_durations", big_blank_durations, minimum=1, distinct=False)
