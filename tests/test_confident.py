@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pathsum.testing import assert_close
-from pathsum.torch import ctc_entropy, ctc_loss, rnnt_loss, simple_ctc_loss, tdt_loss
+from pathsum.torch import asg_loss, ctc_entropy, ctc_loss, rnnt_loss, simple_ctc_loss, tdt_loss
 
 LONG = 20_000
 
@@ -54,6 +54,20 @@ def test_log_probabilities_near_zero_keep_their_digits():
             relative=1.2e-7,
             absolute=1e-7,
         )
+
+
+# Without transitions the matrix is exact in any dtype; with them its entries are rounded.
+@pytest.mark.parametrize(
+    "num_classes, margin, undecided, deviation",
+    [(4, 25.0, 0.0, 0.0), (4, 17.0, 0.0, 1.0), (30, 14.0, 0.0, 1.0), (30, 20.0, 0.7, 0.3), (100, 20.0, 0.0, 1.0)],
+)
+def test_asg_of_long_confident_audio(num_classes, margin, undecided, deviation):
+    logits, targets = confident(LONG, num_classes, 200, margin, undecided=undecided)
+    transitions = np.random.default_rng(1).normal(0, deviation, (num_classes, num_classes))
+    transitions = torch.tensor(transitions, dtype=torch.float32)
+    options = {"reduction": "none", "impl": "numba"}
+    found = asg_loss(logits, targets, transitions, **options)
+    assert_as_exact(found, asg_loss(logits.double(), targets, transitions.double(), **options))
 
 
 @pytest.mark.parametrize("margin", [25.0, 12.0])

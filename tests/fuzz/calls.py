@@ -397,6 +397,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--front", choices=["torch", "jax", "tensorflow"], default="torch")
     parser.add_argument("--only", default="", help="functions whose name contains this")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="a call that takes longer hangs")
     options = parser.parse_args()
     todo: list[Call] = []
     for call in calls(options.seed, options.front):
@@ -405,7 +406,7 @@ def main() -> int:
         if options.only in call.function:
             todo.append(call)
     kinds: Counter[str] = Counter()
-    for call, outcome in fuzz(todo):
+    for call, outcome in fuzz(todo, options.seconds):
         kinds[outcome.partition(" ")[0]] += 1
         print(f"{call}: {outcome}", flush=True)
     print(f"{len(todo)} calls, seed {options.seed}: {dict(kinds) or 'all end well'}")

@@ -42,13 +42,15 @@ MASS_BITS = {np.float32: 120, np.float64: 1000}
 
 
 class Matrix(NamedTuple):
-    """exp(transition - shift of its destination), padded with zeros; by source it is transposed.
+    """exp(transition - shift of its destination), padded with zeros; exact and by source it is transposed.
 
     The scores get the shifts in every frame but the first. Most arcs stay in their state, and one rounding repeated
-    in every frame would add up. So staying is kept apart from the sum over the other states, the diagonals being zero,
-    and the shifts make it exactly 1 where they can.
+    in every frame would add up. So staying is kept apart from the sum over the other states, the diagonals of
+    ``by_source`` and ``by_destination`` being zero, and the shifts make it exactly 1 where they can. ``exact`` is all
+    of it, in float64.
     """
 
+    exact: np.ndarray
     by_source: np.ndarray
     by_destination: np.ndarray
     stays: np.ndarray
@@ -75,10 +77,12 @@ def exponential(transitions: np.ndarray, work: type) -> Matrix:
     size = -(-num_classes // LANES) * LANES
     shifted, shifts = np.empty((num_classes, num_classes)), np.empty(num_classes)
     told = _shift_transitions(transitions, SPREAD_BITS[work] * LN_2, shifted, shifts)
+    exact = np.zeros((size, size))
+    exact[:num_classes, :num_classes] = np.exp(shifted).T
     by_source, by_destination = np.zeros((2, size, size), work)
     stays = np.zeros(size, work)
-    _place_both_ways(np.exp(shifted), by_source, by_destination, stays)
-    return Matrix(by_source, by_destination, stays, shifts, *told)
+    _place_both_ways(exact, by_source, by_destination, stays)
+    return Matrix(exact, by_source, by_destination, stays, shifts, *told)
 
 
 def exponentiate(scores: Strided, num_classes: int, offsets: np.ndarray, shifts: np.ndarray, num_threads: int) -> Rows:
@@ -126,7 +130,7 @@ def solve(
             )
         else:
             _alpha(
-                matrix.by_source, matrix.stays, rows.weights, group, offsets, num_classes, *limits, need_gradient,
+                matrix.exact, matrix.by_source, rows.weights, group, offsets, num_classes, *limits, need_gradient,
                 alpha, exponents, last_sums, lost[0],
             )  # fmt: skip
 
@@ -213,11 +217,11 @@ def _spread_below(transitions, shifts, limit):
 @kernel
 def _place_both_ways(weights, by_source, by_destination, stays):
     """A matrix by its columns and by its rows, its diagonal apart."""
-    for j in range(weights.shape[0]):
-        stays[j] = weights[j, j]
-        for i in range(weights.shape[1]):
+    for i in range(weights.shape[0]):
+        stays[i] = weights[i, i]
+        for j in range(weights.shape[1]):
             if i != j:
-                by_destination[j, i] = by_source[i, j] = weights[j, i]
+                by_destination[j, i] = by_source[i, j] = weights[i, j]
 
 
 @exact_kernel
@@ -335,13 +339,13 @@ def send(matrix, stays, states, out):
 
 @njit(**COMPILE)
 def _weigh(arriving, weights, cut, watch, state):
-    """state = arriving * weights, scaled to a greatest entry in [1, 2); the scale's exponent, and whether an entry
-    that is possible has come too close to the end of the range.
+    """state = arriving * weights, scaled to a greatest entry in [1, 2); the scale's exponent, that entry, and whether
+    one that is possible has come too close to the end of the range.
     """
     number = arriving.dtype.type
     arriving, weights, state = borrow(arriving), borrow(weights), borrow(state)
     arriving_bits, weight_bits, state_bits = bits(arriving), bits(weights), bits(state)
-    none, unbounded = state_bits.dtype.type(0), bits(number(np.inf))
+    none, no_weight, unbounded = state_bits.dtype.type(0), weight_bits.dtype.type(0), bits(number(np.inf))
     for c in range(state.size):
         state[c] = arriving[c] * weights[c]
     # The bits of a non-negative float are in its order, and integers compare a vector at a time.
@@ -349,46 +353,86 @@ def _weigh(arriving, weights, cut, watch, state):
     for c in range(state.size):
         mass = state_bits[c]
         largest_bits = mass if mass > largest_bits else largest_bits
-        possible = mass if (arriving_bits[c] > none) & (weight_bits[c] > none) else unbounded
+        possible = mass if (arriving_bits[c] > none) & (weight_bits[c] > no_weight) else unbounded
         least_bits = possible if possible < least_bits else least_bits
     largest, least = from_bits(largest_bits), from_bits(least_bits)
     _, exponent = normalise(largest, 0)
     if largest_bits > none:
         scale = shift(number(1), -exponent)
+        greatest_mass = largest * scale
         for c in range(state.size):
             mass = state[c] * scale
             state[c] = mass if mass > cut else number(0)
     else:
-        exponent = 0
-    return exponent, least < watch * largest or largest < watch
+        exponent, greatest_mass = 0, largest
+    return exponent, greatest_mass, least < watch * largest or largest < watch
+
+
+@njit(**COMPILE)
+def _place_of(mass, state):
+    """The first place of a mass, else the last place."""
+    last = state.size - 1
+    place = last
+    for c in range(state.size):
+        own = c if state[c] == mass else last
+        place = own if own < place else place
+    return place
+
+
+@njit(**COMPILE)
+def _add_exactly(exact, stays, state, greatest, arrived, arriving):
+    """What has arrived from the other states, and what stays and what the greatest state sends, both in float64."""
+    mass, row = state[greatest], exact[greatest]
+    of_greatest = arrived[greatest] + stays[greatest] * mass
+    for c in range(arriving.size):
+        arriving[c] = arrived[c] + stays[c] * state[c] + row[c] * mass
+    # Of its row this is the diagonal, which is what stays.
+    arriving[greatest] = of_greatest
 
 
 @kernel
 def _alpha(
-    matrix, stays, weights, group, offsets, num_classes, cut, watch, keep, alpha, exponents, last_sums, lost
+    exact, matrix, weights, group, offsets, num_classes, cut, watch, keep, alpha, exponents, last_sums, lost
 ):  # fmt: skip
-    """The mass that arrives in each state of each frame, for the samples of a group, the longest first."""
-    matrix, stays, weights, alpha = borrow(matrix), borrow(stays), borrow(weights), borrow(alpha)
-    states = np.zeros((GROUP, weights.shape[1]), weights.dtype)
-    arriving = np.zeros((GROUP, weights.shape[1]), weights.dtype)
+    """The mass that arrives in each state of each frame, for the samples of a group, the longest first.
+
+    A loss of a model that is sure is the little by which the sum over all paths exceeds that over the target's, so that
+    nearly all the mass is in one state and stays there. That is summed in float64, and the rest in the work dtype.
+    """
+    exact, matrix, weights, alpha = borrow(exact), borrow(matrix), borrow(weights), borrow(alpha)
+    size = weights.shape[1]
+    stays = np.empty(size)
+    for c in range(size):
+        stays[c] = exact[c, c]
+    states, arriving = np.zeros((GROUP, size)), np.zeros((GROUP, size))
+    others, arrived = np.zeros((GROUP, size), weights.dtype), np.zeros((GROUP, size), weights.dtype)
+    greatest_places = np.zeros(GROUP, np.int64)
     for slot in range(GROUP):
         for c in range(num_classes):
             arriving[slot, c] = 1
     for t in range(offsets[group[0] + 1] - offsets[group[0]]):
         if t > 0:
-            send(matrix, stays, borrow(states), borrow(arriving))
+            multiply(matrix, borrow(others), borrow(arrived))
         for slot in range(group.size):
             n = group[slot]
             frame = offsets[n] + t
             if frame < offsets[n + 1]:
-                exponent, near_end = _weigh(arriving[slot], weights[frame], cut, watch, states[slot])
+                state, rounded = borrow(states)[slot], borrow(others)[slot]
+                into, place = borrow(arriving)[slot], greatest_places[slot]
+                if t > 0:
+                    _add_exactly(exact, stays, state, place, borrow(arrived)[slot], into)
+                exponent, mass, near_end = _weigh(into, weights[frame], cut, watch, state)
                 exponents[frame] = exponent
                 lost[n] |= near_end
+                for c in range(size):
+                    rounded[c] = state[c]
                 if keep:
-                    copy_row(states[slot], alpha[frame])
+                    copy_row(rounded, alpha[frame])
+                place = _place_of(mass, state)
+                greatest_places[slot], rounded[place] = place, 0
                 if frame == offsets[n + 1] - 1:
                     for c in range(num_classes):
-                        last_sums[n] += states[slot, c]
+                        last_sums[n] += state[c]
 
 
 @kernel
@@ -406,7 +450,7 @@ def _beta(matrix, stays, weights, group, offsets, num_classes, cut, watch, beta,
                     for c in range(num_classes):
                         leaving[slot, c] = 1
                 copy_row(leaving[slot], beta[frame])
-                _, near_end = _weigh(leaving[slot], weights[frame], cut, watch, states[slot])
+                _, _, near_end = _weigh(leaving[slot], weights[frame], cut, watch, states[slot])
                 lost[n] |= near_end
         if t > 0:
             send(matrix, stays, borrow(states), borrow(leaving))
