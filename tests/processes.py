@@ -119,10 +119,10 @@ def ctc(group, rank, size):
         assert found.shape == ()
         expected = alone.ctc_loss(whole.detach()[0], [1, 2], 7, 2, reduction="none", fused_log_softmax=True)
         assert_close(found, expected, absolute=1e-12)
-    # Padding is not read, on any process; impossible classes and undefined scores are as alone.
+    # Padding is not read, on any process; impossible classes and rows and undefined scores are as alone.
     scores = logits.clone()
     scores[5:, 1], scores[3:, 2], scores[:, 3] = torch.nan, torch.nan, torch.inf
-    scores[2, 0, 1], scores[:, 0, 5], scores[1, 4, 2] = -torch.inf, -torch.inf, torch.nan
+    scores[2, 0, 1], scores[:, 0, 5], scores[1, 4, 2], scores[1, 2] = -torch.inf, -torch.inf, torch.nan, -torch.inf
     for shard, dim, sizes in (("classes", 2, CLASSES[size]), ("frames", 0, FRAMES[size])):
         whole, own = scores.clone().requires_grad_(), own_part(scores, sizes, rank, dim)
         integers = (targets_beside(0), LENGTHS, LABELS)
@@ -252,6 +252,12 @@ def mistakes(rank):
     wrong = torch.where(right[0] == 1, C, right[0])
     message = "ctc_loss: targets must lie in [0, C) with C = 6; got 6 at sample 0"
     raises(InvalidValueError, message, lambda: together.ctc_loss(own, wrong, LENGTHS, LABELS))
+    hidden, layer = randn(T, N, H), randn(1, H + 1)
+    message = f"ctc_linear_loss: local_weight must have shape (C, H) = (any, {H})"
+    raises(InvalidValueError, message, lambda: together.ctc_linear_loss(hidden, layer, None, *right))
+    message = f"rnnt_joint_loss: local_weight must have shape (V, H) = (any, {H})"
+    joined = hidden.transpose(0, 1), randn(N, U + 1, H)
+    raises(InvalidValueError, message, lambda: together.rnnt_joint_loss(*joined, layer, None, *right))
     raises(InvalidValueError, "shard must be one of", lambda: together.ctc_loss(own, *right, shard="samples"))
     raises(InvalidTypeError, "group must be a ProcessGroup", lambda: together.ctc_loss(own, *right, group="all"))
     # And all go on from there.

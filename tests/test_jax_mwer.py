@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pathsum.errors import InvalidValueError
+from pathsum.errors import InvalidTypeError, InvalidValueError
 
 jax = pytest.importorskip("jax")
 torch = pytest.importorskip("torch")
@@ -76,6 +76,29 @@ def test_padding_is_not_read_and_bad_scores_are_their_own():
     assert (own[2, 4:] == 0).all()
 
 
+def test_a_frame_in_which_nothing_is_possible_leaves_no_hypothesis():
+    logits = np.zeros((2, 3, 3))
+    logits[0, 1] = -np.inf
+
+    def loss(logits):
+        losses = ctc_mwer_loss(
+            logits, [[[1, 2], [2, 0]]] * 2, None, [[2, 1]] * 2, jnp.array([[0.0, 1.0]] * 2), baseline="none"
+        )
+        return losses.sum(), losses
+
+    (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(logits)
+    np.testing.assert_allclose(losses, [0, 6 / 11], atol=1e-12)  # 5 labellings and 6
+    assert not gradient[0].any()
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("num_samples, size", [(0, 2), (2, 0)])
+def test_without_samples_or_hypotheses(num_samples, size):
+    given = np.zeros((num_samples, size, 2), int), None, np.zeros((num_samples, size), int)
+    losses = ctc_mwer_loss(np.zeros((num_samples, 3, 3)), *given, np.zeros((num_samples, size)))
+    np.testing.assert_array_equal(losses, np.zeros(num_samples))
+
+
 def test_half_precision_is_summed_in_float32_and_reduced():
     logits, *arguments = problem(2)
     logits = jnp.asarray(logits, jnp.bfloat16)
@@ -96,6 +119,10 @@ def test_traced_integers_out_of_range_are_their_own_samples():
 
 @pytest.mark.parametrize("change, message", [
     ({"hypotheses": [[1, 2]]}, "hypotheses must have shape"),
+    ({"errors": "ab"}, "errors must be an array"),
+    ({"errors": None, "references": [[1.5]]}, "references must have an integer dtype; got float64"),
+    ({"errors": None, "references": [[1]], "reference_lengths": [0.5]}, "reference_lengths must have an integer dtype"),
+    ({"errors": None, "references": [[1]], "separator": 2**70}, "separator must be at most"),
     ({"hypotheses": [[[1, 0], [2, 0]]]}, "hypotheses must"),
     ({"hypothesis_lengths": [[2]]}, "hypothesis_lengths must have shape"),
     ({"hypothesis_lengths": [[2, 3]]}, "hypothesis_lengths must"),
@@ -115,5 +142,5 @@ def test_bad_arguments_are_named(change, message):
         "hypothesis_lengths": [[2, 2]],
         "errors": [[0.0, 1.0]],
     }
-    with pytest.raises(InvalidValueError, match=f"ctc_mwer_loss: {message}"):
+    with pytest.raises((InvalidValueError, InvalidTypeError), match=f"^ctc_mwer_loss: {message}"):
         ctc_mwer_loss(**arguments | change)

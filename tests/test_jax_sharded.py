@@ -89,6 +89,7 @@ def on_eight_devices():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     random = np.random.default_rng(1)
     logits, tangent = random.standard_normal((N, T, 8)), random.standard_normal((N, T, 8))
+    logits[4, 1] = -np.inf
     expected = expected_of([logits], [tangent])
     integers = {"targets": TARGETS, "logit_lengths": LENGTHS, "target_lengths": LABELS}
     places = {"classes": jax.P(None, None, "x"), "frames": jax.P(None, "x")}
@@ -104,6 +105,11 @@ def on_eight_devices():
     mean = jax.jit(jax.shard_map(own, mesh=mesh, in_specs=places["frames"], out_specs=jax.P()))(logits)
     finite = np.where(expected[0] == np.inf, 0, expected[0])
     assert_close(np.asarray(mean), (finite / np.maximum(LABELS, 1)).mean(), absolute=1e-12)
+
+
+def test_the_axis_must_be_one_of_the_mesh():
+    with pytest.raises(InvalidValueError, match=r"^sharded_ctc_loss: axis_name must be an axis of the mesh"):
+        sharded_ctc_loss(jnp.zeros((N, T, C)), *INTEGERS, axis_name="x", blank=4)
 
 
 ON_EIGHT = """

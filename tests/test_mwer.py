@@ -158,6 +158,21 @@ def test_samples_without_a_hypothesis_have_loss_0_and_bad_scores_are_their_own(i
     assert (logits.grad == 0).all()
 
 
+@everywhere
+def test_a_frame_in_which_nothing_is_possible_leaves_no_hypothesis(impl):
+    logits = torch.zeros(3, 2, 3)
+    logits[1, 0] = -torch.inf
+    logits.requires_grad_()
+    losses = ctc_mwer_loss(
+        logits, [[[1, 2], [2, 0]]] * 2, [3, 3], [[2, 1]] * 2, [[0.0, 1.0]] * 2, reduction="none", baseline="none",
+        fused_log_softmax=True, impl=impl,
+    )  # fmt: skip
+    assert_close(losses, torch.tensor([0.0, 6 / 11]), absolute=1e-6)  # 5 labellings and 6
+    losses.sum().backward()
+    assert not logits.grad[:, 0].any()
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 400.0])

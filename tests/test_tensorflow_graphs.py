@@ -85,6 +85,21 @@ def test_nan_infeasible_and_half_precision(impl):
     np.testing.assert_allclose(lattice_loss(half, graph, impl=impl), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_frame_in_which_nothing_is_possible_leaves_no_path(impl):
+    logits = np.zeros((2, 3, 2))
+    logits[0, 1] = -np.inf
+    given = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        found = lattice_loss(given, over_ctc(linear([1]), 2), fused_log_softmax=True, impl=impl)
+        total = tf.reduce_sum(tf.where(found < np.inf, found, 0))
+    np.testing.assert_allclose(found, [np.inf, np.log(8 / 6)])  # 6 of 8 labellings
+    gradient = tape.gradient(total, given).numpy()
+    assert not gradient[0].any()
+    assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("call, error, words", [
     (lambda x: lattice_loss(x, [ctc_topology(3)]), InvalidValueError, "graphs must be one or one a sample"),
     (lambda x: lattice_loss(x, [1, 2]), InvalidTypeError, "graphs must be a Graph"),

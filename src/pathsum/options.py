@@ -16,6 +16,8 @@ Star = Literal["any", "label"]
 Check = Literal["async", "sync"]
 # What MWER takes from the errors of a hypothesis.
 Baseline = Literal["mean", "none", "leave_one_out"]
+# What processes share out.
+Shard = Literal["classes", "frames"]
 Activation = Literal["tanh", "relu", "sigmoid", "gelu"]
 # Whose frames are counted.
 LossName = Literal["ctc", "simple_ctc", "asg", "rnnt", "tdt", "multi_blank", "wildcard_rnnt", "ar_rnnt"]
@@ -31,6 +33,7 @@ FINALS: tuple[Final, ...] = get_args(Final)
 PATHS: tuple[PathSet, ...] = get_args(PathSet)
 STARS: tuple[Star, ...] = get_args(Star)
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+SHARDS: tuple[Shard, ...] = get_args(Shard)
 CHECKS: tuple[Check, ...] = get_args(Check)
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(TorchImpl)[1:]

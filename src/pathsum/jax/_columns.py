@@ -62,16 +62,27 @@ def columns_of_linear(hidden: Array, weight: Array, bias: Array | None, classes:
     return less_log(columns - maxima, sums)
 
 
+def log_softmax(scores: Array, lengths: Array) -> Array:
+    """Of the real frames of scores (N, T, C), in the dtype of arithmetic; a row of nothing but -inf stays so."""
+    logits = masked(scores, lengths).astype(work_dtype(scores))
+    logits -= largest_of(logits)
+    return less_log(logits, jnp.exp(logits).sum(2, keepdims=True))
+
+
+def largest_of(logits: Array) -> Array:
+    """(N, T, 1) what the logits of a row are taken less of: finite in a row of nothing but -inf. A constant."""
+    return jnp.maximum(lax.stop_gradient(logits).max(2, keepdims=True), jnp.finfo(logits.dtype).min)
+
+
 def less_log(columns: Array, sums: Array) -> Array:
     """Columns less the log of the rows' sums; a row of nothing but -inf stays so."""
-    nothing = sums == 0
-    return columns - jnp.where(nothing, 0, jnp.log(jnp.where(nothing, 1, sums)))
+    return columns - jnp.log(jnp.where(sums == 0, 1, sums))
 
 
 def masked(scores: Array, lengths: Array) -> Array:
-    """Scores (N, T, ...) of which padding is zeros, and no NaN."""
+    """Scores (N, T, C) of which padding is zeros, and no NaN."""
     real = jnp.arange(scores.shape[1]) < lengths[:, None]
-    return jnp.where(real.reshape(*real.shape, *[1] * (scores.ndim - 2)), scores, 0)
+    return jnp.where(real[:, :, None], scores, 0)
 
 
 def _product(subscripts: str, left: Array, right: Array, work: Any) -> Array:

@@ -113,6 +113,11 @@ def solve(
 ) -> Array:
     """The reduced losses; ``weigh``: a mean in which each has been divided by its target length first."""
     losses = _derivatives.losses(solver, scores, batch.integers)
+    return finished(losses, batch, reduction=reduction, zero_infinity=zero_infinity, weigh=weigh)
+
+
+def finished(losses: Array, batch: Batch, *, reduction: str, zero_infinity: bool, weigh: bool = False) -> Array:
+    """What ``solve`` makes of the losses (N,): NaN where a sample's integers are out of range, and reduced."""
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
     if batch.valid is not None:
@@ -128,17 +133,16 @@ def as_integers(function: str, argument: str, value: Any) -> Any:
             raise InvalidTypeError(function, argument, "have an integer dtype", value.dtype.name)
         traced = isinstance(value, Tracer)
         at_hand = not traced and all(device.platform == "cpu" for device in value.devices())
-        if at_hand and value.is_fully_addressable:
-            return np.asarray(value)
-        # An unsigned number that a signed one of its size cannot hold becomes negative, which is out of range.
-        return value.astype(jnp.int64 if value.dtype.itemsize == 8 else jnp.int32)
+        if not (at_hand and value.is_fully_addressable):
+            # An unsigned number that a signed one of its size cannot hold becomes negative, which is out of range.
+            return value.astype(jnp.int64 if value.dtype.itemsize == 8 else jnp.int32)
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
     except (TypeError, RuntimeError) as error:
         raise InvalidTypeError(function, argument, "be an array of integers", type(value).__name__) from error
-    return array.astype(np.int64) if array.size == 0 else array
+    return _checks.check_integers(function, argument, array, (array.ndim,))
 
 
 def _lengths(function: str, argument: str, value: Any, num_samples: int, size: int) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
+from pathsum.jax._columns import log_softmax
 from pathsum.jax._inputs import Batch, IntegersLike, as_array, check_batch, check_impl, check_scores, solve
 from pathsum.jax._solvers import ChainSolver, GraphSolver
 from pathsum.kernels.jax.rows import work_dtype
@@ -249,10 +249,7 @@ def _losses(
             raise InvalidValueError(function, "weights", rule, f"shape {given.shape}")
         table = jnp.concatenate([given.astype(work), table[graphs.num_arcs :]])
     if logits:
-        real = jnp.arange(scores.shape[1]) < batch.integers.input_lengths[:, None]
-        numbers = jnp.where(real[:, :, None], scores.astype(work), 0)
-        normaliser = jax.nn.logsumexp(numbers, 2, keepdims=True)
-        scores = numbers - jnp.where(normaliser == -jnp.inf, 0, normaliser)
+        scores = log_softmax(scores, batch.integers.input_lengths)
     return solve(solver, (scores, table), batch, reduction="none", zero_infinity=False)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.jax._columns import classes_of, columns_of_linear, masked
@@ -83,6 +81,7 @@ def ctc_linear_loss(
         chunk = _checks.check_count(function, "chunk", chunk, 1)
     blank = _checks.check_blank(function, blank, num_classes)
     _checks.check_reduction(function, reduction)
+    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     chosen = check_impl(function, impl, hidden)
     batch = check_batch(
         function, targets, logit_lengths, target_lengths, lengths_name="logit_lengths",
@@ -91,8 +90,4 @@ def ctc_linear_loss(
     classes, batch = classes_of(batch, blank)
     columns = columns_of_linear(masked(hidden, batch.integers.input_lengths), weight, bias, classes, chunk)
     solver = ChainSolver(chosen, pose_ctc, 0, False)
-    zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
-    return solve(
-        solver, (jnp.asarray(columns),), batch, reduction=reduction, zero_infinity=zero_infinity,
-        weigh=reduction == "mean",
-    )  # fmt: skip
+    return solve(solver, (columns,), batch, reduction=reduction, zero_infinity=zero_infinity, weigh=reduction == "mean")

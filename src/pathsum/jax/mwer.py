@@ -12,9 +12,11 @@ import numpy as np
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
+from pathsum.jax._columns import classes_of, log_softmax
 from pathsum.jax._inputs import (
     Batch,
     IntegersLike,
+    as_array,
     as_integers,
     check_batch,
     check_impl,
@@ -23,6 +25,7 @@ from pathsum.jax._inputs import (
     solve,
 )
 from pathsum.jax._solvers import ChainSolver, Integers
+from pathsum.kernels.jax.rows import work_dtype
 from pathsum.kernels.numba import edit_distance
 from pathsum.lattice import Array
 from pathsum.options import BASELINES, Baseline, JAXImpl, ReductionName
@@ -143,14 +146,13 @@ def ctc_mwer_loss(
     if errors is None:
         costs = _distances(function, tokens, lengths, references, reference_lengths, separator)
     else:
-        costs = jnp.asarray(errors)
+        costs = as_array(function, "errors", errors)
         if costs.shape != (num_samples, size) or jnp.issubdtype(costs.dtype, jnp.complexfloating):
             rule = f"be real numbers of shape (N, K) = {(num_samples, size)}"
             raise InvalidValueError(function, "errors", rule, f"shape {costs.shape}")
-    log_probs = _log_probs(
-        scores, jnp.asarray(frames), batch, blank, ChainSolver(check_impl(function, impl, scores), pose_ctc, 0, False),
-        softmax=fused,
-    )  # fmt: skip
+    solver = ChainSolver(check_impl(function, impl, scores), pose_ctc, 0, False)
+    log_probs = _log_probs(scores, jnp.asarray(frames), batch, blank, solver, softmax=fused)
+    log_probs = log_probs.reshape(num_samples, size)
     return _risk(
         log_probs, jnp.asarray(present), batch.integers, costs, baseline=baseline, normalise=normalise,
         temperature=temperature, reduction=reduction,
@@ -162,7 +164,7 @@ def _distances(
 ) -> Array:
     """(N, K), on the host, where the values are or by a callback."""
     if separator is not None:
-        separator = _checks.check_count(function, "separator", separator)
+        separator = _checks.check_count(function, "separator", separator, 0, 2**63 - 1)
     wanted = as_integers(function, "references", references)
     if wanted.ndim != 2 or len(wanted) != len(tokens):
         rule = f"have shape (N, L), N = {len(tokens)}"
@@ -195,26 +197,16 @@ def _distances(
 
 @partial(jax.jit, static_argnames=("solver", "blank", "softmax"))
 def _log_probs(scores: Array, frames: Array, batch: Batch, blank: int, solver: ChainSolver, *, softmax: bool) -> Array:
-    """(N, K) of the hypotheses of a batch of N*K; each reads its own columns: the blank's, and its labels'."""
-    tokens, lengths, counts = batch.integers
+    """(N*K,) of a batch of the hypotheses; each reads its own columns: the blank's, and its labels'."""
     num_samples, num_frames, _ = scores.shape
-    size = len(tokens) // max(num_samples, 1)
-    dtype = jnp.promote_types(scores.dtype, jnp.float32)
-    scores = scores.astype(dtype)
-    if softmax:
-        real = jnp.arange(num_frames) < frames[:, None]
-        scores = jax.nn.log_softmax(jnp.where(real[:, :, None], scores, 0), axis=2)
-    used = jnp.arange(tokens.shape[1]) < counts[:, None]
-    classes = jnp.where(used, tokens, blank)
-    # Equal labels have one column: the first.
-    labels = (classes[:, :, None] == classes[:, None]).argmax(2) + 1
-    columns = jnp.concatenate([jnp.full_like(classes[:, :1], blank), classes], 1)
-    columns = columns.reshape(num_samples, size, 1, -1)
-    read = jnp.take_along_axis(scores[:, None], columns, axis=3)
-    read = read.reshape(num_samples * size, num_frames, columns.shape[3])
-    posed = Batch(Integers(labels.astype(tokens.dtype), lengths, counts), batch.valid)
+    scores = log_softmax(scores, frames) if softmax else scores.astype(work_dtype(scores))
+    classes, posed = classes_of(batch, blank)
+    count, width = classes.shape
+    size = count // max(num_samples, 1)
+    columns = classes.reshape(num_samples, size, 1, width)
+    read = jnp.take_along_axis(scores[:, None], columns, axis=3).reshape(count, num_frames, width)
     losses = solve(solver, (read,), posed, reduction="none", zero_infinity=False)
-    return -losses.reshape(num_samples, size)
+    return -losses
 
 
 @partial(jax.jit, static_argnames=("baseline", "normalise", "reduction"))
@@ -247,7 +239,7 @@ def _repeated(integers: Integers, present: Array) -> Array:
     """(N, K) whether the same hypothesis stands before."""
     num_samples, size = present.shape
     used = jnp.arange(integers.targets.shape[1]) < integers.target_lengths[:, None]
-    tokens = jnp.where(used, integers.targets, -1).reshape(num_samples, size, -1)
+    tokens = jnp.where(used, integers.targets, -1).reshape(num_samples, size, integers.targets.shape[1])
     lengths = jnp.where(present, integers.target_lengths.reshape(num_samples, size), -1)
     equal = (tokens[:, :, None] == tokens[:, None]).all(3) & (lengths[:, :, None] == lengths[:, None])
     return jnp.tril(equal, -1).any(2)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from pathsum import _checks
-from pathsum.jax._columns import classes_of, less_log, masked
-from pathsum.jax._inputs import Batch, IntegersLike, check_batch, check_impl, check_scores, solve
+from pathsum.errors import InvalidValueError
+from pathsum.jax._columns import classes_of, largest_of, less_log, log_softmax, masked
+from pathsum.jax._inputs import Batch, IntegersLike, check_batch, check_impl, check_scores, finished, solve
 from pathsum.jax._solvers import ChainSolver, Integers
 from pathsum.kernels.jax.rows import work_dtype
 from pathsum.lattice import Array
-from pathsum.options import JAXImpl, ReductionName
+from pathsum.options import SHARDS, JAXImpl, ReductionName, Shard
 from pathsum.problems.ctc import pose_ctc
-from pathsum.reductions import reduce
 
 
 def sharded_ctc_loss(
@@ -24,7 +23,7 @@ def sharded_ctc_loss(
     target_lengths: IntegersLike | None = None,
     *,
     axis_name: str,
-    shard: str = "classes",
+    shard: Shard = "classes",
     blank: int = 0,
     reduction: ReductionName = "none",
     zero_infinity: bool = False,
@@ -70,11 +69,15 @@ def sharded_ctc_loss(
         1.3333
     """
     function = "sharded_ctc_loss"
-    _checks.check_option(function, "shard", shard, ("classes", "frames"))
+    _checks.check_option(function, "shard", shard, SHARDS)
     scores = check_scores(function, "local_logits", local_logits, "(N, T, C)")
     _checks.check_reduction(function, reduction)
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
-    size, rank = lax.axis_size(axis_name), lax.axis_index(axis_name)
+    try:
+        size, rank = lax.axis_size(axis_name), lax.axis_index(axis_name)
+    except (NameError, TypeError, ValueError) as error:
+        rule = "be an axis of the mesh, inside jax.shard_map"
+        raise InvalidValueError(function, "axis_name", rule, axis_name) from error
     by_classes = shard == "classes"
     num_samples, num_frames, num_classes = scores.shape
     shape = (num_samples, num_frames * (1 if by_classes else size), num_classes * (size if by_classes else 1))
@@ -86,13 +89,12 @@ def sharded_ctc_loss(
     )  # fmt: skip
     classes, batch = classes_of(batch, blank)
     solver = ChainSolver(chosen, pose_ctc, 0, False)
+    options = {"reduction": reduction, "zero_infinity": zero_infinity, "weigh": reduction == "mean"}
     if by_classes:
         columns = _columns_of_classes(scores, classes - rank * num_classes, batch.integers.input_lengths, axis_name)
-        return solve(
-            solver, (columns,), batch, reduction=reduction, zero_infinity=zero_infinity, weigh=reduction == "mean"
-        )  # fmt: skip
+        return solve(solver, (columns,), batch, **options)
     real = (batch.integers.input_lengths - rank * num_frames).clip(0, num_frames)
-    columns = jax.nn.log_softmax(masked(scores, real).astype(work_dtype(scores)))
+    columns = log_softmax(scores, real)
     columns = jnp.take_along_axis(
         columns, jnp.broadcast_to(classes[:, None], (num_samples, num_frames, classes.shape[1])), 2
     )
@@ -105,21 +107,17 @@ def sharded_ctc_loss(
         lax.dynamic_slice_in_dim(jnp.pad(x, ((0, missing), *[(0, 0)] * (x.ndim - 1))), rank * own, own)
         for x in batch.integers
     ))  # fmt: skip
-    losses = solve(solver, (columns,), Batch(mine, None), reduction="none", zero_infinity=zero_infinity)
+    losses = solve(solver, (columns,), Batch(mine, None), reduction="none", zero_infinity=False)
     spread = jnp.zeros(num_samples + missing, losses.dtype)
     whole = lax.psum(lax.dynamic_update_slice_in_dim(spread, losses, rank * own, 0), axis_name)[:num_samples]
-    if batch.valid is not None:
-        whole = whole * jnp.where(batch.valid, 1, jnp.nan).astype(whole.dtype)
-    weights = jnp.maximum(batch.integers.target_lengths, 1).astype(whole.dtype) if reduction == "mean" else None
-    return reduce(whole, reduction, weights)
+    return finished(whole, batch, **options)
 
 
 def _columns_of_classes(scores: Array, places: Array, lengths: Array, axis_name: str) -> Array:
     """Log-probabilities (N, T, W), the same on every device, of scores (N, T, C / R) and the places (N, W) in them."""
     num_samples, num_frames, num_classes = scores.shape
-    logits = masked(scores.astype(work_dtype(scores)), lengths)
-    largest = lax.stop_gradient(logits).max(2, keepdims=True)
-    maxima = lax.pmax(jnp.maximum(largest, jnp.finfo(logits.dtype).min), axis_name)
+    logits = masked(scores, lengths).astype(work_dtype(scores))
+    maxima = lax.pmax(largest_of(logits), axis_name)
     inside = (places >= 0) & (places < num_classes)
     index = jnp.broadcast_to(jnp.where(inside, places, 0)[:, None], (num_samples, num_frames, places.shape[1]))
     columns = jnp.where(inside[:, None], jnp.take_along_axis(logits, index, 2) - maxima, 0)

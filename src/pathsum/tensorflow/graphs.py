@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,5 +100,8 @@ def lattice_loss(
         table = tf.concat([tf.cast(given, work), table[graphs.num_arcs :]], 0)
     if _checks.check_flag(function, "fused_log_softmax", fused_log_softmax):
         real = tf.sequence_mask(batch.integers.input_lengths, tf.shape(scores)[1])
-        scores = tf.nn.log_softmax(tf.where(real[:, :, None], tf.cast(scores, work), tf.zeros([], work)))
+        logits = tf.where(real[:, :, None], tf.cast(scores, work), tf.zeros([], work))
+        # A row of nothing but -inf stays so.
+        possible = tf.reduce_max(logits, 2, keepdims=True) != -math.inf
+        scores = tf.where(possible, tf.nn.log_softmax(tf.where(possible, logits, tf.zeros([], work))), logits)
     return solve(solver, [scores, table], batch, zero_infinity=zero_infinity)

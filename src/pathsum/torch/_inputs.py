@@ -24,6 +24,8 @@ from pathsum.torch.joiner import ACTIVATIONS, Joiner
 
 Integers = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
 
+# How the names of weight and bias begin where they are one process's own.
+LOCAL = "local_"
 # The layouts of a transducer's logits.
 PADDED, SINGLE, PACKED = "(N, T, U+1, V)", "(T, U+1, V)", "(rows, V)"
 
@@ -253,26 +255,36 @@ def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: 
     _checks.check_device(function, argument, str(table.device), str(scores.device))
 
 
-def check_joiner(function: str, joiner: Joiner) -> tuple[Joiner, bool]:
-    """The joiner with its operands cast, all checked, and whether encoder and predictor had a batch axis."""
-    names = ("encoder_out", "predictor_out", "weight", "bias")
-    given = {name: as_scores(getattr(joiner, name)) for name in names}
+def check_operand(function: str, argument: str, operand: Any, axes: str) -> None:
+    """A layer's weight or bias; a bias named as a process's own may be of no classes, as its weight may."""
+    shape = shape_of(operand)
+    if argument.startswith(LOCAL) and len(shape) == 1:
+        shape = (max(shape[0], 1),)
+    _checks.check_scores(function, argument, dtype_of(operand), shape, (axes,))
+
+
+def check_joiner(function: str, joiner: Joiner, prefix: str = "") -> tuple[Joiner, bool]:
+    """The joiner with its operands cast, all checked, and whether encoder and predictor had a batch axis.
+
+    ``prefix``: of the names that errors give to weight and bias, ``LOCAL`` where these are a process's own.
+    """
+    given = {name: as_scores(getattr(joiner, name)) for name in ("encoder_out", "predictor_out", "weight", "bias")}
     given["encoder_out"], given["predictor_out"], batched = joined_in_batch(
         function, given["encoder_out"], given["predictor_out"]
     )
     for name, axes in (("weight", "(V, H)"), ("bias", "(V)")):
         if name != "bias" or given[name] is not None:
-            _checks.check_scores(function, name, dtype_of(given[name]), shape_of(given[name]), (axes,))
+            check_operand(function, prefix + name, given[name], axes)
     joiner = replace(joiner, **given).cast()
-    operands = joiner.operands
-    for name, operand in zip(names, operands, strict=True):
+    operands, weight, bias = joiner.operands, prefix + "weight", prefix + "bias"
+    for name, operand in zip(("encoder_out", "predictor_out", weight, bias), operands, strict=True):
         if operand.dtype != joiner.dtype or operand.device != joiner.device:
             rule = f"have encoder_out's dtype and device, {dtype_of(joiner.encoder_out)} on {joiner.device}"
             raise InvalidTypeError(function, name, rule, f"{dtype_of(operand)} on {operand.device}")
     num_samples, _, size = joiner.encoder_out.shape
     check_shape(function, "predictor_out", operands[1], (num_samples, None, size), "(N, U+1, H)")
-    check_shape(function, "weight", operands[2], (None, size), "(V, H)")
-    check_shape(function, "bias", operands[3], (len(operands[2]),), "(V)")
+    check_shape(function, weight, operands[2], (None, size), "(V, H)")
+    check_shape(function, bias, operands[3], (len(operands[2]),), "(V)")
     _checks.check_option(function, "activation", joiner.activation, tuple(ACTIVATIONS))
     if joiner.gate is not None:
         _checks.check_number(function, "gate", joiner.gate, minimum=0.0)

@@ -124,9 +124,7 @@ class Processes:
     def exchange(self, sent: Tensor, sizes: list[int], received_sizes: list[int]) -> Tensor:
         """What all processes have for this one, of so many elements each, of what each has for all."""
         received = sent.new_empty(sum(received_sizes))
-        self._together(
-            lambda: dist.all_to_all_single(received, sent, received_sizes, sizes, group=self.group)
-        )  # fmt: skip
+        self._together(lambda: dist.all_to_all_single(received, sent, received_sizes, sizes, group=self.group))
         return received
 
     def _together(self, collective: Callable[[], Any]) -> None:

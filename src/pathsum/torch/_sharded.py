@@ -34,8 +34,7 @@ def columns_of_classes(scores: Tensor, columns: Columns, share: Share, processes
     # A column less the maximum is a sum of one such and zeros.
     whole = sum_of(shares_of(scores, places, inside, real, maxima), processes)
     sums = whole[..., :1]
-    nothing = sums == 0
-    return whole[..., 1:] - torch.where(nothing, 0.0, torch.where(nothing, 1.0, sums).log())
+    return whole[..., 1:] - torch.where(sums == 0, 1.0, sums).log()
 
 
 def losses_of_frames(

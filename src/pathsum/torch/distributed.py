@@ -8,7 +8,7 @@ others' wait with an error when the group's time is out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,37 +16,32 @@ from torch import Tensor
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, LinearOptions
-from pathsum.kernels.reference import grid as reference_grid
-from pathsum.options import RNNT_TYPES, Activation, ReductionName, RNNTType, TorchImpl
-from pathsum.problems.rnnt_types import pose_rnnt_type
+from pathsum.options import RNNT_TYPES, SHARDS, Activation, ReductionName, RNNTType, Shard, TorchImpl
 from pathsum.reductions import reduce
-from pathsum.torch._autograd.planes import Nodes, planes_of_joiner
+from pathsum.torch._autograd.planes import OwnNodes, planes_of_joiner
 from pathsum.torch._inputs import (
+    LOCAL,
     Integers,
     as_given,
     as_integers,
     as_scores,
-    check_shape,
+    batch_of_one,
+    check_joiner,
     dtype_of,
     finish,
-    joined_in_batch,
-    on_device,
-    pose_nodes,
     shape_of,
 )
 from pathsum.torch._linear import columns_of
-from pathsum.torch._operators import Reduction, kernels_of
+from pathsum.torch._operators import Reduction
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._processes import Processes
 from pathsum.torch._sharded import columns_of_classes, losses_of_frames
-from pathsum.torch.joiner import ACTIVATIONS, Joiner
+from pathsum.torch.joiner import Joiner
+from pathsum.torch.joint import Nodes
 from pathsum.torch.linear import check_operands, linear_paths
 from pathsum.torch.paths.ctc import CTC, chain_paths
-from pathsum.torch.paths.grid import arc_call
 
 __all__ = ["ctc_linear_loss", "ctc_loss", "global_mean", "rnnt_joint_loss"]
-
-Shard = Literal["classes", "frames"]
 
 
 def ctc_loss(
@@ -121,7 +116,7 @@ def ctc_loss(
     processes = Processes(function, group)
 
     def check() -> tuple[tuple[Tensor, bool, bool], int, Mapping[str, Any]]:
-        _checks.check_option(function, "shard", shard, ("classes", "frames"))
+        _checks.check_option(function, "shard", shard, SHARDS)
         _checks.check_reduction(function, reduction)
         flags = [
             _checks.check_flag(function, name, value)
@@ -233,7 +228,7 @@ def ctc_linear_loss(
         _checks.check_reduction(function, reduction)
         _checks.check_flag(function, "zero_infinity", zero_infinity)
         size = 0 if chunk is None else _checks.check_count(function, "chunk", chunk, 1)
-        operands, batched = check_operands(function, hidden, weight, bias, batch_first, all_classes=False)
+        operands, batched = check_operands(function, hidden, weight, bias, batch_first, LOCAL)
         dispatch.select(function, operands[0].device.type, impl)
         flags = (zero_infinity, batch_first, batched, bias is None, dtype_of(operands[0]), _asks(operands[0]))
         options = (function, reduction, blank, impl, flags)
@@ -325,73 +320,37 @@ def rnnt_joint_loss(
     def check() -> tuple[Any, int, Mapping[str, Any]]:
         _checks.check_reduction(function, reduction)
         _checks.check_flag(function, "zero_infinity", zero_infinity)
-        _checks.check_option(function, "activation", activation, tuple(ACTIVATIONS))
         _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
         numbers = (
             _checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0),
             _checks.check_number(function, "delay_penalty", delay_penalty),
         )
-        encoder, predictor, batched = joined_in_batch(function, encoder_out, predictor_out)
-        joiner = Joiner(encoder, predictor, as_scores(weight), as_scores(bias)).cast()
-        own = joiner.weight, joiner.bias
-        for name, tensor, axes in (("local_weight", own[0], "(V_r, H)"), ("local_bias", own[1], "(V_r)")):
-            if tensor is None and name == "local_bias":
-                continue
-            shape = shape_of(tensor)
-            shape = (max(shape[0], 1),) if name == "local_bias" and len(shape) == 1 else shape
-            _checks.check_scores(function, name, dtype_of(tensor), shape, (axes,))
-            assert tensor is not None
-            if tensor.dtype != joiner.dtype or tensor.device != joiner.device:
-                rule = f"have encoder_out's dtype and device, {dtype_of(joiner.encoder_out)} on {joiner.device}"
-                raise InvalidTypeError(function, name, rule, f"{dtype_of(tensor)} on {tensor.device}")
-        num_samples, _, size = joiner.encoder_out.shape
-        check_shape(function, "predictor_out", joiner.predictor_out, (num_samples, None, size), "(N, U+1, H)")
-        check_shape(function, "local_weight", own[0], (None, size), "(V_r, H)")
-        if own[1] is not None:
-            check_shape(function, "local_bias", own[1], (len(own[0]),), "(V_r)")
+        joiner = Joiner(encoder_out, predictor_out, weight, bias, activation=activation)
+        joiner, batched = check_joiner(function, joiner, LOCAL)
         chosen = dispatch.select(function, joiner.device.type, impl)
         shapes = (tuple(joiner.encoder_out.shape), tuple(joiner.predictor_out.shape))
         flags = (zero_infinity, batched, bias is None, _asks(joiner.encoder_out), _asks(joiner.predictor_out))
-        options = (
-            function,
-            activation,
-            reduction,
-            numbers,
-            rnnt_type,
-            blank,
-            impl,
-            dtype_of(joiner.encoder_out),
-            flags,
-        )
+        dtype = dtype_of(joiner.encoder_out)
+        options = (function, activation, reduction, numbers, rnnt_type, blank, impl, dtype, flags)
         integers = _integers(function, targets, logit_lengths, target_lengths, "logit_lengths")
-        return (joiner, batched, chosen, numbers), len(own[0]), {"the shape": shapes, "options": options} | integers
+        facts = {"the shape": shapes, "options": options} | integers
+        return (joiner, batched, chosen, numbers), len(joiner.weight), facts
 
     (joiner, batched, chosen, (fastemit, delay)), share = processes.agreed(check, _device(weight))
-    integers: Any = [
-        as_integers(function, name, value)
-        for name, value in (("targets", targets), ("logit_lengths", logit_lengths), ("target_lengths", target_lengths))
-    ]
-    if not batched:
-        integers = [x[None] if x.ndim == axes else x for x, axes in zip(integers, (1, 0, 0), strict=True)]
-    shape = (len(joiner.encoder_out), joiner.encoder_out.shape[1], joiner.predictor_out.shape[1], share.total)
-    lattice = pose_nodes(function, shape, integers, blank)
-    posed = pose_rnnt_type(lattice, rnnt_type)
-    placed = on_device(posed, joiner.device)
-    sample, t, u = reference_grid._nodes(placed)
-    position = u.clamp(max=placed.targets.shape[1] - 1)
-    labels = placed.targets[sample, position] - share.first
-    has_label = (u < placed.target_lengths[sample]) & (t <= placed.last_frames[sample, position])
-    inside = has_label & (labels >= 0) & (labels < share.sizes[share.rank])
-    blank_place = lattice.blank - share.first
-    nodes = Nodes(
-        sample, t, u, torch.where(inside, labels, 0), inside,
-        blank_place if 0 <= blank_place < share.sizes[share.rank] else None,
+    integers: Any = (targets, logit_lengths, target_lengths)
+    integers = integers if batched else batch_of_one(function, integers)
+    shape = (*joiner.shape[:3], share.total)
+    nodes = Nodes.of(function, shape, integers, blank, rnnt_type, joiner.device)
+    size, place, labels = share.sizes[share.rank], nodes.blank - share.first, nodes.label - share.first
+    inside = nodes.has_label & (labels >= 0) & (labels < size)
+    own = OwnNodes(
+        nodes.sample, nodes.frame, nodes.position, torch.where(inside, labels, 0), inside,
+        place if 0 <= place < size else None,
     )  # fmt: skip
     operands = (joiner.encoder_out, joiner.predictor_out, joiner.weight, joiner.bias)
-    blank_scores, label_scores = planes_of_joiner(operands, nodes, activation, processes)
-    planes = torch.stack([blank_scores, torch.where(has_label, label_scores, -torch.inf)])
-    options = ArcOptions(given=True, delay_penalty=delay, fastemit_lambda=fastemit)
-    losses = kernels_of(chosen, "arcs").losses(arc_call((planes,), posed, options))
+    blank_scores, label_scores = planes_of_joiner(operands, own, activation, processes)
+    options = ArcOptions(delay_penalty=delay, fastemit_lambda=fastemit)
+    losses = nodes.losses(blank_scores, label_scores, options, chosen)
     return as_given(reduce(finish(losses, joiner, zero_infinity), reduction), batched, reduction)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions
 from pathsum.kernels.reference import grid as reference_grid
 from pathsum.kernels.reference.log_domain import exact, log_softmax
+from pathsum.lattice import ArcLattice
 from pathsum.options import RNNT_TYPES, Activation, Check, ReductionName, RNNTType, TorchImpl
 from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.reductions import reduce
@@ -217,13 +219,8 @@ def rnnt_loss_from_joint(
     chosen = dispatch.select(function, encoder_out.device.type, impl)
     integers = (targets, logit_lengths, target_lengths)
     shape = (len(encoder_out), encoder_out.shape[1], predictor_out.shape[1], num_classes)
-    lattice = pose_nodes(function, shape, integers if batched else batch_of_one(function, integers), blank)
-    posed = pose_rnnt_type(lattice, rnnt_type)
-    placed = on_device(posed, encoder_out.device)
-    sample, t, u = reference_grid._nodes(placed)
-    position = u.clamp(max=lattice.targets.shape[1] - 1)
-    labels = placed.targets[sample, position]
-    has_label = (u < placed.target_lengths[sample]) & (t <= placed.last_frames[sample, position])
+    integers = integers if batched else batch_of_one(function, integers)
+    nodes = Nodes.of(function, shape, integers, blank, rnnt_type, encoder_out.device)
 
     def score(encoder_rows: Tensor, predictor_rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = joint_fn(encoder_rows, predictor_rows)
@@ -232,24 +229,62 @@ def rnnt_loss_from_joint(
             raise InvalidValueError(function, "joint_fn", rule, f"shape {tuple(logits.shape)}")
         # In float64: a thousand float32 log-scores would cost the gradient three digits.
         logits = exact(logits)
-        blank_logit = logits[:, lattice.blank]
+        blank_logit = logits[:, nodes.blank]
         if hat:
-            logits = logits.index_fill(1, torch.tensor([lattice.blank], device=logits.device), -torch.inf)
+            logits = logits.index_fill(1, torch.tensor([nodes.blank], device=logits.device), -torch.inf)
         log_probs = log_softmax(logits)
         label = log_probs.gather(1, labels[:, None])[:, 0]
         if hat:
             return logsigmoid(blank_logit), label + logsigmoid(-blank_logit)
-        return log_probs[:, lattice.blank], label
+        return log_probs[:, nodes.blank], label
 
     planes = []
     keep_all = transformed()
-    for tile in torch.arange(len(sample), device=sample.device).split(rows_per_tile):
-        rows = encoder_out[sample[tile], t[tile]], predictor_out[sample[tile], u[tile]], labels[tile]
+    for sample, frame, position, label in zip(*(x.split(rows_per_tile) for x in nodes[2:6]), strict=True):
+        rows = encoder_out[sample, frame], predictor_out[sample, position], label
         # A checkpoint knows of backward alone.
         made = score(*rows) if keep_all else checkpoint(score, *rows, use_reentrant=False)
         planes.append(made)
     blank_scores, label_scores = (torch.cat(plane) for plane in zip(*planes, strict=True))
-    planes = torch.stack([blank_scores, torch.where(has_label, label_scores, -torch.inf)])
-    options = ArcOptions(given=True, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
-    losses = kernels_of(chosen, "arcs").losses(arc_call((planes,), posed, options))
+    options = ArcOptions(delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
+    losses = nodes.losses(blank_scores, label_scores, options, chosen)
     return as_given(reduce(finish(losses, encoder_out, zero_infinity), reduction), batched, reduction)
+
+
+class Nodes(NamedTuple):
+    """The nodes of a transducer's grids, of which something scores the blank and the next label.
+
+    Attributes:
+        lattice: The arcs.
+        blank: Index of the blank class.
+        sample, frame, position: (rows,) of each node.
+        label: (rows,) the next label, that of another node where there is none.
+        has_label: (rows,) whether an arc of it is there.
+    """
+
+    lattice: ArcLattice
+    blank: int
+    sample: Tensor
+    frame: Tensor
+    position: Tensor
+    label: Tensor
+    has_label: Tensor
+
+    @classmethod
+    def of(
+        cls, function: str, shape: tuple[int, int, int, int], integers: Sequence[Any], blank: int, rnnt_type: RNNTType,
+        device: torch.device,
+    ) -> Nodes:  # fmt: skip
+        """Those of logits of a shape (N, T, U+1, V), which need not exist."""
+        lattice = pose_nodes(function, shape, integers, blank)
+        posed = pose_rnnt_type(lattice, rnnt_type)
+        placed = on_device(posed, device)
+        sample, frame, position = reference_grid._nodes(placed)
+        column = position.clamp(max=placed.targets.shape[1] - 1)
+        has_label = (position < placed.target_lengths[sample]) & (frame <= placed.last_frames[sample, column])
+        return cls(posed, lattice.blank, sample, frame, position, placed.targets[sample, column], has_label)
+
+    def losses(self, blank_scores: Tensor, label_scores: Tensor, options: ArcOptions, impl: str) -> Tensor:
+        """Losses (N,) of the log-probabilities (rows,) of blank and label."""
+        planes = torch.stack([blank_scores, torch.where(self.has_label, label_scores, -torch.inf)])
+        return kernels_of(impl, "arcs").losses(arc_call((planes,), self.lattice, options._replace(given=True)))

@@ -11,7 +11,7 @@ from pathsum import _checks
 from pathsum.errors import InvalidTypeError
 from pathsum.kernels.protocol import Call, LinearOptions
 from pathsum.options import Check, ReductionName, TorchImpl
-from pathsum.torch._inputs import Integers, as_scores, check_shape, dtype_of, samples_first, shape_of
+from pathsum.torch._inputs import Integers, as_scores, check_operand, check_shape, dtype_of, samples_first
 from pathsum.torch._linear import columns_of
 from pathsum.torch._operators import kernels_of
 from pathsum.torch.joiner import autocast_dtype
@@ -99,21 +99,17 @@ def ctc_linear_loss(
 
 
 def check_operands(
-    function: str, hidden: Any, weight: Any, bias: Any, batch_first: bool, *, all_classes: bool = True
+    function: str, hidden: Any, weight: Any, bias: Any, batch_first: bool, prefix: str = ""
 ) -> tuple[tuple[Tensor, Tensor, Tensor | None], bool]:
     """The operands, checked and cast, hidden as (N, T, H); and whether it had a batch axis.
 
-    Where weight and bias are not of ``all_classes`` they may be of none.
+    ``prefix``: as of ``check_joiner``.
     """
     hidden, batched = samples_first(function, "hidden", hidden, batch_first, classes="H")
     weight, bias = as_scores(weight), as_scores(bias)
-    others = {"weight": (weight, "(C, H)"), "bias": (bias, "(C)")}
-    if bias is None:
-        del others["bias"]
-    for name, (operand, axes) in others.items():
-        shape = shape_of(operand)
-        shape = shape if all_classes or name == "weight" or len(shape) != 1 else (max(shape[0], 1),)
-        _checks.check_scores(function, name, dtype_of(operand), shape, (axes,))
+    check_operand(function, prefix + "weight", weight, "(C, H)")
+    if bias is not None:
+        check_operand(function, prefix + "bias", bias, "(C)")
     target = autocast_dtype(hidden.device.type)
     hidden, weight, bias = (
         operand if operand is None or target is None or operand.dtype == torch.float64 else operand.to(target)
@@ -122,10 +118,10 @@ def check_operands(
     for name, operand in (("weight", weight), ("bias", bias)):
         if operand is not None and (operand.dtype != hidden.dtype or operand.device != hidden.device):
             rule = f"have hidden's dtype and device, {dtype_of(hidden)} on {hidden.device}"
-            raise InvalidTypeError(function, name, rule, f"{dtype_of(operand)} on {operand.device}")
-    check_shape(function, "weight", weight, (None, hidden.shape[2]), "(C, H)")
+            raise InvalidTypeError(function, prefix + name, rule, f"{dtype_of(operand)} on {operand.device}")
+    check_shape(function, prefix + "weight", weight, (None, hidden.shape[2]), "(C, H)")
     if bias is not None:
-        check_shape(function, "bias", bias, (len(weight),), "(C)")
+        check_shape(function, prefix + "bias", bias, (len(weight),), "(C)")
     return (hidden, weight, bias), batched
 
 
@@ -147,9 +143,7 @@ def linear_paths(
     shape = (*hidden.shape[:2], len(weight) if num_classes is None else num_classes)
     stand_in = hidden.detach().new_zeros(1).expand(shape)
     stand_in = stand_in if batched else stand_in[0]
-    paths = chain_paths(
-        function, CTC, stand_in, *integers, blank, batch_first=True, check=check, impl=impl
-    )  # fmt: skip
+    paths = chain_paths(function, CTC, stand_in, *integers, blank, batch_first=True, check=check, impl=impl)
     columns, paths.lattice = columns_of(paths.lattice)
     impl = paths.impl
     if options.group and impl == "reference":  # whose logits would be of all classes

@@ -63,7 +63,8 @@ def _real(scores: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _normalisers(scores: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum (N, T, 1) of each row, and the log of the sum of the exponentials less it; 0 in padding."""
+    """The maximum (N, T, 1) of each row, and the log of the sum of the exponentials less it; 0 of nothing but -inf."""
     rows = torch.where(_real(scores, lengths), scores.to(work_dtype(scores)), 0.0)
     largest = rows.detach().amax(2, keepdim=True).clamp(min=torch.finfo(rows.dtype).min)
-    return largest, (rows - largest).exp().sum(2, keepdim=True).log()
+    sums = (rows - largest).exp().sum(2, keepdim=True)
+    return largest, torch.where(sums == 0, 1.0, sums).log()

@@ -17,7 +17,7 @@ from pathsum.torch.joiner import ACTIVATIONS
 _ELEMENTS = 2**21
 
 
-class Nodes(NamedTuple):
+class OwnNodes(NamedTuple):
     """The nodes of a transducer's grids, and which of this process's classes they read.
 
     Attributes:
@@ -35,7 +35,7 @@ class Nodes(NamedTuple):
 
 
 def planes_of_joiner(
-    operands: tuple[Tensor, Tensor, Tensor, Tensor | None], nodes: Nodes, activation: str, processes: Processes
+    operands: tuple[Tensor, Tensor, Tensor, Tensor | None], nodes: OwnNodes, activation: str, processes: Processes
 ) -> Tensor:
     """Log-probabilities (2, rows) of blank and label, whole, of a joiner whose weight and bias are of some classes."""
     return _Planes.apply(*operands, nodes, activation, processes)
@@ -44,7 +44,7 @@ def planes_of_joiner(
 class _Planes(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor | None, nodes: Nodes,
+        ctx: Any, encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor | None, nodes: OwnNodes,
         activation: str, processes: Processes,
     ) -> Tensor:  # fmt: skip
         work = work_dtype(weight)
@@ -99,7 +99,7 @@ class _Planes(torch.autograd.Function):
 
 
 def _tiles(
-    encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor | None, nodes: Nodes, activation: str,
+    encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor | None, nodes: OwnNodes, activation: str,
     *, differentiable: bool = False,
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:  # fmt: skip
     """Rows, what the joiner has joined, its hidden rows and their logits, a tile at a time."""
