@@ -48,10 +48,12 @@ class Rows(RowsOperators):
 
     def second(
         self, call: Call, saved: RowsSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
-    ) -> tuple[Tensor, tuple[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor | None]]:
         tangent = torch.zeros_like(call.scores[0]) if tangents[0] is None else tangents[0]
-        planes, product = _rows_of(call).move(tangent, upstream_of(upstream), to_arrays(saved)[1:])
-        return torch.from_numpy(planes), (product,)
+        rows, kept, by_planes = _rows_of(call), to_arrays(saved), upstream_of(upstream)
+        planes, means = rows.move(tangent, kept[1:])
+        product = rows.product(tangent, by_planes, np.zeros_like(by_planes), kept[1:], means)
+        return torch.from_numpy(planes), product[:1]
 
 
 def _rows_of(call: Call) -> _Logits:
@@ -114,26 +116,26 @@ class Arcs(OperatorKernels):
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         lattice, kept = call.lattice, to_arrays(saved)
         scales = _scales(upstream_of(upstream), call, kept)
-        grad_planes = self._by_planes(kept.posteriors, scales, call)
-        read = heads(call)
+        grad_planes, read = self._by_planes(kept.posteriors, scales, call), heads(call)
         along = [
             torch.zeros_like(head.scores) if tangent is None else tangent
             for head, tangent in zip(read, tangents[::OPERANDS], strict=False)
         ]
-        moved = [
-            head.move(tangent, own, kept.statistics(k))
-            for k, (head, tangent, own) in enumerate(zip(read, along, grad_planes, strict=True))
-        ]
-        arcs = arc_scores.forward(np.concatenate([own for own, _ in moved]), arc_scores.kinds_of(lattice))
+        moved, means = zip(
+            *(head.move(along[k], kept.statistics(k)) for k, head in enumerate(read)),
+            strict=True,
+        )
+        arcs = arc_scores.forward(np.concatenate(moved), arc_scores.kinds_of(lattice))
         costs = grid_arcs_hvp.hvp(
             arcs, kept.losses, kept.posteriors, lattice, skips=kept.skips, num_threads=torch.get_num_threads()
         )
         products: list[Tensor | None] = []
-        ones = np.ones(len(kept.losses))
-        by_planes = self._by_planes(arcs, scales, call)
-        for k, (head, own, (_, product)) in enumerate(zip(read, by_planes, moved, strict=True)):
-            gradient, *_ = head.gradients(own, ones, kept.statistics(k), clamp=-1.0)
-            products += [gradient if product is None else gradient.add_(product), None, None, None]
+        moved_planes = self._by_planes(arcs, scales, call)
+        for k, head in enumerate(read):
+            if needed[k * OPERANDS]:
+                products += head.product(along[k], grad_planes[k], moved_planes[k], kept.statistics(k), means[k])
+            else:
+                products += [None] * OPERANDS
         return torch.from_numpy(-costs), (*products, *[None] * (len(self.inputs) - len(products)))
 
     def best(self, call: Call) -> GridPath:
@@ -219,21 +221,41 @@ class _Logits(NamedTuple):
         )
         return [gradient, None, None, None]
 
-    def move(self, tangent: Tensor, grad_planes: np.ndarray, statistics: Statistics) -> tuple[np.ndarray, Tensor]:
-        """How the planes move along a tangent, and how the gradient does while that of the planes stays."""
-        product = empty_like(self.scores)
-        planes = row_scores_hvp.hvp(
+    def move(self, tangent: Tensor, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+        """How the planes move along a tangent, and each row's mean of it."""
+        planes = np.empty((len(self.wanted.classes), int(self.lattice.row_offsets[-1])))
+        means = row_scores_hvp.gather(
             as_rows(tangent, self.lattice),
-            grad_planes,
             as_rows(self.scores, self.lattice),
             self.scores.shape[-1],
             self.lattice,
             self.wanted,
             *statistics,
+            planes,
+            num_threads=torch.get_num_threads(),
+        )
+        return planes, means
+
+    def product(
+        self, tangent: Tensor, grad_planes: np.ndarray, moved_planes: np.ndarray, statistics: Statistics,
+        means: np.ndarray,
+    ) -> list[Tensor | None]:  # fmt: skip
+        """How ``gradients`` move along a tangent, with which the planes' gradients move by ``moved_planes``."""
+        product = empty_like(self.scores)
+        row_scores_hvp.hvp(
+            as_rows(tangent, self.lattice),
+            grad_planes,
+            moved_planes,
+            as_rows(self.scores, self.lattice),
+            self.scores.shape[-1],
+            self.lattice,
+            self.wanted,
+            *statistics,
+            means,
             as_rows(product, self.lattice),
             num_threads=torch.get_num_threads(),
         )
-        return planes, product
+        return [product, None, None, None]
 
 
 class _Joiner(NamedTuple):
@@ -287,8 +309,14 @@ class _Planes(NamedTuple):
     ) -> list[Tensor | None]:
         return [torch.from_numpy(grad_planes).to(self.scores.dtype), None, None, None]
 
-    def move(self, tangent: Tensor, grad_planes: np.ndarray, statistics: Statistics) -> tuple[np.ndarray, None]:
-        return tangent.detach().double().numpy(), None
+    def move(self, tangent: Tensor, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+        return tangent.detach().double().numpy(), _NOTHING
+
+    def product(
+        self, tangent: Tensor, grad_planes: np.ndarray, moved_planes: np.ndarray, statistics: Statistics,
+        means: np.ndarray,
+    ) -> list[Tensor | None]:  # fmt: skip
+        return [torch.from_numpy(moved_planes).to(self.scores.dtype), None, None, None]
 
 
 def _scales(upstream: np.ndarray, call: Call, kept: ArcSaved) -> np.ndarray:
