@@ -139,8 +139,9 @@ class ASGSolver:
         found = rows.statistics(own)
         # Paths of a sample take as many transitions, and what these have in common is no part of the difference.
         relative = transitions - rows.huge(transitions.max())
-        all_paths = dense.solve(own, found.maxima, every, relative)
-        target_paths = chain.solve(own, found.maxima, target, relative)
+        factors = dense.factors(own, found.maxima, relative)
+        all_paths = dense.solve(factors, every)
+        target_paths = chain.solve(chain.frames_of(*factors, target), target)
 
         feasible = target_paths.total.mantissa > 0
         one = extended.with_rest(extended.ones(feasible.shape, own.dtype))

@@ -24,12 +24,11 @@ BACK = 2
 
 
 class Solved(NamedTuple):
-    """Of each sample the sum over all paths (N,), whether all its scores are defined (N,), and the posteriors of the
-    arcs by what they emit (N, T, S'); where all arcs into a state score the same, ``step`` has them all.
+    """Of each sample the sum over all paths (N,), and the posteriors of the arcs by what they emit (N, T, S'); where
+    all arcs into a state score the same, ``step`` has them all.
     """
 
     total: Number
-    defined: Array
     step: Array
     stay: Array | None
 
@@ -43,9 +42,9 @@ class _Ahead(NamedTuple):
     stay: Number | None
 
 
-class _Frame(NamedTuple):
-    """One frame's weights of the arcs that enter and that stay in each state (N, S'), and whether the frame is the
-    sample's own (N, 1).
+class Frames(NamedTuple):
+    """Weights of the arcs that enter and that stay in each state (T, N, S'), ``stay`` ``None`` where they are the same,
+    and whether a frame is its sample's own (T, N, 1).
     """
 
     step: Number
@@ -59,11 +58,12 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Arra
     scores = rows.real_rows(scores, real)
     found = rows.statistics(scores)
     maxima = found.maxima if logits else jnp.where(real, _common(scores, lattice), 0)
-    solved = solve(scores, maxima, lattice)
+    frames, defined = _frames(scores, maxima, lattice)
+    solved = solve(frames, lattice)
     feasible = solved.total.mantissa > 0
     one = extended.with_rest(extended.ones(feasible.shape, scores.dtype))
     total = extended.select(feasible, solved.total, one)
-    normaliser, defined = one, solved.defined
+    normaliser = one
     gradient = -expected_counts(solved, lattice, scores.shape[2])
     if logits:
         normaliser = product_over_frames(jnp.where(real, found.sums, 1), jnp.where(real, found.rests, 0))
@@ -77,21 +77,20 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Arra
     return jnp.where(defined, losses, jnp.nan), gradient
 
 
-def solve(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None = None) -> Solved:
-    """Solve scores (N, T, C) less the maxima (N, T) of their rows; transitions (C, C) where the lattice has any."""
-    num_states = lattice.step_labels.shape[1]
-    frames, defined = _frames(scores, maxima, lattice, transitions)
-    front, back = (extended.zeros((len(scores), columns), scores.dtype) for columns in (FRONT, BACK))
+def solve(frames: Frames, lattice: ChainLattice) -> Solved:
+    _, num_samples, num_states = frames.step.high.shape
+    dtype = frames.step.high.dtype
+    front, back = (extended.zeros((num_samples, columns), dtype) for columns in (FRONT, BACK))
     front = extended.with_rest(front)
 
-    def advance(alpha: Number, frame: _Frame) -> tuple[Number, Number]:
+    def advance(alpha: Number, frame: Frames) -> tuple[Number, Number]:
         entered = extended.multiply(_arriving(alpha, lattice), frame.step)
         if frame.stay is not None:
             entered = extended.add(entered, extended.multiply(_inner(alpha), frame.stay))
         entered = extended.concatenate([front, entered], 1)
         return extended.select(frame.real, entered, alpha), extended.rounded(alpha)
 
-    def retreat(later: _Ahead, step: tuple[_Frame, Array]) -> tuple[_Ahead, _Ahead]:
+    def retreat(later: _Ahead, step: tuple[Frames, Array]) -> tuple[_Ahead, _Ahead]:
         frame, is_last = step
         beta = _leaving(later, skipped)
 
@@ -105,29 +104,29 @@ def solve(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Arra
         return _Ahead(entering(frame.step, [back]), stay), later
 
     state = jnp.arange(-FRONT, num_states)
-    start = jnp.broadcast_to(state == lattice.start_state, (len(scores), len(state)))
+    start = jnp.broadcast_to(state == lattice.start_state, (num_samples, len(state)))
     last = lattice.num_states[:, None]
     is_final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
     final = is_final[:, FRONT:]
     nothing = _Ahead(
-        extended.zeros((len(scores), num_states + BACK), scores.dtype),
-        None if frames.stay is None else extended.zeros((len(scores), num_states), scores.dtype),
+        extended.zeros((num_samples, num_states + BACK), dtype),
+        None if frames.stay is None else extended.zeros((num_samples, num_states), dtype),
     )
     first_alpha, nothing = extended.varying_as(
-        (extended.with_rest(extended.one_where(start, scores.dtype)), nothing),
+        (extended.with_rest(extended.one_where(start, dtype)), nothing),
         (frames, lattice.skips, lattice.num_states),
     )
     alpha, before = lax.scan(advance, first_alpha, frames)
     total = extended.total(extended.keep(is_final, alpha), 1)
     # Posteriors are right to the rounding of a mantissa as they are.
-    frames = _Frame(extended.rounded(frames.step), frames.stay and extended.rounded(frames.stay), frames.real)
+    frames = Frames(extended.rounded(frames.step), frames.stay and extended.rounded(frames.stay), frames.real)
 
     skipped = jnp.pad(lattice.skips, ((0, 0), (0, BACK)))[:, BACK:]
     is_last = jnp.arange(1, len(frames.real) + 1)[:, None, None] >= lattice.input_lengths[:, None]
     first, later = lax.scan(retreat, nothing, (frames, is_last), reverse=True)
     ahead = jax.tree.map(lambda own, others: jnp.concatenate([own[None], others])[:-1], first, later)
 
-    return Solved(total, defined, *_posteriors(before, ahead, lattice))
+    return Solved(total, *_posteriors(before, ahead, lattice))
 
 
 def expected_counts(solved: Solved, lattice: ChainLattice, num_classes: int) -> Array:
@@ -169,28 +168,41 @@ def _common(scores: Array, lattice: ChainLattice) -> Array:
     return rows.huge(jnp.concatenate(arcs, 2).max(2, initial=-jnp.inf))
 
 
-def _frames(scores: Array, maxima: Array, lattice: ChainLattice, transitions: Array | None) -> tuple[_Frame, Array]:
-    """The frames of a batch, time first, and whether all scores of a sample's arcs are below +inf (N,)."""
+def _frames(scores: Array, maxima: Array, lattice: ChainLattice) -> tuple[Frames, Array]:
+    """Of scores (N, T, C) less the maxima (N, T) of their rows; whether those of a sample's arcs are below +inf."""
     relative = extended.exact_sum(scores, -maxima[:, :, None])
-    real = jnp.arange(scores.shape[1])[:, None, None] < lattice.input_lengths[:, None]
     own_states = jnp.arange(lattice.step_labels.shape[1]) < lattice.num_states[:, None]
-    step, defined = _emitted(relative, lattice.step_labels, transitions, lattice.step_transitions, own_states)
-    if _shared_scores(lattice):
-        return _Frame(step, None, real), defined
-    stay, also_defined = _emitted(relative, lattice.stay_labels, transitions, lattice.stay_transitions, own_states)
-    return _Frame(step, stay, real), defined & also_defined
+    step, defined = _emitted(relative, lattice.step_labels, own_states)
+    stay = None
+    if not lattice.shared_labels:
+        stay, also_defined = _emitted(relative, lattice.stay_labels, own_states)
+        defined &= also_defined
+    return Frames(step, stay, _real(len(step.high), lattice)), defined
 
 
-def _emitted(
-    relative: tuple[Array, Array], labels: Array, transitions: Array | None, indices: Array | None, own_states: Array
-) -> tuple[Number, Array]:
-    """(T, N, S') weights of the arcs that emit a label, with what they have the same in all frames."""
+def frames_of(states: Number, arcs: Number, lattice: ChainLattice) -> Frames:
+    """Of weights of entering a class in each frame (T, N, C), and of passing from class to class (C, C), [to, from]."""
+    flat = jax.tree.map(jnp.ravel, arcs)
+
+    def weights(labels: Array, indices: Array | None) -> Number:
+        assert indices is not None, "a lattice whose arcs have scores of their own"
+        entered = jax.tree.map(lambda part: jnp.take_along_axis(part, labels[None], 2), states)
+        passed = extended.at(flat, jnp.maximum(indices, 0))
+        none = extended.with_rest(extended.ones(indices.shape, states.high.dtype))
+        return extended.multiply(entered, extended.select(indices >= 0, passed, none))
+
+    step = weights(lattice.step_labels, lattice.step_transitions)
+    stay = weights(lattice.stay_labels, lattice.stay_transitions)
+    return Frames(step, stay, _real(len(step.high), lattice))
+
+
+def _real(num_frames: int, lattice: ChainLattice) -> Array:
+    return jnp.arange(num_frames)[:, None, None] < lattice.input_lengths[:, None]
+
+
+def _emitted(relative: tuple[Array, Array], labels: Array, own_states: Array) -> tuple[Number, Array]:
+    """(T, N, S') weights of the arcs that emit a label."""
     score, rest = (jnp.take_along_axis(part, labels[:, None], 2).swapaxes(0, 1) for part in relative)
-    if transitions is not None and indices is not None:
-        constant = jnp.where(indices >= 0, transitions.ravel()[jnp.maximum(indices, 0)], 0)
-        # Kept whole: the same rounding in every frame would add up over the frames.
-        score, more = extended.exact_sum(score, constant)
-        rest += more
     return extended.exp(score, rest), ((score < jnp.inf) | ~own_states).all((0, 2))
 
 

@@ -1,4 +1,8 @@
-"""Dense lattices: two scans over the frames, each step all pairs of states at once, in extended range."""
+"""Dense lattices: two scans over the frames, each step all pairs of states at once, in extended range.
+
+Sums over fewer paths of the same scores, a target's, are made of the same factors: what rounding does to them is then
+no part of the difference.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,32 @@ class Solved(NamedTuple):
     transitions: Array
 
 
-def solve(scores: Array, maxima: Array, lattice: DenseLattice, transitions: Array) -> Solved:
-    """Solve scores (N, T, C) less the maxima (N, T) of their rows, with transitions (C, C), [to, from]."""
-    num_samples, num_frames, num_classes = scores.shape
-    frame = jnp.arange(num_frames)[:, None, None]
+class Factors(NamedTuple):
+    """What an arc's weight is the product of: of entering a state in each frame (T, N, C), and of passing from state to
+    state (C, C), [to, from].
+    """
+
+    states: Number
+    arcs: Number
+
+
+def factors(scores: Array, maxima: Array, transitions: Array) -> Factors:
+    """Of scores (N, T, C) less the maxima (N, T) of their rows, with transitions (C, C), [to, from]."""
+    frame = jnp.arange(scores.shape[1])[:, None, None]
     # To stay counts as 1 and the scores have the rest: most arcs stay, and one rounding of theirs would add up.
     shifts = lax.stop_gradient(jnp.diagonal(transitions))
     shifts = jnp.where(jnp.isfinite(shifts), shifts, 0)
     arcs = extended.exp(*extended.exact_sum(transitions, -shifts[:, None]))
     score, rest = extended.exact_sum(scores.swapaxes(0, 1), -maxima.T[:, :, None])
     score, more = extended.exact_sum(score, jnp.where(frame > 0, shifts, 0))
-    weights = extended.exp(score, rest + more)
+    return Factors(extended.exp(score, rest + more), arcs)
+
+
+def solve(of: Factors, lattice: DenseLattice) -> Solved:
+    weights, arcs = of
+    num_frames, num_samples, num_classes = weights.high.shape
+    dtype = weights.high.dtype
+    frame = jnp.arange(num_frames)[:, None, None]
     real = frame < lattice.input_lengths[:, None]
     inner = (frame > 0) & real
 
@@ -56,14 +75,14 @@ def solve(scores: Array, maxima: Array, lattice: DenseLattice, transitions: Arra
         carried = extended.select(is_real, leaving, beta), (count, counts[1] + rest)
         return carried, jnp.where(is_real, gamma, 0)
 
-    nothing = jnp.zeros((num_samples, num_classes, num_classes), scores.dtype)
+    nothing = jnp.zeros((num_samples, num_classes, num_classes), dtype)
     start, nothing = extended.varying_as(
-        (extended.ones((num_samples, num_classes), scores.dtype), nothing), (weights, arcs, real)
+        (extended.ones((num_samples, num_classes), dtype), nothing), (weights, arcs, real)
     )
     alpha, before = lax.scan(advance, extended.with_rest(start), (weights, real, inner))
     # Posteriors are right to the rounding of a mantissa as they are.
     weights, arcs = extended.rounded(weights), extended.rounded(arcs)
-    empty = extended.with_rest(extended.ones((num_samples,), scores.dtype))
+    empty = extended.with_rest(extended.ones((num_samples,), dtype))
     total = extended.select(lattice.input_lengths > 0, extended.total(alpha, 1), empty)
     last = (start, (nothing, nothing))
     (_, (counts, rest)), gamma = lax.scan(retreat, last, (weights, real, inner, before), reverse=True)
