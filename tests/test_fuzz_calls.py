@@ -28,6 +28,15 @@ def test_every_legal_call_is_legal():
     assert not list(calls.legal())
 
 
+TORCHLESS = ("keras", "optax", "tensorflow", "tf_seq2seq_losses")
+OF_TORCH = [name for name in calls.names("compat") if name.split(".")[1] not in TORCHLESS]
+
+
+def test_every_legal_call_of_a_drop_in_is_legal(monkeypatch):
+    monkeypatch.setattr(calls, "names", lambda front: OF_TORCH)
+    assert not list(calls.legal("compat"))
+
+
 def test_the_same_seed_makes_the_same_calls():
     first, again, other = ([str(call) for call in islice(calls.calls(seed), 50)] for seed in (3, 3, 4))
     assert first == again != other

@@ -17,6 +17,7 @@ from pathsum.torch import (
     rnnt_mwer_loss,
     sample_labellings,
 )
+from pathsum.torch.paths import ctc_paths, rnnt_paths
 from support import IMPLEMENTATIONS
 
 everywhere = pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -338,3 +339,32 @@ def test_bad_arguments_are_named(change, error, message):
     }
     with pytest.raises(error, match=f"ctc_mwer_loss: {message}"):
         ctc_mwer_loss(**arguments | change)
+
+
+def test_a_sample_without_a_distribution_has_no_labellings():
+    log_probs = torch.tensor([[[0.1, 0.9]] * 2] * 5).log()
+    log_probs[1, 1, 0], log_probs[2, 0, 1], log_probs[3, 1] = torch.nan, torch.inf, -torch.inf
+    log_probs[4] += 2.0**31  # not normalised, and of no exponential
+    hypotheses, lengths = sample_labellings(log_probs, 3, input_lengths=[2, 2, 1, 2, 2])
+    assert (lengths[1:4] == -1).all()
+    assert (hypotheses[1:4] == -1).all()
+    assert (lengths[[0, 4]] >= 0).all()
+    assert (sample_labellings(log_probs, 3, input_lengths=[2, 1, 0, 1, 2])[1] >= 0).all()
+
+
+@pytest.mark.parametrize("count", [2**60, 2**63 - 1, 2**63, 10**30])
+def test_as_many_samples_as_no_memory_holds_are_refused(count):
+    scores = torch.zeros(1, 2, 3).log_softmax(2)
+    for sample in (
+        lambda: sample_labellings(scores, count),
+        lambda: ctc_paths(scores, [[1]], [2], [1], batch_first=True).sample(count),
+        lambda: rnnt_paths(scores[:, :, None], torch.zeros(1, 0, dtype=torch.int64), [2], [0]).sample(count),
+    ):
+        with pytest.raises(InvalidValueError, match="num_samples must be at most"):
+            sample()
+
+
+def test_lengths_that_are_no_integers_are_named():
+    dates = np.array([[1, 2]], "datetime64[s]")
+    with pytest.raises(InvalidTypeError, match="hypothesis_lengths must have an integer dtype"):
+        ctc_mwer_loss(torch.zeros(2, 1, 3), [[[1], [2]]], [2], dates, references=[[1]])

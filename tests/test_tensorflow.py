@@ -488,6 +488,9 @@ def test_integers_have_any_integer_dtype(dtype):
         labels, *lengths = (wrong[k] if k == position else array for k, array in enumerate(integers))
         with pytest.raises(InvalidTypeError, match=f"^ctc_loss: {name} must have an integer dtype; got bool"):
             ctc_loss(labels, scores, *lengths)
+    for value in ("none", ["a"], [None], [np.inf, 1.0], object(), np.array([0, 1], "datetime64[s]")):
+        with pytest.raises(InvalidTypeError, match=r"^ctc_loss: label_length must have an integer dtype"):
+            ctc_loss(integers[0], scores, value)
 
 
 def test_what_is_known_while_a_graph_is_built_is_checked_then():

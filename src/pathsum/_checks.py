@@ -251,6 +251,11 @@ def check_count(function: str, argument: str, value: Any, minimum: int = 0, maxi
     return int(value)
 
 
+def check_copies(function: str, argument: str, value: Any, minimum: int, size: int) -> int:
+    """How many copies of something of a size are made: in all, fewer numbers than 64 bits count the bytes of."""
+    return check_count(function, argument, value, minimum, 2**59 // max(size, 1))
+
+
 def check_num_classes(function: str, num_classes: Any) -> int:
     """A number of classes, which 32 bits hold."""
     return check_count(function, "num_classes", num_classes, 1, 2**31 - 1)

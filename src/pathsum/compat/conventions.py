@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from pathsum.reductions import reduce
 from pathsum.torch import rnnt_loss, rnnt_packed_loss
 
 Integers = Tensor | Sequence[int]
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def report(value: Tensor, source: Tensor) -> Tensor:
@@ -42,13 +44,36 @@ def bounded(scores: Tensor, clamp: float) -> Tensor:
     return scores
 
 
-def blanks_among(targets: Integers, target_lengths: Integers, blank: int) -> Tensor:
-    """Which entries of the targets, their padding left out, are the blank."""
-    targets, lengths = torch.as_tensor(targets), torch.as_tensor(target_lengths)
-    if targets.ndim < 2:
-        return targets == blank
-    within = torch.arange(targets.shape[1], device=targets.device) < lengths.to(targets.device)[:, None]
-    return (targets == blank) & within
+def blanks_among(targets: Integers, target_lengths: Integers, blank: int) -> Tensor | None:
+    """Which entries of the targets, their padding left out, are the blank; ``None`` where these are no targets and
+    lengths, which the loss then says.
+    """
+    given = [_as_integers(values) for values in (targets, target_lengths)]
+    labels, lengths = given
+    if labels is None or lengths is None or labels.ndim not in (1, 2):
+        return None
+    if labels.ndim < 2:
+        return labels == blank
+    if lengths.shape != labels.shape[:1]:
+        return None
+    within = torch.arange(labels.shape[1], device=labels.device) < lengths.to(labels.device)[:, None]
+    return (labels == blank) & within
+
+
+def is_dense(value: Any) -> bool:
+    """Whether a value is a tensor of the plain kind, its values in memory."""
+    is_plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    return is_plain and not (value.is_meta or value.is_quantized)
+
+
+def _as_integers(values: Any) -> Tensor | None:
+    """A tensor of integers, ``None`` of what is none."""
+    if not isinstance(values, Tensor):
+        try:
+            values = torch.as_tensor(values)
+        except (RuntimeError, TypeError, ValueError):
+            return None
+    return values if is_dense(values) and values.dtype in _INTEGERS else None
 
 
 def blanks_apart(log_probs: Tensor, targets: Integers, is_blank: Tensor, blank: int) -> tuple[Tensor, Tensor]:
@@ -86,10 +111,13 @@ def transducer_losses(
             ``"blank"``, the softmax's of both and else the blank's alone, but in the last frame. Padded logits only.
         options: Further options of ``rnnt_loss``.
     """
-    loss: Callable[..., Tensor] = rnnt_loss if logits.ndim == 4 else rnnt_packed_loss
-    column = blank % logits.shape[-1]
-    is_blank = blanks_among(targets, target_lengths, column)
-    if is_blank.any():
+    loss: Callable[..., Tensor] = rnnt_loss if not is_dense(logits) or logits.ndim == 4 else rnnt_packed_loss
+    num_classes = logits.shape[-1] if is_dense(logits) and logits.ndim else 0
+    is_class = isinstance(blank, Integral) and -num_classes <= blank < num_classes
+    column = int(blank) % num_classes if is_class else blank
+    # What is wrong is passed on as it is: the loss says so.
+    is_blank = blanks_among(targets, target_lengths, column) if is_class else None
+    if is_blank is not None and is_blank.any():
         log_probs = logits.log_softmax(-1) if fused_log_softmax else logits
         scores, targets = blanks_apart(log_probs, targets, is_blank, column)
         if arcs != "both":

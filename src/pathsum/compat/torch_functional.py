@@ -71,8 +71,8 @@ def ctc_loss(
     input_lengths, target_lengths = _lengths(input_lengths), _lengths(target_lengths)
     scores, labels = log_probs, targets
     is_blank = blanks_among(targets, target_lengths, blank)
-    apart = bool(is_blank.any())
-    if apart:
+    apart = is_blank is not None and bool(is_blank.any())
+    if is_blank is not None and apart:
         scores, labels = blanks_apart(log_probs, targets, is_blank, blank)
     try:
         paths = chain_paths(

@@ -58,7 +58,7 @@ def rnnt_loss(
         label_lens,
         blank,
         fastemit_lambda=fastemit_lambda,
-        arcs="both" if corrected or acts.is_cuda else "label",
+        arcs="both" if corrected or getattr(acts, "is_cuda", False) else "label",
         impl=impl,
     )
     return as_one(losses, reduction)

@@ -180,8 +180,9 @@ def _stand_ins(given: Sequence[Any], num_samples: int | None) -> list[np.ndarray
     """
     found = [num_samples, *(array.shape[0] for array in given if len(array.shape)), 1]
     count = next(size for size in found if size is not None)
-    label_length = given[2]
-    width = int(label_length.max(initial=1)) if isinstance(label_length, np.ndarray) else 1
+    label_length, width = given[2], 1
+    if isinstance(label_length, np.ndarray) and label_length.dtype.kind in "iu":
+        width = min(int(label_length.max(initial=1)), 2**20)  # no more is made of a length that cannot be
     return [
         array
         if isinstance(array, np.ndarray)

@@ -322,7 +322,8 @@ def sample_labellings(
 
     Returns:
         ``hypotheses`` (N, K, S), padded with -1, and their ``lengths`` (N, K), int64, independent of one another: what
-        ``ctc_mwer_loss`` takes with ``normalise=False``.
+        ``ctc_mwer_loss`` takes with ``normalise=False``. A sample has none, lengths of -1, where a frame has no
+        distribution: with a NaN or +inf, or where all are -inf.
 
     Raises:
         InvalidValueError: (a ValueError) a length, the blank or the number out of range, a wrong shape.
@@ -337,26 +338,29 @@ def sample_labellings(
         ([[[1, 1], [1, 1]]], [[2, 2]])
     """
     function = "sample_labellings"
-    logits = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
+    _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     scores, batched = samples_first(function, "log_probs", log_probs, batch_first)
     check_generator(function, generator)
-    count = _checks.check_count(function, "num_samples", num_samples, 1)
+    count = _checks.check_copies(function, "num_samples", num_samples, 1, scores.shape[0] * scores.shape[1])
     check_values(function, "log_probs", scores)
     size, num_frames, num_classes = scores.shape
     blank = _checks.check_blank(function, blank, num_classes)
     lengths = check_lengths(function, "input_lengths", input_lengths, size, num_frames, batched).to(scores.device)
     real = torch.arange(num_frames, device=scores.device) < lengths[:, None]
     scores = torch.where(real[:, :, None], scores.detach().to(work_dtype(scores)), 0.0)
-    shares = scores.softmax(2) if logits else scores.exp()
+    # Of log-probabilities too, whose exponentials may be beyond all floats; NaN where a frame has no distribution.
+    shares = scores.softmax(2)
+    drawable = shares.isfinite().all(2).all(1)
+    shares = torch.where(drawable[:, None, None], shares, 1.0)
     drawn = torch.multinomial(shares.reshape(-1, num_classes), count, replacement=True, generator=generator)
     drawn = drawn.view(size, num_frames, count).movedim(2, 1)
     before = torch.cat([torch.full_like(drawn[:, :, :1], blank), drawn[:, :, :-1]], 2)
-    kept = (drawn != blank) & (drawn != before) & real[:, None]
+    kept = (drawn != blank) & (drawn != before) & (real & drawable[:, None])[:, None]
     found = kept.sum(2)
     hypotheses = drawn.new_full((size, count, int(found.amax()) if found.numel() else 0), -1)
     sample, draw, frame = kept.nonzero(as_tuple=True)
     hypotheses[sample, draw, (kept.cumsum(2) - 1)[sample, draw, frame]] = drawn[sample, draw, frame]
-    hypotheses, found = of_samples(batched, hypotheses, found)
+    hypotheses, found = of_samples(batched, hypotheses, torch.where(drawable[:, None], found, -1))
     return hypotheses, found
 
 
@@ -387,6 +391,7 @@ def _hypotheses(
 ) -> _Hypotheses:
     tokens = as_integers(function, "hypotheses", hypotheses)
     counts = as_integers(function, "hypothesis_lengths", lengths)
+    counts = _checks.check_integers(function, "hypothesis_lengths", counts, (2,))
     if tokens.ndim != 3 or len(tokens) != num_samples:
         rule = f"have shape (N, K, S), N = {num_samples}"
         raise InvalidValueError(function, "hypotheses", rule, f"shape {tokens.shape}")

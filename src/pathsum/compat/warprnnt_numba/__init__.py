@@ -62,7 +62,7 @@ def rnnt_loss(
     """
     if clamp < 0:
         raise ValueError("`clamp` must be 0.0 or positive float value.")
-    late = not acts.is_cuda and not corrected
+    late = not getattr(acts, "is_cuda", False) and not corrected
     losses = transducer_losses(
         bounded(acts, clamp) if late else acts,
         labels,

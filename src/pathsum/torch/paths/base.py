@@ -140,7 +140,7 @@ class Paths:
 
     def _draws(self, num_samples: int, generator: torch.Generator | None, size: int, choices: int) -> Tensor:
         """(N, K, choices) numbers drawn evenly from [0, 1)."""
-        count = _checks.check_count(self.function, "num_samples", num_samples)
+        count = _checks.check_copies(self.function, "num_samples", num_samples, 0, size * choices)
         check_generator(self.function, generator)
         return torch.rand(size, count, choices, generator=generator, dtype=torch.float64, device="cpu")
 
