@@ -76,7 +76,7 @@ def _chain():
         ((9, 2, 64, 3), pose_ctc, torch.bfloat16),
         ((9, 2, 33, 90), pose_simple_ctc, torch.float32),
         ((9, 2, 9, 1500), pose_ctc, torch.float64),
-        ((9, 2, 9, 3), None, torch.float32),
+        ((9, 2, 500, 3), None, torch.float32),
     ):
         inputs = chain_inputs(*size, ragged=False)
         targets, lengths, target_lengths = integers(*inputs[1:])

@@ -20,7 +20,8 @@ SHARED = {"80": 163 * 1024, "90": 163 * 1024, "gfx942": 64 * 1024}
 def run(script, *arguments, **environment):
     """Lines that a program prints, in a process where kernels are not interpreted."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    kept |= {"PYTHONPATH": ":".join([str(HERE), str(HERE.parent / "src"), *sys.path])} | environment
+    paths = [HERE, HERE.parent / "src", HERE.parent / "benchmarks", *sys.path]
+    kept |= {"PYTHONPATH": ":".join(map(str, paths))} | environment
     command = [sys.executable, "-W", "ignore", *script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=kept)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -43,8 +44,8 @@ def cache(tmp_path_factory):
     (
         "chain",
         {
-            "score_rows", "solve", "find_posteriors", "write_gradient", "count_arcs", "add_counts", "gather_tangents",
-            "tell_arcs_apart", "move_posteriors", "write_product",
+            "score_rows", "solve", "find_posteriors", "sort_entries", "write_gradient", "write_entries", "count_arcs",
+            "add_counts", "gather_tangents", "tell_arcs_apart", "move_posteriors", "write_product",
         },
     ),
     (
@@ -65,7 +66,7 @@ def cache(tmp_path_factory):
     (
         "dense",
         {
-            "solve", "combine", "write_gradient", "add_transition_gradient", "move_posteriors",
+            "score_rows", "solve", "combine", "write_gradient", "add_transition_gradient", "move_posteriors",
             "add_transition_product",
         },
     ),
@@ -80,6 +81,51 @@ def test_kernels_compile_for_every_target(lattice, kernels, cache):
         assert contracted == 0, f"{name} on {target} rounds the same sum differently in different lanes"
         # Scans over more than one wavefront may be wrong there.
         assert target != "gfx942" or scanned <= 1, f"{name} on {target} scans over {scanned} wavefronts"
+
+
+def test_machine_code_is_read(cache):
+    """Of two small kernels: an accumulation that looks at what it loads at once, and one that looks a step later."""
+    program = """
+from __future__ import annotations
+import json
+import torch
+import triton.language as tl
+import machine_code
+from pathsum.kernels.triton.compilation import barrier, kernel
+
+@kernel
+def added(x, out, count: tl.int32):
+    lanes = tl.arange(0, 64)
+    total = tl.zeros([64], tl.float32)
+    for i in range(count):
+        total = total * 0.5 + tl.load(x + i * 64 + lanes)
+        barrier()
+        tl.store(out + i * 64 + lanes, total)
+
+@kernel
+def added_later(x, out, count: tl.int32):
+    lanes = tl.arange(0, 64)
+    total, ahead = tl.zeros([64], tl.float32), tl.load(x + lanes)
+    for i in range(count):
+        total = total * 0.5 + ahead
+        ahead = tl.load(x + (i + 1) * 64 + lanes, mask=lanes + i < 128 * count, other=0.0)
+        barrier()
+        tl.store(out + i * 64 + lanes, total)
+
+for each in (added, added_later):
+    given = (torch.empty(0), torch.empty(0), 9)
+    ((_, result),) = machine_code.compiled(each, given, {"num_warps": 2}, [machine_code.TARGET])
+    (loop,) = machine_code.loops(machine_code.dumped(result, "-sass"))
+    print(json.dumps([machine_code.resources(result)._asdict(), loop._asdict()]))
+"""
+    path = cache / "small.py"
+    path.write_text(program)
+    (at_once, loop), (_, later) = (json.loads(line) for line in run([str(path)], TRITON_CACHE_DIR=str(cache)))
+    assert 8 <= at_once["registers"] < 64
+    assert at_once["spilled"] == at_once["shared"] == 0
+    moves = {name: loop[name] for name in ("barriers", "loads", "stores", "shared", "exchanges", "waited")}
+    assert moves == {"barriers": 1, "loads": 1, "stores": 1, "shared": 0, "exchanges": 0, "waited": 1}
+    assert (later["barriers"], later["loads"], later["waited"]) == (1, 1, 0)
 
 
 def test_a_new_length_compiles_nothing():

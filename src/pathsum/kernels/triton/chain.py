@@ -21,12 +21,14 @@ from pathsum.kernels.triton.extended import (
     LN_2,
     LOG2_E,
     add,
+    add_three,
     narrowed,
     normalise,
     pack,
     reference_of,
     shift,
     split,
+    split_exactly,
     split_wide,
     unit_of,
     unpack,
@@ -37,6 +39,7 @@ from pathsum.kernels.triton.rows import softmax_statistics
 MAX_EXPONENT = tl.constexpr(float(numerics.MAX_EXPONENT_32))
 # The bits of a float32 NaN: greater, as an integer, than those of every other number that is not negative.
 UNDEFINED = tl.constexpr(0x7FC00000)
+LARGEST_32 = tl.constexpr(3.4028234663852886e38)
 
 
 @triton.jit
@@ -45,14 +48,14 @@ def _greatest_of_states(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The greatest score of each row's states; of one that is not defined anything."""
-    greatest = tl.full(starts.shape, float("-inf"), WORK)
+    greatest = tl.full([starts.shape[0], BLOCK], float("-inf"), WORK)
     for first in range(0, num_columns, BLOCK):
         s = first + tl.arange(0, BLOCK)
         used = real[:, None] & (s[None, :] < num_states[:, None])
         label = tl.load(labels + n[:, None] * labels_width + s[None, :], mask=used, other=0).to(tl.int64)
         x = tl.load(scores + starts[:, None] + label * stride_c, mask=used, other=float("-inf")).to(WORK)
-        greatest = tl.maximum(greatest, tl.max(x, 1))
-    return greatest
+        greatest = tl.maximum(greatest, x)
+    return tl.max(greatest, 1)
 
 
 @triton.jit
@@ -60,13 +63,13 @@ def _greatest_of_classes(
     scores, starts, stride_c, num_classes, real, WORK: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """The greatest score of each row."""
-    greatest = tl.full(starts.shape, float("-inf"), WORK)
+    greatest = tl.full([starts.shape[0], BLOCK], float("-inf"), WORK)
     for first in range(0, num_classes, BLOCK):
         c = first + tl.arange(0, BLOCK)
         mask = real[:, None] & (c < num_classes)[None, :]
         places = scores + starts[:, None] + c.to(tl.int64)[None, :] * stride_c
-        greatest = tl.maximum(greatest, tl.max(tl.load(places, mask=mask, other=float("-inf")).to(WORK), 1))
-    return greatest
+        greatest = tl.maximum(greatest, tl.load(places, mask=mask, other=float("-inf")).to(WORK))
+    return tl.max(greatest, 1)
 
 
 @triton.jit
@@ -97,31 +100,34 @@ def gather_by_state(
     WORK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Store the scores of each state's label; the largest one of each row by size, NaN where one is not defined."""
-    largest = tl.zeros(rows.shape, tl.float32)
+    largest = tl.zeros([rows.shape[0], BLOCK], tl.float32)
     for first in range(0, num_columns, BLOCK):
         s = first + tl.arange(0, BLOCK)
         used = real[:, None] & (s[None, :] < num_states[:, None])
         label = tl.load(labels + n[:, None] * labels_width + s[None, :], mask=used, other=0).to(tl.int64)
         x = tl.load(scores + starts[:, None] + label * stride_c, mask=used, other=float("-inf")).to(WORK)
-        # A maximum leaves NaN out, a sum does not.
-        undefined = tl.sum((used & ~(x < float("inf"))).to(tl.int32), 1) > 0
+        # A maximum leaves NaN out: what is not defined is infinite here, as no other is.
+        undefined = used & ~(x < float("inf"))
         x -= reference[:, None]
-        size = tl.where(x > float("-inf"), tl.abs(x), 0.0).to(tl.float32)
-        largest = tl.where(undefined, float("nan"), tl.maximum(largest, tl.max(size, 1)))
+        size = tl.where(x > float("-inf"), tl.minimum(tl.abs(x), LARGEST_32), 0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.where(undefined, float("inf"), size))
         places = out + rows[:, None] * num_columns + s[None, :]
         tl.store(places, x, mask=real[:, None] & (s < num_columns)[None, :])
-    return largest
+    of_rows = tl.max(largest, 1)
+    return tl.where(of_rows < float("inf"), of_rows, float("nan"))
 
 
 @kernel
 def score_rows(
     scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
     num_classes: tl.int32, input_lengths, num_states, stay_labels, step_labels, labels_width: tl.int32,
-    num_columns: tl.int32, maxima, sums, stay_scores, step_scores, extents, LOGITS: tl.constexpr,
+    num_columns: tl.int32, maxima, sums, powers, stay_scores, step_scores, extents, LOGITS: tl.constexpr,
     SHARED: tl.constexpr, RELATIVE: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Softmax statistics, scores of each state's arcs, and for each sample the bits of the largest of them by size.
+
+    ``powers`` are those of the units that alpha takes each frame's scores in.
 
     Without LOGITS a row's maximum is ``greatest_of_rows``.
     """
@@ -135,6 +141,8 @@ def score_rows(
     if LOGITS:
         maximum, total = softmax_statistics(scores, starts, stride_c, num_classes, real, WORK, BLOCK, ALIGNED)
         tl.store(sums + rows, total, mask=real)
+        _, _, power = unit_of(maximum)
+        tl.store(powers + rows, power.to(tl.int32), mask=real)
         undefined = total != total
     else:
         maximum = greatest_of_rows(
@@ -160,18 +168,28 @@ def score_rows(
         size = tl.abs(maximum - reference)
         largest = tl.maximum(largest, tl.where(size < float("inf"), size, 0.0).to(tl.float32))
     bits = tl.where(undefined, UNDEFINED, largest.to(tl.int32, bitcast=True))
-    # The bits of floats that are not negative are in their order: the same integer whoever comes first.
-    tl.atomic_max(extents + n, bits, mask=real)
+    # The bits of floats that are not negative are in their order: the same integer whoever comes first. Nothing else is
+    # handed on by it, which a stricter order would wait for.
+    tl.atomic_max(extents + n, bits, mask=real, sem="relaxed")
 
 
 @triton.jit
 def is_wide(extent, frames, FIXED: tl.constexpr):
     """Whether the exponents of a sample's paths may leave the narrow pair."""
     if FIXED:
-        return extent == extent
+        return True
     else:
         largest = extent.to(tl.float32, bitcast=True)
         return ~(frames.to(tl.float32) * (largest + 2.0) * LOG2_E < MAX_EXPONENT)
+
+
+@triton.jit
+def in_words(plane, WIDE: tl.constexpr):
+    """A plane of the narrow pair's words, or of the wide pair's in the same memory."""
+    if WIDE:
+        return plane.to(tl.pointer_type(tl.float64), bitcast=True)
+    else:
+        return plane
 
 
 @triton.jit
@@ -185,30 +203,30 @@ def constants_of(transitions, indices, n, width, s, used, TRANSITIONS: tl.conste
 
 
 @triton.jit
-def _score(plane, frame, num_columns, s, used, constants, WIDE: tl.constexpr):
-    """The scores of the states' arcs in a frame; frames count through the batch."""
-    x = tl.load(plane + frame * num_columns + s, mask=used, other=float("-inf"))
+def _scores(plane, frame, num_columns, s, used):
+    """The scores of the states' arcs in a frame, as they are kept; frames count through the batch."""
+    return tl.load(plane + frame * num_columns + s, mask=used, other=float("-inf"))
+
+
+@triton.jit
+def _weight(x, constants, WIDE: tl.constexpr):
+    """Scores as extended numbers."""
     if WIDE:
         x = x.to(tl.float64) + constants
-    return x
+    return split(x)
 
 
 @triton.jit
-def _weight(plane, frame, num_columns, s, used, constants, WIDE: tl.constexpr):
-    """The same as extended numbers."""
-    return split(_score(plane, frame, num_columns, s, used, constants, WIDE))
-
-
-@triton.jit
-def _share(
-    plane, maxima, frame, is_real, num_columns, s, used, constants, LOGITS: tl.constexpr, WIDE: tl.constexpr
-):  # fmt: skip
-    """The same in the wide pair, in units of the frame's own power of two: about 1 where a model is sure."""
-    mantissa, exponent = split_wide(_score(plane, frame, num_columns, s, used & is_real, constants, WIDE))
-    if LOGITS:
-        _, _, power = unit_of(tl.load(maxima + frame, mask=is_real, other=0.0))
-        exponent -= power
-    return mantissa, exponent
+def _share(x, constants, power, WIDE: tl.constexpr):
+    """The same with mantissas of the wide pair, in units of the frame's own power of two: about 1 where a model is
+    sure.
+    """
+    if WIDE:
+        mantissa, exponent = split_wide(x.to(tl.float64) + constants)
+        return mantissa, exponent - power
+    else:
+        mantissa, exponent = split_exactly(x)
+        return mantissa, exponent - power
 
 
 @triton.jit
@@ -225,116 +243,173 @@ def _load_words(plane, places, mask):
 
 
 @triton.jit
-def _times(word, mantissa, exponent):
-    other, other_exponent = unpack(word)
-    return other * mantissa, other_exponent + exponent
+def two_beside(values, BLOCK: tl.constexpr, BEHIND: tl.constexpr):
+    """The values one and two lanes before each, or BEHIND it, in one exchange; the ends have their own end's."""
+    pairs = tl.arange(0, 2 * BLOCK)
+    distance = 1 + pairs % 2
+    source = pairs // 2 + (distance if BEHIND else -distance)
+    both = tl.gather(values, tl.minimum(tl.maximum(source, 0), BLOCK - 1), 0)
+    return tl.split(tl.reshape(both, [BLOCK, 2]))
 
 
 @triton.jit
-def _beside(word, plane, places, lanes, distance, inside, BLOCK: tl.constexpr):
-    """The words ``distance`` lanes further down, or up where negative: the strip's own, or read from the plane."""
-    other = lanes - distance
-    own = tl.gather(word, tl.minimum(tl.maximum(other, 0), BLOCK - 1), 0)
-    outside = (other < 0) | (other >= BLOCK)
-    return tl.where(outside, _load_words(plane, places, inside & outside), own)
+def _power(powers, frame, is_real, LOGITS: tl.constexpr):
+    if LOGITS:
+        return tl.load(powers + frame, mask=is_real, other=0)
+    else:
+        return 0
+
+
+@triton.jit
+def _arrive(
+    mantissa, exponent, one, two, weight, weight_exponent, stay_weight, stay_exponent, ARCS_DIFFER: tl.constexpr
+):  # fmt: skip
+    """The mass in each state a frame on, normalised, of that in it and the words of the two before it."""
+    one, one_exponent = unpack(one, exponent.dtype)
+    two, two_exponent = unpack(two, exponent.dtype)
+    if ARCS_DIFFER:
+        one, one_exponent = one * weight, one_exponent + weight_exponent
+        two, two_exponent = two * weight, two_exponent + weight_exponent
+        mantissa, exponent = mantissa * stay_weight, exponent + stay_exponent
+        return normalise(*add_three(mantissa, exponent, one, one_exponent, two, two_exponent))
+    else:
+        mantissa, exponent = add_three(mantissa, exponent, one, one_exponent, two, two_exponent)
+        return normalise(mantissa * weight, exponent + weight_exponent)
 
 
 @triton.jit
 def _alpha(
-    stay_scores, step_scores, maxima, stays, steps, transitions, skips, n, frame, frames, states, width, num_columns,
+    stay_scores, step_scores, powers, stays, steps, transitions, skips, n, frame, frames, states, width, num_columns,
     start_state, alpha, LOGITS: tl.constexpr, ARCS_DIFFER: tl.constexpr, TRANSITIONS: tl.constexpr,
-    BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK: tl.constexpr, STRIPS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """The mass that arrives in each state of each frame; ``frame`` is the sample's first in the batch.
 
     In words of the wide pair, whatever the scores' own: the loss is a difference, and in float32 the rounding of many
-    frames alike would be all of it.
+    frames alike would be all of it. The exponents are the scores' own pair's.
     """
     lanes = tl.arange(0, BLOCK)
     for strip in range(0, states, BLOCK):
-        # What an earlier strip has stored other threads read.
-        barrier()
+        if STRIPS:
+            # What an earlier strip has stored other threads read.
+            barrier()
         s = strip + lanes
         used = s < states
+        # Of the first two lanes what is before them is not in the program.
+        has_one, has_two = lanes > 0, lanes > 1
         skip = tl.load(skips + n * width + s, mask=used, other=0) != 0
         stay = constants_of(transitions, stays, n, width, s, used, TRANSITIONS)
         step = constants_of(transitions, steps, n, width, s, used, TRANSITIONS)
-        word = _ones(s == start_state, True)
-        one_before, two_before = _ones(s - 1 == start_state, True), _ones(s - 2 == start_state, True)
-        step_ahead, step_exponent_ahead = _share(
-            step_scores, maxima, frame, True, num_columns, s, used, step, LOGITS, WIDE
-        )
-        stay_ahead, stay_exponent_ahead = step_ahead, step_exponent_ahead
-        if ARCS_DIFFER:
-            stay_ahead, stay_exponent_ahead = _share(
-                stay_scores, maxima, frame, True, num_columns, s, used, stay, LOGITS, WIDE
-            )
+        none = zeros_like(tl.zeros([BLOCK], tl.float64))
+        one_at_edge, two_at_edge = none, none
+        mantissa = (s == start_state).to(tl.float64)
+        mantissa, exponent = normalise(mantissa, tl.zeros([BLOCK], tl.int64 if WIDE else tl.int32))
+        word = none
+        step_ahead = _scores(step_scores, frame, num_columns, s, used)
+        stay_ahead = _scores(stay_scores, frame, num_columns, s, used & ARCS_DIFFER)
+        power_ahead = _power(powers, frame, True, LOGITS)
         for t in range(frames):
-            weight, weight_exponent = step_ahead, step_exponent_ahead
-            stay_weight, stay_exponent = stay_ahead, stay_exponent_ahead
-            # A frame ahead, so that no step waits for memory.
-            is_next = t + 1 < frames
-            step_ahead, step_exponent_ahead = _share(
-                step_scores, maxima, frame + t + 1, is_next, num_columns, s, used, step, LOGITS, WIDE
-            )
-            stay_ahead, stay_exponent_ahead = step_ahead, step_exponent_ahead
+            weight, weight_exponent = _share(step_ahead, step, power_ahead, WIDE)
+            stay_weight, stay_exponent = weight, weight_exponent
             if ARCS_DIFFER:
-                stay_ahead, stay_exponent_ahead = _share(
-                    stay_scores, maxima, frame + t + 1, is_next, num_columns, s, used, stay, LOGITS, WIDE
-                )
-            if t > 0:
-                places = (frame + t - 1) * num_columns + s
-                one_before = _beside(word, alpha, places - 1, lanes, 1, used & (s > 0), BLOCK)
-                two_before = _beside(word, alpha, places - 2, lanes, 2, used & (s > 1), BLOCK)
-            two_before = tl.where(skip, two_before, zeros_like(two_before))
-            arriving, exponent = _times(one_before, weight, weight_exponent)
-            skipping, skip_exponent = _times(two_before, weight, weight_exponent)
-            staying, own_exponent = _times(word, stay_weight, stay_exponent)
-            arriving, exponent = add(arriving, exponent, skipping, skip_exponent)
-            arriving, exponent = add(arriving, exponent, staying, own_exponent)
-            word = pack(arriving, exponent)
-            tl.store(alpha + (frame + t) * num_columns + s, word, mask=used)
+                stay_weight, stay_exponent = _share(stay_ahead, stay, power_ahead, WIDE)
+            one, two = two_beside(word, BLOCK, False)
+            one, two = tl.where(has_one, one, one_at_edge), tl.where(has_two, two, two_at_edge)
+            if t == 0:
+                # The start may be a state that is not there.
+                one, two = _ones(s - 1 == start_state, True), _ones(s - 2 == start_state, True)
+            two = tl.where(skip, two, none)
+            # Asked for a frame before they are looked at, so that no step waits for memory.
+            ahead, is_next = frame + t + 1, t + 1 < frames
+            step_ahead = _scores(step_scores, ahead, num_columns, s, used & is_next)
+            if ARCS_DIFFER:
+                stay_ahead = _scores(stay_scores, ahead, num_columns, s, used & is_next)
+            power_ahead = _power(powers, ahead, is_next, LOGITS)
+            places = (frame + t) * num_columns + s
+            if STRIPS:
+                one_at_edge = _load_words(alpha, places - 1, used & (s > 0) & ~has_one)
+                two_at_edge = _load_words(alpha, places - 2, used & (s > 1) & ~has_two)
+            mantissa, exponent = _arrive(
+                mantissa, exponent, one, two, weight, weight_exponent, stay_weight, stay_exponent, ARCS_DIFFER
+            )
+            word = pack(mantissa, exponent)
+            tl.store(alpha + places, word, mask=used)
+
+
+@triton.jit
+def _entered(
+    word, step_scores, steps, transitions, n, frame, num_columns, width, s, mask, TRANSITIONS: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """Masses behind states times the weight of entering these, as words."""
+    step = constants_of(transitions, steps, n, width, s, mask, TRANSITIONS)
+    weight, weight_exponent = _weight(_scores(step_scores, frame, num_columns, s, mask), step, WIDE)
+    mantissa, exponent = unpack(word)
+    return pack(*normalise(mantissa * weight, exponent + weight_exponent))
 
 
 @triton.jit
 def _beta(
     stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width, num_columns,
-    num_final, beta, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    num_final, beta, ARCS_DIFFER: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, STRIPS: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The mass that leaves each state of each frame."""
+    """The mass that leaves each state of each frame.
+
+    What is handed from lane to lane is the mass that enters a state: one score a state, and none of its neighbours'.
+    """
     lanes = tl.arange(0, BLOCK)
     last_strip = (states - 1) // BLOCK * BLOCK
     for back in range(0, states, BLOCK):
-        barrier()
+        if STRIPS:
+            barrier()
         s = last_strip - back + lanes
-        used, has_one, has_two = s < states, s + 1 < states, s + 2 < states
-        skip = tl.load(skips + n * width + s + 2, mask=has_two, other=0) != 0
+        used = s < states
+        has_one, has_two = lanes < BLOCK - 1, lanes < BLOCK - 2
+        skip = tl.load(skips + n * width + s + 2, mask=s + 2 < states, other=0) != 0
         stay = constants_of(transitions, stays, n, width, s, used, TRANSITIONS)
-        step = constants_of(transitions, steps, n, width, s + 1, has_one, TRANSITIONS)
-        step_two = constants_of(transitions, steps, n, width, s + 2, has_two, TRANSITIONS)
+        step = constants_of(transitions, steps, n, width, s, used, TRANSITIONS)
         word = _ones(used & (s >= states - num_final), WIDE)
-        tl.store(beta + (frame + frames - 1) * num_columns + s, word, mask=used)
+        none = zeros_like(word)
+        mantissa, exponent = unpack(word)
+        last = frame + frames - 1
+        tl.store(beta + last * num_columns + s, word, mask=used)
+        step_ahead = _scores(step_scores, last, num_columns, s, used & (frames > 1))
+        stay_ahead = _scores(stay_scores, last, num_columns, s, used & (frames > 1) & ARCS_DIFFER)
         for behind in range(1, frames):
-            t = frames - behind
-            places = (frame + t) * num_columns + s
-            one_after = _beside(word, beta, places + 1, lanes, -1, has_one, BLOCK)
-            two_after = _beside(word, beta, places + 2, lanes, -2, has_two, BLOCK)
-            weight, weight_exponent = _weight(stay_scores, frame + t, num_columns, s, used, stay, WIDE)
-            leaving, exponent = _times(word, weight, weight_exponent)
-            weight, weight_exponent = _weight(step_scores, frame + t, num_columns, s + 1, has_one, step, WIDE)
-            stepping, step_exponent = _times(one_after, weight, weight_exponent)
-            weight, weight_exponent = _weight(
-                step_scores, frame + t, num_columns, s + 2, has_two & skip, step_two, WIDE
-            )
-            skipping, skip_exponent = _times(two_after, weight, weight_exponent)
-            leaving, exponent = add(leaving, exponent, stepping, step_exponent)
-            leaving, exponent = add(leaving, exponent, skipping, skip_exponent)
-            word = pack(leaving, exponent)
-            tl.store(beta + places - num_columns, word, mask=used)
+            row = last + 1 - behind
+            weight, weight_exponent = _weight(step_ahead, step, WIDE)
+            entering, entering_exponent = normalise(mantissa * weight, exponent + weight_exponent)
+            one, two = two_beside(pack(entering, entering_exponent), BLOCK, True)
+            one_at_edge, two_at_edge = none, none
+            if STRIPS:
+                at_one, at_two = (s + 1 < states) & ~has_one, (s + 2 < states) & ~has_two
+                one_at_edge = _entered(
+                    _load_words(beta, row * num_columns + s + 1, at_one), step_scores, steps, transitions, n, row,
+                    num_columns, width, s + 1, at_one, TRANSITIONS, WIDE,
+                )  # fmt: skip
+                two_at_edge = _entered(
+                    _load_words(beta, row * num_columns + s + 2, at_two), step_scores, steps, transitions, n, row,
+                    num_columns, width, s + 2, at_two, TRANSITIONS, WIDE,
+                )  # fmt: skip
+            one, two = tl.where(has_one, one, one_at_edge), tl.where(has_two & skip, two, none)
+            if STRIPS:
+                two = tl.where(skip & ~has_two, two_at_edge, two)
+            if ARCS_DIFFER:
+                weight, weight_exponent = _weight(stay_ahead, stay, WIDE)
+                mantissa, exponent = mantissa * weight, exponent + weight_exponent
+            else:
+                mantissa, exponent = entering, entering_exponent
+            is_next = behind + 1 < frames
+            step_ahead = _scores(step_scores, row - 1, num_columns, s, used & is_next)
+            if ARCS_DIFFER:
+                stay_ahead = _scores(stay_scores, row - 1, num_columns, s, used & is_next)
+            mantissa, exponent = normalise(*add_three(mantissa, exponent, *unpack(one), *unpack(two)))
+            tl.store(beta + (row - 1) * num_columns + s, pack(mantissa, exponent), mask=used)
 
 
 @triton.jit
-def _taken_off(maxima, sums, frame, frames, LOGITS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+def _taken_off(maxima, sums, powers, frame, frames, LOGITS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr):
     """What the loss has besides the logarithm of alpha, which lacks what is huge in the frames' scores.
 
     Of logits, whose softmax lacks the same, the sums of their exponentials in the units of ``_share``.
@@ -350,7 +425,7 @@ def _taken_off(maxima, sums, frame, frames, LOGITS: tl.constexpr, BLOCK: tl.cons
             size = tl.where(possible, maximum - reference_of(maximum), 0.0)
             # The sum is of exp(score - maximum): the weight of the greatest as ``_alpha`` has it, and its power.
             greatest, exponent = split_wide(size.to(tl.float64) if WIDE else size)
-            _, _, power = unit_of(tl.where(possible, maximum, 0.0))
+            power = tl.load(powers + frame + t, mask=t < frames, other=0)
             total += tl.log(greatest * tl.where(possible, mass, 1.0)) + (exponent - power).to(tl.float64) * LN_2
         else:
             total -= reference_of(maximum).to(tl.float64)
@@ -366,45 +441,69 @@ def _final_mass(alpha, frame, frames, states, num_columns, num_final):
     return add(*unpack(one), *unpack(two))
 
 
+@triton.jit
+def _solve(
+    stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
+    transitions, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS: tl.constexpr,
+    SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, STRIPS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """``solve`` of a sample, in the pair that holds its paths."""
+    n = tl.program_id(0).to(tl.int64)
+    frames, states = tl.load(input_lengths + n).to(tl.int32), tl.load(num_states + n).to(tl.int32)
+    frame = n * num_frames
+    is_defined = (tl.load(extents + n) != UNDEFINED) & (frames >= 0)
+    if tl.program_id(1) == 1:
+        if is_defined & (frames > 0):
+            _beta(
+                stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width,
+                num_columns, num_final, in_words(beta, WIDE), not SHARED or TRANSITIONS, TRANSITIONS, BLOCK, STRIPS,
+                WIDE,
+            )  # fmt: skip
+    else:
+        # Without frames there is the empty path, where its one state is final.
+        stands = (start_state >= states - num_final) & (start_state < states)
+        loss = tl.where(stands, 0.0, float("inf")).to(tl.float64)
+        if is_defined & (frames > 0):
+            _alpha(
+                stay_scores, step_scores, powers, stays, steps, transitions, skips, n, frame, frames, states, width,
+                num_columns, start_state, alpha, LOGITS, not SHARED or TRANSITIONS, TRANSITIONS, BLOCK, STRIPS, WIDE,
+            )  # fmt: skip
+            barrier()
+            mantissa, exponent = _final_mass(alpha, frame, frames, states, num_columns, num_final)
+            loss = -tl.log(tl.where(mantissa > 0, mantissa, 1.0))
+            if maxima is not None:
+                loss += _taken_off(maxima, sums, powers, frame, frames, LOGITS, BLOCK, WIDE)
+            loss = tl.where(mantissa > 0, loss - exponent.to(tl.float64) * LN_2, float("inf"))
+        if LOGITS:
+            # The paths share a probability of 1: what rounding has left below 0 is 0.
+            loss = tl.where(loss < 0, 0.0, loss)
+        tl.store(losses + n, tl.where(is_defined, loss, float("nan")))
+
+
 @kernel
 def solve(
-    stay_scores, step_scores, maxima, sums, extents, input_lengths, num_states, skips, stays, steps, transitions,
-    num_frames: tl.int32, width: tl.int32, num_columns: tl.int32, start_state: tl.int32, num_final: tl.int32, alpha,
-    beta, losses, LOGITS: tl.constexpr, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr,
-    WIDE: tl.constexpr, FIXED: tl.constexpr,
+    stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
+    transitions, num_frames: tl.int32, width: tl.int32, num_columns: tl.int32, start_state: tl.int32,
+    num_final: tl.int32, alpha, beta, losses, LOGITS: tl.constexpr, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr,
+    BLOCK: tl.constexpr, STRIPS: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
     """Alpha and the loss of a sample, or, by the second program of it, beta.
 
     Without ``maxima`` the loss lacks what alpha lacks.
     """
     n = tl.program_id(0).to(tl.int64)
-    frames, states = tl.load(input_lengths + n).to(tl.int32), tl.load(num_states + n).to(tl.int32)
-    extent = tl.load(extents + n)
-    frame = n * num_frames
-    is_defined = (extent != UNDEFINED) & (frames >= 0)
-    if is_wide(extent, frames, FIXED) == WIDE:
-        if tl.program_id(1) == 1:
-            if is_defined & (frames > 0):
-                _beta(
-                    stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width,
-                    num_columns, num_final, beta, TRANSITIONS, BLOCK, WIDE,
-                )  # fmt: skip
-        else:
-            # Without frames there is the empty path, where its one state is final.
-            stands = (start_state >= states - num_final) & (start_state < states)
-            loss = tl.where(stands, 0.0, float("inf")).to(tl.float64)
-            if is_defined & (frames > 0):
-                _alpha(
-                    stay_scores, step_scores, maxima, stays, steps, transitions, skips, n, frame, frames, states, width,
-                    num_columns, start_state, alpha, LOGITS, not SHARED or TRANSITIONS, TRANSITIONS, BLOCK, WIDE,
-                )  # fmt: skip
-                barrier()
-                mantissa, exponent = _final_mass(alpha, frame, frames, states, num_columns, num_final)
-                loss = -tl.log(tl.where(mantissa > 0, mantissa, 1.0))
-                if maxima is not None:
-                    loss += _taken_off(maxima, sums, frame, frames, LOGITS, BLOCK, WIDE)
-                loss = tl.where(mantissa > 0, loss - exponent.to(tl.float64) * LN_2, float("inf"))
-            tl.store(losses + n, tl.where(is_defined, loss, float("nan")))
+    if is_wide(tl.load(extents + n), tl.load(input_lengths + n), FIXED):
+        _solve(
+            stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
+            transitions, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS, SHARED,
+            TRANSITIONS, BLOCK, STRIPS, True,
+        )  # fmt: skip
+    elif not FIXED:
+        _solve(
+            stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
+            transitions, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS, SHARED,
+            TRANSITIONS, BLOCK, STRIPS, False,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -444,9 +543,9 @@ def _masses(
         skipping = entering(alpha, rows, num_columns, s, t, used & skip, 2, start_state)
         two, two_exponent = _unpack_alpha(tl.where(skip, skipping, zeros_like(skipping)), WIDE)
         mantissa, exponent = add(one, one_exponent, two, two_exponent)
-        weight, weight_exponent = _weight(step_scores, rows, num_columns, s, used, step, WIDE)
+        weight, weight_exponent = _weight(_scores(step_scores, rows, num_columns, s, used), step, WIDE)
         own, own_exponent = _unpack_alpha(entering(alpha, rows, num_columns, s, t, used, 0, start_state), WIDE)
-        stay_weight, stay_exponent = _weight(stay_scores, rows, num_columns, s, used, stay, WIDE)
+        stay_weight, stay_exponent = _weight(_scores(stay_scores, rows, num_columns, s, used), stay, WIDE)
         staying = own * stay_weight * after
         return (
             mantissa * weight * after, exponent + weight_exponent + after_exponent, staying,
@@ -454,24 +553,20 @@ def _masses(
         )  # fmt: skip
 
 
-@kernel
-def find_posteriors(
+@triton.jit
+def _find_posteriors(
     stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions, alpha,
-    beta, num_samples: tl.int32, num_frames: tl.int32, width: tl.int32, num_columns: tl.int32, start_state: tl.int32,
-    SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
-    FIXED: tl.constexpr,
+    beta, num_samples, num_frames, width, num_columns, start_state, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
-    """Write the posteriors of the arcs that emitted them over the scores.
-
-    Those of a frame sum to 1, so dividing by their own sum keeps what alpha and beta have in common, and its rounding,
-    out of them.
-    """
+    """``find_posteriors`` of the samples whose paths a pair holds; the others are left alone."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     within = rows < num_samples.to(tl.int64) * num_frames
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
     frames, states = tl.load(input_lengths + n), tl.load(num_states + n)
     own = within & (t < frames) & (tl.load(losses + n) < float("inf"))
-    own = own & (is_wide(tl.load(extents + n), frames, FIXED) == WIDE)
+    if not FIXED:
+        own = own & (is_wide(tl.load(extents + n), frames, FIXED) == WIDE)
     rows, n, t, states, own = rows[:, None], n[:, None], t[:, None], states[:, None], own[:, None]
     largest = tl.zeros([ROWS], tl.int64 if WIDE else tl.int32) - (2**60 if WIDE else 2**28)
     total = tl.zeros([ROWS, BLOCK], tl.float64 if WIDE else tl.float32)
@@ -498,3 +593,28 @@ def find_posteriors(
         tl.store(step_scores + places, shift(mantissa, exponent - largest[:, None]) * scale, mask=mask)
         if not SHARED:
             tl.store(stay_scores + places, shift(staying, stay_exponent - largest[:, None]) * scale, mask=mask)
+
+
+@kernel
+def find_posteriors(
+    stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions, alpha,
+    beta, num_samples: tl.int32, num_frames: tl.int32, width: tl.int32, num_columns: tl.int32, start_state: tl.int32,
+    SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, FIXED: tl.constexpr,
+):  # fmt: skip
+    """Write the posteriors of the arcs that emitted them over the scores.
+
+    Those of a frame sum to 1, so dividing by their own sum keeps what alpha and beta have in common, and its rounding,
+    out of them. There is a program for the rows of each pair, unless FIXED.
+    """
+    if tl.program_id(1) == 0:
+        _find_posteriors(
+            stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions,
+            alpha, in_words(beta, True), num_samples, num_frames, width, num_columns, start_state, SHARED, TRANSITIONS,
+            ROWS, BLOCK, True, FIXED,
+        )  # fmt: skip
+    elif not FIXED:
+        _find_posteriors(
+            stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions,
+            alpha, beta, num_samples, num_frames, width, num_columns, start_state, SHARED, TRANSITIONS, ROWS, BLOCK,
+            False, FIXED,
+        )  # fmt: skip

@@ -1,7 +1,8 @@
 """Chains on the GPU: backward, from the posteriors of the arcs.
 
-A frame's states may share a class. Their posteriors are added by the one program that owns the row, along a list of the
-sample's states that is sorted by class.
+Rows are written as if no state were there, and then the few entries of the states' classes once more. States may share
+a class: their posteriors are added by the one program that owns the row, along a list of the sample's states that is
+sorted by class. A kernel for each: together they would need so many registers that few rows are written at a time.
 """
 
 from __future__ import annotations
@@ -9,9 +10,44 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import barrier, kernel
+from pathsum.kernels.triton.compilation import kernel
 from pathsum.kernels.triton.rows import in_pieces
 from pathsum.kernels.triton.segments import last_column, segment_sums
+
+
+@triton.jit
+def _class_of(stay_labels, step_labels, n, states, num_classes, num_columns, entry, num_entries):
+    """Of each entry, the states' entering arcs and behind them, if there are more, their staying ones."""
+    is_step = entry < num_columns
+    state = tl.where(is_step, entry, entry - num_columns)
+    used, places = (entry < num_entries) & (state < states), n * num_columns + state
+    step = tl.load(step_labels + places, mask=used & is_step, other=0)
+    stay = tl.load(stay_labels + places, mask=used & ~is_step, other=0)
+    return tl.where(used, step + stay, num_classes).to(tl.int32)
+
+
+@kernel
+def sort_entries(
+    num_states, stay_labels, step_labels, num_classes: tl.int32, num_columns: tl.int32, num_entries: tl.int32, classes,
+    entries, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The classes (N, num_entries) of each sample's arcs in ascending order, and whose they are, the first of equals
+    first; arcs of no state have the class ``num_classes`` and come last.
+
+    Each counts those that come before it: there are a few hundred.
+    """
+    n, entry = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    states = tl.load(num_states + n)
+    own = _class_of(stay_labels, step_labels, n, states, num_classes, num_columns, entry, num_entries)
+    before = tl.zeros([BLOCK, BLOCK], tl.int32)
+    for first in range(0, num_entries, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        other = _class_of(stay_labels, step_labels, n, states, num_classes, num_columns, i, num_entries)[None, :]
+        comes_first = (other < own[:, None]) | ((other == own[:, None]) & (i[None, :] < entry[:, None]))
+        before += (comes_first & (i < num_entries)[None, :]).to(tl.int32)
+    places, mask = n * num_entries + tl.sum(before, 1), entry < num_entries
+    tl.store(classes + places, own, mask=mask)
+    tl.store(entries + places, entry, mask=mask)
 
 
 @triton.jit
@@ -41,27 +77,29 @@ def sum_by_class(
     entry = tl.load(entries + places, mask=listed, other=0)
     used = listed & (own < num_classes)
     sums = segment_sums(_posterior(stay, step, rows[:, None], entry, num_columns, used), own != before, carry)
-    return own, used & (own != after), sums, last_column(sums, BLOCK)
+    return own.to(tl.int64), used & (own != after), sums, last_column(sums, BLOCK)
 
 
-@kernel
-def write_gradient(
-    grad_losses, scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32,
-    num_frames: tl.int32, num_classes: tl.int32, input_lengths, losses, maxima, sums, stay, step, classes, entries,
-    num_entries: tl.int32, num_columns: tl.int32, out, out_stride_n: tl.int64, out_stride_t: tl.int64,
-    out_stride_c: tl.int64, LOGITS: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr,
-):  # fmt: skip
-    """upstream * (softmax - posterior of each class), or 0, padding included.
-
-    ``entries`` (N, num_entries) of each sample are in the order of their ``classes``; one of no use has no class.
-    """
+@triton.jit
+def rows_of_frames(num_samples, num_frames, input_lengths, losses, ROWS: tl.constexpr):
+    """This program's rows, whether there are such, sample and frame of each, and whether it has paths, or NaN."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     within = rows < num_samples.to(tl.int64) * num_frames
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
     loss = tl.load(losses + n)
     real = within & (t < tl.load(input_lengths + n))
-    possible, undefined = real & (loss < float("inf")), real & (loss != loss)
+    return rows, within, n, t, real & (loss < float("inf")), real & (loss != loss)
+
+
+@kernel
+def write_gradient(
+    grad_losses, scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32,
+    num_frames: tl.int32, num_classes: tl.int32, input_lengths, losses, maxima, sums, out, out_stride_n: tl.int64,
+    out_stride_t: tl.int64, out_stride_c: tl.int64, LOGITS: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """upstream * softmax, or 0, padding included."""
+    rows, within, n, t, possible, undefined = rows_of_frames(num_samples, num_frames, input_lengths, losses, ROWS)
     upstream = tl.load(grad_losses + n).to(WORK)
     starts, out_starts = n * stride_n + t * stride_t, n * out_stride_n + t * out_stride_t
     if ALIGNED > 1:
@@ -83,8 +121,26 @@ def write_gradient(
         gradient = tl.where(undefined[:, None], float("nan"), gradient)
         places = out + out_starts[:, None] + c.to(tl.int64)[None, :] * out_stride_c
         tl.store(places, gradient.to(out.dtype.element_ty), mask=within[:, None] & mask)
-    # The entries of the targets' classes are written once more, by other threads.
-    barrier()
+
+
+@kernel
+def write_entries(
+    grad_losses, scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32,
+    num_frames: tl.int32, num_classes: tl.int32, input_lengths, losses, maxima, sums, stay, step, classes, entries,
+    num_entries: tl.int32, num_columns: tl.int32, out, out_stride_n: tl.int64, out_stride_t: tl.int64,
+    out_stride_c: tl.int64, LOGITS: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """upstream * (softmax - posterior) of the classes that states have, over what ``write_gradient`` has written.
+
+    ``entries`` (N, num_entries) of each sample are in the order of their ``classes``; one of no use has no class.
+    """
+    rows, _, n, t, possible, _ = rows_of_frames(num_samples, num_frames, input_lengths, losses, ROWS)
+    upstream = tl.load(grad_losses + n).to(WORK)
+    starts, out_starts = n * stride_n + t * stride_t, n * out_stride_n + t * out_stride_t
+    maximum, scale = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
+    if LOGITS:
+        maximum = tl.load(maxima + rows, mask=possible, other=0.0)
+        scale = upstream / tl.load(sums + rows, mask=possible, other=1.0)
     carry = tl.zeros([ROWS, 1], WORK)
     for first in range(0, num_entries, BLOCK):
         own, ends, posterior, carry = sum_by_class(

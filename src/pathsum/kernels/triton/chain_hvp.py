@@ -16,8 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.chain import constants_of, entering, gather_by_state, greatest_of_rows
-from pathsum.kernels.triton.chain_gradient import sum_by_class
+from pathsum.kernels.triton.chain import constants_of, entering, gather_by_state, greatest_of_rows, two_beside
+from pathsum.kernels.triton.chain_gradient import rows_of_frames, sum_by_class
 from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.extended import reference_of, shift, split, unpack, zeros_like
 from pathsum.kernels.triton.rows import in_pieces, softmax_mean
@@ -74,7 +74,7 @@ def gather_tangents(
             rows, possible, WORK, BLOCK,
         )  # fmt: skip
         largest = tl.maximum(largest, other)
-    tl.atomic_max(extents + n, largest.to(tl.int32, bitcast=True), mask=possible)
+    tl.atomic_max(extents + n, largest.to(tl.int32, bitcast=True), mask=possible, sem="relaxed")
 
 
 @triton.jit
@@ -136,110 +136,119 @@ def _load(plane, places, mask):
 
 
 @triton.jit
-def _arcs_into(stay, step, skip, stay_costs, step_costs, places, used):
-    """Shares of the three arcs that enter each state, and what staying and entering cost."""
-    stayed, stepped, skipped = _load(stay, places, used), _load(step, places, used), _load(skip, places, used)
+def _load_as_kept(plane, places, mask):
+    return tl.load(plane + places, mask=mask, other=0.0)
+
+
+@triton.jit
+def _shares(stayed, stepped, skipped):
+    """Of the three arcs that enter, or that leave, each state."""
+    stayed, stepped, skipped = stayed.to(tl.float64), stepped.to(tl.float64), skipped.to(tl.float64)
     mass = stayed + stepped + skipped
     share = 1.0 / tl.where(mass > 0, mass, 1.0)
+    return stayed * share, stepped * share, skipped * share
+
+
+@triton.jit
+def _arcs_into(stay, step, skip, stay_costs, step_costs, places, used):
+    """Posteriors of the three arcs that enter each state, and what staying and entering cost, as they are kept."""
     return (
-        stayed * share, stepped * share, skipped * share, _load(stay_costs, places, used),
-        _load(step_costs, places, used),
+        _load_as_kept(stay, places, used), _load_as_kept(step, places, used), _load_as_kept(skip, places, used),
+        _load_as_kept(stay_costs, places, used), _load_as_kept(step_costs, places, used),
     )  # fmt: skip
 
 
 @triton.jit
 def _arcs_out_of(stay, step, skip, stay_costs, step_costs, places, used, has_one, has_two):
-    """Shares of the three arcs that leave each state, and what they cost."""
-    stayed = _load(stay, places, used)
-    stepped, skipped = _load(step, places + 1, has_one), _load(skip, places + 2, has_two)
-    mass = stayed + stepped + skipped
-    share = 1.0 / tl.where(mass > 0, mass, 1.0)
+    """Posteriors of the three arcs that leave each state, and what they cost, as they are kept."""
     return (
-        stayed * share, stepped * share, skipped * share, _load(stay_costs, places, used),
-        _load(step_costs, places + 1, has_one), _load(step_costs, places + 2, has_two),
+        _load_as_kept(stay, places, used), _load_as_kept(step, places + 1, has_one),
+        _load_as_kept(skip, places + 2, has_two), _load_as_kept(stay_costs, places, used),
+        _load_as_kept(step_costs, places + 1, has_one), _load_as_kept(step_costs, places + 2, has_two),
     )  # fmt: skip
-
-
-@triton.jit
-def _beside(mean, plane, places, lanes, distance, inside, BLOCK: tl.constexpr):
-    """The means ``distance`` lanes further down, or up where negative: the strip's own, or read from the plane."""
-    other = lanes - distance
-    own = tl.gather(mean, tl.minimum(tl.maximum(other, 0), BLOCK - 1), 0)
-    outside = (other < 0) | (other >= BLOCK)
-    return tl.where(outside, tl.load(plane + places, mask=inside & outside, other=0.0), own)
 
 
 @triton.jit
 def _sweep_forward(
     stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states, num_columns, before,
-    CONSTANTS: tl.constexpr, BLOCK: tl.constexpr,
+    CONSTANTS: tl.constexpr, BLOCK: tl.constexpr, STRIPS: tl.constexpr,
 ):  # fmt: skip
     """Mean cost of the paths up to each state of each frame, the frame's own cost included."""
     lanes = tl.arange(0, BLOCK)
     nothing = tl.zeros([BLOCK], tl.float64)
     for strip in range(0, states, BLOCK):
-        # What an earlier strip has stored other threads read.
-        barrier()
+        if STRIPS:
+            # What an earlier strip has stored other threads read.
+            barrier()
         s = strip + lanes
         used = s < states
         stay_constant = constants_of(constants, stays, n, num_columns, s, used, CONSTANTS)
         step_constant = constants_of(constants, steps, n, num_columns, s, used, CONSTANTS)
-        mean, one_before, two_before = nothing, nothing, nothing
+        has_one, has_two = lanes > 0, lanes > 1
+        mean, one_at_edge, two_at_edge = nothing, nothing, nothing
         stay_ahead, step_ahead, skip_ahead, stay_cost_ahead, step_cost_ahead = _arcs_into(
             stay, step, skip, stay_costs, step_costs, frame * num_columns + s, used
         )
         for t in range(frames):
-            stayed, stepped, skipped = stay_ahead, step_ahead, skip_ahead
-            stay_cost, step_cost = stay_cost_ahead + stay_constant, step_cost_ahead + step_constant
+            stayed, stepped, skipped = _shares(stay_ahead, step_ahead, skip_ahead)
+            stay_cost = stay_cost_ahead.to(tl.float64) + stay_constant
+            step_cost = step_cost_ahead.to(tl.float64) + step_constant
             places = (frame + t) * num_columns + s
-            # A frame ahead, so that no step waits for memory.
+            # Before the first frame all means are 0.
+            one, two = two_beside(mean, BLOCK, False)
+            one, two = tl.where(has_one, one, one_at_edge), tl.where(has_two, two, two_at_edge)
+            # Asked for a frame before they are looked at, so that no step waits for memory.
             stay_ahead, step_ahead, skip_ahead, stay_cost_ahead, step_cost_ahead = _arcs_into(
                 stay, step, skip, stay_costs, step_costs, places + num_columns, used & (t + 1 < frames)
             )
-            if t > 0:
-                one_before = _beside(mean, before, places - num_columns - 1, lanes, 1, used & (s > 0), BLOCK)
-                two_before = _beside(mean, before, places - num_columns - 2, lanes, 2, used & (s > 1), BLOCK)
-            entered = stepped * (one_before + step_cost) + skipped * (two_before + step_cost)
-            mean = stayed * (mean + stay_cost) + entered
+            if STRIPS:
+                one_at_edge = _load(before, places - 1, used & (s > 0) & ~has_one)
+                two_at_edge = _load(before, places - 2, used & (s > 1) & ~has_two)
+            mean = stayed * (mean + stay_cost) + stepped * (one + step_cost) + skipped * (two + step_cost)
             tl.store(before + places, mean, mask=used)
 
 
 @triton.jit
 def _sweep_back(
     stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states, num_columns, behind,
-    CONSTANTS: tl.constexpr, BLOCK: tl.constexpr,
+    CONSTANTS: tl.constexpr, BLOCK: tl.constexpr, STRIPS: tl.constexpr,
 ):  # fmt: skip
     """Mean cost of the paths behind each state of each frame."""
     lanes = tl.arange(0, BLOCK)
     nothing = tl.zeros([BLOCK], tl.float64)
     last_strip = (states - 1) // BLOCK * BLOCK
     for back in range(0, states, BLOCK):
-        barrier()
+        if STRIPS:
+            barrier()
         s = last_strip - back + lanes
         used, has_one, has_two = s < states, s + 1 < states, s + 2 < states
         stay_constant = constants_of(constants, stays, n, num_columns, s, used, CONSTANTS)
         step_constant = constants_of(constants, steps, n, num_columns, s + 1, has_one, CONSTANTS)
         skip_constant = constants_of(constants, steps, n, num_columns, s + 2, has_two, CONSTANTS)
-        mean = nothing
+        # Behind the last frame all means are 0.
+        mean, one_at_edge, two_at_edge = nothing, nothing, nothing
         places = (frame + frames - 1) * num_columns + s
         tl.store(behind + places, mean, mask=used)
         stay_ahead, step_ahead, skip_ahead, stay_cost_ahead, step_cost_ahead, skip_cost_ahead = _arcs_out_of(
             stay, step, skip, stay_costs, step_costs, places, used, has_one, has_two
         )
         for back_frames in range(1, frames):
-            stayed, stepped, skipped = stay_ahead, step_ahead, skip_ahead
-            stay_cost, step_cost = stay_cost_ahead + stay_constant, step_cost_ahead + step_constant
-            skip_cost = skip_cost_ahead + skip_constant
+            stayed, stepped, skipped = _shares(stay_ahead, step_ahead, skip_ahead)
+            stay_cost = stay_cost_ahead.to(tl.float64) + stay_constant
+            step_cost = step_cost_ahead.to(tl.float64) + step_constant
+            skip_cost = skip_cost_ahead.to(tl.float64) + skip_constant
             places = (frame + frames - back_frames) * num_columns + s
+            one, two = two_beside(mean, BLOCK, True)
+            one, two = tl.where(lanes < BLOCK - 1, one, one_at_edge), tl.where(lanes < BLOCK - 2, two, two_at_edge)
             is_next = back_frames + 1 < frames
             stay_ahead, step_ahead, skip_ahead, stay_cost_ahead, step_cost_ahead, skip_cost_ahead = _arcs_out_of(
                 stay, step, skip, stay_costs, step_costs, places - num_columns, used & is_next, has_one & is_next,
                 has_two & is_next,
             )  # fmt: skip
-            one_after = _beside(mean, behind, places + 1, lanes, -1, has_one, BLOCK)
-            two_after = _beside(mean, behind, places + 2, lanes, -2, has_two, BLOCK)
-            left = stepped * (one_after + step_cost) + skipped * (two_after + skip_cost)
-            mean = stayed * (mean + stay_cost) + left
+            if STRIPS:
+                one_at_edge = _load(behind, places - num_columns + 1, has_one & (lanes == BLOCK - 1))
+                two_at_edge = _load(behind, places - num_columns + 2, has_two & (lanes >= BLOCK - 2))
+            mean = stayed * (mean + stay_cost) + stepped * (one + step_cost) + skipped * (two + skip_cost)
             tl.store(behind + places - num_columns, mean, mask=used)
 
 
@@ -259,7 +268,7 @@ def _mean_of_ends(stay, step, skip, before, frame, frames, states, num_columns, 
 def solve(
     stay, step, skip, stay_costs, step_costs, constants, stays, steps, losses, input_lengths, num_states,
     num_frames: tl.int32, num_columns: tl.int32, num_final: tl.int32, before, behind, costs, CONSTANTS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, STRIPS: tl.constexpr,
 ):  # fmt: skip
     """Mean cost up to each state, and of all paths of a sample, or, by its second program, behind each state.
 
@@ -274,14 +283,14 @@ def solve(
         if possible:
             _sweep_back(
                 stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states,
-                num_columns, behind, CONSTANTS, BLOCK,
+                num_columns, behind, CONSTANTS, BLOCK, STRIPS,
             )  # fmt: skip
     else:
         cost = tl.where(loss == loss, 0.0, float("nan")).to(tl.float64)
         if possible:
             _sweep_forward(
                 stay, step, skip, stay_costs, step_costs, constants, stays, steps, n, frame, frames, states,
-                num_columns, before, CONSTANTS, BLOCK,
+                num_columns, before, CONSTANTS, BLOCK, STRIPS,
             )  # fmt: skip
             barrier()
             cost = _mean_of_ends(stay, step, skip, before, frame, frames, states, num_columns, num_final)
@@ -322,21 +331,12 @@ def move_posteriors(
 def write_product(
     grad_losses, tangent, tangent_stride_n: tl.int64, tangent_stride_t: tl.int64, tangent_stride_c: tl.int64, scores,
     stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
-    num_classes: tl.int32, input_lengths, losses, maxima, sums, means, stay, step, classes, entries,
-    num_entries: tl.int32, num_columns: tl.int32, out, out_stride_n: tl.int64, out_stride_t: tl.int64,
-    out_stride_c: tl.int64, LOGITS: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    num_classes: tl.int32, input_lengths, losses, maxima, sums, means, out, out_stride_n: tl.int64,
+    out_stride_t: tl.int64, out_stride_c: tl.int64, LOGITS: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """upstream * (softmax's tangent - that of each class's posterior), or 0, padding included.
-
-    ``stay`` and ``step`` are how the posteriors move; ``entries`` and ``classes`` as in ``chain_gradient``.
-    """
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    within = rows < num_samples.to(tl.int64) * num_frames
-    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
-    loss = tl.load(losses + n)
-    real = within & (t < tl.load(input_lengths + n))
-    possible, undefined = real & (loss < float("inf")), real & (loss != loss)
+    """upstream * softmax's tangent, or 0, padding included."""
+    rows, within, n, t, possible, undefined = rows_of_frames(num_samples, num_frames, input_lengths, losses, ROWS)
     upstream = tl.load(grad_losses + n).to(WORK)
     starts, moved = n * stride_n + t * stride_t, n * tangent_stride_n + t * tangent_stride_t
     out_starts = n * out_stride_n + t * out_stride_t
@@ -361,8 +361,29 @@ def write_product(
         product = tl.where(undefined[:, None], float("nan"), product)
         places = out + out_starts[:, None] + c * out_stride_c
         tl.store(places, product.to(out.dtype.element_ty), mask=within[:, None] & (c < num_classes))
-    # The entries of the targets' classes are written once more, by other threads.
-    barrier()
+
+
+@kernel
+def write_entries(
+    grad_losses, tangent, tangent_stride_n: tl.int64, tangent_stride_t: tl.int64, tangent_stride_c: tl.int64, scores,
+    stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
+    num_classes: tl.int32, input_lengths, losses, maxima, sums, means, stay, step, classes, entries,
+    num_entries: tl.int32, num_columns: tl.int32, out, out_stride_n: tl.int64, out_stride_t: tl.int64,
+    out_stride_c: tl.int64, LOGITS: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """upstream * (softmax's tangent - that of each class's posterior), over what ``write_product`` has written.
+
+    ``stay`` and ``step`` are how the posteriors move; ``entries`` and ``classes`` as in ``chain_gradient``.
+    """
+    rows, within, n, t, possible, _ = rows_of_frames(num_samples, num_frames, input_lengths, losses, ROWS)
+    upstream = tl.load(grad_losses + n).to(WORK)
+    starts, moved = n * stride_n + t * stride_t, n * tangent_stride_n + t * tangent_stride_t
+    out_starts = n * out_stride_n + t * out_stride_t
+    maximum, scale, mean = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
+    if LOGITS:
+        maximum = tl.load(maxima + rows, mask=possible, other=0.0)
+        scale = upstream / tl.load(sums + rows, mask=possible, other=1.0)
+        mean = tl.load(means + rows, mask=within, other=0.0)
     carry = tl.zeros([ROWS, 1], WORK)
     for first in range(0, num_entries, BLOCK):
         c, ends, posterior, carry = sum_by_class(

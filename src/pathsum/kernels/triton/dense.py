@@ -1,11 +1,12 @@
 """Dense lattices on the GPU, in plain float64: every frame is one product with the matrix of transitions.
 
 Each row of alpha and of beta is a vector times a power of two of its own. That is sound while no possible state lies
-``WATCH`` below the greatest of its row; a sample in which one does is marked as lost, and ``dense_log`` solves it
-again, slower and without limits. Nobody has to look at scores before launching.
+below ``WATCH``, the greatest of the row before being about 1; a sample in which one does is marked as lost, and
+``dense_log`` solves it again, slower and without limits. Nobody has to look at scores before launching.
 
-One launch for the recursion: a program for alpha and one for beta of every sample. A frame's row goes through the plane
-that keeps it, tile by tile, so that there is no limit to the number of states.
+Frames are exponentiated before the recursion, all at once. The recursion is one launch: a program for alpha and one for
+beta of every sample. A frame's row goes through the plane that keeps it, tile by tile, so that there is no limit to the
+number of states; a frame waits once for other threads, and adds lanes up once for each block of its row.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathsum.kernels.triton.extended import LN_2, reference_of
 WATCH = tl.constexpr(2.0**-500)
 # A frame's sum of alpha * beta that is further below 1 has lost digits.
 LEAST_MASS = tl.constexpr(2.0**-900)
+# A sample that has a score of NaN or +inf; one that is lost has 1.
+UNDEFINED = tl.constexpr(2)
 
 
 @triton.jit
@@ -40,20 +43,54 @@ def greatest_of_frame(scores, start, stride_c, num_classes, BLOCK: tl.constexpr)
     return tl.where(largest > float("-inf"), largest, 0.0), tl.max(undefined, 0)
 
 
+@kernel
+def score_rows(
+    scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, input_lengths, num_frames: tl.int32,
+    num_classes: tl.int32, references, emits, lost, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Each frame's greatest score, 0 of nothing but -inf, and the exponentials of its scores less that.
+
+    ``lost`` of a sample becomes ``UNDEFINED`` where a score is NaN or +inf, 1 where an exponential leaves the range.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    n, t = row // num_frames, row % num_frames
+    if t < tl.load(input_lengths + n):
+        start = n * stride_n + t * stride_t
+        reference, undefined = greatest_of_frame(scores, start, stride_c, num_classes, BLOCK)
+        tl.store(references + row, reference)
+        far_below = tl.zeros([BLOCK], tl.int32)
+        for first in range(0, num_classes, BLOCK):
+            c = first + tl.arange(0, BLOCK)
+            x = load_scores(scores, start, stride_c, c, num_classes)
+            emit = tl.exp(x - reference)
+            tl.store(emits + row * num_classes + c, emit, mask=c < num_classes)
+            far_below = far_below | ((x > float("-inf")) & (emit < WATCH)).to(tl.int32)
+        status = tl.where(undefined != 0, UNDEFINED, tl.max(far_below, 0))
+        tl.atomic_max(lost + n, status, mask=status > 0, sem="relaxed")
+
+
 @triton.jit
-def _product(matrix, vector, to, num_classes, TO: tl.constexpr, FROM: tl.constexpr):
-    """sum over i of matrix[to, i] * vector[i]
+def _tile(matrix, to, i, num_classes):
+    mask = (to < num_classes)[:, None] & (i < num_classes)[None, :]
+    return tl.load(matrix + to.to(tl.int64)[:, None] * num_classes + i[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _product(matrix, tile, vector, to, num_classes, TO: tl.constexpr, FROM: tl.constexpr, SINGLE: tl.constexpr):
+    """sum over i of matrix[to, i] * vector[i], and the greatest vector[i]; where SINGLE the matrix is ``tile``.
 
     Lanes are added up once, behind the last product: contracted into an exchange with another lane, a product is
     rounded in that lane alone, and the lanes of a row would hold different sums.
     """
-    total = tl.zeros([TO, FROM], tl.float64)
-    for first in range(0, num_classes, FROM):
+    total, greatest = tl.zeros([TO, FROM], tl.float64), tl.zeros([1, FROM], tl.float64)
+    for first in range(0, FROM if SINGLE else num_classes, FROM):
         i = first + tl.arange(0, FROM)
-        mask = (to < num_classes)[:, None] & (i < num_classes)[None, :]
-        tile = tl.load(matrix + to.to(tl.int64)[:, None] * num_classes + i[None, :], mask=mask, other=0.0)
-        total += tile * tl.load(vector + i, mask=i < num_classes, other=0.0)[None, :]
-    return tl.sum(total, 1)
+        own = tl.load(vector + i, mask=i < num_classes, other=0.0)[None, :]
+        if not SINGLE:
+            tile = _tile(matrix, to, i, num_classes)
+        total += tile * own
+        greatest = tl.maximum(greatest, own)
+    return tl.sum(total, 1), tl.max(greatest, 1)
 
 
 @triton.jit
@@ -70,116 +107,106 @@ def _power(n):
 
 
 @triton.jit
-def _alpha(
-    scores, start, stride_t, stride_c, matrix, shift, row, frames, num_classes, alpha, scales, TO: tl.constexpr,
-    FROM: tl.constexpr,
+def _sweep(
+    matrix, emits, row, frames, num_classes, plane, scales, leaving, BACKWARDS: tl.constexpr, TO: tl.constexpr,
+    FROM: tl.constexpr, SINGLE: tl.constexpr,
 ):  # fmt: skip
-    """Fill alpha, times ``scales`` a frame; the log-sum less what is huge of the frames' greatest, and this; whether a
-    score is undefined, whether one is lost.
+    """Fill a plane, each row times a power of two: alpha, and ``scales`` by which its rows are about 1; or, BACKWARDS,
+    emit * beta, and ``leaving`` by beta.
+
+    Whether a state is lost, and the sum of the exponents that alpha's rows but the last lack.
     """
-    in_common = tl.zeros([], tl.float64)
-    log_z, scale = tl.zeros([], tl.float64), tl.zeros([], tl.float64) + 1.0
-    undefined, lost = tl.zeros([], tl.int32), tl.zeros([], tl.int32)
-    for t in range(frames):
+    lost, powers = tl.zeros([TO], tl.int32), tl.zeros([TO], tl.int64)
+    # A matrix of one tile stays in registers.
+    tile = _tile(matrix, tl.arange(0, TO), tl.arange(0, FROM), num_classes)
+    for step in range(frames):
         # What other threads have stored of the frame before.
         barrier()
-        place = start + t * stride_t
-        reference, wrong = greatest_of_frame(scores, place, stride_c, num_classes, FROM)
-        undefined = undefined | wrong
-        greatest, least = tl.zeros([TO], tl.float64), tl.full([TO], float("inf"), tl.float64)
-        mass = tl.zeros([TO], tl.float64)
-        before = alpha + (row + t - 1) * num_classes
-        for first in range(0, num_classes, TO):
+        t = frames - 1 - step if BACKWARDS else step
+        place = (row + t) * num_classes
+        before = plane + (place + num_classes if BACKWARDS else place - num_classes)
+        for first in range(0, TO if SINGLE else num_classes, TO):
             j = first + tl.arange(0, TO)
-            x = load_scores(scores, place, stride_c, j, num_classes)
+            # Asked for before the product, which waits for memory too.
+            emit = tl.load(emits + place + j, mask=j < num_classes, other=0.0)
             arriving = tl.zeros([TO], tl.float64) + 1.0
-            if t > 0:
-                arriving = scale * _product(matrix, before, j, num_classes, TO, FROM)
-            state = arriving * tl.exp(x - reference)
-            tl.store(before + num_classes + j, state, mask=j < num_classes)
-            greatest, mass = tl.maximum(greatest, state), mass + state
-            least = tl.minimum(least, tl.where((arriving > 0) & (x > float("-inf")), state, float("inf")))
-        largest = tl.max(greatest, 0)
-        lost = lost | ((tl.min(least, 0) < largest * WATCH) | (largest < WATCH)).to(tl.int32)
-        exponent = _exponent(largest)
-        scale = _power(-exponent)
-        tl.store(scales + row + t, scale)
-        huge = reference_of(reference)
-        in_common += huge
-        log_z += (reference - huge) + exponent.to(tl.float64) * LN_2 + tl.where(t > 0, shift, 0.0)
-        if t == frames - 1:
-            total = tl.sum(mass, 0) * scale
-            log_z = tl.where(total > 0, log_z + tl.log(tl.where(total > 0, total, 1.0)), float("-inf"))
-    return log_z, in_common, undefined, lost
+            if step > 0:
+                total, greatest = _product(matrix, tile, before, j, num_classes, TO, FROM, SINGLE)
+                exponent = _exponent(greatest)
+                scale = _power(-exponent)
+                arriving = scale * total
+                if not BACKWARDS:
+                    powers += tl.where(j == 0, exponent, 0)
+                    tl.store(scales + row + t - 1 + j, scale, mask=j == 0)
+            state = arriving * emit
+            tl.store(plane + place + j, state, mask=j < num_classes)
+            if BACKWARDS:
+                tl.store(leaving + place + j, arriving, mask=j < num_classes)
+            lost = lost | ((arriving > 0) & (emit > 0) & (state < WATCH)).to(tl.int32)
+    return tl.max(lost, 0), tl.sum(powers, 0)
 
 
 @triton.jit
-def _beta(
-    scores, start, stride_t, stride_c, transposed, row, frames, num_classes, beta, entering, TO: tl.constexpr,
-    FROM: tl.constexpr,
-):  # fmt: skip
-    """Fill beta, each row times some power of two, and ``entering``, emit * beta; whether a state is lost."""
-    lost, scale = tl.zeros([], tl.int32), tl.zeros([], tl.float64) + 1.0
-    last = beta + (row + frames - 1) * num_classes
-    for first in range(0, num_classes, TO):
-        j = first + tl.arange(0, TO)
-        tl.store(last + j, tl.zeros([TO], tl.float64) + 1.0, mask=j < num_classes)
-    for behind in range(frames):
-        t = frames - 1 - behind
-        barrier()
-        place = start + t * stride_t
-        reference, _ = greatest_of_frame(scores, place, stride_c, num_classes, FROM)
-        here, weighed = beta + (row + t) * num_classes, entering + (row + t) * num_classes
-        greatest, least = tl.zeros([FROM], tl.float64), tl.full([FROM], float("inf"), tl.float64)
-        for first in range(0, num_classes, FROM):
-            j = first + tl.arange(0, FROM)
-            x = load_scores(scores, place, stride_c, j, num_classes)
-            leaving = tl.load(here + j, mask=j < num_classes, other=0.0)
-            state = leaving * tl.exp(x - reference)
-            tl.store(weighed + j, state, mask=j < num_classes)
-            greatest = tl.maximum(greatest, state)
-            least = tl.minimum(least, tl.where((leaving > 0) & (x > float("-inf")), state, float("inf")))
-        largest = tl.max(greatest, 0)
-        lost = lost | ((tl.min(least, 0) < largest * WATCH) | (largest < WATCH)).to(tl.int32)
-        scale = _power(-_exponent(largest))
-        barrier()
-        if t > 0:
-            for first in range(0, num_classes, TO):
-                i = first + tl.arange(0, TO)
-                leaving = scale * _product(transposed, weighed, i, num_classes, TO, FROM)
-                tl.store(here - num_classes + i, leaving, mask=i < num_classes)
-    return lost
+def _in_common(references, shift, row, frames, FROM: tl.constexpr):
+    """What alpha lacks of the log-sum: what is not huge of it, and the rest."""
+    ordinary, huge = tl.zeros([FROM], tl.float64), tl.zeros([FROM], tl.float64)
+    for first in range(0, frames, FROM):
+        t = first + tl.arange(0, FROM)
+        reference = tl.load(references + row + t, mask=t < frames, other=0.0)
+        huge += reference_of(reference)
+        ordinary += (reference - reference_of(reference)) + tl.where((t > 0) & (t < frames), shift, 0.0)
+    return tl.sum(ordinary, 0), tl.sum(huge, 0)
+
+
+@triton.jit
+def _last_mass(last, num_classes, FROM: tl.constexpr):
+    """The exponent of the last row's greatest, and what the row adds up to in units of it."""
+    total, greatest = tl.zeros([FROM], tl.float64), tl.zeros([FROM], tl.float64)
+    for first in range(0, num_classes, FROM):
+        i = first + tl.arange(0, FROM)
+        state = tl.load(last + i, mask=i < num_classes, other=0.0)
+        total, greatest = total + state, tl.maximum(greatest, state)
+    exponent = _exponent(tl.max(greatest, 0))
+    return exponent, tl.sum(total, 0) * _power(-exponent)
 
 
 @kernel
 def solve(
-    scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, input_lengths, num_frames: tl.int32,
-    num_classes: tl.int32, matrix, transposed, shift, status, alpha, scales, beta, entering, losses, in_common,
-    lost, TO: tl.constexpr, FROM: tl.constexpr,
+    input_lengths, num_frames: tl.int32, num_classes: tl.int32, references, emits, matrix, transposed, shift, status,
+    alpha, scales, beta, entering, losses, in_common, lost, TO: tl.constexpr, FROM: tl.constexpr,
+    SINGLE: tl.constexpr,
 ):  # fmt: skip
     """Alpha and the loss of a sample, or, by the second program of it, beta; the loss lacks what is ``in_common``.
+
+    SINGLE: the matrix is one tile.
 
     ``status``: whether a transition is NaN or +inf, and whether the finite ones are too far apart.
     """
     n = tl.program_id(0).to(tl.int64)
     frames = tl.load(input_lengths + n).to(tl.int32)
-    row, start = n * num_frames, n * stride_n
+    row = n * num_frames
     if frames > 0:
         if tl.program_id(1) == 1:
-            near_end = _beta(
-                scores, start, stride_t, stride_c, transposed, row, frames, num_classes, beta, entering, TO, FROM
+            near_end, _ = _sweep(
+                transposed, emits, row, frames, num_classes, entering, scales, beta, True, TO, FROM, SINGLE
             )
             tl.atomic_max(lost + n, near_end)
         else:
-            log_z, huge, undefined, near_end = _alpha(
-                scores, start, stride_t, stride_c, matrix, tl.load(shift), row, frames, num_classes, alpha, scales, TO,
-                FROM,
-            )  # fmt: skip
+            near_end, powers = _sweep(
+                matrix, emits, row, frames, num_classes, alpha, scales, beta, False, TO, FROM, SINGLE
+            )
+            barrier()
+            log_z, huge = _in_common(references, tl.load(shift), row, frames, FROM)
+            last = row + frames - 1
+            exponent, mass = _last_mass(alpha + last * num_classes, num_classes, FROM)
+            tl.store(scales + last, _power(-exponent))
+            log_z += (powers + exponent).to(tl.float64) * LN_2 + tl.log(tl.where(mass > 0, mass, 1.0))
+            loss = tl.where(mass > 0, -log_z, float("inf"))
             has_arcs = frames > 1
-            undefined = (undefined != 0) | (has_arcs & (tl.load(status) != 0))
+            undefined = (tl.load(lost + n) >= UNDEFINED) | (has_arcs & (tl.load(status) != 0))
             far_apart = has_arcs & (tl.load(status + 1) != 0)
-            tl.atomic_max(lost + n, tl.where(undefined, 0, near_end | far_apart.to(tl.int32)))
-            tl.store(losses + n, tl.where(undefined, float("nan"), -log_z))
+            tl.atomic_max(lost + n, near_end | far_apart.to(tl.int32))
+            tl.store(losses + n, tl.where(undefined, float("nan"), loss))
             tl.store(in_common + n, huge)
     else:
         if tl.program_id(1) == 0:

@@ -5,7 +5,8 @@ whatever the number's size, and no step of a recursion waits for an exp or a log
 below all others.
 
 Two pairs, told apart by the dtype of the mantissa: the narrow one, float32 with int32 exponents, and the wide one,
-float64 with int64 exponents. A number is kept in memory, and handed from lane to lane, as one word of 64 bits.
+float64 with int64 exponents. A number is kept in memory, and handed from lane to lane, as one word of 64 bits. While it
+is computed a number of the wide pair has int32 exponents where the narrow one would hold it.
 """
 
 from __future__ import annotations
@@ -69,19 +70,20 @@ def split(x):
 
 
 @triton.jit
-def split_wide(x):
-    """The same in the wide pair: of a float32 the polynomial is in float32 still, the mantissa all it knows."""
-    if x.dtype == tl.float32:
-        tail, n = _split_tail(x)
-        return 1.0 + tail.to(tl.float64), widened(n)
-    else:
-        return split(x)
+def split_exactly(x):
+    """The same of a float32, with a mantissa of the wide pair, which has all that the polynomial in float32 knows."""
+    tail, n = _split_tail(x)
+    return 1.0 + tail.to(tl.float64), n
 
 
 @triton.jit
-def widened(exponent):
-    """An int32 exponent as the wide pair's."""
-    return tl.where(exponent == ZERO_32, ZERO_64, exponent.to(tl.int64))
+def split_wide(x):
+    """The same in the wide pair."""
+    if x.dtype == tl.float32:
+        mantissa, n = split_exactly(x)
+        return mantissa, tl.where(n == ZERO_32, ZERO_64, n.to(tl.int64))
+    else:
+        return split(x)
 
 
 @triton.jit
@@ -132,7 +134,9 @@ def normalise(mantissa, exponent):
     else:
         bits = mantissa.to(tl.int64, bitcast=True)
         unit = ((bits & 0x000FFFFFFFFFFFFF) | 0x3FF0000000000000).to(tl.float64, bitcast=True)
-        return tl.where(possible, unit, 0.0), tl.where(possible, exponent + (bits >> 52) - 1023, ZERO_64)
+        zero = ZERO_32 if exponent.dtype == tl.int32 else ZERO_64
+        own = ((bits >> 52) - 1023).to(exponent.dtype)
+        return tl.where(possible, unit, 0.0), tl.where(possible, exponent + own, zero)
 
 
 @triton.jit
@@ -140,6 +144,14 @@ def add(mantissa, exponent, other, other_exponent):
     """The normalised sum."""
     largest = tl.maximum(exponent, other_exponent)
     return normalise(shift(mantissa, exponent - largest) + shift(other, other_exponent - largest), largest)
+
+
+@triton.jit
+def add_three(one, one_exponent, two, two_exponent, three, three_exponent):
+    """The sum, not normalised."""
+    largest = tl.maximum(one_exponent, tl.maximum(two_exponent, three_exponent))
+    entering = shift(two, two_exponent - largest) + shift(three, three_exponent - largest)
+    return shift(one, one_exponent - largest) + entering, largest
 
 
 @triton.jit
@@ -156,7 +168,8 @@ def pack(mantissa, exponent):
 
 
 @triton.jit
-def unpack(word):
+def unpack(word, EXPONENT: tl.constexpr = tl.int64):
+    """A word as a number; of one of the wide pair the exponent is of the type asked for."""
     if word.dtype == tl.int64:
         mantissa = (word & 0xFFFFFFFF).to(tl.int32).to(tl.float32, bitcast=True)
         return mantissa, (word >> 32).to(tl.int32)
@@ -165,7 +178,7 @@ def unpack(word):
         bounded = tl.where(possible, word, 0.0)
         exponent = tl.floor(bounded)
         mantissa = tl.where(possible, bounded - exponent + 1.0, 0.0)
-        return mantissa, tl.where(possible, exponent.to(tl.int64), ZERO_64)
+        return mantissa, tl.where(possible, exponent.to(EXPONENT), ZERO_32 if EXPONENT == tl.int32 else ZERO_64)
 
 
 @triton.jit

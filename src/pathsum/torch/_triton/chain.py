@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class Chain(ChainOperators):
         empty, work = empties(scores), work_dtype(scores)
         num_rows = scores.shape[:2].numel()
         maxima, sums = empty(num_rows, dtype=work), empty(num_rows if logits else 0)
+        powers = empty(num_rows if logits else 0, dtype=torch.int32)
         step_scores = empty(num_rows, own.width, dtype=work)
         stay_scores = step_scores if own.shared else empty(num_rows, own.width, dtype=work)
         extents = torch.zeros(len(scores), dtype=torch.int32, device=scores.device)
@@ -60,31 +61,27 @@ class Chain(ChainOperators):
         launch(
             chain.score_rows, (programs(num_rows, rows),), scores,
             scores, *scores.stride(), *scores.shape, *own.lengths, *own.labels, own.width, own.width, maxima, sums,
-            stay_scores, step_scores, extents, LOGITS=logits, SHARED=own.shared, RELATIVE=relative,
+            powers, stay_scores, step_scores, extents, LOGITS=logits, SHARED=own.shared, RELATIVE=relative,
             WORK=in_triton(work), ROWS=rows, BLOCK=classes, ALIGNED=aligned(scores),
         )  # fmt: skip
 
         losses, alpha = empty(len(scores)), empty(num_rows, own.width)
-        beta = empty(num_rows if need_gradient else 0, own.width)
+        beta = empty(num_rows if need_gradient else 0, own.width, dtype=torch.int64)
         planes = (stay_scores, step_scores)
-        statistics = (None, None) if relative else (maxima, sums)
+        statistics = (None, None, None) if relative else (maxima, sums, powers)
         _solve(own, planes, statistics, extents, (alpha, beta), losses, logits)
         if transitions is not None and not relative:
             losses -= (own.lengths[0] - 1).clamp(min=0) * less_common(transitions)[1]
-        if logits:
-            # Their paths share a probability of 1: what rounding has left below 0 is 0.
-            losses = losses.clamp(min=0)
         maxima, sums = maxima if logits else empty(0, dtype=work), sums.to(work)
         if not need_gradient:
             return ChainSaved(losses, maxima, sums, empty(0, 0, dtype=work), empty(0, 0, dtype=work))
         rows, columns = tiles(own.width, torch.float64)
-        for wide, words in own.pairs:
-            launch(
-                chain.find_posteriors, (programs(num_rows, rows),), scores,
-                *planes, extents, losses, *own.lengths, *own.arcs, alpha, beta.view(words), len(scores),
-                own.num_frames, own.width, own.width, own.ends[0], SHARED=own.shared,
-                TRANSITIONS=own.arcs[-1] is not None, ROWS=rows, BLOCK=columns, WIDE=wide, FIXED=own.fixed,
-            )  # fmt: skip
+        launch(
+            chain.find_posteriors, (programs(num_rows, rows), own.num_pairs), scores,
+            *planes, extents, losses, *own.lengths, *own.arcs, alpha, beta, len(scores), own.num_frames, own.width,
+            own.width, own.ends[0], SHARED=own.shared, TRANSITIONS=own.arcs[-1] is not None, ROWS=rows, BLOCK=columns,
+            FIXED=own.fixed,
+        )  # fmt: skip
         stay = empty(0, 0, dtype=work) if own.shared else stay_scores
         return ChainSaved(losses, maxima, sums, stay, step_scores)
 
@@ -131,12 +128,17 @@ class Chain(ChainOperators):
         costs = _move_posteriors(own, planes, (stay_costs, step_costs, constants), losses)
         moved_stay, moved_step, _ = planes
         product = empty_gradient(scores)
-        labels, *entries = _entries_by_class(own, num_classes)
+        read = (upstream, *read, losses, maxima, sums, means)
         launch(
             chain_hvp.write_product, (programs(num_rows, rows),), scores,
-            upstream, *read, losses, maxima, sums, means, moved_stay, moved_step, *entries, labels.shape[1], own.width,
-            product, *product.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows, BLOCK=classes,
-            ALIGNED=aligned(scores, tangent, product), **scan(),
+            *read, product, *product.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows, BLOCK=classes,
+            ALIGNED=aligned(scores, tangent, product),
+        )  # fmt: skip
+        entries = _Entries(own, num_classes)
+        launch(
+            chain_hvp.write_entries, (programs(num_rows, entries.rows),), scores,
+            *read, moved_stay, moved_step, *entries.listed, own.width, product, *product.stride(), LOGITS=logits,
+            WORK=in_triton(work), **entries.constants,
         )  # fmt: skip
         slopes = means.view(scores.shape[:2]).sum(1, dtype=torch.float64) - costs if logits else -costs
         if transitions is None:
@@ -206,17 +208,15 @@ class _Chains(NamedTuple):
         )  # fmt: skip
 
     @property
-    def pairs(self) -> list[tuple[bool, torch.dtype]]:
-        """The pairs of extended range, whether it is the wide one, and its words; each launch leaves the other's
-        alone.
-        """
-        return [(True, torch.float64)] if self.fixed else [(False, torch.int64), (True, torch.float64)]
+    def num_pairs(self) -> int:
+        """How many pairs of extended range samples take."""
+        return 1 if self.fixed else 2
 
 
 def _solve(
     own: _Chains,
     scores: tuple[Tensor, Tensor],
-    statistics: tuple[Tensor | None, Tensor | None],
+    statistics: tuple[Tensor | None, Tensor | None, Tensor | None],
     extents: Tensor,
     masses: tuple[Tensor, Tensor],
     losses: Tensor,
@@ -224,13 +224,12 @@ def _solve(
 ) -> None:
     """Alpha and the losses, and beta where it has room, of scores gathered by state."""
     block, (alpha, beta) = bucket(own.width, 32, STRIP), masses
-    for wide, words in own.pairs:
-        launch(
-            chain.solve, (len(losses), 2 if len(beta) else 1), alpha,
-            *scores, *statistics, extents, *own.lengths, *own.arcs, own.num_frames, own.width, own.width, *own.ends,
-            alpha, beta.view(words), losses, LOGITS=logits, SHARED=own.shared, FIXED=own.fixed,
-            TRANSITIONS=own.arcs[-1] is not None, BLOCK=block, WIDE=wide, num_warps=warps(block),
-        )  # fmt: skip
+    launch(
+        chain.solve, (len(losses), 2 if len(beta) else 1), alpha,
+        *scores, *statistics, extents, *own.lengths, *own.arcs, own.num_frames, own.width, own.width, *own.ends,
+        alpha, beta, losses, LOGITS=logits, SHARED=own.shared, FIXED=own.fixed,
+        TRANSITIONS=own.arcs[-1] is not None, BLOCK=block, STRIPS=own.width > block, num_warps=warps(block),
+    )  # fmt: skip
 
 
 def _tell_arcs_apart(
@@ -238,8 +237,8 @@ def _tell_arcs_apart(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Posteriors (rows, S') of the arcs that stay, step and skip."""
     empty, (num_rows, width) = empties(extents), scores[1].shape
-    alpha, nothing = empty(num_rows, width), empty(0, width)
-    _solve(own, scores, (None, None), extents, (alpha, nothing), empty(len(extents)), logits=False)
+    alpha, nothing = empty(num_rows, width), empty(0, width, dtype=torch.int64)
+    _solve(own, scores, (None, None, None), extents, (alpha, nothing), empty(len(extents)), logits=False)
     stay, step, skip = (torch.empty_like(scores[1]) for _ in range(3))
     rows, columns = tiles(width, torch.float64)
     launch(
@@ -265,7 +264,8 @@ def _move_posteriors(
     block = bucket(own.width, 32, MEANS_STRIP)
     launch(
         chain_hvp.solve, (num_samples, 2), stay,
-        *costly, own.ends[1], before, behind, means, CONSTANTS=constants, BLOCK=block, num_warps=warps(block),
+        *costly, own.ends[1], before, behind, means, CONSTANTS=constants, BLOCK=block,
+        STRIPS=own.width > block, num_warps=warps(block),
     )  # fmt: skip
     rows, columns = tiles(own.width, torch.float64)
     launch(
@@ -279,26 +279,41 @@ def _move_posteriors(
 def _gradient(own: _Chains, upstream: Tensor, scores: Tensor, logits: bool, saved: ChainSaved) -> Tensor:
     num_rows, num_classes = scores.shape[:2].numel(), scores.shape[2]
     gradient, work = empty_gradient(scores), work_dtype(scores)
-    labels, *entries = _entries_by_class(own, num_classes)
+    read = (upstream, scores, *scores.stride(), *scores.shape, own.lengths[0], *saved[:3])
     rows, block = tiles(num_classes, work)
     launch(
         chain_gradient.write_gradient, (programs(num_rows, rows),), scores,
-        upstream, scores, *scores.stride(), *scores.shape, own.lengths[0], *saved, *entries, labels.shape[1], own.width,
-        gradient, *gradient.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows, BLOCK=block,
-        ALIGNED=aligned(scores, gradient), **scan(),
+        *read, gradient, *gradient.stride(), LOGITS=logits, WORK=in_triton(work), ROWS=rows, BLOCK=block,
+        ALIGNED=aligned(scores, gradient),
+    )  # fmt: skip
+    entries = _Entries(own, num_classes)
+    launch(
+        chain_gradient.write_entries, (programs(num_rows, entries.rows),), scores,
+        *read, *saved[3:], *entries.listed, own.width, gradient, *gradient.stride(), LOGITS=logits,
+        WORK=in_triton(work), **entries.constants,
     )  # fmt: skip
     return gradient
 
 
-def _entries_by_class(own: _Chains, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels of the arcs that enter and, where they differ, of those that stay; the classes of each sample's arcs in
-    ascending order, and whose they are; arcs of no state come last.
+class _Entries:
+    """The entries of a gradient that the states of each sample have: those of the arcs that enter and, where their
+    labels differ, of those that stay.
     """
-    stay, step = own.labels
-    labels = step if own.shared else torch.cat([step, stay], 1)
-    state = torch.arange(labels.shape[1], device=labels.device) % own.width
-    classes, entries = torch.where(state < own.lengths[1][:, None], labels, num_classes).sort(dim=1, stable=True)
-    return labels, classes, entries
+
+    def __init__(self, own: _Chains, num_classes: int):
+        labels, num_samples = own.labels, len(own.lengths[0])
+        count = own.width if own.shared else 2 * own.width
+        empty = empties(labels[0])
+        classes, entries = (empty(num_samples, count, dtype=torch.int32) for _ in range(2))
+        launch(
+            chain_gradient.sort_entries, (num_samples, programs(count, 32)), classes,
+            own.lengths[1], *labels, num_classes, own.width, count, classes, entries, BLOCK=32,
+        )  # fmt: skip
+        self.listed = (classes, entries, count)
+        # A scan within a warp waits for no other.
+        block = bucket(count, 32, 256)
+        self.rows = 256 // block
+        self.constants: dict[str, Any] = {"ROWS": self.rows, "BLOCK": block, "num_warps": 1}
 
 
 def _transition_gradient(

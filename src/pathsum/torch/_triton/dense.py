@@ -52,12 +52,18 @@ class Dense(DenseOperators):
         beta, entering = (empty(num_rows if need_gradient else 0, num_classes) for _ in range(2))
         lost = torch.zeros(num_samples, dtype=torch.int32, device=scores.device)
         frames = (scores, *scores.stride(), input_lengths, num_frames, num_classes)
+        references, emits = empty(num_rows), empty(num_rows, num_classes)
+        launch(
+            dense.score_rows, (num_rows,), scores,
+            *frames, references, emits, lost, **_block(num_classes),
+        )  # fmt: skip
         tile = _tile(num_classes)
         each = (num_samples, 2 if need_gradient else 1)
         launch(
             dense.solve, each, scores,
-            *frames, matrix, matrix.T.contiguous(), shift, status, alpha, scales, beta, entering, losses, in_common,
-            lost, **tile,
+            input_lengths, num_frames, num_classes, references, emits, matrix, matrix.T.contiguous(), shift, status,
+            alpha, scales, beta, entering, losses, in_common, lost, SINGLE=num_classes <= tile["TO"],
+            **tile,
         )  # fmt: skip
         if need_gradient:
             launch(
@@ -239,12 +245,8 @@ def _block(num_classes: int) -> dict[str, int]:
 
 
 def _tile(num_classes: int) -> dict[str, int]:
-    """States that arcs come to and from, of a tile of the matrix."""
-    return {
-        "TO": bucket(num_classes, 16, 32),
-        "FROM": bucket(num_classes, 16, 64),
-        "num_warps": 4 if num_classes <= 32 else 8,
-    }
+    """States that arcs come to and from, of a tile of the matrix: a row of it is a warp's, which adds it up alone."""
+    return {"TO": bucket(num_classes, 16, 32), "FROM": 32, "num_warps": 4 if num_classes <= 32 else 8}
 
 
 def _exponential(transitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
