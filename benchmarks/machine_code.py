@@ -349,7 +349,7 @@ CASES = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Read what the GPU kernels will cost out of their machine code.")
     parser.add_argument("--out", type=Path, help="append the rows to a file of JSON lines")
     parser.add_argument("--only", nargs="+", metavar="LOSS", help="measure these losses alone")
     parser.add_argument("--show", type=Path, help="measure nothing, and show the last rows of a file")

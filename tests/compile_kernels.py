@@ -27,7 +27,7 @@ TARGETS = {None: [GPUTarget("cuda", OLDER, 32), GPUTarget("cuda", 90, 32)], "7.0
 def spilled(result):
     """Bytes of registers kept in memory by each thread."""
     if "cubin" not in result.asm:
-        return int(re.search(r"\.private_segment_fixed_size: (\d+)", result.asm["amdgcn"])[1])
+        return int(re.findall(r"\.private_segment_fixed_size: (\d+)", result.asm["amdgcn"])[0])
     return machine_code.resources(result).spilled
 
 

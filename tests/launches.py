@@ -110,7 +110,7 @@ def _best_path():
     wide = (torch.empty(1, 5, 300), torch.empty(300, 300))
     kernels_of("triton", "dense").best(Call(wide, DenseLattice(lengths[:1], 300)))
     inputs = grid_inputs(2, 3, 1500, 4, ragged=False)
-    lattice = pose_rnnt(*integers(*inputs[1:]), 0)
+    lattice = pose_rnnt(*integers(*inputs[1:]), blank=0)
     kernels_of("triton", "grid").best(Call((torch.empty(2, 3, 1501, 4),), lattice, GridOptions()))
 
 
