@@ -91,46 +91,51 @@ class Strings:
         return tuple(finals)
 
     def graph(self) -> Graph:
-        return _graph(self._tokens, self._sources, self._separator)
+        counts = [len(each) for each in self._sources]
+        flat = np.array([source for each in self._sources for source in each], np.int32)
+        return _graph(
+            np.array(self._tokens, np.int32), flat, np.repeat(np.arange(len(counts)), counts), self._separator
+        )
 
 
 def grown(
-    parents: list[int], tokens: list[int], nodes: list[int], separator: int
+    parents: np.ndarray, tokens: np.ndarray, nodes: np.ndarray, separator: int
 ) -> tuple[Graph, list[tuple[int, ...]]]:
     """The strings of labellings in a tree, as those of ``Strings``, and the nodes in which those of each end.
 
     Args:
-        parents, tokens: Of each labelling of the tree the one that it grew from, and its last token.
+        parents, tokens: Of each labelling of the tree the one that it grew from, -1 for none, and its last token.
         nodes: The labellings.
         separator: The separator, -1 for none.
     """
-    needed = {0}
-    for node in nodes:
-        while node not in needed:
-            needed.add(node)
-            node = parents[node]
-    order = sorted(needed)  # a labelling is younger than what it grew from
-    numbers = {node: number for number, node in enumerate(order)}
-    own = [tokens[node] for node in order]
-    sources: list[tuple[int, ...]] = [(), *((numbers[parents[node]],) for node in order[1:])]
-    separated = {parents[node]: numbers[node] for node in order[1:] if tokens[node] == separator}
-    finals = []
-    for node in nodes:
-        if separator < 0 or node == 0:
-            finals.append((numbers[node],))
-            continue
-        end = parents[node] if tokens[node] == separator else node
-        if end not in separated:
-            separated[end] = len(own)
-            own.append(separator)
-            sources.append((numbers[end],))
-        finals.append((numbers[end], separated[end]))
-    return _graph(own, sources, separator), finals
+    needed = np.zeros(len(parents), np.bool_)
+    needed[0] = True
+    missing = nodes
+    while len(missing := missing[~needed[missing]]):
+        needed[missing] = True
+        missing = parents[missing]
+    order = np.flatnonzero(needed)  # a labelling is younger than what it grew from
+    numbers = np.cumsum(needed) - 1
+    own, sources, ends = tokens[order], numbers[parents[order[1:]]], numbers[nodes]
+    if separator < 0:
+        return _graph(own, sources, np.arange(1, len(own)), separator), [(end,) for end in ends.tolist()]
+    # With and without a separator behind: that of the tree, where it has one.
+    ends = np.where((tokens[nodes] == separator) & (nodes > 0), numbers[parents[nodes]], ends)
+    separated = np.full(len(own), -1)
+    behind = np.flatnonzero(own[1:] == separator)
+    separated[sources[behind]] = behind + 1
+    open_ended = np.unique(ends[(separated[ends] < 0) & (nodes > 0)])
+    separated[open_ended] = len(own) + np.arange(len(open_ended))
+    own = np.concatenate([own, np.full(len(open_ended), separator, own.dtype)])
+    graph = _graph(own, np.concatenate([sources, open_ended]), np.arange(1, len(own)), separator)
+    finals = zip(ends.tolist(), separated[ends].tolist(), nodes.tolist(), strict=True)
+    return graph, [(end, after) if node else (0,) for end, after, node in finals]
 
 
-def _graph(tokens: list[int], sources: list[tuple[int, ...]], separator: int) -> Graph:
-    own = np.array(tokens, np.int32)
-    offsets = np.zeros(len(own) + 1, np.int64)
-    np.cumsum([len(each) for each in sources], out=offsets[1:])
-    flat = np.array([source for each in sources for source in each], np.int32)
-    return Graph(own, offsets, flat, own == separator if separator >= 0 else own < -1)
+def _graph(tokens: np.ndarray, sources: np.ndarray, nodes: np.ndarray, separator: int) -> Graph:
+    """The graph of arcs from each of ``sources`` to each of ``nodes``."""
+    order = np.argsort(sources, kind="stable")
+    offsets = np.zeros(len(tokens) + 1, np.int64)
+    np.cumsum(np.bincount(sources, minlength=len(tokens)), out=offsets[1:])
+    loops = tokens == separator if separator >= 0 else np.zeros(len(tokens), np.bool_)
+    return Graph(tokens, offsets, nodes[order].astype(np.int32), loops)

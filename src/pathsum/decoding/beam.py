@@ -18,10 +18,10 @@ from pathsum.display import hypotheses, shown
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.prefix_beam import CLOSED, FREE, SPELLED, Rules, Search, advance, start, trace, worth
-from pathsum.kernels.numba.string_graph import align, score
+from pathsum.kernels.numba.string_graph import Graph, align, score
 
-# So many hypotheses are aligned at once: the memory of an alignment grows with the tokens that they do not share.
-_ALIGNED_AT_ONCE = 64
+# How far a hypothesis' best alignment may at first be behind the best classes of all frames; then as much again.
+_SLACK = 16.0
 
 
 @shown(hypotheses)
@@ -494,32 +494,25 @@ def _finish(
     found = _endings(sample.search, rules, units, held, lm)
     words = list(found)
     masses = [ending.mass for ending in found.values()]
+    strings = None
     if exact_scores and found:
-        if rules.mode == SPELLED:
-            strings = Strings(rules.separator)
-            finals = [strings.add(_spellings(each, units)) for each in words]
-            graph = strings.graph()
-        else:
-            nodes = [ending.node for ending in found.values()]
-            graph, finals = grown(sample.search.parents.tolist(), sample.search.tokens.tolist(), nodes, rules.separator)
+        strings = _strings(sample.search, rules, units, found)
+        graph, offsets, finals = strings
         least = np.full(len(graph.tokens), np.inf)
-        for each, mass in zip(finals, masses, strict=True):
-            least[list(each)] = np.minimum(least[list(each)], mass)
+        np.minimum.at(least, finals, np.repeat(masses, np.diff(offsets)))
         mass = score(sample.frames, graph, rules.blank, rules.collapses, rules.transitions, least)
-        ended = np.logaddexp(*mass)
-        masses = [float(np.logaddexp.reduce(ended[list(each)])) for each in finals]
+        masses = np.logaddexp.reduceat(np.logaddexp(*mass[:, finals]), offsets[:-1]).tolist()
     total = _total(sample.frames, rules)
     if rules.transitions.size:
         masses = [mass - total for mass in masses]
         total = 0.0
-    listed = []
-    for each, mass in zip(words, masses, strict=True):
-        ending = found[each]
-        if mass > -math.inf and ending.bonus > -math.inf:
-            listed.append(_Hypothesis(each, mass + ending.bonus, mass, ending.lm_score))
-    listed.sort(key=lambda hypothesis: -hypothesis.score)
-    listed = listed[:n_best]
-    tokens, frames = _alignments(sample.frames, rules, [_spellings(each.words, units) for each in listed])
+    endings = list(found.values())
+    scores = [mass + ending.bonus if mass > -math.inf else mass for mass, ending in zip(masses, endings, strict=True)]
+    best = sorted((k for k, value in enumerate(scores) if value > -math.inf), key=lambda k: -scores[k])[:n_best]
+    listed = [_Hypothesis(words[k], scores[k], masses[k], endings[k].lm_score) for k in best]
+    if strings is None:
+        strings, best = _strings(sample.search, rules, units, {words[k]: endings[k] for k in best}), range(len(best))
+    tokens, frames = _alignments(sample.frames, rules, strings, best)
     share = float(np.logaddexp.reduce([each.mass for each in listed])) - total if listed else -math.inf
     return _Found(listed, tokens, frames, share)
 
@@ -611,25 +604,49 @@ def _total(frames: np.ndarray, rules: Rules) -> float:
     return float(np.logaddexp.reduce(alpha))
 
 
-def _alignments(
-    frames: np.ndarray, rules: Rules, hypotheses: list[list[Sequence[Spelling]]]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The tokens of each hypothesis in its best alignment, and the frame in which each begins."""
-    all_tokens, all_frames = [], []
-    for begin in range(0, len(hypotheses), _ALIGNED_AT_ONCE):
+class _Strings(NamedTuple):
+    """The strings of hypotheses: those of hypothesis k end in ``finals[offsets[k] : offsets[k + 1]]``."""
+
+    graph: Graph
+    offsets: np.ndarray
+    finals: np.ndarray
+
+
+def _strings(search: Search, rules: Rules, units: Units, found: dict[tuple[Any, ...], _Ending]) -> _Strings:
+    if rules.mode == SPELLED:
         strings = Strings(rules.separator)
-        finals = [strings.add(each) for each in hypotheses[begin : begin + _ALIGNED_AT_ONCE]]
-        offsets = np.cumsum([0, *map(len, finals)])
-        ends = np.array([node for each in finals for node in each], np.int32)
+        finals = [strings.add(_spellings(words, units)) for words in found]
         graph = strings.graph()
-        paths = align(frames, graph, rules.blank, rules.collapses, rules.transitions, offsets, ends)
-        for path in np.where(paths < 0, -1 - paths, paths):
+    else:
+        nodes = np.array([ending.node for ending in found.values()], np.int64)
+        graph, finals = grown(search.parents, search.tokens, nodes, rules.separator)
+    offsets = np.cumsum([0, *map(len, finals)])
+    return _Strings(graph, offsets, np.array([node for each in finals for node in each], np.int32))
+
+
+def _alignments(
+    frames: np.ndarray, rules: Rules, strings: _Strings, wanted: Sequence[int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The tokens of some hypotheses in their best alignments, and the frame in which each begins."""
+    all_tokens = [np.zeros(0, np.int64)] * len(wanted)
+    all_frames = list(all_tokens)
+    graph, places, slack = strings.graph, np.arange(len(wanted)), _SLACK
+    while len(places):
+        own = [
+            strings.finals[strings.offsets[k] : strings.offsets[k + 1]]
+            for k in (wanted[int(place)] for place in places)
+        ]
+        offsets = np.cumsum([0, *map(len, own)])
+        paths, found = align(
+            frames, graph, rules.blank, rules.collapses, rules.transitions, offsets, np.concatenate(own), slack
+        )
+        for place, path in zip(places[found].tolist(), np.where(paths < 0, -1 - paths, paths)[found], strict=True):
             begins = np.flatnonzero(np.diff(path, prepend=0))
             tokens = graph.tokens[path[begins]].astype(np.int64)
             if rules.separator >= 0 and len(tokens) and tokens[-1] == rules.separator:
                 tokens, begins = tokens[:-1], begins[:-1]
-            all_tokens.append(tokens)
-            all_frames.append(begins)
+            all_tokens[place], all_frames[place] = tokens, begins
+        places, slack = places[~found], 2 * slack
     return all_tokens, all_frames
 
 

@@ -146,11 +146,32 @@ def start(separator: int, lm_state: int) -> Search:
                   np.zeros(1, np.int32), masses)  # fmt: skip
 
 
-@njit(**COMPILE_EXACTLY)
+def _softplus() -> np.ndarray:
+    """(641, 8) Taylor coefficients of log(1 + exp(-x)) at multiples of 1/16, rising: to 1e-16 halfway to the next."""
+    x = np.arange(40 * _PER_UNIT + 1) / _PER_UNIT
+    sigmoid = [1 / (1 + np.exp(x))]
+    for n in range(6):
+        products = sum(sigmoid[i] * sigmoid[n - i] for i in range(n + 1))
+        sigmoid.append((sigmoid[n] - products) / (n + 1))  # as its derivative is itself less its square
+    return np.stack([np.log1p(np.exp(-x)), *(part / (n + 1) for n, part in enumerate(sigmoid))], 1)
+
+
+_PER_UNIT = 16
+_SOFTPLUS = _softplus()
+
+
+@njit(forceinline=True, **COMPILE_EXACTLY)
 def log_add(a, b):
     high, low = (a, b) if a > b else (b, a)
     # What is so much less changes no digit; nor does -inf beside -inf, whose difference is no number.
-    return high + np.log1p(np.exp(low - high)) if low > high - 40.0 else high
+    if not low > high - 40.0:
+        return high
+    # Half as long as exp and log take.
+    behind = high - low
+    i = np.int64(behind * _PER_UNIT + 0.5)
+    x = i / _PER_UNIT - behind
+    p = _SOFTPLUS[i]
+    return high + (p[0] + x * (p[1] + x * (p[2] + x * (p[3] + x * (p[4] + x * (p[5] + x * (p[6] + x * p[7])))))))
 
 
 @exact_kernel
@@ -218,13 +239,6 @@ def _twice(array):
 
 
 @njit(**COMPILE_EXACTLY)
-def _twice_rows(array):
-    larger = np.zeros((2 * array.shape[0], array.shape[1]), array.dtype)
-    larger[: array.shape[0]] = array
-    return larger
-
-
-@njit(**COMPILE_EXACTLY)
 def _rehashed(table, firsts, seconds, thirds, fourths, count):
     larger = np.full(2 * table.size, np.int32(-1))
     for entry in range(count):
@@ -234,12 +248,18 @@ def _rehashed(table, firsts, seconds, thirds, fourths, count):
 
 
 @njit(forceinline=True, **COMPILE_EXACTLY)
+def _before(value, number, other_value, other_number):
+    """The order of a heap: falling values, of equal ones the earliest number first."""
+    return value > other_value or (value == other_value and number < other_number)
+
+
+@njit(forceinline=True, **COMPILE_EXACTLY)
 def _push(values, numbers, size, value, number):
-    """Onto a heap whose first is the greatest value, of equal ones the earliest number."""
+    """Onto a heap of a size, which is then one more."""
     place = size
     while place > 0:
         above = (place - 1) >> 1
-        if values[above] >= value:
+        if not _before(value, number, values[above], numbers[above]):
             break
         values[place], numbers[place] = values[above], numbers[above]
         place = above
@@ -249,23 +269,13 @@ def _push(values, numbers, size, value, number):
 @njit(forceinline=True, **COMPILE_EXACTLY)
 def _pop(values, numbers, size):
     """Take the first of a heap of a size, which is then one less."""
-    size -= 1
-    value, number = values[size], numbers[size]
-    place = 0
-    while True:
-        below = 2 * place + 1
-        if below >= size:
-            break
-        if below + 1 < size and (
-            values[below + 1] > values[below]
-            or (values[below + 1] == values[below] and numbers[below + 1] < numbers[below])
-        ):
-            below += 1
-        if value > values[below] or (value == values[below] and number < numbers[below]):
-            break
+    # The gap sinks to the end, and the last is put there: it mostly belongs so low that asking on the way is vain.
+    place, below = 0, 1
+    while below + 1 < size:
+        below += _before(values[below + 1], numbers[below + 1], values[below], numbers[below])
         values[place], numbers[place] = values[below], numbers[below]
-        place = below
-    values[place], numbers[place] = value, number
+        place, below = below, 2 * below + 1
+    _push(values, numbers, place, values[size - 1], numbers[size - 1])
 
 
 class Order(NamedTuple):
@@ -334,13 +344,137 @@ def _promise(potentials, place):
     return potentials[place if place >= 0 else potentials.size - 1]
 
 
+class _Room(NamedTuple):
+    """What a frame works in: of each slot, and of each candidate.
+
+    Attributes:
+        slot_of: the slot of each labelling, -1 where it has none.
+        totals, kept, ranked: (B, 2) masses of each slot: those before the frame, all and what ranks it; and after the
+            frame, in a blank and in the label, of all slots, and of the slots so far.
+        taken: (B,) whether the labelling of each slot is in the next beam.
+        first_child, next_child: (B,) the slots of what a labelling has grown to in the beam, as a list.
+        slots, masses: the next beam.
+        heap, numbers: the values of candidates, and which.
+        candidates: of each the slot it comes from, its kind or class, its place in the trie, the word that ends before
+            it.
+        child_of: (C,) the child of a place in the trie by class.
+        order: the classes of the frame.
+    """
+
+    slot_of: np.ndarray
+    totals: np.ndarray
+    kept: np.ndarray
+    ranked: np.ndarray
+    taken: np.ndarray
+    first_child: np.ndarray
+    next_child: np.ndarray
+    slots: np.ndarray
+    masses: np.ndarray
+    heap: np.ndarray
+    numbers: np.ndarray
+    candidates: np.ndarray
+    child_of: np.ndarray
+    order: Order
+
+
+@njit(**COMPILE_EXACTLY)
+def _make_room(num_slots, num_next, num_candidates, num_nodes, num_classes, child_of):
+    return _Room(
+        np.full(num_nodes, np.int32(-1)), np.empty((num_slots, 2)), np.empty((num_slots, 2)),
+        np.empty((num_slots, 2)), np.empty(num_slots, np.bool_),
+        np.empty(num_slots, np.int32), np.empty(num_slots, np.int32), np.empty(num_next, np.int32),
+        np.empty((num_next, 4)), np.empty(num_candidates), np.empty(num_candidates, np.int64),
+        np.empty((num_candidates, 4), np.int32), child_of,
+        Order(
+            np.empty(num_classes, np.int64), np.empty(num_classes), np.empty(num_classes, np.int64),
+            np.zeros(2, np.int64),
+        ),
+    )  # fmt: skip
+
+
 @exact_kernel
 def advance(frames, rules, search):
     """The search after some more frames (T, C) of scores.
 
     Slots are filled by what is known of them from the slots before: ``ranked``, masses that are the same whatever the
-    width of the beam. All that the beam has met of a labelling is in ``blanks`` and ``labels``.
+    width of the beam. All that the beam has met of a labelling is in ``kept``.
     """
+    num_classes = frames.shape[1]
+    child_of = np.full(num_classes, np.int32(OFF))
+    room = _make_room(0, 0, 0, search.parents.size, num_classes, child_of)
+    for t in range(frames.shape[0]):
+        num_slots = search.slots.size
+        num_candidates, num_next = _most(frames[t], rules, search)
+        search = _with_space(search, num_next)
+        if (
+            room.totals.shape[0] < num_slots
+            or room.slots.size < num_next
+            or room.heap.size < num_candidates
+            or room.slot_of.size < search.parents.size
+        ):
+            room = _make_room(
+                2 * num_slots, 2 * num_next, 2 * num_candidates, search.parents.size, num_classes, child_of
+            )
+        level = _fill(frames[t], rules, search, room)
+        search = Search(
+            search.sizes, search.parents, search.tokens, search.places, search.histories, search.table,
+            search.word_parents, search.words, search.lm_states, search.hot_states, search.lm_scores, search.bonuses,
+            search.word_table, room.slots[:level].copy(), room.masses[:level].copy(),
+        )  # fmt: skip
+    return search
+
+
+@njit(**COMPILE_EXACTLY)
+def _most(row, rules, search):
+    """How many candidates a frame may have at most, and how many slots they may fill."""
+    trie, num_slots = rules.trie, search.slots.size
+    # A labelling may stay by its own slot, and by that of the labelling it grew from; and there is the separator.
+    most = 3 * num_slots
+    if rules.mode == SPELLED:
+        at_root = trie.offsets[1] if rules.separator < 0 else 0
+        for i in range(num_slots):
+            place = search.places[search.slots[i]] if search.slots[i] >= 0 else OFF
+            if place >= 0:
+                most += trie.offsets[place + 1] - trie.offsets[place]
+                most += (trie.word_offsets[place + 1] - trie.word_offsets[place]) * (at_root + 1)
+    elif rules.mode == FREE and rules.transitions.size == 0:
+        # One candidate stands for all classes, by their ranks.
+        return most + 2 * num_slots, max(num_slots, min(rules.beam_size, most + num_slots * row.size))
+    else:
+        for c in range(row.size):
+            most += num_slots if row[c] >= rules.token_min else 0
+    return most, max(num_slots, min(rules.beam_size, most))
+
+
+@njit(**COMPILE_EXACTLY)
+def _with_space(search, num_more):
+    """A search that may have so many labellings more, and twice as many sequences of words."""
+    num_nodes, num_histories = search.sizes[0], search.sizes[1]
+    parents, tokens, places, histories, table = (
+        search.parents, search.tokens, search.places, search.histories, search.table,
+    )  # fmt: skip
+    while parents.size < num_nodes + num_more:
+        parents, tokens, places, histories = _twice(parents), _twice(tokens), _twice(places), _twice(histories)
+        table = _rehashed(table, parents, tokens, histories, places, num_nodes)
+    word_parents, words, lm_states, hot_states, lm_scores, bonuses, word_table = (
+        search.word_parents, search.words, search.lm_states, search.hot_states, search.lm_scores, search.bonuses,
+        search.word_table,
+    )  # fmt: skip
+    while words.size < num_histories + 2 * num_more:
+        word_parents, words, lm_states = _twice(word_parents), _twice(words), _twice(lm_states)
+        hot_states, lm_scores, bonuses = _twice(hot_states), _twice(lm_scores), _twice(bonuses)
+        word_table = _rehashed(word_table, word_parents, words, words, words, num_histories)
+    return Search(
+        search.sizes, parents, tokens, places, histories, table, word_parents, words, lm_states, hot_states, lm_scores,
+        bonuses, word_table, search.slots, search.masses,
+    )  # fmt: skip
+
+
+# No array is replaced here by a larger one: numba counts the references to an array that a loop may replace, by atomic
+# additions in each of its turns, which would take as long as all the rest.
+@njit(**COMPILE_EXACTLY)
+def _fill(row, rules, search, room):
+    """The beam after a frame, into ``room.slots`` and ``room.masses``; how many slots it has."""
     parents, tokens, places, histories, table = (
         search.parents, search.tokens, search.places, search.histories, search.table,
     )  # fmt: skip
@@ -354,262 +488,226 @@ def advance(frames, rules, search):
     transitions, token_min, potentials, beam_size = (
         rules.transitions, rules.token_min, rules.trie.potentials, rules.beam_size,
     )  # fmt: skip
+    slot_of, totals, kept, ranked, taken = room.slot_of, room.totals, room.kept, room.ranked, room.taken
+    first_child, next_child, child_of, order = room.first_child, room.next_child, room.child_of, room.order
+    next_slots, next_masses = room.slots, room.masses
+    heap, numbers, candidates = room.heap, room.numbers, room.candidates
     by_rank = mode == FREE and transitions.size == 0
-    num_classes = frames.shape[1]
-
-    slot_of = np.full(parents.size, np.int32(-1))  # of each labelling in the beam
-    next_slots, next_masses = np.empty(64, np.int32), np.empty((64, 4))
-    heap, numbers = np.empty(64), np.empty(64, np.int64)
-    # Of each candidate: the slot it comes from, its kind or class, its place in the trie, the word that ends before it.
-    candidates = np.empty((64, 4), np.int32)
-    child_of = np.full(num_classes if mode == WATCHED else 0, np.int32(OFF))
-    room = num_classes if by_rank else 0
-    order = Order(np.empty(room, np.int64), np.empty(room), np.empty(room, np.int64), np.zeros(2, np.int64))
-
-    for t in range(frames.shape[0]):
-        row = frames[t]
-        num_slots = slots.size
-        still = row[blank] if blank >= 0 else -np.inf
-        if by_rank:
-            order.sizes[0], order.sizes[1] = 0, num_classes
-            for c in range(num_classes):
-                _push(order.scores, order.others, c, row[c], c)
+    num_classes, num_slots = row.size, slots.size
+    still = row[blank] if blank >= 0 else -np.inf
+    if by_rank:
+        order.sizes[0], order.sizes[1] = 0, num_classes
+        for c in range(num_classes):
+            _push(order.scores, order.others, c, row[c], c)
+    for i in range(num_slots):
+        if slots[i] >= 0:
+            slot_of[slots[i]] = i
+    # What each labelling in the beam has after this frame: ranked by what its own slot and that of the labelling it
+    # grew from give it, in the order of the slots; and of all slots.
+    for i in range(num_slots):
+        first_child[i], next_child[i], taken[i] = -1, -1, False
+        kept[i, 0], kept[i, 1], ranked[i, 0], ranked[i, 1] = -np.inf, -np.inf, -np.inf, -np.inf
+        totals[i, 0] = log_add(masses[i, 0], masses[i, 1])
+        totals[i, 1] = log_add(masses[i, 2], masses[i, 3])
+    for i in range(num_slots - 1, -1, -1):
+        node = slots[i]
+        if node < 0:
+            taken[i] = True
+            continue
+        kept[i, 0] = totals[i, 0] + still
+        kept[i, 1] = _staying(collapses, transitions, separator, masses[i, 0], masses[i, 1], tokens[node], row)
+        # What is in the beam grows under the rules of what is not, or the width would decide what may grow.
+        if node > 0 and slot_of[parents[node]] >= 0 and row[tokens[node]] >= token_min:
+            j, c = slot_of[parents[node]], tokens[node]
+            source = _leaving(collapses, transitions, masses, totals, j, 0, tokens[parents[node]], c)
+            kept[i, 1] = log_add(kept[i, 1], source + row[c])
+            next_child[i] = first_child[j]
+            first_child[j] = i
+    heap_size, num_candidates, level = 0, 0, 0
+    # How far behind an entry may be, by all its mass: what ranks it may lack most of that.
+    least = -np.inf
+    if rules.beam_threshold < np.inf:
         for i in range(num_slots):
             if slots[i] >= 0:
-                slot_of[slots[i]] = i
-        # What each labelling in the beam has after this frame: ranked by what its own slot and that of the labelling it
-        # grew from give it, in the order of the slots; and of all slots.
-        first_child, next_child = np.full(num_slots, np.int32(-1)), np.full(num_slots, np.int32(-1))
-        kept, ranked = np.full((num_slots, 2), -np.inf), np.full((num_slots, 2), -np.inf)
-        taken = np.zeros(num_slots, np.bool_)
-        totals = np.empty((num_slots, 2))
-        for i in range(num_slots):
-            totals[i, 0] = log_add(masses[i, 0], masses[i, 1])
-            totals[i, 1] = log_add(masses[i, 2], masses[i, 3])
-        for i in range(num_slots - 1, -1, -1):
-            node = slots[i]
-            if node < 0:
-                taken[i] = True
-                continue
-            kept[i, 0] = totals[i, 0] + still
-            kept[i, 1] = _staying(collapses, transitions, separator, masses[i, 0], masses[i, 1], tokens[node], row)
-            # What is in the beam grows under the rules of what is not, or the width would decide what may grow.
-            if node > 0 and slot_of[parents[node]] >= 0 and row[tokens[node]] >= token_min:
-                j, c = slot_of[parents[node]], tokens[node]
-                source = _leaving(collapses, transitions, masses, totals, j, 0, tokens[parents[node]], c)
-                kept[i, 1] = log_add(kept[i, 1], source + row[c])
-                next_child[i] = first_child[j]
-                first_child[j] = i
-        heap_size, num_candidates, level = 0, 0, 0
-        # How far behind an entry may be, by all its mass: what ranks it may lack most of that.
-        least = -np.inf
-        if rules.beam_threshold < np.inf:
-            for i in range(num_slots):
-                if slots[i] >= 0:
-                    extra = bonuses[histories[slots[i]]] + _promise(potentials, places[slots[i]])
-                    least = max(least, log_add(kept[i, 0], kept[i, 1]) + extra - rules.beam_threshold)
+                extra = bonuses[histories[slots[i]]] + _promise(potentials, places[slots[i]])
+                least = max(least, log_add(kept[i, 0], kept[i, 1]) + extra - rules.beam_threshold)
 
-        while level < beam_size and (level < num_slots or heap_size > 0):
-            if level < num_slots and slots[level] >= 0:
-                i, node = level, slots[level]
-                token, place, history = tokens[node], places[node], histories[node]
-                total, ranked_total = totals[i, 0], totals[i, 1]
+    while level < beam_size and (level < num_slots or heap_size > 0):
+        if level < num_slots and slots[level] >= 0:
+            i, node = level, slots[level]
+            token, place, history = tokens[node], places[node], histories[node]
+            total, ranked_total = totals[i, 0], totals[i, 1]
 
-                # Room for all that one slot may add.
-                most = num_candidates + num_slots + 2 * num_classes + 4
-                if place >= 0 and mode == SPELLED:
-                    ended = trie.word_offsets[place + 1] - trie.word_offsets[place] + 1
-                    most += trie.offsets[place + 1] - trie.offsets[place] + ended * (trie.offsets[1] + 1)
-                while heap.size < most:
-                    heap, numbers, candidates = _twice(heap), _twice(numbers), _twice_rows(candidates)
-
-                # The labelling itself, and what it has grown to in the beam already.
-                j = np.int32(i)
-                while j >= 0:
-                    own = slots[j]
-                    if not taken[j]:
-                        if j == i:
-                            ranked[j, 0] = ranked_total + still
-                            more = _staying(collapses, transitions, separator, masses[j, 2], masses[j, 3], token, row)
-                        else:
-                            c = tokens[own]
-                            more = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c]
-                        ranked[j, 1] = log_add(ranked[j, 1], more)
-                        extra = bonuses[histories[own]] + _promise(potentials, places[own])
-                        mass = log_add(kept[j, 0], kept[j, 1]) + extra
-                        if mass > -np.inf and mass >= least:
-                            candidates[num_candidates, 0], candidates[num_candidates, 1] = j, _STAYS
-                            value = log_add(ranked[j, 0], ranked[j, 1]) + extra
-                            _push(heap, numbers, heap_size, value, num_candidates)
-                            heap_size += 1
-                            num_candidates += 1
-                    j = first_child[i] if j == i else next_child[j]
-
-                # What else it may grow to: the best class, which brings the next when it is taken ...
-                repeated = token if collapses and token >= 0 and token != separator else np.int32(_NOTHING)
-                if by_rank:
-                    rank = _next_class(order, 0, row, token_min, blank, separator, repeated)
-                    if rank >= 0 and total > -np.inf and total + row[order.classes[rank]] + bonuses[history] >= least:
-                        candidates[num_candidates, 0], candidates[num_candidates, 1] = i, _RANKED
-                        candidates[num_candidates, 2] = rank
-                        value = ranked_total + row[order.classes[rank]] + bonuses[history]
-                        _push(heap, numbers, heap_size, value, num_candidates)
-                        heap_size += 1
-                        num_candidates += 1
-                # ... or each by itself.
-                num_words = 1
-                if mode == SPELLED and place >= 0:
-                    num_words += trie.word_offsets[place + 1] - trie.word_offsets[place]
-                if mode == WATCHED and place >= 0:
-                    for k in range(trie.offsets[place], trie.offsets[place + 1]):
-                        child_of[trie.tokens[k]] = trie.children[k]
-                for w in range(num_words):
-                    # The word that ends first, if one does.
-                    before = np.int64(_NOTHING)
-                    more = (np.int64(lm_states[history]), np.int64(hot_states[history]), lm_scores[history],
-                            bonuses[history])  # fmt: skip
-                    if w > 0:
-                        before = np.int64(trie.words[trie.word_offsets[place] + w - 1])
-                        more = worth(rules, before, *more)
-                    if mode == SPELLED:
-                        here = place if w == 0 else 0
-                        open_here = here >= 0 and (w == 0 or separator < 0)
-                        begin, end = (trie.offsets[here], trie.offsets[here + 1]) if open_here else (0, 0)
-                    elif by_rank:
-                        begin, end = (repeated, repeated + 1) if repeated >= 0 else (0, 0)
+            # The labelling itself, and what it has grown to in the beam already.
+            j = np.int32(i)
+            while j >= 0:
+                own = slots[j]
+                if not taken[j]:
+                    if j == i:
+                        ranked[j, 0] = ranked_total + still
+                        more = _staying(collapses, transitions, separator, masses[j, 2], masses[j, 3], token, row)
                     else:
-                        begin, end = 0, num_classes
-                    # One more turn for the separator, where a word ends in it.
-                    ends = separator >= 0 and token != separator
-                    if mode == SPELLED:
-                        ends = ends and (w > 0 or place == CLOSED)
-                    for k in range(begin, end + (1 if ends else 0)):
-                        lead, extra = 0, more[3]
-                        if k == end:
-                            c = separator
-                            if mode == WATCHED:
-                                before = _word_at(trie, place)
-                            if mode != SPELLED:
-                                extra = worth(rules, before, *more)[3]
-                        elif mode == SPELLED:
-                            c, lead = np.int64(trie.tokens[k]), np.int64(trie.children[k])
-                        else:
-                            c, lead = k, np.int64(child_of[k]) if mode == WATCHED else 0
-                            if c == blank or c == separator:
-                                continue
-                        if row[c] < token_min or row[c] == -np.inf:
-                            continue
-                        if k < end:
-                            if mode == SPELLED and trie.only_words[lead] >= 0:
-                                extra = worth(rules, np.int64(trie.only_words[lead]), *more)[3]
-                            else:
-                                extra += _promise(potentials, lead)
-                        mass = _leaving(collapses, transitions, masses, totals, i, 0, token, c) + row[c] + extra
-                        if extra == -np.inf or mass == -np.inf or mass < least:
-                            continue
-                        value = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c] + extra
-                        candidates[num_candidates, 0], candidates[num_candidates, 1] = i, c
-                        candidates[num_candidates, 2], candidates[num_candidates, 3] = lead, before
+                        c = tokens[own]
+                        more = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c]
+                    ranked[j, 1] = log_add(ranked[j, 1], more)
+                    extra = bonuses[histories[own]] + _promise(potentials, places[own])
+                    mass = log_add(kept[j, 0], kept[j, 1]) + extra
+                    if mass > -np.inf and mass >= least:
+                        candidates[num_candidates, 0], candidates[num_candidates, 1] = j, _STAYS
+                        value = log_add(ranked[j, 0], ranked[j, 1]) + extra
                         _push(heap, numbers, heap_size, value, num_candidates)
                         heap_size += 1
                         num_candidates += 1
-                if mode == WATCHED and place >= 0:
-                    for k in range(trie.offsets[place], trie.offsets[place + 1]):
-                        child_of[trie.tokens[k]] = OFF
+                j = first_child[i] if j == i else next_child[j]
 
-            # The best that is not in the beam yet takes the slot.
-            if level == next_slots.size:
-                next_slots, next_masses = _twice(next_slots), _twice_rows(next_masses)
-            next_slots[level] = -1
-            while heap_size > 0:
-                number = numbers[0]
-                _pop(heap, numbers, heap_size)
-                heap_size -= 1
-                i, c = np.int64(candidates[number, 0]), np.int64(candidates[number, 1])
-                node = slots[i]
-                found = node
-                if c != _STAYS:
-                    token, place, history = tokens[node], places[node], histories[node]
-                    lead, before = np.int64(candidates[number, 2]), np.int64(candidates[number, 3])
-                    if c == _RANKED:
-                        repeated = token if collapses and token >= 0 and token != separator else np.int32(_NOTHING)
-                        c = order.classes[lead]
-                        rank = _next_class(order, lead + 1, row, token_min, blank, separator, repeated)
-                        if rank >= 0 and totals[i, 0] + row[order.classes[rank]] + bonuses[history] >= least:
-                            candidates[number, 2] = rank
-                            value_after = totals[i, 1] + row[order.classes[rank]] + bonuses[history]
-                            _push(heap, numbers, heap_size, value_after, number)
-                            heap_size += 1
-                        lead, before = 0, np.int64(_NOTHING)
-                    # Two words at most end here: the one before the class, and the one that it spells out.
-                    spelled = np.int64(_NOTHING)
-                    if mode == SPELLED and c != separator:
-                        spelled = np.int64(trie.only_words[lead])
-                    closes = before >= 0 or (mode != SPELLED and separator >= 0 and c == separator)
-                    for turn in range(2):
-                        if (turn == 0 and not closes) or (turn == 1 and spelled < 0):
-                            continue
-                        word = before if turn == 0 else spelled
-                        name = word if mode == SPELLED else np.int64(node)
-                        if num_histories == words.size:
-                            word_parents, words = _twice(word_parents), _twice(words)
-                            lm_states, hot_states = _twice(lm_states), _twice(hot_states)
-                            lm_scores, bonuses = _twice(lm_scores), _twice(bonuses)
-                            word_table = _rehashed(word_table, word_parents, words, words, words, num_histories)
-                        spot = _find(word_table, word_parents, words, words, words, history, name, name, name)
-                        if word_table[spot] < 0:
-                            more = worth(
-                                rules, word, np.int64(lm_states[history]), np.int64(hot_states[history]),
-                                lm_scores[history], bonuses[history],
-                            )  # fmt: skip
-                            word_parents[num_histories], words[num_histories] = history, name
-                            lm_states[num_histories], hot_states[num_histories] = more[0], more[1]
-                            lm_scores[num_histories], bonuses[num_histories] = more[2], more[3]
-                            word_table[spot] = num_histories
-                            num_histories += 1
-                        history = word_table[spot]
-                    if spelled >= 0:
-                        lead = 0 if separator < 0 else CLOSED
-                    if num_nodes == parents.size:
-                        parents, tokens, places = _twice(parents), _twice(tokens), _twice(places)
-                        histories, slot_of = _twice(histories), _twice(slot_of)
-                        slot_of[num_nodes:] = -1
-                        table = _rehashed(table, parents, tokens, histories, places, num_nodes)
-                    spot = _find(table, parents, tokens, histories, places, node, c, history, lead)
-                    if table[spot] < 0:
-                        parents[num_nodes], tokens[num_nodes] = node, c
-                        places[num_nodes], histories[num_nodes] = lead, history
-                        table[spot] = num_nodes
-                        num_nodes += 1
-                    found = table[spot]
-                j = slot_of[found]
-                if j >= 0:  # in the beam
-                    if taken[j]:
-                        continue
-                    taken[j] = True
-                    next_masses[level, 0], next_masses[level, 1] = kept[j, 0], kept[j, 1]
-                    next_masses[level, 2], next_masses[level, 3] = ranked[j, 0], ranked[j, 1]
+            # What else it may grow to: the best class, which brings the next when it is taken ...
+            repeated = token if collapses and token >= 0 and token != separator else np.int32(_NOTHING)
+            if by_rank:
+                rank = _next_class(order, 0, row, token_min, blank, separator, repeated)
+                if rank >= 0 and total > -np.inf and total + row[order.classes[rank]] + bonuses[history] >= least:
+                    candidates[num_candidates, 0], candidates[num_candidates, 1] = i, _RANKED
+                    candidates[num_candidates, 2] = rank
+                    value = ranked_total + row[order.classes[rank]] + bonuses[history]
+                    _push(heap, numbers, heap_size, value, num_candidates)
+                    heap_size += 1
+                    num_candidates += 1
+            # ... or each by itself.
+            num_words = 1
+            if mode == SPELLED and place >= 0:
+                num_words += trie.word_offsets[place + 1] - trie.word_offsets[place]
+            if mode == WATCHED and place >= 0:
+                for k in range(trie.offsets[place], trie.offsets[place + 1]):
+                    child_of[trie.tokens[k]] = trie.children[k]
+            for w in range(num_words):
+                # The word that ends first, if one does.
+                before = np.int64(_NOTHING)
+                more = (np.int64(lm_states[history]), np.int64(hot_states[history]), lm_scores[history],
+                        bonuses[history])  # fmt: skip
+                if w > 0:
+                    before = np.int64(trie.words[trie.word_offsets[place] + w - 1])
+                    more = worth(rules, before, *more)
+                if mode == SPELLED:
+                    here = place if w == 0 else 0
+                    open_here = here >= 0 and (w == 0 or separator < 0)
+                    begin, end = (trie.offsets[here], trie.offsets[here + 1]) if open_here else (0, 0)
+                elif by_rank:
+                    begin, end = (repeated, repeated + 1) if repeated >= 0 else (0, 0)
                 else:
-                    token = tokens[node]
-                    next_masses[level, 0], next_masses[level, 2] = -np.inf, -np.inf
-                    next_masses[level, 1] = _leaving(collapses, transitions, masses, totals, i, 0, token, c) + row[c]
-                    next_masses[level, 3] = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c]
-                next_slots[level] = found
-                break
-            level += 1
+                    begin, end = 0, num_classes
+                # One more turn for the separator, where a word ends in it.
+                ends = separator >= 0 and token != separator
+                if mode == SPELLED:
+                    ends = ends and (w > 0 or place == CLOSED)
+                for k in range(begin, end + (1 if ends else 0)):
+                    lead, extra = 0, more[3]
+                    if k == end:
+                        c = separator
+                        if mode == WATCHED:
+                            before = _word_at(trie, place)
+                        if mode != SPELLED:
+                            extra = worth(rules, before, *more)[3]
+                    elif mode == SPELLED:
+                        c, lead = np.int64(trie.tokens[k]), np.int64(trie.children[k])
+                    else:
+                        c, lead = k, np.int64(child_of[k]) if mode == WATCHED else 0
+                        if c == blank or c == separator:
+                            continue
+                    if row[c] < token_min or row[c] == -np.inf:
+                        continue
+                    if k < end:
+                        if mode == SPELLED and trie.only_words[lead] >= 0:
+                            extra = worth(rules, np.int64(trie.only_words[lead]), *more)[3]
+                        else:
+                            extra += _promise(potentials, lead)
+                    mass = _leaving(collapses, transitions, masses, totals, i, 0, token, c) + row[c] + extra
+                    if extra == -np.inf or mass == -np.inf or mass < least:
+                        continue
+                    value = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c] + extra
+                    candidates[num_candidates, 0], candidates[num_candidates, 1] = i, c
+                    candidates[num_candidates, 2], candidates[num_candidates, 3] = lead, before
+                    _push(heap, numbers, heap_size, value, num_candidates)
+                    heap_size += 1
+                    num_candidates += 1
+            if mode == WATCHED and place >= 0:
+                for k in range(trie.offsets[place], trie.offsets[place + 1]):
+                    child_of[trie.tokens[k]] = OFF
 
-        for i in range(num_slots):
-            if slots[i] >= 0:
-                slot_of[slots[i]] = -1
-        while level > 0 and next_slots[level - 1] < 0:
-            level -= 1
-        slots, masses = next_slots[:level].copy(), next_masses[:level].copy()
+        # The best that is not in the beam yet takes the slot.
+        next_slots[level] = -1
+        while heap_size > 0:
+            number = numbers[0]
+            _pop(heap, numbers, heap_size)
+            heap_size -= 1
+            i, c = np.int64(candidates[number, 0]), np.int64(candidates[number, 1])
+            node = slots[i]
+            found = node
+            if c != _STAYS:
+                token, place, history = tokens[node], places[node], histories[node]
+                lead, before = np.int64(candidates[number, 2]), np.int64(candidates[number, 3])
+                if c == _RANKED:
+                    repeated = token if collapses and token >= 0 and token != separator else np.int32(_NOTHING)
+                    c = order.classes[lead]
+                    rank = _next_class(order, lead + 1, row, token_min, blank, separator, repeated)
+                    if rank >= 0 and totals[i, 0] + row[order.classes[rank]] + bonuses[history] >= least:
+                        candidates[number, 2] = rank
+                        value_after = totals[i, 1] + row[order.classes[rank]] + bonuses[history]
+                        _push(heap, numbers, heap_size, value_after, number)
+                        heap_size += 1
+                    lead, before = 0, np.int64(_NOTHING)
+                # Two words at most end here: the one before the class, and the one that it spells out.
+                spelled = np.int64(_NOTHING)
+                if mode == SPELLED and c != separator:
+                    spelled = np.int64(trie.only_words[lead])
+                closes = before >= 0 or (mode != SPELLED and separator >= 0 and c == separator)
+                for turn in range(2):
+                    if (turn == 0 and not closes) or (turn == 1 and spelled < 0):
+                        continue
+                    word = before if turn == 0 else spelled
+                    name = word if mode == SPELLED else np.int64(node)
+                    spot = _find(word_table, word_parents, words, words, words, history, name, name, name)
+                    if word_table[spot] < 0:
+                        more = worth(
+                            rules, word, np.int64(lm_states[history]), np.int64(hot_states[history]),
+                            lm_scores[history], bonuses[history],
+                        )  # fmt: skip
+                        word_parents[num_histories], words[num_histories] = history, name
+                        lm_states[num_histories], hot_states[num_histories] = more[0], more[1]
+                        lm_scores[num_histories], bonuses[num_histories] = more[2], more[3]
+                        word_table[spot] = num_histories
+                        num_histories += 1
+                    history = word_table[spot]
+                if spelled >= 0:
+                    lead = 0 if separator < 0 else CLOSED
+                spot = _find(table, parents, tokens, histories, places, node, c, history, lead)
+                if table[spot] < 0:
+                    parents[num_nodes], tokens[num_nodes] = node, c
+                    places[num_nodes], histories[num_nodes] = lead, history
+                    table[spot] = num_nodes
+                    num_nodes += 1
+                found = table[spot]
+            j = slot_of[found]
+            if j >= 0:  # in the beam
+                if taken[j]:
+                    continue
+                taken[j] = True
+                next_masses[level, 0], next_masses[level, 1] = kept[j, 0], kept[j, 1]
+                next_masses[level, 2], next_masses[level, 3] = ranked[j, 0], ranked[j, 1]
+            else:
+                token = tokens[node]
+                next_masses[level, 0], next_masses[level, 2] = -np.inf, -np.inf
+                next_masses[level, 1] = _leaving(collapses, transitions, masses, totals, i, 0, token, c) + row[c]
+                next_masses[level, 3] = _leaving(collapses, transitions, masses, totals, i, 1, token, c) + row[c]
+            next_slots[level] = found
+            break
+        level += 1
 
-    sizes = np.array([num_nodes, num_histories])
-    return Search(
-        sizes, parents, tokens, places, histories, table, word_parents, words, lm_states, hot_states, lm_scores,
-        bonuses, word_table, slots, masses,
-    )  # fmt: skip
+    for i in range(num_slots):
+        if slots[i] >= 0:
+            slot_of[slots[i]] = -1
+    while level > 0 and next_slots[level - 1] < 0:
+        level -= 1
+    search.sizes[0], search.sizes[1] = num_nodes, num_histories
+    return level
 
 
 @njit(forceinline=True, **COMPILE_EXACTLY)
