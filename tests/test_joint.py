@@ -190,6 +190,22 @@ def test_an_undefined_sample_spoils_its_own_rows_alone():
     assert gradient[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_padding_is_not_read(activation, impl):
+    encoder_out, predictor_out, *layer = operands()
+    clean = fused(encoder_out, predictor_out, *layer, activation=activation, impl=impl)
+    expected = torch.autograd.grad(clean.sum(), [encoder_out, predictor_out, *layer])
+    with torch.no_grad():
+        for n in range(3):
+            encoder_out[n, FRAMES[n] :] = torch.nan
+            predictor_out[n, LABELS[n] + 1 :] = torch.nan
+    losses = fused(encoder_out, predictor_out, *layer, activation=activation, impl=impl)
+    gradients = torch.autograd.grad(losses.sum(), [encoder_out, predictor_out, *layer])
+    assert torch.equal(losses, clean)
+    assert all(map(torch.equal, gradients, expected))
+
+
 def test_no_frames_is_infeasible_with_gradient_zero():
     given = operands()
     losses = rnnt_joint_loss(*given, TARGETS, [9, 0, 5], LABELS, reduction="none")

@@ -142,6 +142,17 @@ def test_scores_without_values_are_seen():
         assert not gradient[5, 2].any()
 
 
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+def test_padding_is_not_read(impl):
+    tensors = operands()
+    options = {"reduction": "none", "impl": impl}
+    expected = torch.autograd.grad(ctc_linear_loss(*tensors, *INTEGERS, **options)[:4].sum(), tensors)
+    with torch.no_grad():
+        tensors[0][torch.arange(T)[:, None] >= LENGTHS] = torch.nan
+    found = torch.autograd.grad(ctc_linear_loss(*tensors, *INTEGERS, **options)[:4].sum(), tensors)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_huge_logits_have_digits():
     """What all logits of a frame have in common is taken off before a log could be lost beside it."""
     hidden = torch.full((3, 1, 1), 1e9, dtype=torch.float64, requires_grad=True)

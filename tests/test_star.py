@@ -9,14 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathsum.testing import assert_close
-from pathsum.torch import CTCLoss, ctc_loss, ctc_posteriors, forced_align
+from pathsum.torch import (
+    CTCLoss,
+    SimpleCTCLoss,
+    ctc_entropy,
+    ctc_expected_risk,
+    ctc_loss,
+    ctc_posteriors,
+    forced_align,
+    simple_ctc_align,
+    simple_ctc_entropy,
+    simple_ctc_expected_risk,
+    simple_ctc_loss,
+    simple_ctc_posteriors,
+)
 from support import IMPLEMENTATIONS
 
 NUM_CLASSES, BLANK, STAR = 3, 1, 3
 
 
-def collapse(labelling):
-    return [c for c, _ in itertools.groupby(labelling) if c != BLANK]
+def collapse(labelling, simple=False):
+    return [c for c in (labelling if simple else (c for c, _ in itertools.groupby(labelling))) if c != BLANK]
 
 
 def probabilities_by_hand(logits, star):
@@ -26,10 +39,10 @@ def probabilities_by_hand(logits, star):
     return np.concatenate([probabilities, of_star[:, None]], 1)
 
 
-def labellings(probabilities, target):
+def labellings(probabilities, target, simple=False):
     """Each labelling of the frames by classes and stars that reads as the target, with its probability."""
     for labelling in itertools.product(range(NUM_CLASSES + 1), repeat=len(probabilities)):
-        if collapse(labelling) == target:
+        if collapse(labelling, simple) == target:
             yield np.prod([probabilities[t, c] for t, c in enumerate(labelling)]), labelling
 
 
@@ -69,6 +82,42 @@ def test_losses_and_best_paths_are_those_of_enumeration(star, impl, num_frames, 
     nodes = ctc_posteriors(scores, target, fused_log_softmax=True, **options).nodes
     for k in set(target):
         assert_close(nodes[:, 1::2][:, [c == k for c in target]].sum(1), shares[:, k], absolute=1e-9)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("star", ["any", "label"])
+@pytest.mark.parametrize("simple", [False, True], ids=["ctc", "simple"])
+@pytest.mark.parametrize("target", [[STAR], [0, STAR, STAR, 2], [STAR, 0, 0], [0, STAR, 0, STAR, 2]], ids=str)
+def test_all_that_is_asked_of_paths_with_stars_is_that_of_enumeration(impl, star, simple, target):
+    logits = np.random.default_rng(len(target)).normal(size=(4, NUM_CLASSES)) * 2
+    costs = np.random.default_rng(1).normal(size=(4, NUM_CLASSES + 1))
+    found = list(labellings(probabilities_by_hand(logits, star), target, simple))
+    weights = np.array([probability for probability, _ in found])
+    shares = weights / weights.sum()
+    scores, call = torch.from_numpy(logits), (target, 4, len(target), BLANK)
+    options = {"star": star, "impl": impl, "fused_log_softmax": True}
+    entropy = simple_ctc_entropy if simple else ctc_entropy
+    risk = simple_ctc_expected_risk if simple else ctc_expected_risk
+    path_costs = [costs[range(4), path].sum() for _, path in found]
+    assert_close(entropy(scores, *call, "sum", **options), -(shares * np.log(shares)).sum(), absolute=1e-9)
+    expected = risk(scores, torch.from_numpy(costs), *call, "sum", **options)
+    assert_close(expected, (shares * path_costs).sum() if found else 0.0, absolute=1e-9)
+    with pytest.raises(ValueError, match="costs must have"):
+        risk(scores, torch.zeros(4, NUM_CLASSES), *call, **options)
+    if simple:
+        loss = -np.log(weights.sum()) if found else np.inf
+        assert_close(simple_ctc_loss(scores, *call, "sum", **options), loss, absolute=1e-9)
+        assert_close(SimpleCTCLoss(BLANK, "sum", **options)(scores, *call[:3]), loss, absolute=1e-9)
+        aligned = simple_ctc_align(scores.log_softmax(1), *call, star=star, impl=impl)
+        if found:
+            assert_close(aligned.scores.sum().exp(), weights.max(), relative=1e-9)
+            assert aligned.positions.tolist().count(-1) == 4 - len(target)
+        entries = simple_ctc_posteriors(scores, *call, **options).entries
+        for k in set(target):
+            frames = [
+                sum(share for share, (_, path) in zip(shares, found, strict=True) if path[t] == k) for t in range(4)
+            ]
+            assert_close(entries[:, 1:][:, [c == k for c in target]].sum(1), frames, absolute=1e-9)
 
 
 @pytest.mark.parametrize("star", ["any", "label"])

@@ -120,7 +120,9 @@ class Linear(Kernels):
         assert hidden is not None
         assert weight is not None
         columns = as_tensor(call.lattice.classes).to(hidden.device).long()
-        log_probs = real_log_softmax(torch.nn.functional.linear(hidden, weight, bias), call.lattice.input_lengths)
+        # Padding is not read: the weight's gradient would have its NaN.
+        logits = torch.nn.functional.linear(_first(hidden, call.lattice.input_lengths), weight, bias)
+        log_probs = real_log_softmax(logits, call.lattice.input_lengths)
         return log_probs.gather(2, columns[:, None].expand(-1, hidden.shape[1], -1))
 
 
@@ -193,9 +195,19 @@ def with_logits(call: Call) -> Call:
     for k, joiner in enumerate(call.options.joiners):
         scores, *operands = call.scores[4 * k : 4 * k + 4]
         if joiner:
-            scores = Joiner(scores, *operands, activation=joiner[0]).logits()
+            # Padding is not read: the gradients of all operands would have its NaN.
+            encoder_out = _first(scores, call.lattice.logit_lengths)
+            predictor_out = _first(operands[0], as_tensor(call.lattice.target_lengths) + 1)
+            scores = Joiner(encoder_out, predictor_out, *operands[1:], activation=joiner[0]).logits()
         heads.append(scores)
     return Call(tuple(heads[: len(call.lattice.reads)]), call.lattice, call.options._replace(joiners=((), ())))
+
+
+def _first(rows: Tensor, lengths: Any) -> Tensor:
+    """Each sample's first rows (N, R, H), so many as its length says, and zeros."""
+    lengths = as_tensor(lengths).to(rows.device)
+    real = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
+    return torch.where(real[:, :, None], rows, 0.0)
 
 
 def _once(call: Call) -> tuple[Tensor, ...]:

@@ -109,6 +109,7 @@ def simple_ctc_loss(
     zero_infinity: bool = False,
     *,
     fused_log_softmax: bool = False,
+    star: Star | None = None,
     batch_first: bool = False,
     check: Check = "async",
     impl: TorchImpl = "auto",
@@ -128,6 +129,7 @@ def simple_ctc_loss(
             mean over N.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C stands for in targets, as in ``ctc_loss``: here one frame; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C).
         check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
             or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
@@ -156,6 +158,6 @@ def simple_ctc_loss(
     """
     paths = chain_paths(
         "simple_ctc_loss", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, batch_first=batch_first, check=check, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, check=check, impl=impl,
     )  # fmt: skip
     return paths.loss(reduction, zero_infinity)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pathsum import _checks
-from pathsum.options import PATHS, PathSet, ReductionName, RNNTType, TorchImpl
+from pathsum.options import PATHS, PathSet, ReductionName, RNNTType, Star, TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.paths.asg import both_paths
 from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
@@ -21,6 +21,7 @@ def ctc_entropy(
     reduction: ReductionName = "mean",
     *,
     fused_log_softmax: bool = False,
+    star: Star | None = None,
     batch_first: bool = False,
     impl: TorchImpl = "auto",
 ) -> Tensor:
@@ -39,6 +40,7 @@ def ctc_entropy(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: each entropy divided by its target length (at least 1), then
             the mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C stands for in targets, as in ``ctc_loss``; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C).
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
@@ -66,7 +68,7 @@ def ctc_entropy(
     """
     paths = chain_paths(
         "ctc_entropy", CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, impl=impl,
     )  # fmt: skip
     return paths.reduce(paths.entropy(), reduction)
 
@@ -80,6 +82,7 @@ def simple_ctc_entropy(
     reduction: ReductionName = "mean",
     *,
     fused_log_softmax: bool = False,
+    star: Star | None = None,
     batch_first: bool = False,
     impl: TorchImpl = "auto",
 ) -> Tensor:
@@ -94,6 +97,7 @@ def simple_ctc_entropy(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: each entropy divided by its target length (at least 1), then
             the mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C stands for in targets, as in ``ctc_loss``: here one frame; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C).
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
@@ -113,7 +117,7 @@ def simple_ctc_entropy(
     """
     paths = chain_paths(
         "simple_ctc_entropy", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, impl=impl,
     )  # fmt: skip
     return paths.reduce(paths.entropy(), reduction)
 

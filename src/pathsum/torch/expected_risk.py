@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
-from pathsum.options import PATHS, PathSet, ReductionName, RNNTType, TorchImpl
+from pathsum.options import PATHS, PathSet, ReductionName, RNNTType, Star, TorchImpl
 from pathsum.torch._inputs import Integers, as_scores, check_table, dtype_of, shape_of
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.asg import both_paths
@@ -28,6 +28,7 @@ def ctc_expected_risk(
     reduction: ReductionName = "mean",
     *,
     fused_log_softmax: bool = False,
+    star: Star | None = None,
     batch_first: bool = False,
     impl: TorchImpl = "auto",
 ) -> Tensor:
@@ -47,6 +48,8 @@ def ctc_expected_risk(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: each risk divided by its target length (at least 1), then the
             mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C stands for in targets, as in ``ctc_loss``; ``None``: no such label. With a star ``costs``
+            have its column too, (T, N, C+1).
         batch_first: ``log_probs`` and ``costs`` are (N, T, C).
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
@@ -78,7 +81,7 @@ def ctc_expected_risk(
     """
     paths = chain_paths(
         "ctc_expected_risk", CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, impl=impl,
     )  # fmt: skip
     costs = _frame_costs(paths, costs, batch_first, "log_probs")
     return paths.reduce(paths.expected(costs), reduction)
@@ -94,6 +97,7 @@ def simple_ctc_expected_risk(
     reduction: ReductionName = "mean",
     *,
     fused_log_softmax: bool = False,
+    star: Star | None = None,
     batch_first: bool = False,
     impl: TorchImpl = "auto",
 ) -> Tensor:
@@ -109,6 +113,8 @@ def simple_ctc_expected_risk(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: each risk divided by its target length (at least 1), then the
             mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C stands for in targets, as in ``ctc_loss``: here one frame; ``None``: no such label.
+            With a star ``costs`` have its column too, (T, N, C+1).
         batch_first: ``log_probs`` and ``costs`` are (N, T, C).
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
@@ -129,7 +135,7 @@ def simple_ctc_expected_risk(
     """
     paths = chain_paths(
         "simple_ctc_expected_risk", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, impl=impl,
     )  # fmt: skip
     costs = _frame_costs(paths, costs, batch_first, "log_probs")
     return paths.reduce(paths.expected(costs), reduction)

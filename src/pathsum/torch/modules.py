@@ -99,6 +99,7 @@ class SimpleCTCLoss(_Loss):
         zero_infinity: bool = False,
         *,
         fused_log_softmax: bool = False,
+        star: Star | None = None,
         batch_first: bool = False,
         check: Check = "async",
         impl: TorchImpl = "auto",

@@ -99,6 +99,7 @@ def simple_ctc_posteriors(
     blank: int = 0,
     *,
     fused_log_softmax: bool = False,
+    star: Star | None = None,
     batch_first: bool = True,
     impl: TorchImpl = "auto",
 ) -> ChainPosteriors:
@@ -111,6 +112,7 @@ def simple_ctc_posteriors(
         target_lengths: Labels of each sample (N,), at most S; S where ``None``.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C stands for in targets, as in ``forced_align``: here one frame; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
@@ -131,7 +133,7 @@ def simple_ctc_posteriors(
     """
     paths = chain_paths(
         "simple_ctc_posteriors", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, batch_first=batch_first, known=True, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, known=True, impl=impl,
     )  # fmt: skip
     return paths.posteriors()
 

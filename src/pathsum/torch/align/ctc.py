@@ -86,6 +86,7 @@ def simple_ctc_align(
     target_lengths: Integers | int | None = None,
     blank: int = 0,
     *,
+    star: Star | None = None,
     batch_first: bool = True,
     impl: TorchImpl = "auto",
 ) -> Alignment:
@@ -97,6 +98,7 @@ def simple_ctc_align(
         input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
         target_lengths: Labels of each sample (N,), at most S; S where ``None``. A number for one sample.
         blank: Index of the blank class; negative counts from the end.
+        star: What the label C stands for in targets, as in ``forced_align``: here one frame; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
@@ -122,6 +124,6 @@ def simple_ctc_align(
     """
     paths = chain_paths(
         "simple_ctc_align", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        batch_first=batch_first, known=True, impl=impl,
+        star=star, batch_first=batch_first, known=True, impl=impl,
     )  # fmt: skip
     return paths.best()

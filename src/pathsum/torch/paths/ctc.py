@@ -105,6 +105,7 @@ def simple_ctc_paths(
     blank: int = 0,
     *,
     fused_log_softmax: bool = False,
+    star: Star | None = None,
     batch_first: bool = False,
     impl: TorchImpl = "auto",
 ) -> ChainPaths:
@@ -117,6 +118,7 @@ def simple_ctc_paths(
         target_lengths: As in ``ctc_paths``.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
+        star: What the label C stands for in targets, as in ``ctc_loss``: here one frame; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C).
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
@@ -137,7 +139,7 @@ def simple_ctc_paths(
     integers = (targets, input_lengths, target_lengths)
     return chain_paths(
         "simple_ctc_paths", SIMPLE_CTC, log_probs, *integers, blank, fused_log_softmax=fused_log_softmax,
-        batch_first=batch_first, impl=impl,
+        star=star, batch_first=batch_first, impl=impl,
     )  # fmt: skip
 
 
