@@ -257,6 +257,10 @@ def make(case: Case) -> tuple[list[Tensor], tuple[Tensor, ...]]:
             leaves = [*(leaf(*shape, device.HIDDEN) for shape in shapes), leaf(num_classes)]
         if case.loss == "tdt":
             leaves.append(leaf(*leaves[0].shape[:3], len(device.DURATIONS)))
+    if case.loss in device.WAITING:
+        # Their values are looked at.
+        ends = (torch.full((num_samples,), num_frames), torch.full((num_samples,), num_labels))
+        return leaves, (torch.ones(num_samples, num_labels, dtype=torch.int64), *ends)
     return leaves, (integers(num_samples, num_labels), integers(num_samples), integers(num_samples))
 
 

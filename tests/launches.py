@@ -14,9 +14,10 @@ from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.testing import chain_inputs, grid_inputs
+from pathsum.torch._bounded import posed, unread_batch
 
 # Which launch; one lattice's launches may go through another's module.
-MODULES = ("chain", "dense", "grid", "rows", "arcs", "joint")
+MODULES = ("chain", "dense", "grid", "rows", "arcs", "joint", "posing")
 # In the second and third axis of a grid; the first has 2**31 - 1.
 MOST_PROGRAMS = 65535
 
@@ -112,6 +113,15 @@ def _best_path():
     inputs = grid_inputs(2, 3, 1500, 4, ragged=False)
     lattice = pose_rnnt(*integers(*inputs[1:]), blank=0)
     kernels_of("triton", "grid").best(Call((torch.empty(2, 3, 1501, 4),), lattice, GridOptions()))
+
+
+def _posing():
+    # In every lattice, padded and one target after another.
+    lengths = torch.full((2,), 3)
+    for pose, last in ((pose_ctc, 0), (pose_simple_ctc, 0), (pose_asg, 5), (pose_rnnt, 0)):
+        for targets in (torch.ones(2, 40, dtype=torch.int64), torch.ones(6, dtype=torch.int64)):
+            sizes = (2, 9, None, 5, None, None)
+            posed(pose, unread_batch("f", "lengths", targets, lengths, lengths, lengths.device, *sizes), last)
 
 
 def _arcs():

@@ -8,6 +8,10 @@ import torch
 
 from pathsum.dispatch import kernels_of
 from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.problems.asg import pose_asg
+from pathsum.problems.ctc import pose_ctc
+from pathsum.problems.rnnt import pose_rnnt
+from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.testing import assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
 from pathsum.torch import (
     _bounded,
@@ -113,6 +117,49 @@ def test_shapes_and_dtypes_are_checked(argument, value, error):
     integers[argument] = value
     with pytest.raises(error):
         ctc_loss(scores, *integers, **options)
+
+
+@pytest.mark.parametrize("huge", [2**31, 2**62, 2**63 - 1, -(2**63)])
+def test_lengths_are_bounded_before_they_are_added(huge):
+    device = torch.device("cpu")
+    lengths = torch.tensor([2**62, 2**62, 2**63 - 1, huge])
+    sizes = (4, 3, None, 5, 0, None)
+    flat = _bounded.unread_batch("f", "lengths", torch.tensor([1, 2]), torch.full((4,), 3), lengths, device, *sizes)
+    found = _bounded.posed(pose_rnnt, flat, 0)
+    assert (found.logit_lengths == -1).all()
+    assert found.targets.shape[1] <= 3
+    packed = _bounded.unread_batch(
+        "f", "lengths", torch.tensor([[1, 2, 3]]), torch.tensor([huge]), torch.tensor([3]), device, None, None, None, 5,
+        0, 4,
+    )  # fmt: skip
+    assert (_bounded.posed(pose_rnnt, packed, 0).logit_lengths == -1).all()
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("size", [1, 3, 70])
+def test_a_batch_is_posed_as_it_is_from_the_host(size, flat):
+    """By one kernel, in blocks of its own, as by ``problems``; targets without labels among them."""
+    labels = torch.tensor([size, 0, size // 2])
+    targets = torch.arange(3 * size).view(3, size) // 2 % 4 + 1
+    lengths, device, sizes = torch.tensor([9, 4, 2]), torch.device("cpu"), (3, 200, None, 5)
+    given = torch.cat([own[:n] for own, n in zip(targets, labels, strict=True)]) if flat else targets
+    problems = ((pose_ctc, 0, 0), (pose_simple_ctc, 0, 0), (pose_rnnt, 0, 0), (pose_asg, 5, None))
+    for pose, last, blank in problems:
+        batch = _bounded.unread_batch("f", "lengths", given, lengths, labels, device, *sizes, blank, None)
+        padded = torch.nn.functional.pad(targets, (0, batch.width - size))
+        found, expected = _bounded.posed(pose, batch, last), pose(padded, lengths, labels, last)
+        pairs = zip(found, expected, strict=True) if pose is pose_asg else [(found, expected)]
+        for own, wanted in pairs:
+            for name, value in vars(wanted).items():
+                assert_same(getattr(own, name), value, name)
+
+
+def assert_same(found, expected, name):
+    if isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype, name
+        assert torch.equal(found, expected), name
+    else:
+        assert found == expected, name
 
 
 def test_only_integers_on_a_device_that_triton_runs_on_stay_unread():

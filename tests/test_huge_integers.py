@@ -11,7 +11,6 @@ from pathsum.compat.optimized_transducer import transducer_loss
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.testing import assert_close
 from pathsum.torch import (
-    _bounded,
     ar_rnnt_loss,
     ctc_loss,
     multi_blank_rnnt_loss,
@@ -114,21 +113,6 @@ def test_tiles_as_large_as_one_likes():
         arguments = (lambda e, p: (e + p) @ weight.T, encoder_out, predictor_out, *integers)
         expected = rnnt_loss_from_joint(*arguments)
         assert_close(rnnt_loss_from_joint(*arguments, rows_per_tile=huge), expected, absolute=1e-6)
-
-
-@pytest.mark.parametrize("huge", HUGE)
-def test_lengths_on_a_device_are_bounded_before_they_are_added(huge):
-    device = torch.device("cpu")
-    lengths = torch.tensor([2**62, 2**62, 2**63 - 1, huge])
-    sizes = (4, 3, None, 5, 0, None)
-    found = _bounded.bounded_batch("f", "lengths", torch.tensor([1, 2]), torch.full((4,), 3), lengths, device, *sizes)
-    assert (found.target_lengths == -1).all()
-    assert found.targets.shape[1] <= 3
-    rows = _bounded.bounded_batch(
-        "f", "lengths", torch.tensor([[1, 2, 3]]), torch.tensor([huge]), torch.tensor([3]), device, None, None, None, 5,
-        0, 4,
-    )  # fmt: skip
-    assert (rows.input_lengths == -1).all()
 
 
 def test_the_messages_count_without_wrapping():

@@ -56,6 +56,7 @@ def cache(tmp_path_factory):
         },
     ),
     ("best_path", {"chain", "dense", "grid", "score_rows"}),
+    ("posing", {"pose"}),
     (
         "joint",
         {
@@ -126,6 +127,30 @@ for each in (added, added_later):
     moves = {name: loop[name] for name in ("barriers", "loads", "stores", "shared", "exchanges", "waited")}
     assert moves == {"barriers": 1, "loads": 1, "stores": 1, "shared": 0, "exchanges": 0, "waited": 1}
     assert (later["barriers"], later["loads"], later["waited"]) == (1, 1, 0)
+
+
+def test_a_step_asks_little_of_the_host(tmp_path):
+    """Of integers on the device: at most four launches and six operations of torch a direction."""
+    program = """
+import json
+import torch
+import machine_code as m
+
+for loss, size in (("ctc", (50, 3, 20, 9)), ("simple_ctc", (50, 3, 20, 9)), ("rnnt", (3, 20, 9, 20))):
+    leaves, integers = m.make(m.Case(loss, size))
+    step = m.device.ours(m.Case(loss, size), leaves, integers)
+    with m.observed() as forward:
+        value = step.forward()
+    with m.observed() as backward:
+        torch.autograd.grad(value, leaves)
+    print(json.dumps([[len(seen.launches), sum(seen.operations.values())] for seen in (forward, backward)]))
+"""
+    path = tmp_path / "steps.py"
+    path.write_text(program)
+    for line in run([str(path)]):
+        for launches, operations in json.loads(line):
+            assert 1 <= launches <= 4
+            assert operations <= 6
 
 
 def test_a_new_length_compiles_nothing():

@@ -1,13 +1,15 @@
 """Integers that are on the device of the scores: bounded there, not looked at from here.
 
-A check of their values would wait for the device. In its place every length and label is brought into its range, so
-that nothing is read out of bounds. A sample where that changed something gets lengths of -1, by which the kernels know
-that its loss is NaN. Shapes and dtypes are checked as everywhere.
+A check of their values would wait for the device. In its place the kernel that poses them brings every length and label
+into its range, so that nothing is read out of bounds. A sample where that changed something gets lengths of -1, by
+which the other kernels know that its loss is NaN. Shapes and dtypes are checked as everywhere.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +27,30 @@ def unread_on(function: str, check: Check, kernels: Kernels, scores: Tensor, *in
     return scores.device if check == "async" and kernels.reads_on_device and on_device else None
 
 
-def bounded_batch(
+class Unread(NamedTuple):
+    """The integers of a batch on a device, whose shapes and dtypes alone are checked.
+
+    Attributes:
+        targets: (N, S), or one target after another.
+        input_lengths, target_lengths: (N,)
+        width: Labels that the posed targets have room for, at least 1.
+        most_frames, most_labels: What the lengths must not exceed.
+        num_classes, blank: What labels must be below, and must not be; -1 of no blank.
+        num_rows: Of packed rows how many the samples must have together, else ``None``.
+    """
+
+    targets: Tensor
+    input_lengths: Tensor
+    target_lengths: Tensor
+    width: int
+    most_frames: int
+    most_labels: int
+    num_classes: int
+    blank: int
+    num_rows: int | None
+
+
+def unread_batch(
     function: str,
     lengths_name: str,
     targets: Tensor,
@@ -38,8 +63,8 @@ def bounded_batch(
     num_classes: int,
     blank: int | None,
     num_rows: int | None,
-) -> _checks.Batch:
-    """As ``_checks.check_batch``, on the device."""
+) -> Unread:
+    """What ``_checks.check_batch`` can say of integers without a look at their values."""
     targets = _integers(function, "targets", targets, (1, 2), device)
     lengths = _integers(function, lengths_name, input_lengths, (1,), device)
     labels = _integers(function, "target_lengths", target_lengths, (1,), device)
@@ -50,30 +75,24 @@ def bounded_batch(
     if targets.ndim == 2 and len(targets) != count:
         raise InvalidValueError(function, "targets", f"have one row a sample, N = {count}", f"{len(targets)} rows")
 
-    most_frames = num_frames if num_rows is None else num_rows
-    lengths, undefined = _bounded(lengths, most_frames, torch.zeros_like(lengths, dtype=torch.bool))
-    labels, undefined = _bounded(labels, max_labels, undefined)
-    # Before anything is added or multiplied: what wraps is out of bounds and looks as if it were not.
-    labels, undefined = _bounded(labels, targets.shape[-1], undefined)
+    most_frames = (num_frames if num_rows is None else num_rows) or 0
+    width = targets.shape[-1]
+    most_labels = width if max_labels is None else min(width, max_labels)
     if targets.ndim == 1:
-        undefined = undefined | (labels.sum() != len(targets))
         # As many labels as frames and one more do not fit, nor do more of them.
-        width = min(len(targets), (most_frames or 0) + 1 if max_labels is None else max_labels)
-        position = (labels.cumsum(0) - labels)[:, None] + torch.arange(max(width, 1), device=device)
-        padded = torch.cat([targets, targets.new_zeros(1)])[position.clamp(max=len(targets))]
-        labels = labels.clamp(max=width)
-    else:
-        padded = targets if targets.shape[1] else targets.new_zeros(count, 1)
-    used = torch.arange(padded.shape[1], device=device) < labels[:, None]
-    wrong = used & ((padded < 0) | (padded >= num_classes))
-    if blank is not None:
-        wrong = wrong | (used & (padded == blank))
-    undefined = undefined | wrong.any(1)
-    if num_rows is not None:
-        # Which of the samples is wrong cannot be told, and an undefined one has no rows by which the others are found.
-        undefined = (undefined | ((lengths * (labels + 1)).sum() != num_rows)).any().expand(count)
-    lengths, labels = (torch.where(undefined, -1, values) for values in (lengths, labels))
-    return _checks.Batch(torch.where(wrong, 0, padded), lengths, labels)
+        width = min(width, most_frames + 1 if max_labels is None else max_labels)
+    return Unread(
+        targets, lengths, labels, max(width, 1), most_frames, most_labels, num_classes,
+        -1 if blank is None else blank, num_rows,
+    )  # fmt: skip
+
+
+def posed(pose: Callable[..., Any], batch: _checks.Batch | Unread, last: int) -> Any:
+    """What a function of ``problems`` poses, of a batch and the last of its arguments."""
+    if isinstance(batch, Unread):
+        # Triton is imported where its kernels are to run.
+        return import_module("pathsum.torch._triton.posing").posed(pose, batch, last)
+    return pose(*batch, last)
 
 
 def special_kind(tensor: Tensor) -> str | None:
@@ -97,11 +116,6 @@ def check_integer_dtype(function: str, argument: str, tensor: Tensor) -> None:
         raise InvalidTypeError(function, argument, "have an integer dtype", str(tensor.dtype).removeprefix("torch."))
 
 
-def _bounded(values: Tensor, most: int | None, undefined: Tensor) -> tuple[Tensor, Tensor]:
-    bounded = values.clamp(0, most)
-    return bounded, undefined | (bounded != values)
-
-
 def _integers(function: str, argument: str, tensor: Tensor, ranks: tuple[int, ...], device: torch.device) -> Tensor:
     if tensor.numel() == 0 and tensor.is_floating_point():
         tensor = tensor.long()  # an empty list has no dtype of its own
@@ -112,5 +126,4 @@ def _integers(function: str, argument: str, tensor: Tensor, ranks: tuple[int, ..
     if tensor.device.type == "cpu" and device.type == "cuda":
         # From pinned memory the copy waits in the device's queue, and nobody here waits for it.
         tensor = tensor.detach().pin_memory()
-    # A copy: backward must not see the caller change its lengths.
-    return tensor.detach().to(device, torch.int64, non_blocking=True, copy=True)
+    return tensor.detach().to(device, torch.int64, non_blocking=True).contiguous()

@@ -16,7 +16,7 @@ from pathsum.kernels.numba.posing import COMPILED
 from pathsum.lattice import GridLattice
 from pathsum.options import ReductionName
 from pathsum.problems.rnnt import pose_rnnt
-from pathsum.torch._bounded import bounded_batch, check_integer_dtype, special_kind
+from pathsum.torch._bounded import Unread, check_integer_dtype, posed, special_kind, unread_batch
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch._private import peek_interpreter_stack
@@ -174,18 +174,17 @@ def as_batch(
     scores: str = "logits",
     known: bool = False,
     device: torch.device | None = None,
-) -> _checks.Batch:
+) -> _checks.Batch | Unread:
     """The integers of a call, checked: NumPy arrays, or tensors where their values are unknown.
 
-    ``known``: they must have values, whoever traces. Where a ``device`` is given they are tensors there, bounded and
-    not looked at (``bounded_batch``).
+    ``known``: they must have values, whoever traces. Where a ``device`` is given they stay there, unread.
     """
     given = {"targets": targets, lengths_name: input_lengths, "target_lengths": target_lengths}
     if device is not None:
         labels, *lengths = (as_integer_tensor(function, name, value) for name, value in given.items())
         lengths = lengths if batched else [tensor.reshape(-1) for tensor in lengths]
         sizes = (num_samples, num_frames, max_labels, num_classes, blank, num_rows)
-        return bounded_batch(function, lengths_name, labels, lengths[0], lengths[1], device, *sizes)
+        return unread_batch(function, lengths_name, labels, lengths[0], lengths[1], device, *sizes)
     if values_unknown() and not known:
         tensors = [as_integer_tensor(function, name, value) for name, value in given.items()]
         tensors = tensors if batched else [tensors[0], *(tensor.reshape(-1) for tensor in tensors[1:])]
@@ -351,7 +350,7 @@ def pose_grid(
         scores=scores,
         device=device,
     )
-    return pose_rnnt(*batch, blank)
+    return posed(pose_rnnt, batch, blank)
 
 
 def pose_nodes(

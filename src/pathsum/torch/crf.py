@@ -94,6 +94,7 @@ def crf_ctc_loss(
         num_classes=1 + BASES,
         blank=0,
     )
+    assert isinstance(batch, _checks.Batch)
     target = ChainPaths(function, given, None, pose_crf(*batch, state_len), every.impl, batched)
     target.target_lengths = batch.target_lengths
     losses = difference(target.losses(), every.losses())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import triton
@@ -11,11 +12,14 @@ import triton.language as tl
 _SCALARS = ("tl.int32", "tl.int64", "tl.float64")
 
 
-def kernel(function: Any) -> Any:
-    """A kernel whose scalars, annotated with their types, are run-time numbers whatever their values."""
+def kernel(function: Any, anywhere: Sequence[str] = ()) -> Any:
+    """A kernel whose scalars, annotated with their types, are run-time numbers whatever their values.
+
+    ``anywhere``: tensors of the caller's own, which may begin at any place in memory.
+    """
     parameters = inspect.signature(function).parameters.values()
     scalars = [parameter.name for parameter in parameters if parameter.annotation in _SCALARS]
-    return triton.jit(function, do_not_specialize=scalars)
+    return triton.jit(function, do_not_specialize=scalars, do_not_specialize_on_alignment=anywhere)
 
 
 def float_of(size: int) -> Any:

@@ -13,7 +13,7 @@ from pathsum.kernels.reference.log_domain import tied
 from pathsum.lattice import DenseLattice
 from pathsum.options import CHECKS, Check, TorchImpl
 from pathsum.problems.asg import pose_asg
-from pathsum.torch._bounded import unread_on
+from pathsum.torch._bounded import posed, unread_on
 from pathsum.torch._inputs import Integers, as_scores, check_table, length_array, posed_at_once, samples_first
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
@@ -98,7 +98,7 @@ def both_paths(
         batch = frame_batch(
             function, scores, batched, *integers, num_classes=num_classes, blank=None, known=known, device=device
         )
-        lattices = pose_asg(*batch, num_classes)
+        lattices = posed(pose_asg, batch, num_classes)
     dense, chain = lattices
     if centre and ends != (None, None):
         scores, ends = centred(scores, 2), tuple(None if end is None else centred(end, 0) for end in ends)

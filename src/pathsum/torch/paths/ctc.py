@@ -14,7 +14,7 @@ from pathsum.lattice import ChainLattice
 from pathsum.options import CHECKS, Check, Star, TorchImpl
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.torch._bounded import unread_on
+from pathsum.torch._bounded import posed, unread_on
 from pathsum.torch._inputs import Integers, posed_at_once, samples_first
 from pathsum.torch._operators import kernels_of
 from pathsum.torch._star import append_star, check_star
@@ -175,7 +175,7 @@ def chain_paths(
         device = unread_on(function, check, kernels_of(chosen, "chain"), scores, *integers)
         classes = {"num_classes": num_classes, "blank": blank}
         batch = frame_batch(function, scores, batched, *integers, **classes, known=known, device=device)
-        lattice, target_lengths = problem.pose(*batch, blank), batch.target_lengths
+        lattice, target_lengths = posed(problem.pose, batch, blank), batch.target_lengths
     if star is not None:
         scores = append_star(scores, lattice.input_lengths, blank, star, logits=fused_log_softmax)
     paths = ChainPaths(function, scores, None, lattice, chosen, batched)

@@ -17,6 +17,7 @@ from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions, SparseOpt
 from pathsum.kernels.reference.log_domain import common, exact
 from pathsum.lattice import ChainLattice, DenseLattice, SparseLattice
 from pathsum.problems.single_paths import chain_as_graphs, dense_as_graphs
+from pathsum.torch._bounded import Unread
 from pathsum.torch._expectations import Expected, posteriors_of, product, real_log_softmax
 from pathsum.torch._inputs import (
     Integers,
@@ -396,7 +397,7 @@ def frame_batch(
     blank: int | None,
     known: bool,
     device: torch.device | None,
-) -> _checks.Batch:
+) -> _checks.Batch | Unread:
     """The integers of a call on scores (N, T, C), checked; where no lengths are given they are the padded sizes.
 
     ``known``: they must have values. A ``device``: they stay on it, see ``as_batch``.
