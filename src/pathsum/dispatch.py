@@ -28,6 +28,7 @@ _LATTICES = {
     "Rows": "arcs",
     "Joint": "joint",
     "Sparse": "sparse",
+    "Routes": "sparse",
     "Linear": "linear",
     "Walks": "walks",
 }
@@ -38,7 +39,7 @@ TABLE: dict[tuple[str, str], str] = {
     **{
         ("triton", name.lower()): f"pathsum.torch._triton.{_LATTICES[name]}.{name}"
         for name in _LATTICES
-        if name not in ("Sparse", "Walks")
+        if name not in ("Routes", "Walks")
     },
 }
 LOADED: dict[tuple[str, str], Kernels] = {}
@@ -80,7 +81,7 @@ def check_written(function: str, impl: str, kernels: str) -> None:
     """An implementation must have these kernels."""
     if (impl, kernels) not in TABLE:
         raise ImplementationError(
-            f"{function}: impl={impl!r} has no kernels for graphs, nor for single paths; impl='reference' has"
+            f"{function}: impl={impl!r} has no kernels that list or draw single paths; impl='reference' has"
         )
 
 

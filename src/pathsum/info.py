@@ -32,8 +32,6 @@ _OTHERS = (
     "soundfile",
     "jiwer",
 )
-# Losses that are summed by the kernels of graphs, which not every implementation has.
-_OF_GRAPHS = ("lattice_loss", "lfmmi_loss", "crf_ctc_loss")
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
 _VECTOR_FEATURES = (
     "sse4.2",
@@ -148,13 +146,9 @@ def _implementations(torch: Any) -> str:
         lines.append(("pathsum.torch", f"cannot be imported: {type(error).__name__}: {error}"))
     for device in devices:
         lines.append((device, dispatch.explain(device).partition(": ")[2]))
-        lines += [(f"  {loss}", _selected(loss, device)) for loss in losses]
+        lines += [(f"  {loss}", dispatch.select(loss, device, "auto")) for loss in losses]
     lines += _jax_implementation() + _tensorflow_implementation()
     return _section("devices and implementations (impl='auto')", lines)
-
-
-def _selected(loss: str, device: str) -> str:
-    return dispatch.select(loss, device, "auto", "sparse" if loss in _OF_GRAPHS else "chain")
 
 
 def _jax_implementation() -> list[tuple[str, str]]:

@@ -101,6 +101,14 @@ class Sparse(Kernels):
         scores, weights = call.scores
         return sparse.best_path(scores, _lattice(call), weights)
 
+    def posteriors(self, call: Call) -> tuple[Tensor, ...]:
+        scores, weights = call.scores
+        return sparse.posteriors(scores, _lattice(call), weights)
+
+
+class Routes(Kernels):
+    """Single paths through graphs."""
+
     def k_best(self, call: Call, k: int, outputs: Tensor | None = None) -> SparsePath:
         scores, weights = call.scores
         return sparse.k_best(scores, _lattice(call), weights, k, outputs)
@@ -108,10 +116,6 @@ class Sparse(Kernels):
     def sample(self, call: Call, draws: Tensor) -> SparsePath:
         scores, weights = call.scores
         return sparse.sample_paths(scores, _lattice(call), weights, draws)
-
-    def posteriors(self, call: Call) -> tuple[Tensor, ...]:
-        scores, weights = call.scores
-        return sparse.posteriors(scores, _lattice(call), weights)
 
 
 class Linear(Kernels):

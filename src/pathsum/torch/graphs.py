@@ -229,7 +229,7 @@ def lattice_sample(
     """
     paths = paths_of_graphs(
         "lattice_sample", log_probs, graphs, input_lengths, weights=weights, fused_log_softmax=fused_log_softmax,
-        batch_first=batch_first, impl=impl,
+        batch_first=batch_first, impl=impl, kernels="routes",
     )  # fmt: skip
     return paths.sample(num_samples, generator)
 

@@ -1,7 +1,7 @@
 """Best paths on the GPU: plain max-plus in float64, and the path traced back through what was chosen.
 
-One program a sample, as in the recursions of ``chain``, ``grid`` and ``dense``; the choices of a frame are kept in a
-byte or an int32 a state.
+One program a sample, as in the recursions of ``chain``, ``grid``, ``dense`` and ``sparse``; the choices of a frame are
+kept in a byte or an int32 a state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,22 @@ import triton.language as tl
 
 from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.dense import load_scores
+from pathsum.kernels.triton.sparse import (
+    CLASS,
+    EPSILON,
+    FRAME,
+    FRAMES,
+    PLANE,
+    SAMPLE,
+    STATE,
+    STATES,
+    STEPS,
+    fact,
+    level_ahead,
+    next_of_many,
+    of_row,
+    rows_of,
+)
 
 
 @triton.jit
@@ -203,3 +219,131 @@ def dense(
             row = n * num_frames + t
             tl.store(states + row, state.to(tl.int64))
             state = tl.load(sources + row * num_classes + state, mask=t > 0, other=0)
+
+
+# Beyond every arc; what a row without one has chosen.
+NO_ARC = tl.constexpr(2**31 - 1)
+
+
+@triton.jit
+def _scores_of_arcs(ends, labels, weights, states, classes, frame, stride_c, reference, k, mask, EMITS: tl.constexpr):
+    """What the paths over the arcs k score."""
+    end = tl.load(ends + k, mask=mask, other=0)
+    x = tl.load(states + end, mask=mask, other=float("-inf"))
+    own = tl.load(weights + k, mask=mask, other=float("-inf"))
+    if EMITS:
+        label = tl.load(labels + k, mask=mask, other=0)
+        place = tl.load(classes + label, mask=mask, other=0) * stride_c
+        own += tl.load(frame + place, mask=mask, other=float("-inf")).to(tl.float64) - reference
+    return x + own
+
+
+@triton.jit
+def _greatest_of_arcs(
+    first, last, ends, labels, weights, states, classes, frame, stride_c, reference, EMITS: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """The greatest score of the arcs of each row, and the first arc that has it."""
+    best, arc = tl.full([ROWS, LANES], float("-inf"), tl.float64), tl.full([ROWS, LANES], NO_ARC, tl.int32)
+    degree = last - first
+    longest = tl.max(degree, 0)
+    for step in range(0, tl.minimum(longest, STEPS * LANES), LANES):
+        k = first[:, None] + step + tl.arange(0, LANES)[None, :]
+        x = _scores_of_arcs(
+            ends, labels, weights, states, classes, frame, stride_c, reference, k, k < last[:, None], EMITS
+        )
+        arc = tl.where(x > best, k, arc)
+        best = tl.maximum(best, x)
+    greatest = tl.max(best, 1)
+    chosen = tl.min(tl.where(best == greatest[:, None], arc, NO_ARC), 1)
+    if longest > STEPS * LANES:
+        index = tl.arange(0, ROWS)
+        row = next_of_many(degree, -1, ROWS, LANES)
+        while row < ROWS:
+            more, other = tl.full([ROWS * LANES], float("-inf"), tl.float64), tl.full([ROWS * LANES], NO_ARC, tl.int32)
+            end = of_row(last, row, ROWS)
+            for begin in range(of_row(first, row, ROWS) + STEPS * LANES, end, ROWS * LANES):
+                k = begin + tl.arange(0, ROWS * LANES)
+                x = _scores_of_arcs(
+                    ends, labels, weights, states, classes, frame, stride_c, reference, k, k < end, EMITS
+                )
+                other = tl.where(x > more, k, other)
+                more = tl.maximum(more, x)
+            top = tl.max(more, 0)
+            better = (index == row) & (top > greatest)
+            chosen = tl.where(better, tl.min(tl.where(more == top, other, NO_ARC), 0), chosen)
+            greatest = tl.where(better, top, greatest)
+            row = next_of_many(degree, row, ROWS, LANES)
+    return greatest, chosen
+
+
+@kernel
+def sparse(
+    scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, samples, classes, references, undefined, levels,
+    numbers, in_offsets, in_sources, in_labels, in_weights, epsilon_offsets, epsilon_sources, epsilon_weights, starts,
+    finals, alpha, back, log_probs, arcs, labels, num_frames: tl.int32, ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """``alpha`` and ``back`` have a row of states for each frame; the latter says by which arc a path came, or by which
+    epsilon arc k as -2 - k. Columns of ``samples`` are those of the recursion.
+    """
+    m = tl.program_id(0)
+    n, frames, frame = fact(samples, m, SAMPLE), fact(samples, m, FRAMES), fact(samples, m, FRAME)
+    plane, first_state = fact(samples, m, PLANE), fact(samples, m, STATE)
+    count, first_epsilon = fact(samples, m, STATES).to(tl.int32), fact(samples, m, EPSILON).to(tl.int32)
+    own = classes + fact(samples, m, CLASS)
+    in_common = tl.zeros([], tl.float64)
+    for t in range(frames + 1):
+        # What other threads have stored of the frame before.
+        barrier()
+        row, choices = alpha + plane + t * count, back + plane + t * count
+        before = row - tl.where(t > 0, count, 0)
+        at = scores + n * stride_n + (t - tl.where(t > 0, 1, 0)) * stride_t
+        reference = tl.load(references + frame + t - 1, mask=t > 0, other=0.0)
+        in_common += reference
+        for begin in range(0, count, ROWS):
+            s = begin + tl.arange(0, ROWS)
+            first, last = rows_of(in_offsets + first_state, s, (s < count) & (t > 0))
+            best, arc = _greatest_of_arcs(
+                first, last, in_sources, in_labels, in_weights, before, own, at, stride_c, reference, True, ROWS, LANES
+            )
+            start = tl.load(starts + first_state + s, mask=(s < count) & (t == 0), other=float("-inf"))
+            tl.store(row + s, tl.maximum(best, start), mask=s < count)
+            tl.store(choices + s, arc, mask=s < count)
+        left = tl.where(first_epsilon < count, count - first_epsilon, 0)
+        while left > 0:
+            barrier()
+            s, mine = level_ahead(levels + first_state, left, count, False, ROWS)
+            first, last = rows_of(epsilon_offsets + first_state, s, mine)
+            best, arc = _greatest_of_arcs(
+                first, last, epsilon_sources, epsilon_sources, epsilon_weights, row, own, at, stride_c, reference,
+                False, ROWS, LANES,
+            )  # fmt: skip
+            better = mine & (best > tl.load(row + s, mask=mine, other=0.0))
+            tl.store(row + s, best, mask=better)
+            tl.store(choices + s, -2 - arc, mask=better)
+            left -= tl.sum(mine.to(tl.int32), 0)
+    barrier()
+    best, state = tl.zeros([], tl.float64) - float("inf"), tl.zeros([], tl.int32)
+    for begin in range(0, count, ROWS):
+        s = begin + tl.arange(0, ROWS)
+        x = tl.load(alpha + plane + frames * count + s, mask=s < count, other=float("-inf"))
+        x += tl.load(finals + first_state + s, mask=s < count, other=float("-inf"))
+        top = tl.max(x, 0)
+        lowest = tl.min(tl.where(x == top, s, count), 0)
+        state = tl.where(top > best, lowest, state)
+        best = tl.maximum(best, top)
+    is_defined = tl.load(undefined + n) == 0
+    tl.store(log_probs + n, tl.where(is_defined, best + in_common, float("nan")))
+    if is_defined & (best > float("-inf")):
+        t = frames
+        choice = tl.load(back + plane + t * count + state)
+        while (t > 0) | (choice < -1):
+            if choice < -1:
+                state = tl.load(epsilon_sources - choice - 2)
+            else:
+                t -= 1
+                place = n * num_frames + t
+                tl.store(arcs + place, tl.load(numbers + choice).to(tl.int64))
+                tl.store(labels + place, tl.load(own + tl.load(in_labels + choice)))
+                state = tl.load(in_sources + choice)
+            choice = tl.load(back + plane + t * count + state)

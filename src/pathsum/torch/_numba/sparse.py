@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.numba import sparse, sparse_hvp, sparse_paths
-from pathsum.kernels.protocol import Call, SparsePath, SparseSaved
+from pathsum.kernels.protocol import Call, Kernels, SparsePath, SparseSaved
 from pathsum.lattice import SparseLattice
 from pathsum.torch._lattices import SparseOperators
 from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
@@ -69,15 +69,8 @@ class Sparse(SparseOperators):
         return slopes, (product, of_weights.to(weights.dtype))
 
     def best(self, call: Call) -> SparsePath:
-        found = self.k_best(call, 1)
-        return SparsePath(*(values[:, 0] for values in found))
-
-    def k_best(self, call: Call, k: int, outputs: Tensor | None = None) -> SparsePath:
-        strings = None if outputs is None else outputs.numpy()
-        return from_arrays(sparse_paths.k_best(**_question(call), k=k, outputs=strings))
-
-    def sample(self, call: Call, draws: Tensor) -> SparsePath:
-        return from_arrays(sparse_paths.sample_paths(**_question(call), draws=draws.numpy()))
+        found = sparse_paths.k_best(**_question(call), k=1)
+        return from_arrays(SparsePath(*(values[:, 0] for values in found)))
 
     def posteriors(self, call: Call) -> tuple[Tensor, Tensor]:
         saved = sparse.forward(**_question(call), options=call.options, need_gradient=True)
@@ -85,6 +78,17 @@ class Sparse(SparseOperators):
         sparse.write_gradient(np.full(len(saved.losses), -1.0), call.lattice, saved, found)
         found[np.isnan(saved.losses)] = 0
         return torch.from_numpy(saved.losses), torch.from_numpy(found)
+
+
+class Routes(Kernels):
+    """Single paths through graphs."""
+
+    def k_best(self, call: Call, k: int, outputs: Tensor | None = None) -> SparsePath:
+        strings = None if outputs is None else outputs.numpy()
+        return from_arrays(sparse_paths.k_best(**_question(call), k=k, outputs=strings))
+
+    def sample(self, call: Call, draws: Tensor) -> SparsePath:
+        return from_arrays(sparse_paths.sample_paths(**_question(call), draws=draws.numpy()))
 
 
 def _question(call: Call) -> dict[str, Any]:

@@ -173,7 +173,7 @@ class FramePaths(Paths):
         Returns:
             A ``PathList``, of chains an ``AlignmentList``. Of equals that one comes first that ``best`` takes.
         """
-        return self._told(self._lister("sparse").k_best(self._as_graphs(), self._count(k)))
+        return self._told(self._lister("routes").k_best(self._as_graphs(), self._count(k)))
 
     def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> Any:
         """Paths drawn at random, independently, each as probable as its share in the sum over all paths.
@@ -186,7 +186,7 @@ class FramePaths(Paths):
             A ``PathList``, of chains an ``AlignmentList``.
         """
         draws = self._draws(num_samples, generator, len(self.scores), self.scores.shape[1] + 1)
-        return self._told(self._lister("sparse").sample(self._as_graphs(), draws))
+        return self._told(self._lister("routes").sample(self._as_graphs(), draws))
 
     def _told(self, found: SparsePath) -> Any:
         return PathList(*of_samples(self.batched, self._log_probs(found), found.labels))

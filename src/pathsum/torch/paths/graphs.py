@@ -141,7 +141,7 @@ class GraphPaths(Paths):
             ([[0, 0], [1, 0]], [0.42, 0.28])
         """
         outputs = self._outputs_by_weight() if _checks.check_flag(self.function, "distinct", distinct) else None
-        return self._told(self._lister("sparse").k_best(self._detached(), self._count(k), outputs))
+        return self._told(self._lister("routes").k_best(self._detached(), self._count(k), outputs))
 
     def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> LatticeAlignment:
         """Paths drawn at random, independently, each as probable as its share in the sum over all paths.
@@ -154,7 +154,7 @@ class GraphPaths(Paths):
             ``log_probs`` (N, K), ``arcs``, ``labels`` and ``outputs`` (N, K, T).
         """
         draws = self._draws(num_samples, generator, len(self.scores), self.scores.shape[1] + 1)
-        return self._told(self._lister("sparse").sample(self._detached(), draws))
+        return self._told(self._lister("routes").sample(self._detached(), draws))
 
     def _size(self) -> str:
         states = [graph.num_states for graph in self.graphs]
@@ -265,13 +265,17 @@ def paths_of_graphs(
     impl: str,
     scores_name: str = "log_probs",
     graphs_name: str = "graphs",
+    kernels: str = "sparse",
 ) -> GraphPaths:
-    """The paths that a function of graphs is made of, which may call its arguments by other names."""
+    """The paths that a function of graphs is made of, which may call its arguments by other names.
+
+    ``kernels``: what the implementation is chosen for, by its name in the table.
+    """
     scores, batched = samples_first(function, scores_name, log_probs, batch_first)
     num_samples, num_frames, num_classes = scores.shape
     logits = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     memory = _checks.check_count(function, "memory_limit", memory_limit)
-    chosen = dispatch.select(function, scores.device.type, impl, "sparse")
+    chosen = dispatch.select(function, scores.device.type, impl, kernels)
     lengths = length_array(function, "input_lengths", input_lengths, num_samples, num_frames, batched)
     different, numbers = _told_apart(function, graphs_name, graphs, num_samples, num_classes)
     lattice, own = pose_graphs(different, numbers, lengths)
