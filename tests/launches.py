@@ -4,20 +4,31 @@ import contextlib
 import importlib
 from unittest import mock
 
+import numpy as np
 import torch
 
 from pathsum.dispatch import kernels_of
-from pathsum.kernels.protocol import ArcOptions, Call, ChainOptions, DenseOptions, GridOptions, JointOptions
+from pathsum.graphs import Graph, ctc_topology
+from pathsum.kernels.protocol import (
+    ArcOptions,
+    Call,
+    ChainOptions,
+    DenseOptions,
+    GridOptions,
+    JointOptions,
+    SparseOptions,
+)
 from pathsum.lattice import LABEL, ArcLattice, DenseLattice, GridLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
+from pathsum.problems.graphs import pose_graphs
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.testing import chain_inputs, grid_inputs
 from pathsum.torch._bounded import posed, unread_batch
 
 # Which launch; one lattice's launches may go through another's module.
-MODULES = ("chain", "dense", "grid", "rows", "arcs", "joint", "posing")
+MODULES = ("chain", "dense", "grid", "rows", "arcs", "joint", "posing", "sparse")
 # In the second and third axis of a grid; the first has 2**31 - 1.
 MOST_PROGRAMS = 65535
 
@@ -139,6 +150,19 @@ def _arcs():
         )  # fmt: skip
         call = Call((scores, None), lattice, ArcOptions(hat=hat))
         _derive(kernels_of("triton", "arcs"), call)
+
+
+def _sparse():
+    # A few arcs a state, in float32, and weights that have a gradient; many arcs, in bfloat16.
+    chain = Graph([0, 0, 1, 1], [0, 1, 1, 2], [0, 1, 1, -1], final=2)
+    for graph, num_classes, dtype in ((chain, 2, torch.float32), (ctc_topology(40), 40, torch.bfloat16)):
+        lattice, weights = pose_graphs([graph], np.zeros(2, np.int64), np.array([5, 3]))
+        call = Call((torch.empty(2, 5, num_classes, dtype=dtype), torch.from_numpy(weights)), lattice,
+                    SparseOptions(by_weights=graph is chain))  # fmt: skip
+        kernels = kernels_of("triton", "sparse")
+        _derive(kernels, call, second=graph is chain)
+        if graph is chain:
+            kernels.best(call)
 
 
 def _joint():

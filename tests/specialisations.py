@@ -16,8 +16,17 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from pathsum import dispatch
+from pathsum.graphs import linear, over_ctc
 from pathsum.testing import chain_inputs, grid_inputs, pack_rows
-from pathsum.torch import asg_loss, ctc_loss, rnnt_joint_loss, rnnt_loss, rnnt_packed_loss, simple_ctc_loss
+from pathsum.torch import (
+    asg_loss,
+    ctc_loss,
+    lattice_loss,
+    rnnt_joint_loss,
+    rnnt_loss,
+    rnnt_packed_loss,
+    simple_ctc_loss,
+)
 from variants import VARIANTS
 
 # Every combination of an odd and an even number of samples, frames and labels, of the same powers of two.
@@ -65,6 +74,12 @@ def variants(variant, num_samples, num_frames, num_labels):
     return lambda *x: variant.loss(x, *inputs[1:], impl="triton"), heads
 
 
+def graphs(function, num_samples, num_frames, num_labels):
+    graph = over_ctc(linear([1 + i % 2 for i in range(num_labels)]), CLASSES)
+    leaves = [torch.zeros(num_frames, num_samples, CLASSES), torch.tensor(graph.weights)]
+    return lambda x, y: function(x, graph, weights=y, impl="triton"), leaves
+
+
 LOSSES = {
     "ctc": (chains, ctc_loss),
     "simple_ctc": (chains, simple_ctc_loss),
@@ -72,6 +87,7 @@ LOSSES = {
     "rnnt": (grids, rnnt_loss),
     "rnnt_packed": (grids, rnnt_packed_loss),
     "joint": (grids, rnnt_joint_loss),
+    "lattice": (graphs, lattice_loss),
 } | {name: (variants, variant) for name, variant in VARIANTS.items()}
 
 

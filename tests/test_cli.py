@@ -66,8 +66,8 @@ def test_info_tells_what_runs_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a card")
     monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
     of_gpu = info.report().partition("\n  cuda   ")[2].partition("\n  cuda   ")[2]
-    for loss, impl in (("ctc_loss", "triton"), ("rnnt_mwer_loss", "triton"), ("lattice_loss", "reference"),
-                       ("crf_ctc_loss", "reference")):  # fmt: skip
+    for loss, impl in (("ctc_loss", "triton"), ("rnnt_mwer_loss", "triton"), ("lattice_loss", "triton"),
+                       ("crf_ctc_loss", "triton")):  # fmt: skip
         assert re.search(rf"^    {loss} +{impl}$", of_gpu, re.MULTILINE), loss
 
 

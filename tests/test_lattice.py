@@ -575,10 +575,10 @@ def test_wrong_types(call, words):
 
 def test_an_implementation_without_kernels_is_refused_and_not_chosen(monkeypatch):
     monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
-    with pytest.raises(ImplementationError, match="lattice_score: impl='triton' has no kernels for graphs"):
-        lattice_score(torch.zeros(4, 2, 3), EVERY, impl="triton")
-    assert dispatch.select("lattice_score", "cuda", "auto", "sparse") == "reference"
-    assert dispatch.select("ctc_loss", "cuda", "auto") == "triton"
+    with pytest.raises(ImplementationError, match="lattice_sample: impl='triton' has no kernels that list or draw"):
+        lattice_sample(torch.zeros(4, 2, 3), EVERY, impl="triton")
+    assert dispatch.select("lattice_sample", "cuda", "auto", "routes") == "reference"
+    assert dispatch.select("lattice_score", "cuda", "auto", "sparse") == "triton"
 
 
 def test_transforms():

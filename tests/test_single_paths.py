@@ -351,7 +351,7 @@ def test_what_cannot_be_listed_is_an_error():
             paths.sample(1, 0)
         paths.impl = "triton"
         for ask in (paths.k_best, paths.sample):
-            with pytest.raises(ImplementationError, match="impl='triton' has no kernels for graphs, nor for single"):
+            with pytest.raises(ImplementationError, match="impl='triton' has no kernels that list or draw"):
                 ask(1)
     with pytest.raises(InvalidTypeError, match="distinct"):
         graph_paths(scores, ctc_topology(3)).k_best(1, distinct=1)

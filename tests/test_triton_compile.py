@@ -71,6 +71,13 @@ def cache(tmp_path_factory):
             "add_transition_product",
         },
     ),
+    (
+        "sparse",
+        {
+            "write_words", "read_frames", "solve", "find_posteriors", "count_arcs", "count_ends", "write_gradient",
+            "add_counts", "move_posteriors", "sparse",
+        },
+    ),
 ])  # fmt: skip
 def test_kernels_compile_for_every_target(lattice, kernels, cache):
     lines = run([str(HERE / "compile_kernels.py")], lattice, TRITON_CACHE_DIR=str(cache))
@@ -155,7 +162,7 @@ for loss, size in (("ctc", (50, 3, 20, 9)), ("simple_ctc", (50, 3, 20, 9)), ("rn
 
 def test_a_new_length_compiles_nothing():
     counted = [json.loads(line) for line in run([str(HERE / "specialisations.py")])]
-    assert {loss for loss, *_ in counted} >= {"ctc", "asg", "rnnt", "joint", "delayed", "tdt"}
+    assert {loss for loss, *_ in counted} >= {"ctc", "asg", "rnnt", "joint", "delayed", "tdt", "lattice"}
     for loss, first, beside in counted:
         assert first > 5, f"{loss} launched {first} kernels"
         assert not beside, f"{loss} compiles {beside} once more for another length"

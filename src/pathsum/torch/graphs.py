@@ -46,7 +46,7 @@ def lattice_score(
         batch_first: ``log_probs`` are (N, T, C).
         memory_limit: Bytes that the sweeps over the frames may remember; beyond, only every sqrt(T)-th frame is kept
             and the others are computed twice.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced score, float64 for float64 scores and float32 for all others.
@@ -107,7 +107,7 @@ def lattice_loss(
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
         memory_limit: As in ``lattice_score``.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others.
@@ -155,7 +155,7 @@ def lattice_align(
         weights: (A,) weights of the arcs in place of a single graph's own.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C). Results have the samples first in any case.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``log_probs`` (N,), ``arcs``, ``labels`` and ``outputs`` (N, T); without the first axis for one sample given as
@@ -208,7 +208,7 @@ def lattice_sample(
         weights: (A,) weights of the arcs in place of a single graph's own.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C). Results have the samples first in any case.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         ``log_probs`` (N, K), and ``arcs``, ``labels`` and ``outputs`` (N, K, T), or (K,) and (K, T) for one sample
@@ -253,7 +253,7 @@ def lattice_posteriors(
         weights: (A,) weights of the arcs in place of a single graph's own.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C). The result has the samples first in any case.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         (N, T, C), or (T, C) for one sample given as (T, C); 0 in padding and where no path exists. Not differentiable.
@@ -301,7 +301,7 @@ def lattice_entropy(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced entropy, float64 for float64 scores and float32 for all others; 0 with gradient 0 for a sample
@@ -354,7 +354,7 @@ def lattice_expected_risk(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N.
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         batch_first: ``log_probs`` are (N, T, C).
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced risk, float64 for float64 scores and float32 for all others; 0 for a sample without a path.
@@ -410,7 +410,7 @@ def lfmmi_loss(
         zero_infinity: Make the loss of a sample whose numerator has no path 0 instead of infinity.
         batch_first: ``scores`` are (N, T, C).
         memory_limit: As in ``lattice_score``.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"reference"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others.

@@ -239,6 +239,22 @@ def _scores_of_arcs(ends, labels, weights, states, classes, frame, stride_c, ref
 
 
 @triton.jit
+def _greatest_of_long_row(
+    begin, end, ends, labels, weights, states, classes, frame, stride_c, reference, EMITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What ``_greatest_of_arcs`` finds of one row."""
+    best, arc = tl.full([BLOCK], float("-inf"), tl.float64), tl.full([BLOCK], NO_ARC, tl.int32)
+    for first in range(begin, end, BLOCK):
+        k = first + tl.arange(0, BLOCK)
+        x = _scores_of_arcs(ends, labels, weights, states, classes, frame, stride_c, reference, k, k < end, EMITS)
+        arc = tl.where(x > best, k, arc)
+        best = tl.maximum(best, x)
+    greatest = tl.max(best, 0)
+    return greatest, tl.min(tl.where(best == greatest, arc, NO_ARC), 0)
+
+
+@triton.jit
 def _greatest_of_arcs(
     first, last, ends, labels, weights, states, classes, frame, stride_c, reference, EMITS: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr,
@@ -260,18 +276,12 @@ def _greatest_of_arcs(
         index = tl.arange(0, ROWS)
         row = next_of_many(degree, -1, ROWS, LANES)
         while row < ROWS:
-            more, other = tl.full([ROWS * LANES], float("-inf"), tl.float64), tl.full([ROWS * LANES], NO_ARC, tl.int32)
-            end = of_row(last, row, ROWS)
-            for begin in range(of_row(first, row, ROWS) + STEPS * LANES, end, ROWS * LANES):
-                k = begin + tl.arange(0, ROWS * LANES)
-                x = _scores_of_arcs(
-                    ends, labels, weights, states, classes, frame, stride_c, reference, k, k < end, EMITS
-                )
-                other = tl.where(x > more, k, other)
-                more = tl.maximum(more, x)
-            top = tl.max(more, 0)
+            top, other = _greatest_of_long_row(
+                of_row(first, row, ROWS) + STEPS * LANES, of_row(last, row, ROWS), ends, labels, weights, states,
+                classes, frame, stride_c, reference, EMITS, ROWS * LANES,
+            )  # fmt: skip
             better = (index == row) & (top > greatest)
-            chosen = tl.where(better, tl.min(tl.where(more == top, other, NO_ARC), 0), chosen)
+            chosen = tl.where(better, other, chosen)
             greatest = tl.where(better, top, greatest)
             row = next_of_many(degree, row, ROWS, LANES)
     return greatest, chosen

@@ -1,13 +1,13 @@
 """Lattices of graphs on the GPU, in extended range on float64.
 
-One launch for the recursion: a program for alpha and one for beta of every sample, whether samples share a graph or not.
-A frame's row of states goes through the plane that keeps it, ``ROWS`` states at a time with ``LANES`` arcs of each; a
-state of more arcs than most then has all lanes for what is left of them, one such state after another. So no arc is
-added atomically, and the sums of a graph have one order. Epsilon arcs follow, one level after another.
+One launch for the recursion: a program for alpha and one for beta of every sample, whether samples share a graph or
+not. A frame's row of states goes through the plane that keeps it, ``ROWS`` states at a time with ``LANES`` arcs of
+each; a state of more arcs than most then has all lanes for what is left of them, one such state after another. So no
+arc is added atomically, and the sums of a graph have one order. Epsilon arcs follow, one level after another.
 
-A state is a word of extended range, whose exponent counts from that of its row, the *base*. So exponents stay small, and
-a word keeps some 44 bits of the mantissa beside one of ordinary size. Bases run behind by a frame, lest a row wait for
-its own greatest state.
+A state is a word of extended range, whose exponent counts from that of its row, the *base*. So exponents are small, and
+a word keeps most bits of the mantissa: 44 of a state 2**-256 of the greatest. Bases run behind by a frame, lest a row
+wait for its own greatest state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from pathsum.kernels.triton.compilation import barrier, kernel
-from pathsum.kernels.triton.extended import ZERO_64, add, log, normalise, pack, plain, shift, split, unpack
+from pathsum.kernels.triton.extended import ZERO_64, add, log, normalise, pack, plain, split, unpack
 
 # What is known of a sample, a column each: its number and frames; where its rows of states begin, its frames, its
 # posteriors and counts among all samples'; how many rows of states are kept; of its graph the first state, class and
@@ -128,6 +128,18 @@ def of_row(values, row, ROWS: tl.constexpr):
 
 
 @triton.jit
+def _sum_long_row(begin, end, ends, others, words, states, factors, FACTORS: tl.constexpr, BLOCK: tl.constexpr):
+    """The sum of the arcs from ``begin`` on, up to ``end``."""
+    mantissa, exponent = nothing(1, BLOCK)
+    for first in range(begin, end, BLOCK):
+        k = first + tl.arange(0, BLOCK)[None, :]
+        more, place = terms(ends, others, words, states, factors, k, k < end, FACTORS)
+        mantissa, exponent = add(mantissa, exponent, more, place)
+    total, total_exponent = sum_lanes(mantissa, exponent)
+    return tl.max(total, 0), tl.max(total_exponent, 0)
+
+
+@triton.jit
 def sum_arcs(
     first, last, ends, others, words, states, factors, FACTORS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -144,14 +156,11 @@ def sum_arcs(
         index = tl.arange(0, ROWS)
         row = next_of_many(degree, -1, ROWS, LANES)
         while row < ROWS:
-            mantissa, exponent = nothing(1, ROWS * LANES)
-            end = of_row(last, row, ROWS)
-            for begin in range(of_row(first, row, ROWS) + STEPS * LANES, end, ROWS * LANES):
-                k = begin + tl.arange(0, ROWS * LANES)[None, :]
-                more, place = terms(ends, others, words, states, factors, k, k < end, FACTORS)
-                mantissa, exponent = add(mantissa, exponent, more, place)
-            more, place = sum_lanes(mantissa, exponent)
-            summed, summed_exponent = add(total, total_exponent, tl.max(more, 0), tl.max(place, 0))
+            left, left_exponent = _sum_long_row(
+                of_row(first, row, ROWS) + STEPS * LANES, of_row(last, row, ROWS), ends, others, words, states, factors,
+                FACTORS, ROWS * LANES,
+            )  # fmt: skip
+            summed, summed_exponent = add(total, total_exponent, left, left_exponent)
             total = tl.where(index == row, summed, total)
             total_exponent = tl.where(index == row, summed_exponent, total_exponent)
             row = next_of_many(degree, row, ROWS, LANES)
@@ -165,28 +174,24 @@ def rows_of(offsets, s, mask):
 
 
 @triton.jit
-def level_ahead(levels, left, count, BACK: tl.constexpr, ROWS: tl.constexpr):
+def level_ahead(levels, left, count, back, ROWS: tl.constexpr):
     """States of one level, of those left, in order or backwards: their numbers, and whether each is one."""
-    if BACK:
-        s = left - ROWS + tl.arange(0, ROWS)
-        level = tl.load(levels + left - 1)
-    else:
-        s = count - left + tl.arange(0, ROWS)
-        level = tl.load(levels + count - left)
+    s = tl.where(back, left - ROWS, count - left) + tl.arange(0, ROWS)
+    level = tl.load(levels + tl.where(back, left - 1, count - left))
     within = (s >= 0) & (s < count)
     return s, within & (tl.load(levels + s, mask=within, other=-1) == level)
 
 
 @triton.jit
 def _relax(
-    row, levels, offsets, ends, words, count, first, top, BACK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    row, levels, offsets, ends, words, count, first, top, back, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Add what epsilon arcs bring to the states of a row, a level after another; ``top`` goes with them."""
-    left = tl.where(first < count, count if BACK else count - first, 0)
+    left = tl.where(first < count, tl.where(back, count, count - first), 0)
     while left > 0:
         # What other threads have stored of the level before.
         barrier()
-        s, own = level_ahead(levels, left, count, BACK, ROWS)
+        s, own = level_ahead(levels, left, count, back, ROWS)
         begin, end = rows_of(offsets, s, own)
         more, place = sum_arcs(begin, end, ends, ends, words, row, row, False, ROWS, LANES)
         mantissa, exponent = unpack(tl.load(row + s, mask=own, other=float("-inf")))
@@ -208,11 +213,11 @@ def _base_behind(top):
 def _sweep(
     scores, start, stride_t, stride_c, classes, num_classes, references, frames, offsets, ends, labels, words,
     epsilon_offsets, epsilon_ends, epsilon_words, levels, first_row, count, first_epsilon, emitted, width, plane, bases,
-    kept, BACK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    kept, back, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Fill the rows of alpha, or with BACK of beta."""
+    """Fill the rows of alpha, or backwards those of beta."""
     index = tl.arange(0, ROWS)
-    begun = plane + (frames % kept * count if BACK else 0)
+    begun = plane + tl.where(back, frames % kept * count, 0)
     top = tl.full([ROWS], ZERO_64, tl.int64)
     for begin in range(0, count, ROWS):
         s = begin + index
@@ -221,12 +226,12 @@ def _sweep(
         _, exponent = unpack(word)
         top = tl.maximum(top, exponent)
     top = _relax(
-        begun, levels, epsilon_offsets, epsilon_ends, epsilon_words, count, first_epsilon, top, BACK, ROWS, LANES
+        begun, levels, epsilon_offsets, epsilon_ends, epsilon_words, count, first_epsilon, top, back, ROWS, LANES
     )
     base = tl.zeros([], tl.int64)
-    tl.store(bases + (frames if BACK else 0), base)
+    tl.store(bases + tl.where(back, frames, 0), base)
     if frames > 0:
-        soonest = frames - 1 if BACK else 0
+        soonest = tl.where(back, frames - 1, 0)
         emit_row(
             scores, start + soonest * stride_t, stride_c, classes, num_classes, tl.load(references + soonest), emitted,
             ROWS * LANES,
@@ -234,13 +239,13 @@ def _sweep(
     for step in range(frames):
         # What other threads have stored of the frame before.
         barrier()
-        before = plane + (frames - step if BACK else step) % kept * count
-        at = frames - 1 - step if BACK else step + 1
+        before = plane + tl.where(back, frames - step, step) % kept * count
+        at = tl.where(back, frames - 1 - step, step + 1)
         row = plane + at % kept * count
         emissions = emitted + step % 2 * width
         if step < frames - 1:
             # A frame ahead, into the other row.
-            t = frames - 2 - step if BACK else step + 1
+            t = tl.where(back, frames - 2 - step, step + 1)
             emit_row(
                 scores, start + t * stride_t, stride_c, classes, num_classes, tl.load(references + t),
                 emitted + (step + 1) % 2 * width, ROWS * LANES,
@@ -256,7 +261,7 @@ def _sweep(
             tl.store(row + s, pack(mantissa, exponent), mask=s < count)
             top = tl.maximum(top, exponent)
         top = _relax(
-            row, levels, epsilon_offsets, epsilon_ends, epsilon_words, count, first_epsilon, top, BACK, ROWS, LANES
+            row, levels, epsilon_offsets, epsilon_ends, epsilon_words, count, first_epsilon, top, back, ROWS, LANES
         )
         tl.store(bases + at, base)
 
@@ -277,24 +282,25 @@ def solve(
     own, num_classes = classes + fact(samples, m, CLASS), fact(samples, m, CLASSES).to(tl.int32)
     first_epsilon = fact(samples, m, EPSILON).to(tl.int32)
     row = emitted + (2 * m + tl.program_id(1)).to(tl.int64) * 2 * width
+    back = tl.program_id(1) == 1
+    offsets, ends, labels, words = in_offsets, in_sources, in_labels, in_words
+    target, bases = alpha, alpha_bases
+    over_offsets, over_ends, over_words, first_row = epsilon_offsets, epsilon_sources, epsilon_words, starts
+    if back:
+        offsets, ends, labels, words = out_offsets, out_destinations, out_labels, out_words
+        target, bases = beta, beta_bases
+        over_offsets, over_ends, over_words, first_row = leaving_offsets, leaving_destinations, leaving_words, finals
     is_defined = tl.load(undefined + n) == 0
-    if tl.program_id(1) == 1:
-        if is_defined:
-            _sweep(
-                scores, n * stride_n, stride_t, stride_c, own, num_classes, references + frame, frames,
-                out_offsets + first_state, out_destinations, out_labels, out_words, leaving_offsets + first_state,
-                leaving_destinations, leaving_words, levels + first_state, finals + first_state, count, first_epsilon,
-                row, width, beta + plane, beta_bases + frame, kept, True, ROWS, LANES,
-            )  # fmt: skip
-    else:
+    if is_defined:
+        _sweep(
+            scores, n * stride_n, stride_t, stride_c, own, num_classes, references + frame, frames,
+            offsets + first_state, ends, labels, words, over_offsets + first_state, over_ends, over_words,
+            levels + first_state, first_row + first_state, count, first_epsilon, row, width, target + plane,
+            bases + frame, kept, back, ROWS, LANES,
+        )  # fmt: skip
+    if tl.program_id(1) == 0:
         loss = tl.full([], float("nan"), tl.float64)
         if is_defined:
-            _sweep(
-                scores, n * stride_n, stride_t, stride_c, own, num_classes, references + frame, frames,
-                in_offsets + first_state, in_sources, in_labels, in_words, epsilon_offsets + first_state,
-                epsilon_sources, epsilon_words, levels + first_state, starts + first_state, count, first_epsilon, row,
-                width, alpha + plane, alpha_bases + frame, kept, False, ROWS, LANES,
-            )  # fmt: skip
             barrier()
             last = alpha + plane + frames % kept * count
             mantissa, exponent = nothing(1, ROWS)
@@ -432,10 +438,13 @@ def write_gradient(
             c = begin + tl.arange(0, BLOCK)
             place = tl.load(classes + fact(samples, m, CLASS) + c, mask=c < count, other=0) * stride_c
             gradient = -upstream * tl.load(row + c, mask=c < count, other=0.0)
+            if out.dtype.element_ty.primitive_bitwidth < 32:
+                # The interpreter does not round a float64 to a bfloat16.
+                gradient = gradient.to(tl.float32)
             tl.store(target + place, gradient.to(out.dtype.element_ty), mask=c < count)
         for begin in range(0, tl.where(loss == loss, 0, num_classes), BLOCK):
             c = begin + tl.arange(0, BLOCK)
-            unknown = tl.full([BLOCK], float("nan"), tl.float64).to(out.dtype.element_ty)
+            unknown = tl.full([BLOCK], float("nan"), tl.float32).to(out.dtype.element_ty)
             tl.store(target + c.to(tl.int64) * stride_c, unknown, mask=c < num_classes)
 
 
@@ -449,8 +458,9 @@ def add_counts(
     for m in range(num_samples):
         n = fact(samples, m, SAMPLE)
         upstream, loss = tl.load(grad_losses + n).to(tl.float64), tl.load(losses + n)
-        place = w - fact(samples, m, WEIGHT)
-        own = (place >= 0) & (place < fact(samples, m, WEIGHTS)) & (upstream != 0)
-        taken = tl.load(counts + fact(samples, m, COUNTS) + place, mask=own & (loss < float("inf")), other=0.0)
-        total -= tl.where(own, upstream * tl.where(loss == loss, taken, float("nan")), 0.0)
+        if (upstream != 0) & (loss != float("inf")):
+            place = w - fact(samples, m, WEIGHT)
+            own = (place >= 0) & (place < fact(samples, m, WEIGHTS))
+            taken = tl.load(counts + fact(samples, m, COUNTS) + place, mask=own, other=0.0)
+            total -= tl.where(own, upstream * tl.where(loss == loss, taken, float("nan")), 0.0)
     tl.store(gradient + w, total, mask=w < num_weights)

@@ -49,6 +49,21 @@ def _costs(ends, others, constants, means, other_means, k, mask, FACTORS: tl.con
 
 
 @triton.jit
+def _weigh_long_row(
+    begin, end, ends, others, words, constants, states, factors, means, other_means, unit, own, FACTORS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What ``_weigh_arcs`` finds of one row."""
+    total = tl.zeros([BLOCK], tl.float64)
+    for first in range(begin, end, BLOCK):
+        k = first + tl.arange(0, BLOCK)
+        mantissa, exponent = terms(ends, others, words, states, factors, k, k < end, FACTORS)
+        cost = _costs(ends, others, constants, means, other_means, k, k < end, FACTORS) + own
+        total += plain(mantissa, exponent + unit) * cost
+    return tl.sum(total, 0)
+
+
+@triton.jit
 def _weigh_arcs(
     first, last, ends, others, words, constants, states, factors, means, other_means, units, own,
     FACTORS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
@@ -68,14 +83,12 @@ def _weigh_arcs(
         index = tl.arange(0, ROWS)
         row = next_of_many(degree, -1, ROWS, LANES)
         while row < ROWS:
-            more = tl.zeros([ROWS * LANES], tl.float64)
-            end, unit, mine = of_row(last, row, ROWS), of_row(units, row, ROWS), of_row(own, row, ROWS)
-            for begin in range(of_row(first, row, ROWS) + STEPS * LANES, end, ROWS * LANES):
-                k = begin + tl.arange(0, ROWS * LANES)
-                mantissa, exponent = terms(ends, others, words, states, factors, k, k < end, FACTORS)
-                cost = _costs(ends, others, constants, means, other_means, k, k < end, FACTORS) + mine
-                more += plain(mantissa, exponent + unit) * cost
-            summed += tl.where(index == row, tl.sum(more, 0), 0.0)
+            more = _weigh_long_row(
+                of_row(first, row, ROWS) + STEPS * LANES, of_row(last, row, ROWS), ends, others, words, constants,
+                states, factors, means, other_means, of_row(units, row, ROWS), of_row(own, row, ROWS), FACTORS,
+                ROWS * LANES,
+            )  # fmt: skip
+            summed += tl.where(index == row, more, 0.0)
             row = next_of_many(degree, row, ROWS, LANES)
     return summed
 
@@ -105,13 +118,23 @@ def _relax_means(
 
 
 @triton.jit
+def _cost_row(tangents, start, along_c, classes, count, row, BLOCK: tl.constexpr):
+    """What the classes of a frame cost."""
+    for first in range(0, count, BLOCK):
+        c = first + tl.arange(0, BLOCK)
+        place = tl.load(classes + c, mask=c < count, other=0) * along_c
+        x = tl.load(tangents + start + place, mask=c < count, other=0.0)
+        tl.store(row + c, x.to(tl.float64), mask=c < count)
+
+
+@triton.jit
 def _sweep(
     scores, start, stride_t, stride_c, tangents, along_start, along_t, along_c, classes, num_classes, references,
     frames, offsets, ends, labels, words, constants, epsilon_offsets, epsilon_ends, epsilon_words, epsilon_constants,
-    levels, first_row, first_costs, count, first_epsilon, emitted, costs, width, plane, bases, means,
+    levels, first_row, first_costs, count, first_epsilon, emitted, costs, plane, bases, means,
     BACK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Mean costs of the paths into each state of each row of alpha, or with BACK of those out of it."""
+    """Mean costs of the paths into each state of each row of alpha, or backwards of those out of each of beta."""
     begun = frames * count if BACK else 0
     for begin in range(0, count, ROWS):
         s = begin + tl.arange(0, ROWS)
@@ -131,11 +154,7 @@ def _sweep(
         emit_row(
             scores, start + t * stride_t, stride_c, classes, num_classes, tl.load(references + t), emitted, ROWS * LANES
         )
-        for first in range(0, num_classes, ROWS * LANES):
-            c = first + tl.arange(0, ROWS * LANES)
-            place = tl.load(classes + c, mask=c < num_classes, other=0) * along_c
-            x = tl.load(tangents + along_start + t * along_t + place, mask=c < num_classes, other=0.0)
-            tl.store(costs + c, x.to(tl.float64), mask=c < num_classes)
+        _cost_row(tangents, along_start + t * along_t, along_c, classes, num_classes, costs, ROWS * LANES)
         barrier()
         behind = tl.load(bases + before) - tl.load(bases + at)
         for begin in range(0, count, ROWS):
@@ -178,7 +197,7 @@ def solve(
                 references + frame, frames, out_offsets + first_state, out_destinations, out_labels, out_words,
                 out_costs, leaving_offsets + first_state, leaving_destinations, leaving_words, leaving_costs,
                 levels + first_state, finals + first_state, final_costs + first_state, count, first_epsilon,
-                emitted + row, costs + row, width, beta + plane, beta_bases + frame, behind + plane, True, ROWS, LANES,
+                emitted + row, costs + row, beta + plane, beta_bases + frame, behind + plane, True, ROWS, LANES,
             )  # fmt: skip
     else:
         slope = tl.where(loss == loss, 0.0, float("nan")).to(tl.float64)
@@ -188,7 +207,7 @@ def solve(
                 references + frame, frames, in_offsets + first_state, in_sources, in_labels, in_words, in_costs,
                 epsilon_offsets + first_state, epsilon_sources, epsilon_words, epsilon_costs, levels + first_state,
                 starts + first_state, start_costs + first_state, count, first_epsilon, emitted + row, costs + row,
-                width, alpha + plane, alpha_bases + frame, before + plane, False, ROWS, LANES,
+                alpha + plane, alpha_bases + frame, before + plane, False, ROWS, LANES,
             )  # fmt: skip
             barrier()
             last = plane + frames * count
@@ -265,7 +284,8 @@ def count_arcs(
         weight, weight_exponent = unpack(tl.load(words + k, mask=mask, other=float("-inf")))
         own = tl.zeros([BLOCK], tl.int64)
         if EMITS:
-            own += tl.load(classes + fact(samples, m, CLASS) + tl.load(labels + k, mask=mask, other=0), mask=mask, other=0)
+            label = tl.load(labels + k, mask=mask, other=0)
+            own += tl.load(classes + fact(samples, m, CLASS) + label, mask=mask, other=0)
         weight = weight / tl.load(totals + m)
         constant = tl.load(constants + k, mask=mask, other=0.0) + tl.load(slopes + n)
         taken = tl.zeros([BLOCK], tl.float64)
@@ -303,10 +323,12 @@ def count_ends(
         total, units, slope = tl.load(totals + m), -tl.load(total_exponents + m), tl.load(slopes + n)
         out = counts + fact(samples, m, COUNTS) + fact(samples, m, WEIGHTS) - 2 * states
         for end in tl.static_range(2):
-            at, means, bases, ends, costs = beta + plane, behind + plane, beta_bases + frame, starts, start_costs
+            at, means, bases = beta + plane, behind + plane, beta_bases + frame
+            ends, costs = starts, start_costs
             if end == 1:
                 last = plane + frames * states
-                at, means, bases, ends, costs = alpha + last, before + last, alpha_bases + frame + frames, finals, final_costs
+                at, means, bases = alpha + last, before + last, alpha_bases + frame + frames
+                ends, costs = finals, final_costs
             one, one_exponent = unpack(tl.load(at + s, mask=s < states, other=float("-inf")))
             score, score_exponent = unpack(tl.load(ends + first_state + s, mask=s < states, other=float("-inf")))
             posterior = plain(one / total * score, one_exponent + score_exponent + units + tl.load(bases))

@@ -20,10 +20,10 @@ from pathsum.kernels.triton import best_path, sparse, sparse_hvp
 from pathsum.lattice import SparseLattice
 from pathsum.torch._lattices import SparseOperators
 from pathsum.torch._operators import as_arrays, as_tensors
-from pathsum.torch._triton.launching import bucket, even, launch, nowhere, programs, sent, warps, work_dtype
+from pathsum.torch._triton.launching import bucket, empties, even, launch, nowhere, programs, sent, warps, work_dtype
 
 # Arcs that a program has in hand at once, of states or of classes.
-_TILE = 1024
+_TILE = 512
 _BLOCK = 256
 # A grid has no more programs in its second axis.
 _MOST = 65535
@@ -88,8 +88,8 @@ class Sparse(SparseOperators):
             back = torch.empty(group.num_states, dtype=torch.int32, device=posed.device)
             launch(
                 best_path.sparse, (group.size,), scores,
-                *posed.frames, group.table, posed.classes, group.references, posed.undefined, posed.state_levels, numbers,
-                *itertools.chain(*lists), posed.zeros(group.num_states), back, log_probs, arcs, labels,
+                *posed.frames, group.table, posed.classes, group.references, posed.undefined, posed.state_levels,
+                numbers, *itertools.chain(*lists), empties(back)(group.num_states), back, log_probs, arcs, labels,
                 scores.shape[1], **posed.states_tile,
             )  # fmt: skip
         return SparsePath(log_probs, arcs, labels)
@@ -201,7 +201,8 @@ class _Posed(_Samples):
             for i in range(2)
         )
         places, graphs, graph_of_sample, self.state_levels = self.on_device(places, graphs, self.graphs, self.levels)
-        values, words = weights.double()[places], self.zeros(len(places))
+        values = weights.double()[places]
+        words = torch.empty_like(values)
         launch(sparse.write_words, (programs(len(places), _BLOCK),), words, values, len(places), words, BLOCK=_BLOCK)
         wrong = torch.zeros(len(self.own.state_offsets), dtype=torch.int32, device=self.device)
         wrong.index_add_(0, graphs, (~(values < torch.inf)).to(torch.int32))
@@ -211,7 +212,7 @@ class _Posed(_Samples):
             name: (*self.on_device(*own.integers), part)
             for (name, own), part in zip(lists.items(), words.split(sizes), strict=True)
         }
-        self.costs: dict[str, tuple[Tensor, ...]] = {name: () for name in lists}
+        self.costs: dict[str, tuple[Tensor, ...]] = dict.fromkeys(lists, ())
         if weights_along is not None:
             parts = weights_along.double()[places].split(sizes)
             self.costs = {name: (part,) for name, part in zip(lists, parts, strict=True)}
@@ -256,7 +257,7 @@ class _Group:
         self.longest = int(posed.lengths[samples].max())
         self.num_frames = int((posed.lengths[samples] + 1).sum())
         self.num_states = int((rows * posed.states)[samples].sum())
-        self.references, self.means = posed.zeros(self.num_frames), ()
+        self.references, self.means = empties(posed.classes)(self.num_frames), ()
         scores, *strides = posed.frames[:4]
         block = bucket(posed.width, 32, 1024)
         launch(
@@ -267,15 +268,16 @@ class _Group:
 
     def sweep(self, both: bool) -> None:
         """Find alpha and the losses, and beta where both are asked for."""
-        posed, integers = self.posed, {"dtype": torch.int64, "device": self.posed.device}
-        self.emitted = posed.zeros(4 * self.size * posed.width)
-        alpha, bases = posed.zeros(self.num_states), torch.empty(self.num_frames, **integers)
+        posed, empty = self.posed, empties(self.references)
+        self.emitted = empty(4 * self.size * posed.width)
+        alpha, bases = empty(self.num_states), empty(self.num_frames, dtype=torch.int64)
         beta, beta_bases = (torch.empty_like(plane) if both else plane for plane in (alpha, bases))
-        self.planes = alpha, bases, beta, beta_bases, posed.zeros(self.size), torch.empty(self.size, **integers)
+        self.planes = alpha, bases, beta, beta_bases, empty(self.size), empty(self.size, dtype=torch.int64)
         launch(
             sparse.solve, (self.size, 2 if both else 1), alpha,
             *posed.frames[:4], self.table, posed.classes, self.references, posed.undefined, posed.state_levels,
-            *(tensor for name in _SWEPT for tensor in posed.lists[name]), self.emitted, posed.width, *self.planes, posed.losses, **posed.states_tile,
+            *(tensor for name in _SWEPT for tensor in posed.lists[name]), self.emitted, posed.width, *self.planes,
+            posed.losses, **posed.states_tile,
         )  # fmt: skip
 
     def find_means(self, slopes: Tensor) -> None:
