@@ -188,7 +188,9 @@ class CTCDecoder:
             raise RuntimeError("emissions must be a CPU tensor.")
         if lengths is not None and not lengths.is_cpu:
             raise RuntimeError("lengths must be a CPU tensor.")
-        found = pathsum_torch.ctc_beam_decode(emissions, lengths, n_best=self._n_best, **self._options)
+        # There may be more classes than tokens have names.
+        labels = self.tokens + [""] * max(0, emissions.shape[-1] - len(self.tokens))
+        found = pathsum_torch.ctc_beam_decode(emissions, lengths, n_best=self._n_best, labels=labels, **self._options)
         return [
             [
                 CTCHypothesis(
@@ -287,7 +289,6 @@ def ctc_decoder(
         word_score=word_score,
         lexicon=None if lexicon is None else decoding.Lexicon.read(lexicon, numbers),
         separator=None if lexicon is None else numbers[sil_token],
-        labels=tokens,
     )
 
 
