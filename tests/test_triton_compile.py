@@ -60,8 +60,8 @@ def cache(tmp_path_factory):
     (
         "joint",
         {
-            "score_rows", "list_rows", "differentiate_logits", "differentiate_hidden", "add_weight_gradient",
-            "add_operand_gradients", "solve", "find_posteriors",
+            "join_rows", "score_rows", "mark_undefined", "solve", "find_posteriors", "mark_rows", "list_rows",
+            "write_gradient", "add_operand_gradients", "write_product", "move_posteriors",
         },
     ),
     (

@@ -6,7 +6,6 @@ import torch
 from pathsum.errors import NotDifferentiableError
 from pathsum.testing import assert_close, assert_same_bits, chain_inputs, grid_inputs, pack_rows
 from pathsum.torch import (
-    Joiner,
     asg_entropy,
     asg_posteriors,
     ctc_entropy,
@@ -17,7 +16,6 @@ from pathsum.torch import (
     rnnt_posteriors,
     simple_ctc_expected_risk,
     tdt_loss,
-    wildcard_rnnt_loss,
 )
 from support import random_like, second_derivative, tensor
 from test_second_order_grid import inputs_of
@@ -134,17 +132,6 @@ def test_wide_grids_are_done_in_strips(monkeypatch):
             strips = solve(VARIANTS[name], heads, integers, "triton")
         for one, other in zip(strips, whole, strict=True):
             assert_same_bits(one, other)
-
-
-def test_a_joiner_makes_its_logits():
-    generator = torch.Generator().manual_seed(1)
-    operands = [torch.randn(size, generator=generator) for size in ((2, 3, 4), (2, 3, 4), (5, 4))]
-    integers = [[[0, 1], [2, 0]], [3, 2], [2, 1]]
-    losses = [
-        wildcard_rnnt_loss(head, *integers, reduction="none", impl="triton")
-        for head in (Joiner(*operands), Joiner(*operands).logits())
-    ]
-    assert_same_bits(*losses)
 
 
 def test_the_same_input_gives_the_same_bits():

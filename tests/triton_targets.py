@@ -13,7 +13,7 @@ if torch.cuda.is_available():
 with pytest.MonkeyPatch.context() as patch:
     patch.setenv("TRITON_INTERPRET", "1")
     pytest.importorskip("triton", reason="triton is not installed")
-    from pathsum.torch._triton import grid  # noqa: F401
+    from pathsum.torch._triton import tiles  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -85,11 +85,13 @@ class RowsSaved(NamedTuple):
 
 
 class JointSaved(NamedTuple):
-    """What the fused joiner's forward keeps: the losses (N,) and the posteriors (rows,) of blank and label arcs."""
+    """What the fused joiner's forward keeps: the losses (N,) and the posteriors (2, rows) of blank and label arcs.
+
+    Where it must not be asked how many nodes there are, they are the first of the rows.
+    """
 
     losses: Array
-    blank: Array
-    label: Array
+    posteriors: Array
 
 
 class ColumnsSaved(NamedTuple):
@@ -329,8 +331,6 @@ class ArcOptions(NamedTuple):
 
     @property
     def once_only(self) -> str | None:
-        if any(self.joiners):
-            return JOINER_ONCE
         return REWEIGHTED if self.fastemit_lambda > 0 or self.clamp > 0 else None
 
 

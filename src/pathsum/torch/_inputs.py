@@ -287,7 +287,8 @@ def check_joiner(function: str, joiner: Joiner, prefix: str = "") -> tuple[Joine
     _checks.check_option(function, "activation", joiner.activation, tuple(ACTIVATIONS))
     if joiner.gate is not None:
         _checks.check_number(function, "gate", joiner.gate, minimum=0.0)
-    _checks.check_number(function, "tile_memory", joiner.tile_memory, minimum=1.0)
+    if joiner.tile_memory is not None:
+        _checks.check_number(function, "tile_memory", joiner.tile_memory, minimum=1.0)
     return joiner, batched
 
 

@@ -24,6 +24,13 @@ from pathsum.lattice import ArcLattice, ChainLattice, DenseLattice, GridLattice,
 from pathsum.torch._operators import OperatorKernels, unknown_size
 from pathsum.torch._ops.arrays import fake_gradient, fake_like
 
+# What makes the planes of one of an arc lattice's ``reads``, a head: logits, planes, or a joiner's operands.
+OPERANDS = 4
+ARC_OPERANDS = (
+    *("scores", "predictor?", "weight?", "bias?"),
+    *("second_scores?", "second_predictor?", "second_weight?", "second_bias?"),
+)
+
 
 class _OfFrames(OperatorKernels):
     """Scores (N, T, C) and, behind them, transitions (C, C)."""
@@ -84,7 +91,7 @@ class JointOperators(OperatorKernels):
     def sketch(self, call: Call) -> JointSaved:
         weight = call.scores[2]
         losses = weight.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
-        return JointSaved(losses, *(unknown_size(weight, axes=1, dtype=torch.float64) for _ in range(2)))
+        return JointSaved(losses, unknown_size(weight, axes=2, dtype=torch.float64))
 
 
 class RowsOperators(OperatorKernels):

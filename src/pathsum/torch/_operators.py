@@ -62,8 +62,6 @@ class OperatorKernels(Kernels):
     saved: type
     device = "any"
     operators: _Operators
-    once_only: str | None = None
-    """Why there are no second derivatives at all, where there are none; else the options may say so."""
 
     def __init__(self) -> None:
         self.fields = _names(self.lattice)
@@ -82,6 +80,10 @@ class OperatorKernels(Kernels):
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Slopes of the losses (N,) along the tangents, where ``None`` is zeros; how ``backward``'s gradients move."""
         raise NotImplementedError
+
+    def once_only(self, options: Any) -> str | None:
+        """Why what backward gives has no derivative, where it has none."""
+        return options.once_only
 
     def sketch(self, call: Call) -> Any:
         """What forward returns where only shapes are known."""
@@ -231,7 +233,7 @@ def gradients_of(
     if is_plain(upstream):
         gradients = kernels.backward(call, kernels.saved(*saved), upstream, needed)
     else:
-        reason = kernels.once_only or call.options.once_only
+        reason = kernels.once_only(call.options)
         if reason is not None:
             refuse_graph(reason)
         constants = [tensor.detach() for tensor in saved]
@@ -355,7 +357,7 @@ class _Operators:
         kernels.operators = self
 
         def once_only(given: Sequence[Any]) -> str | None:
-            return kernels.once_only or _unpack(kernels, given[: len(question)]).options.once_only
+            return kernels.once_only(_unpack(kernels, given[: len(question)]).options)
 
         differentiable(self.forward, self.backward, self.second, num_inputs=count, once_only=once_only)
 

@@ -55,7 +55,7 @@ def rnnt_joint_loss(
     delay_penalty: float = 0.0,
     hat: bool = False,
     gate: float | None = None,
-    tile_memory: int = 2**23,
+    tile_memory: int | None = None,
     check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
@@ -86,10 +86,11 @@ def rnnt_joint_loss(
         gate: Backward skips nodes (t, u) of next to no posterior: of any frame, and of any label position, at most
             this share of the unit mass that goes through it. None: half an eps of the arithmetic, so that rounding
             costs more. 0 computes every node that has a gradient.
-        tile_memory: Bytes for the tile that is held; a tile of some megabytes is as fast as any.
+        tile_memory: Bytes for the tile that is held. None: 8 MiB on the CPU, where a larger one is no faster, and 32
+            MiB elsewhere, so that products fill a device.
         check: As in ``rnnt_loss``.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"``, or ``"reference"``, which
-            holds all logits, as Triton does of float64 and of the variants.
+            holds all logits.
 
     Returns:
         The reduced loss, float64 for float64 operands and float32 for all others.
@@ -99,14 +100,14 @@ def rnnt_joint_loss(
         InvalidTypeError: A dtype that is not accepted, or operands of different dtypes or devices.
 
     Notes:
-        Only the real nodes of each sample are computed: padding costs nothing. Memory beyond the operands and their
-        gradients: 32 bytes a node and the tile. Time: one product of (rows, H) by (H, V) in forward, three in backward
-        for the share of the rows that the gate leaves.
+        Only the real nodes of each sample are computed: padding costs nothing, but on a GPU where the lengths are on it
+        and not read. Memory beyond the operands and their gradients: 32 bytes a node and the tile. Time: one product
+        of (rows, H) by (H, V) in forward, three in backward for the share of the rows that the gate leaves.
 
         Deterministic for any number of threads up to the matrix products, whose order is the BLAS library's.
 
-        Twice differentiable by numba, a tile at a time as well, in eleven products beside the four of forward and
-        backward; with ``hat`` once; to any order by the reference. Not with ``fastemit_lambda`` or ``clamp``:
+        Twice differentiable, a tile at a time as well, in eleven products beside the four of forward and backward; with
+        ``hat`` by numba once; to any order by the reference. Not with ``fastemit_lambda`` or ``clamp``:
         ``create_graph=True`` raises NotDifferentiableError then.
 
     References:

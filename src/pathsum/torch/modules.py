@@ -435,7 +435,7 @@ class RNNTJointLoss(_Loss):
         delay_penalty: float = 0.0,
         hat: bool = False,
         gate: float | None = None,
-        tile_memory: int = 2**23,
+        tile_memory: int | None = None,
         check: Check = "async",
         impl: TorchImpl = "auto",
     ):

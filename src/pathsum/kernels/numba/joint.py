@@ -55,8 +55,8 @@ def forward(
     need_gradient: bool,
     num_threads: int,
     solve: Solve | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Losses of a batch and, where asked, the posteriors of the blank and of the label arcs of each node.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of a batch and, where asked, the posteriors (2, nodes) of the blank and of the label arcs of each node.
 
     ``solve`` is ``grid.solve`` or one that is called like it, for another lattice.
     """
@@ -64,7 +64,8 @@ def forward(
     num_nodes = int(lattice.row_offsets[-1])
     num_threads = parallel.worthwhile(num_threads, num_nodes * sum(joiner.weight.shape) // 8)
     maxima = np.empty(num_nodes, joiner.weight.dtype)
-    blank_scores, label_scores = np.empty(num_nodes), np.empty(num_nodes)
+    scores = np.empty((2, num_nodes))
+    blank_scores, label_scores = scores
     tiles = Tiles(joiner, lattice, matmul, min(rows_per_tile, num_nodes), num_threads)
 
     for first in range(0, num_nodes, rows_per_tile):
@@ -80,8 +81,7 @@ def forward(
         parallel.run(score, parallel.split_evenly(len(rows), num_threads), num_threads)
 
     losses = solve(blank_scores, label_scores, maxima, lattice, need_gradient=need_gradient, num_threads=num_threads)
-    none = np.empty(0)
-    return (losses, blank_scores, label_scores) if need_gradient else (losses, none, none)
+    return losses, scores if need_gradient else scores[:0]
 
 
 def backward(

@@ -1,15 +1,11 @@
-"""The transducer's joiner fused with the loss on the GPU: logits exist in registers, a block of rows by classes.
+"""What lies between the products of a transducer's joiner, whose logits exist a tile of nodes at a time.
 
     logits[n, t, u] = activation(encoder[n, t] + predictor[n, u]) @ weight.T + bias
 
-Rows are the real nodes (t, u) of the samples, one after another: padding costs nothing. Forward makes the two score
-planes of a grid. Backward lists the rows whose posterior counts (``list_rows``) and goes through the list chunk by
-chunk: the gradient of a chunk's logits is stored, and multiplied on the one side by the weight, on the other by the
-hidden rows, which are made again. Every entry of every gradient has one program that adds to it, in the order of the
-rows.
-
-How many rows there are is known on the device alone. Programs are launched for as many as there may be, and those
-without rows end at once.
+Nodes (t, u) are the real ones of the samples, one after another: padding costs nothing. ``join_rows`` makes the hidden
+rows of a tile, ``row_scores`` reads its logits and differentiates them, and ``add_operand_gradients`` brings what comes
+back to the rows of encoder and predictor; every entry of these has one program that adds to it, in the order of the
+nodes. Backward goes through a list of the nodes whose posterior counts (``mark_rows``, ``list_rows``).
 """
 
 from __future__ import annotations
@@ -17,8 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pathsum.kernels.triton.compilation import barrier, kernel
-from pathsum.kernels.triton.rows import add_terms, find_sample, no_terms, sum_of_terms
+from pathsum.kernels.triton.compilation import kernel
+from pathsum.kernels.triton.rows import NOWHERE, in_pieces, locate, nodes_of_tile
 
 
 @triton.jit
@@ -51,223 +47,200 @@ def _slope(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _locate(rows, real, row_offsets, target_lengths, num_samples):
-    """Sample, frame and label position of packed rows, and how many labels the sample has."""
-    n = find_sample(tl.where(real, rows, 0), row_offsets, num_samples)
-    labels = tl.load(target_lengths + n)
-    node = tl.where(real, rows - tl.load(row_offsets + n), 0)
-    return n, node // (labels + 1), node % (labels + 1), labels
+def _curvature(x, ACTIVATION: tl.constexpr):
+    """The activation's second derivative."""
+    value = _activate(x, ACTIVATION)
+    if ACTIVATION == "tanh":
+        return -2.0 * value * (1.0 - value * value)
+    elif ACTIVATION == "sigmoid":
+        return value * (1.0 - value) * (1.0 - 2.0 * value)
+    elif ACTIVATION == "relu":
+        return tl.zeros_like(x)
+    else:
+        return 0.3989422804014327 * tl.exp(-0.5 * x * x) * (2.0 - x * x)
 
 
 @triton.jit
-def _joined(encoder, predictor, n, t, u, h, mask, num_frames, width, size):
-    """encoder + predictor, what the activation is of, for rows by hidden units; both operands are contiguous."""
-    left = tl.load(encoder + ((n * num_frames + t) * size)[:, None] + h[None, :], mask=mask, other=0.0)
-    right = tl.load(predictor + ((n * width + u) * size)[:, None] + h[None, :], mask=mask, other=0.0)
-    return left.to(tl.float32) + right.to(tl.float32)
+def _sum_of_rows(encoder, predictor, left, right, h, size, mask, WORK: tl.constexpr):
+    """encoder + predictor, rows by hidden units; rows are numbered, and both operands contiguous."""
+    of_encoder = tl.load(encoder + (left * size)[:, None] + h[None, :], mask=mask, other=0.0)
+    of_predictor = tl.load(predictor + (right * size)[:, None] + h[None, :], mask=mask, other=0.0)
+    return of_encoder.to(WORK) + of_predictor.to(WORK)
 
 
-@triton.jit
-def _logits(
-    encoder, predictor, weight, bias, n, t, u, real, v, num_frames, width, size, num_classes,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, UNITS: tl.constexpr,
+@kernel
+def join_rows(
+    encoder, predictor, moved_encoder, moved_predictor, num_rows: tl.int64, logit_lengths, target_lengths, row_offsets,
+    listed, begin: tl.int64, count, num_samples: tl.int32, num_frames: tl.int32, width: tl.int32, size: tl.int32,
+    stride: tl.int32, frames, positions, hidden, moved, ACTIVATION: tl.constexpr, WORK: tl.constexpr,
+    ROWS: tl.constexpr, UNITS: tl.constexpr, ALIGNED: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Logits of rows by classes; -inf beyond the classes."""
-    total = tl.zeros([ROWS, BLOCK], tl.float32)
-    for first in range(0, size, UNITS):
+    """Hidden rows of a tile, zeros where it has no node and beyond the units; and which row of the encoder and of the
+    predictor each is made of, -1 where of none. With tangents of both, how the hidden rows move.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    node = nodes_of_tile(rows, num_rows, listed, begin, count)
+    n, t, u, _, _, real = locate(
+        node, NOWHERE, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, width, True
+    )
+    left, right, written = n * num_frames + t, n * width + u, rows < num_rows
+    tl.store(frames + rows, tl.where(real, left, -1), mask=written)
+    tl.store(positions + rows, tl.where(real, right, -1), mask=written)
+    size, stride = in_pieces(size, ALIGNED), in_pieces(stride, STEP)
+    for first in range(0, stride, UNITS):
         h = first + tl.arange(0, UNITS)
         mask = real[:, None] & (h < size)[None, :]
-        joined = _joined(encoder, predictor, n, t, u, h, mask, num_frames, width, size)
-        hidden = tl.where(mask, _activate(joined, ACTIVATION), 0.0)
-        places = weight + v.to(tl.int64)[None, :] * size + h[:, None]
-        factor = tl.load(places, mask=(h < size)[:, None] & (v < num_classes)[None, :], other=0.0)
-        total = tl.dot(hidden.to(factor.dtype), factor, total, input_precision=PRECISION)
-    total += tl.load(bias + v, mask=v < num_classes, other=0.0).to(tl.float32)[None, :]
-    return tl.where((v < num_classes)[None, :], total, float("-inf"))
+        joined = _sum_of_rows(encoder, predictor, left, right, h, size, mask, WORK)
+        places, kept = (rows * stride)[:, None] + h[None, :], written[:, None] & (h < stride)[None, :]
+        value = tl.where(mask, _activate(joined, ACTIVATION), 0.0)
+        tl.store(hidden + places, value.to(hidden.dtype.element_ty), mask=kept)
+        if moved is not None:
+            along = _sum_of_rows(moved_encoder, moved_predictor, left, right, h, size, mask, WORK)
+            value = tl.where(mask, _slope(joined, ACTIVATION) * along, 0.0)
+            tl.store(moved + places, value.to(moved.dtype.element_ty), mask=kept)
 
 
 @kernel
-def score_rows(
-    encoder, predictor, weight, bias, target_lengths, targets, row_offsets, num_samples: tl.int32,
-    num_frames: tl.int32, width: tl.int32, targets_width: tl.int32, size: tl.int32, num_classes: tl.int32,
-    blank: tl.int32, log_sums, blank_scores, label_scores, undefined, ACTIVATION: tl.constexpr,
-    PRECISION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, UNITS: tl.constexpr,
+def mark_rows(
+    planes, factors, num_planes: tl.int32, stride: tl.int64, upstream, gate: tl.float64, num_rows: tl.int64,
+    logit_lengths, target_lengths, row_offsets, num_samples: tl.int32, alive, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The log of each row's softmax sum and the log-probabilities of the two arcs out of its node."""
+    """alive[node] = 1 where its share of the planes' gradients counts.
+
+    A node is left out where that is at most gate / max(T, U+1): what any frame, or any label position, then loses is at
+    most ``gate``. Of an undefined sample none is left out, of one without an upstream gradient every one.
+    """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    num_rows = tl.load(row_offsets + num_samples)
-    if tl.program_id(0).to(tl.int64) * ROWS < num_rows:
-        real = rows < num_rows
-        n, t, u, labels = _locate(rows, real, row_offsets, target_lengths, num_samples)
-        label = tl.load(targets + n * targets_width + u, mask=real & (u < labels), other=-1)
-        maximum, coarse, fine = no_terms(rows, tl.float32)
-        blank_score, label_score = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
-        for first in range(0, num_classes, BLOCK):
-            v = first + tl.arange(0, BLOCK)
-            x = _logits(
-                encoder, predictor, weight, bias, n, t, u, real, v, num_frames, width, size, num_classes, ACTIVATION,
-                PRECISION, ROWS, BLOCK, UNITS,
-            )  # fmt: skip
-            maximum, coarse, fine = add_terms(maximum, coarse, fine, x)
-            blank_score += tl.sum(tl.where(v[None, :] == blank, x, 0.0), 1)
-            label_score += tl.sum(tl.where(v[None, :] == label[:, None], x, 0.0), 1)
-        reference = tl.where(maximum > float("-inf"), maximum, 0.0).to(tl.float64)
-        total = sum_of_terms(maximum, coarse, fine)
-        log_sum = tl.log(tl.where(total > 0, total, 1.0))
-        tl.store(log_sums + rows, reference + log_sum, mask=real)
-        # The reference first: beside a huge one the logarithm would be lost.
-        label_score = tl.where(label >= 0, label_score.to(tl.float64) - reference - log_sum, float("-inf"))
-        tl.store(blank_scores + rows, blank_score.to(tl.float64) - reference - log_sum, mask=real)
-        tl.store(label_scores + rows, label_score, mask=real)
-        # The same integer whoever comes first.
-        tl.atomic_max(undefined + n, tl.full([ROWS], 1, tl.int32), mask=real & (total != total))
+    n, _, _, frames, labels, real = locate(
+        rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True
+    )
+    mass = tl.zeros([ROWS], tl.float64)
+    for k in range(num_planes):
+        mass += tl.abs(tl.load(planes + k * stride + rows, mask=real, other=0.0) * tl.load(factors + k))
+    weight = tl.load(upstream + n, mask=real, other=0.0)
+    least = gate / tl.maximum(frames, labels + 1).to(tl.float64)
+    counts = (mass > least) | (mass != mass) | (weight != weight)
+    tl.store(alive + rows, (real & (weight != 0) & counts).to(tl.int8), mask=rows < num_rows)
 
 
 @kernel
-def list_rows(alive, before, num_rows: tl.int64, listed, ROWS: tl.constexpr):
-    """listed[before[row]] = row where the row is alive; ``before`` counts those in front of it."""
+def list_rows(alive, places, num_rows: tl.int64, listed, ROWS: tl.constexpr):
+    """listed[place] = node where it is alive. ``places``, how many are alive up to each node, becomes each one's place,
+    -1 where it has none.
+    """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    mask = rows < num_rows
-    mask = mask & (tl.load(alive + rows, mask=mask, other=0) != 0)
-    tl.store(listed + tl.load(before + rows, mask=mask, other=0), rows, mask=mask)
+    within = rows < num_rows
+    real = within & (tl.load(alive + rows, mask=within, other=0) != 0)
+    place = tl.load(places + rows, mask=real, other=0) - 1
+    tl.store(listed + place, rows.to(listed.dtype.element_ty), mask=real)
+    tl.store(places + rows, place, mask=within)
 
 
 @triton.jit
-def _chunk_rows(listed, count, first, chunk, ROWS: tl.constexpr):
-    """The rows of a tile of a chunk, and which of them there are."""
-    place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    real = (place < chunk) & (first + place < count)
-    return place, tl.load(listed + first + place, mask=real, other=0), real
-
-
-@kernel
-def differentiate_logits(
-    grad_losses, losses, encoder, predictor, weight, bias, target_lengths, targets, row_offsets, num_samples: tl.int32,
-    num_frames: tl.int32, width: tl.int32, targets_width: tl.int32, size: tl.int32, num_classes: tl.int32,
-    blank: tl.int32, log_sums, blank_posteriors, label_posteriors, fastemit_lambda: tl.float64, clamp: tl.float64,
-    listed, count, first: tl.int64, chunk: tl.int64, out, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, UNITS: tl.constexpr,
+def _through_activation(
+    grad_hidden, grad_moved, rows, inside, h, size, stride, frames, positions, encoder, predictor, moved_encoder,
+    moved_predictor, ACTIVATION: tl.constexpr, WORK: tl.constexpr,
 ):  # fmt: skip
-    """out (chunk, V): upstream * clamp(occupancy * softmax - posterior of each class)."""
-    place, rows, real = _chunk_rows(listed, tl.load(count), first, chunk, ROWS)
-    if first + tl.program_id(0).to(tl.int64) * ROWS < tl.load(count):
-        n, t, u, labels = _locate(rows, real, row_offsets, target_lengths, num_samples)
-        loss, upstream = tl.load(losses + n), tl.load(grad_losses + n).to(tl.float32)
-        label = tl.load(targets + n * targets_width + u, mask=real & (u < labels), other=-1)
-        blank_posterior = tl.load(blank_posteriors + rows, mask=real, other=0.0)
-        label_posterior = tl.load(label_posteriors + rows, mask=real, other=0.0) * (1.0 + fastemit_lambda)
-        occupancy = (blank_posterior + label_posterior).to(tl.float32)
-        log_sum = tl.load(log_sums + rows, mask=real, other=0.0).to(tl.float32)
-        v = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        x = _logits(
-            encoder, predictor, weight, bias, n, t, u, real, v, num_frames, width, size, num_classes, ACTIVATION,
-            PRECISION, ROWS, BLOCK, UNITS,
-        )  # fmt: skip
-        gradient = occupancy[:, None] * tl.exp(x - log_sum[:, None])
-        gradient -= tl.where(v[None, :] == blank, blank_posterior.to(tl.float32)[:, None], 0.0)
-        gradient -= tl.where(v[None, :] == label[:, None], label_posterior.to(tl.float32)[:, None], 0.0)
-        if clamp > 0:
-            bound = (tl.zeros([1, 1], tl.float64) + clamp).to(tl.float32)
-            gradient = tl.minimum(tl.maximum(gradient, -bound), bound)
-        gradient = tl.where((loss == loss)[:, None], upstream[:, None] * gradient, float("nan"))
-        places = out + place[:, None] * num_classes + v[None, :]
-        tl.store(places, gradient.to(out.dtype.element_ty), mask=real[:, None] & (v < num_classes)[None, :])
+    """The gradient with respect to encoder + predictor of a tile's rows, or, with ``grad_moved``, how it moves."""
+    mask = inside[:, None] & (h < size)[None, :]
+    left = tl.load(frames + rows, mask=inside, other=0)
+    right = tl.load(positions + rows, mask=inside, other=0)
+    joined = _sum_of_rows(encoder, predictor, left, right, h, size, mask, WORK)
+    places = (rows * stride)[:, None] + h[None, :]
+    gradient = tl.load(grad_hidden + places, mask=mask, other=0.0)
+    if grad_moved is None:
+        return gradient * _slope(joined, ACTIVATION)
+    else:
+        along = _sum_of_rows(moved_encoder, moved_predictor, left, right, h, size, mask, WORK)
+        moving = tl.load(grad_moved + places, mask=mask, other=0.0)
+        return moving * _slope(joined, ACTIVATION) + gradient * (_curvature(joined, ACTIVATION) * along)
 
 
-@kernel
-def differentiate_hidden(
-    encoder, predictor, weight, target_lengths, row_offsets, num_samples: tl.int32, num_frames: tl.int32,
-    width: tl.int32, size: tl.int32, num_classes: tl.int32, listed, count, first: tl.int64, chunk: tl.int64,
-    grad_logits, out, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit
+def _add_frame(
+    row, h, grad_hidden, grad_moved, num_rows, size, stride, frames, positions, encoder, predictor, moved_encoder,
+    moved_predictor, grad_encoder, ACTIVATION: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr,
     UNITS: tl.constexpr,
 ):  # fmt: skip
-    """out (chunk, H): the gradient with respect to encoder + predictor of each row."""
-    place, rows, real = _chunk_rows(listed, tl.load(count), first, chunk, ROWS)
-    if first + tl.program_id(0).to(tl.int64) * ROWS < tl.load(count):
-        h = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-        total = tl.zeros([ROWS, UNITS], tl.float32)
-        for begin in range(0, num_classes, BLOCK):
-            v = begin + tl.arange(0, BLOCK)
-            places = grad_logits + place[:, None] * num_classes + v[None, :]
-            gradient = tl.load(places, mask=real[:, None] & (v < num_classes)[None, :], other=0.0)
-            places = weight + v.to(tl.int64)[:, None] * size + h[None, :]
-            factor = tl.load(places, mask=(v < num_classes)[:, None] & (h < size)[None, :], other=0.0)
-            total = tl.dot(gradient, factor, total, input_precision=PRECISION)
-        n, t, u, _ = _locate(rows, real, row_offsets, target_lengths, num_samples)
-        mask = real[:, None] & (h < size)[None, :]
-        total *= _slope(_joined(encoder, predictor, n, t, u, h, mask, num_frames, width, size), ACTIVATION)
-        tl.store(out + place[:, None] * size + h[None, :], total, mask=mask)
+    """What the tile has of a frame, if the row is the first of it there."""
+    frame = tl.load(frames + row)
+    before = tl.load(frames + row - 1, mask=row > 0, other=-1)
+    if (frame >= 0) & (frame != before):
+        total = tl.zeros([ROWS, UNITS], WORK)
+        found = tl.full([], ROWS, tl.int32)
+        while found == ROWS:
+            rows = row + tl.arange(0, ROWS)
+            inside = tl.load(frames + rows, mask=rows < num_rows, other=-1) == frame
+            total += _through_activation(
+                grad_hidden, grad_moved, rows, inside, h, size, stride, frames, positions, encoder, predictor,
+                moved_encoder, moved_predictor, ACTIVATION, WORK,
+            )  # fmt: skip
+            found = tl.sum(inside.to(tl.int32), 0)
+            row += ROWS
+        own = grad_encoder + frame * size + h
+        tl.store(own, tl.load(own, mask=h < size, other=0.0) + tl.sum(total, 0), mask=h < size)
 
 
-@kernel
-def add_weight_gradient(
-    encoder, predictor, target_lengths, row_offsets, num_samples: tl.int32, num_frames: tl.int32, width: tl.int32,
-    size: tl.int32, num_classes: tl.int32, listed, count, first: tl.int64, chunk: tl.int64, grad_logits, grad_weight,
-    grad_bias, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    UNITS: tl.constexpr,
+@triton.jit
+def _add_position(
+    n, u, h, grad_hidden, grad_moved, num_rows, logit_lengths, target_lengths, row_offsets, listed, begin, count,
+    places, width, size, stride, frames, positions, encoder, predictor, moved_encoder, moved_predictor, grad_predictor,
+    ACTIVATION: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """grad_weight[v, h] += the sum over the chunk of grad_logits[row, v] * hidden[row, h]; the same of the bias."""
-    v, h = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    here = tl.minimum(tl.load(count) - first, chunk)
-    if here > 0:
-        total, bias = tl.zeros([BLOCK, UNITS], tl.float32), tl.zeros([BLOCK], tl.float32)
-        begin = tl.zeros([], tl.int64)
-        while begin < here:
-            place = begin + tl.arange(0, ROWS)
-            real = place < here
-            rows = tl.load(listed + first + place, mask=real, other=0)
-            n, t, u, _ = _locate(rows, real, row_offsets, target_lengths, num_samples)
-            mask = real[:, None] & (h < size)[None, :]
-            joined = _joined(encoder, predictor, n, t, u, h, mask, num_frames, width, size)
-            hidden = tl.where(mask, _activate(joined, ACTIVATION), 0.0)
-            places = grad_logits + place[None, :] * num_classes + v[:, None]
-            gradient = tl.load(places, mask=real[None, :] & (v < num_classes)[:, None], other=0.0)
-            total = tl.dot(gradient, hidden.to(gradient.dtype), total, input_precision=PRECISION)
-            bias += tl.sum(gradient.to(tl.float32), 1)
-            begin += ROWS
-        mask = (v < num_classes)[:, None] & (h < size)[None, :]
-        places = grad_weight + v.to(tl.int64)[:, None] * size + h[None, :]
-        tl.store(places, tl.load(places, mask=mask, other=0.0) + total, mask=mask)
-        owner = v < tl.where(tl.program_id(1) == 0, num_classes, 0)
-        bias += tl.load(grad_bias + v, mask=owner, other=0.0)
-        # Several lanes hold a class; one of them stores it, when all have read.
-        barrier()
-        tl.store(grad_bias + v, bias, mask=owner)
+    """What the tile has of a label position."""
+    line = tl.load(target_lengths + n) + 1
+    last = tl.minimum(begin + num_rows, tl.load(count)) - 1
+    if (begin <= last) & (u < line):
+        origin = tl.load(row_offsets + n)
+        # Frames that the tile has nodes of.
+        t = tl.maximum(tl.load(listed + begin).to(tl.int64) - origin, 0) // line
+        reach = tl.load(listed + last).to(tl.int64) - origin
+        end = tl.where(reach >= 0, tl.minimum(reach // line + 1, tl.load(logit_lengths + n)), 0)
+        if t < end:
+            total = tl.zeros([ROWS, UNITS], WORK)
+            while t < end:
+                lines = t + tl.arange(0, ROWS)
+                place = tl.load(places + origin + lines * line + u, mask=lines < end, other=-1).to(tl.int64)
+                rows = place - begin
+                inside = (place >= 0) & (rows >= 0) & (rows < num_rows)
+                total += _through_activation(
+                    grad_hidden, grad_moved, rows, inside, h, size, stride, frames, positions, encoder, predictor,
+                    moved_encoder, moved_predictor, ACTIVATION, WORK,
+                )  # fmt: skip
+                t += ROWS
+            own = grad_predictor + (n * width + u) * size + h
+            tl.store(own, tl.load(own, mask=h < size, other=0.0) + tl.sum(total, 0), mask=h < size)
 
 
 @kernel
 def add_operand_gradients(
-    logit_lengths, target_lengths, row_offsets, num_frames: tl.int32, width: tl.int32, size: tl.int32, alive, before,
-    count, first: tl.int64, chunk: tl.int64, grad_hidden, grad_encoder, grad_predictor, UNITS: tl.constexpr,
+    grad_hidden, grad_moved, num_rows: tl.int64, logit_lengths, target_lengths, row_offsets, listed, begin: tl.int64,
+    count, places, first_sample: tl.int64, width: tl.int32, size: tl.int32, stride: tl.int32,
+    frames, positions, encoder, predictor, moved_encoder, moved_predictor, grad_encoder, grad_predictor,
+    ACTIVATION: tl.constexpr, WORK: tl.constexpr, FRAME_ROWS: tl.constexpr, FRAME_UNITS: tl.constexpr,
+    LABEL_ROWS: tl.constexpr, LABEL_UNITS: tl.constexpr, ALIGNED: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Each frame's row of the encoder's gradient, or each label position's of the predictor's: += that of its nodes."""
-    # Both in the axis that takes more than 65535 programs.
-    place = tl.program_id(0).to(tl.int64)
-    n, line = place // (num_frames + width), place % (num_frames + width)
-    h = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    frames, labels = tl.load(logit_lengths + n).to(tl.int32), tl.load(target_lengths + n).to(tl.int32)
-    origin, end = tl.load(row_offsets + n), tl.load(row_offsets + n + 1)
-    is_frame = line < num_frames
-    # A line is a frame of U+1 nodes one after another, or a label position of T nodes a frame apart.
-    start = origin + tl.where(is_frame, line * (labels + 1), line - num_frames)
-    step = tl.where(is_frame, 1, labels + 1).to(tl.int64)
-    nodes = tl.where(is_frame, labels + 1, frames)
-    exists = tl.where(is_frame, line < frames, line - num_frames <= labels)
-    last = tl.minimum(first + chunk, tl.load(count))
-    if exists & (frames > 0):
-        # The sample has listed rows in the chunk only if these two places do not lie on the same side of it.
-        if (tl.load(before + origin) < last) & (tl.load(before + end - 1) + tl.load(alive + end - 1) > first):
-            total = tl.zeros([UNITS], tl.float32)
-            for i in range(nodes):
-                row = start + i * step
-                place = tl.load(before + row)
-                inside = (tl.load(alive + row) != 0) & (place >= first) & (place < last)
-                limit = tl.where(inside, size, 0)
-                total += tl.load(grad_hidden + (place - first) * size + h, mask=h < limit, other=0.0)
-            row = tl.where(is_frame, n * num_frames + line, n * width + line - num_frames)
-            if is_frame:
-                places = grad_encoder + row * size + h
-                tl.store(places, tl.load(places, mask=h < size, other=0.0) + total, mask=h < size)
-            else:
-                places = grad_predictor + row * size + h
-                tl.store(places, tl.load(places, mask=h < size, other=0.0) + total, mask=h < size)
+    """Rows of the encoder's gradient += that of the tile's nodes in their frame, of the predictor's in their label
+    position.
+
+    For each row of the tile there is a program that adds up its frame if the row is the first of it, then, from
+    ``first_sample`` on, one for each label position. All of them do it for a block of units.
+    """
+    size, stride = in_pieces(size, ALIGNED), in_pieces(stride, STEP)
+    program, frame_blocks = tl.program_id(0).to(tl.int64), tl.cdiv(size, FRAME_UNITS)
+    beyond = program - num_rows * frame_blocks
+    if beyond < 0:
+        _add_frame(
+            program // frame_blocks, program % frame_blocks * FRAME_UNITS + tl.arange(0, FRAME_UNITS), grad_hidden,
+            grad_moved, num_rows, size, stride, frames, positions, encoder, predictor, moved_encoder, moved_predictor,
+            grad_encoder, ACTIVATION, WORK, FRAME_ROWS, FRAME_UNITS,
+        )  # fmt: skip
+    else:
+        label_blocks = tl.cdiv(size, LABEL_UNITS)
+        place = beyond // label_blocks
+        _add_position(
+            first_sample + place // width, place % width, beyond % label_blocks * LABEL_UNITS
+            + tl.arange(0, LABEL_UNITS), grad_hidden, grad_moved, num_rows, logit_lengths, target_lengths, row_offsets,
+            listed, begin, count, places, width, size, stride, frames, positions, encoder, predictor, moved_encoder,
+            moved_predictor, grad_predictor, ACTIVATION, WORK, LABEL_ROWS, LABEL_UNITS,
+        )  # fmt: skip

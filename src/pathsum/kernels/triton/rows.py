@@ -30,6 +30,23 @@ def find_sample(rows, row_offsets, num_samples):
     return low
 
 
+# Beyond every node.
+NOWHERE = tl.constexpr(2**62)
+
+
+@triton.jit
+def nodes_of_tile(rows, num_rows, listed, begin, count):
+    """The nodes that the rows of a tile are, ``NOWHERE`` of those it has not.
+
+    A tile begins at a node, or at a place of a list of nodes that has ``count``.
+    """
+    node, real = begin + rows, rows < num_rows
+    if listed is not None:
+        real = real & (node < tl.load(count))
+        node = tl.load(listed + node, mask=real, other=0).to(tl.int64)
+    return tl.where(real, node, NOWHERE)
+
+
 @triton.jit
 def locate(
     rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels,
@@ -59,6 +76,52 @@ def locate(
 def in_pieces(x, ALIGNED: tl.constexpr):
     """A multiple of a number of elements, as one that the compiler knows for it: it moves so many at a time then."""
     return x // ALIGNED * ALIGNED
+
+
+@triton.jit
+def whole_pieces(starts, num_classes, ALIGNED: tl.constexpr, RAGGED: tl.constexpr):
+    """How many elements of a row lie in front of its whole pieces of memory, and how many in these.
+
+    Not ``RAGGED``, rows are made of whole pieces, or move an element at a time. Else they begin anywhere in a piece.
+    """
+    if RAGGED:
+        head = tl.minimum((ALIGNED - starts % ALIGNED) % ALIGNED, num_classes)
+        return head, in_pieces(num_classes - head, ALIGNED)
+    else:
+        return 0, in_pieces(num_classes, ALIGNED)
+
+
+@triton.jit
+def from_whole(starts, ALIGNED: tl.constexpr, RAGGED: tl.constexpr):
+    """Where the whole pieces of rows begin."""
+    return in_pieces(starts + (ALIGNED - 1) if RAGGED else starts, ALIGNED)
+
+
+@triton.jit
+def columns_of(first, head, body, BLOCK: tl.constexpr, RAGGED: tl.constexpr):
+    """A block of the elements in whole pieces: their classes, their places among them, and which there are."""
+    place = first + tl.arange(0, BLOCK)
+    if RAGGED:
+        return head[:, None] + place[None, :], place.to(tl.int64)[None, :], place[None, :] < body[:, None]
+    else:
+        return place[None, :], place.to(tl.int64)[None, :], (place < body)[None, :]
+
+
+@triton.jit
+def edge_columns(head, body, num_classes, ALIGNED: tl.constexpr):
+    """The elements in front of whole pieces and behind them: their classes, and which there are."""
+    i = tl.arange(0, 2 * ALIGNED)[None, :]
+    v = tl.where(i < ALIGNED, i, (head + body)[:, None] + i - ALIGNED)
+    return v, v < tl.where(i < ALIGNED, head[:, None], num_classes)
+
+
+@triton.jit
+def read_scores(places, v, read, within, bias, WORK: tl.constexpr):
+    """Scores of rows by classes ``v``, -inf where they are not read; with what a tile's logits lack, their bias."""
+    x = tl.load(places, mask=read[:, None] & within, other=float("-inf")).to(WORK)
+    if bias is not None:
+        x += tl.load(bias + v, mask=within, other=0.0)
+    return x
 
 
 @triton.jit
@@ -107,53 +170,79 @@ def sum_of_terms(maximum, coarse, fine):
 
 
 @triton.jit
+def _add_scores(
+    maximum, coarse, fine, places, v, read, within, bias, lone, LONE: tl.constexpr, WORK: tl.constexpr
+):  # fmt: skip
+    x = read_scores(places, v, read, within, bias, WORK)
+    if LONE:
+        x = tl.where(v == lone, float("-inf"), x)
+    return add_terms(maximum, coarse, fine, x)
+
+
+@triton.jit
 def softmax_statistics(
     scores, starts, stride_v, num_classes, read, WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
-    lone=-1, LONE: tl.constexpr = False,
+    lone=-1, LONE: tl.constexpr = False, bias=None, RAGGED: tl.constexpr = False,
 ):  # fmt: skip
     """Maximum and, in float64, sum of exp(score - maximum) of each row, 0 of nothing but -inf; NaN where a score is NaN
     or +inf.
 
     With ``LONE`` the class ``lone`` has no part in them.
     """
-    if ALIGNED > 1:
-        num_classes = in_pieces(num_classes, ALIGNED)
-        starts, stride_v = in_pieces(starts, ALIGNED), 1
-    columns = tl.arange(0, BLOCK)
+    if RAGGED or ALIGNED > 1:
+        stride_v = 1
+    head, body = whole_pieces(starts, num_classes, ALIGNED, RAGGED)
+    origins = from_whole(starts, ALIGNED, RAGGED)[:, None]
     maximum, coarse, fine = no_terms(starts, WORK)
-    for first in range(0, num_classes, BLOCK):
-        v = first + columns
-        mask = read[:, None] & (v < num_classes)[None, :]
-        x = tl.load(scores + starts[:, None] + v.to(tl.int64)[None, :] * stride_v, mask=mask, other=float("-inf"))
-        x = x.to(WORK)
-        if LONE:
-            x = tl.where(v[None, :] == lone, float("-inf"), x)
-        maximum, coarse, fine = add_terms(maximum, coarse, fine, x)
+    for first in range(0, in_pieces(num_classes, ALIGNED), BLOCK):
+        v, place, within = columns_of(first, head, body, BLOCK, RAGGED)
+        places = scores + origins + place * stride_v
+        maximum, coarse, fine = _add_scores(maximum, coarse, fine, places, v, read, within, bias, lone, LONE, WORK)
+    if RAGGED and ALIGNED > 1:
+        v, within = edge_columns(head, body, num_classes, ALIGNED)
+        places = scores + starts[:, None] + v
+        maximum, coarse, fine = _add_scores(maximum, coarse, fine, places, v, read, within, bias, lone, LONE, WORK)
     total = sum_of_terms(maximum, coarse, fine)
     return tl.where(total == total, maximum, float("nan")), total
 
 
 @triton.jit
+def _moved_terms(
+    places, tangent, v, read, within, maximum, bias, lone, LONE: tl.constexpr, WORK: tl.constexpr
+):  # fmt: skip
+    """exp(score - maximum) * tangent"""
+    x = read_scores(places, v, read, within, bias, WORK)
+    if LONE:
+        x = tl.where(v == lone, float("-inf"), x)
+    moved = tl.load(tangent, mask=read[:, None] & within, other=0.0).to(WORK)
+    return tl.exp(x - maximum[:, None]) * moved
+
+
+@triton.jit
 def softmax_mean(
     scores, starts, stride_v, tangent, tangent_starts, tangent_stride_v, num_classes, maximum, read,
-    WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr, lone=-1, LONE: tl.constexpr = False,
+    WORK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr, lone=-1, LONE: tl.constexpr = False, bias=None,
+    RAGGED: tl.constexpr = False,
 ):  # fmt: skip
     """The sum of exp(score - maximum) * tangent of each row; lanes are added up once, as in ``dense``.
 
     With ``LONE`` the class ``lone`` has no part in it.
     """
-    if ALIGNED > 1:
-        num_classes = in_pieces(num_classes, ALIGNED)
-        starts, tangent_starts = in_pieces(starts, ALIGNED), in_pieces(tangent_starts, ALIGNED)
+    if RAGGED or ALIGNED > 1:
         stride_v, tangent_stride_v = 1, 1
+    head, body = whole_pieces(starts, num_classes, ALIGNED, RAGGED)
+    origins = from_whole(starts, ALIGNED, RAGGED)[:, None]
+    moved_origins = from_whole(tangent_starts, ALIGNED, RAGGED)[:, None]
     total = tl.zeros([starts.shape[0], BLOCK], WORK)
-    for first in range(0, num_classes, BLOCK):
-        v = first + tl.arange(0, BLOCK)
-        mask = read[:, None] & (v < num_classes)[None, :]
-        columns = v.to(tl.int64)[None, :]
-        x = tl.load(scores + starts[:, None] + columns * stride_v, mask=mask, other=float("-inf")).to(WORK)
-        if LONE:
-            x = tl.where(columns == lone, float("-inf"), x)
-        moved = tl.load(tangent + tangent_starts[:, None] + columns * tangent_stride_v, mask=mask, other=0.0).to(WORK)
-        total += tl.exp(x - maximum[:, None]) * moved
-    return tl.sum(total, 1)
+    for first in range(0, in_pieces(num_classes, ALIGNED), BLOCK):
+        v, place, within = columns_of(first, head, body, BLOCK, RAGGED)
+        places, moved = scores + origins + place * stride_v, tangent + moved_origins + place * tangent_stride_v
+        total += _moved_terms(places, moved, v, read, within, maximum, bias, lone, LONE, WORK)
+    mean = tl.sum(total, 1)
+    if RAGGED and ALIGNED > 1:
+        v, within = edge_columns(head, body, num_classes, ALIGNED)
+        places, moved = scores + starts[:, None] + v, tangent + tangent_starts[:, None] + v
+        terms = tl.zeros([starts.shape[0], 2 * ALIGNED], WORK)
+        terms += _moved_terms(places, moved, v, read, within, maximum, bias, lone, LONE, WORK)
+        mean += tl.sum(terms, 1)
+    return mean

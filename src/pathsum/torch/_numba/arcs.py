@@ -15,17 +15,14 @@ from torch import Tensor
 
 from pathsum.kernels.numba import arc_scores, grid_arcs, grid_arcs_hvp, joint, joint_scores, row_scores, row_scores_hvp
 from pathsum.kernels.numba.row_scores import Wanted
-from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, GridPath, RowsSaved
+from pathsum.kernels.protocol import JOINER_ONCE, ArcOptions, ArcSaved, Call, GridPath, RowsSaved
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
-from pathsum.torch._lattices import RowsOperators
+from pathsum.torch._lattices import ARC_OPERANDS, OPERANDS, RowsOperators
 from pathsum.torch._numba.joint import as_joiner, gradients_as_tensors, matmul_of
 from pathsum.torch._numba.walks import Walks
 from pathsum.torch._operators import OperatorKernels, as_arrays, from_arrays, to_arrays, unknown_size, upstream_of
 from pathsum.torch._ops.arrays import as_rows, empty_like
-
-# A head is what the planes of one of the lattice's ``reads`` are made of: its logits or planes, or a joiner's operands.
-OPERANDS = 4
 
 # Softmax maxima and sums of the rows.
 Statistics = Sequence[np.ndarray]
@@ -64,11 +61,10 @@ def _rows_of(call: Call) -> _Logits:
 
 class Arcs(OperatorKernels):
     name, lattice, device = "arcs", ArcLattice, "CPU"
-    inputs = (
-        *("scores", "predictor?", "weight?", "bias?"),
-        *("second_scores?", "second_predictor?", "second_weight?", "second_bias?"),
-    )
-    options, saved = ArcOptions, ArcSaved
+    inputs, options, saved = ARC_OPERANDS, ArcOptions, ArcSaved
+
+    def once_only(self, options: ArcOptions) -> str | None:
+        return JOINER_ONCE if any(options.joiners) else options.once_only
 
     def read(self, lattice: ArcLattice) -> ArcLattice:
         return as_arrays(lattice)

@@ -19,7 +19,7 @@ from pathsum.kernels.protocol import Call, JointSaved
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
 from pathsum.torch._lattices import JointOperators
-from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
+from pathsum.torch._operators import as_arrays, from_arrays, upstream_of
 from pathsum.torch._ops.arrays import work_dtype
 
 
@@ -48,7 +48,8 @@ class Joint(JointOperators):
             upstream_of(upstream),
             joiner,
             call.lattice,
-            *to_arrays(saved),
+            saved.losses.numpy(),
+            *saved.posteriors.numpy(),
             matmul_of(call.scores[2].dtype),
             rows_per_tile=joint.tile_rows(joiner, options.tile_memory),
             fastemit_lambda=options.fastemit_lambda,
@@ -72,7 +73,8 @@ class Joint(JointOperators):
             upstream_of(upstream),
             joiner,
             call.lattice,
-            *to_arrays(saved),
+            saved.losses.numpy(),
+            *saved.posteriors.numpy(),
             matmul_of(call.scores[2].dtype),
             arcs=call.lattice,
             rows_per_tile=joint_hvp.tile_rows(joiner, options.tile_memory),

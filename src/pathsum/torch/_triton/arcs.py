@@ -11,21 +11,24 @@ from torch import Tensor
 from pathsum.errors import ImplementationError
 from pathsum.kernels.protocol import ArcOptions, ArcSaved, Call, RowOptions, RowsSaved
 from pathsum.kernels.reference import grid_arcs as reference
-from pathsum.kernels.triton import grid_arcs, grid_arcs_hvp, grid_hvp
+from pathsum.kernels.triton import grid_arcs, grid_arcs_hvp
 from pathsum.lattice import ArcLattice
 from pathsum.torch._inputs import on_device
-from pathsum.torch._lattices import RowsOperators
-from pathsum.torch._operators import OperatorKernels, Reduction, as_tensors, unknown_size
-from pathsum.torch._reference import with_logits
-from pathsum.torch._triton.grid import MEANS_STRIP, solve_packed, take_off_common
+from pathsum.torch._lattices import ARC_OPERANDS, OPERANDS, RowsOperators
+from pathsum.torch._operators import OperatorKernels, as_tensors, unknown_size
+from pathsum.torch._triton.grid import move_packed, solve_packed, take_off_common
 from pathsum.torch._triton.launching import bucket, empties, even, launch, programs, sent, warps
 from pathsum.torch._triton.rows import Reader
+from pathsum.torch._triton.tiles import JoinerTiles
 
 # The arcs of a grid that has kernels of its own, in the order of its planes.
 _BLANK_AND_LABEL = ((1, 0), (0, 1))
 # Label positions that a program of the recursion holds; wider grids are done in strips.
 STRIP = 1024
 _NODES = 256
+
+# Softmax maxima and sums of the rows.
+Statistics = Sequence[Tensor]
 
 
 class Rows(RowsOperators):
@@ -38,70 +41,63 @@ class Rows(RowsOperators):
         return Reader(call).read()
 
     def backward(self, call: Call, saved: RowsSaved, upstream: Tensor, needed: Sequence[bool]) -> tuple[Tensor]:
-        ones = upstream.new_ones(len(call.lattice.logit_lengths))
-        return (Reader(call).gradient(upstream, ones, saved[1:]),)
+        return (Reader(call).gradient(upstream, _ones(call, upstream), saved[1:]),)
 
     def second(
         self, call: Call, saved: RowsSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
     ) -> tuple[Tensor, tuple[Tensor]]:
         tangent = torch.zeros_like(call.scores[0]) if tangents[0] is None else tangents[0]
-        planes, product = Reader(call).move(tangent, upstream, saved[1:])
+        planes, product = Reader(call).move(tangent, upstream, _ones(call, upstream), saved[1:])
         return planes, (product,)
 
 
 class Arcs(OperatorKernels):
     name, lattice = "triton_arcs", ArcLattice
-    inputs, options, saved = ("scores", "second?"), ArcOptions, ArcSaved
+    inputs, options, saved = ARC_OPERANDS, ArcOptions, ArcSaved
 
     def sent(self, lattice: ArcLattice, device: torch.device) -> ArcLattice:
         return as_tensors(lattice)
 
-    def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
-        call = with_logits(call)
-        return super().losses(call._replace(scores=(*call.scores, None)[:2]), reduction)
-
     def forward(self, call: Call, need_gradient: bool) -> ArcSaved:
-        read = [_read(call, k) for k in range(len(call.lattice.reads))]
-        scores = _scores([planes for planes, _ in read], call)
+        read = [head.read() for head in _heads(call)]
+        scores = _scores([planes for planes, *_ in read], call)
         # The log-probabilities of a softmax have nothing huge in common.
         normalised = call.options.softmax and not call.options.given
         in_common = 0.0 if normalised else _take_off_common(scores, call)
         losses, posteriors, skips = solve(scores, call, need_gradient)
-        statistics = [tensor for _, own in read for tensor in own]
+        statistics = [tensor for _, *own in read for tensor in own]
         statistics += [losses.new_empty(0)] * (4 - len(statistics))
         return ArcSaved(losses - in_common, posteriors, skips, *statistics)
 
     def backward(
         self, call: Call, saved: ArcSaved, upstream: Tensor, needed: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
-        clamped, ones = call.options.clamp > 0, torch.ones_like(upstream)
-        by_arcs = _row_scales(ones if clamped else upstream, saved, call) * saved.posteriors
-        by_planes = _by_planes(by_arcs, call, call.options.fastemit_lambda)
-        gradients = [
-            _gradient(call, k, own, upstream if clamped else ones, saved, call.options.clamp) if needed[k] else None
-            for k, own in enumerate(by_planes)
-        ]
+        scales, weights = _weights(call, saved, upstream)
+        by_planes = _by_planes(scales * saved.posteriors, call, call.options.fastemit_lambda)
+        gradients: list[Tensor | None] = []
+        for k, (head, own) in enumerate(zip(_heads(call), by_planes, strict=True)):
+            wanted = needed[k * OPERANDS : (k + 1) * OPERANDS]
+            gradients += head.gradients(own, weights, saved.statistics(k), call.options.clamp, wanted)
         return *gradients, *[None] * (len(self.inputs) - len(gradients))
 
     def second(
         self, call: Call, saved: ArcSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        ones, scales = torch.ones_like(upstream), _row_scales(upstream, saved, call)
-        by_planes = _by_planes(scales * saved.posteriors, call)
-        along = [
-            torch.zeros_like(head) if tangent is None else tangent
-            for head, tangent in zip(call.scores, tangents, strict=True)
-            if head is not None
-        ]
+        scales, weights = _weights(call, saved, upstream)
+        by_planes, heads = _by_planes(scales * saved.posteriors, call), _heads(call)
+        along = [tangents[k * OPERANDS : (k + 1) * OPERANDS] for k in range(len(heads))]
         moved = [
-            _move(call, k, tangent, own, saved) for k, (tangent, own) in enumerate(zip(along, by_planes, strict=True))
+            head.move(own, planes, weights, saved.statistics(k))
+            for k, (head, own, planes) in enumerate(zip(heads, along, by_planes, strict=True))
         ]
         costs = _scores([planes for planes, _ in moved], call._replace(options=ArcOptions()))
-        slopes, by_arcs = move_posteriors(costs, call, saved)
+        slopes, moving = move_posteriors(costs, call, saved)
+        moving = _by_planes(scales * moving, call)
         products: list[Tensor | None] = []
-        for k, (own, (_, product)) in enumerate(zip(_by_planes(by_arcs * scales, call), moved, strict=True)):
-            gradient = _gradient(call, k, own, ones, saved)
-            products.append(gradient if product is None else gradient + product)
+        for k, head in enumerate(heads):
+            wanted = needed[k * OPERANDS : (k + 1) * OPERANDS]
+            statistics, (_, product) = saved.statistics(k), moved[k]
+            products += head.products(along[k], by_planes[k], moving[k], weights, statistics, product, wanted)
         return slopes, (*products, *[None] * (len(self.inputs) - len(products)))
 
     def best(self, call: Call) -> Any:
@@ -113,7 +109,7 @@ class Arcs(OperatorKernels):
         scores = call.scores[0]
         losses = scores.new_empty(len(call.lattice.logit_lengths), dtype=torch.float64)
         planes = [unknown_size(scores, axes=2, dtype=torch.float64) for _ in range(2)]
-        second = scores if call.scores[1] is None else call.scores[1]
+        second = scores if call.scores[OPERANDS] is None else call.scores[OPERANDS]
         return ArcSaved(losses, *planes, *[unknown_size(head, axes=1) for head in (scores, scores, second, second)])
 
 
@@ -170,21 +166,11 @@ def move_posteriors(tangent: Tensor, call: Call, saved: ArcSaved) -> tuple[Tenso
     """Slopes (N,) of the losses, and how the posteriors move along a tangent (kinds, rows) of the arcs' scores."""
     losses, posteriors, skips = saved[:3]
     lengths, tangent, own = _lengths(call, tangent.device), tangent.contiguous(), call.lattice
+    if _is_regular(own):
+        moved = _even_rows(tangent)
+        return move_packed(_even_rows(posteriors), moved, losses, lengths, _width(own)), moved
     empty, num_samples, num_nodes = empties(tangent), len(losses), tangent.shape[1]
     before, after, costs = empty(num_nodes), empty(num_nodes), empty(num_samples)
-    if _is_regular(own):
-        posteriors, moved, block = _even_rows(posteriors), _even_rows(tangent), bucket(_width(own), 32, MEANS_STRIP)
-        launch(
-            grid_hvp.solve, (num_samples, 2), tangent,
-            *posteriors, *moved, losses, *lengths, 1, 0, before, after, costs, PACKED=True, BLOCK=block,
-            num_warps=warps(block),
-        )  # fmt: skip
-        launch(
-            grid_hvp.move_posteriors, (programs(num_nodes, _NODES),), tangent,
-            *posteriors, losses, before, after, costs, num_nodes, *lengths, num_samples, 1, 0, *moved, PACKED=True,
-            ROWS=_NODES,
-        )  # fmt: skip
-        return -costs, moved
     block = bucket(_width(own), 32, STRIP)
     kinds = _kinds(own)
     launch(
@@ -226,6 +212,22 @@ def _even_rows(planes: Tensor) -> Tensor:
     return planes.new_empty(len(planes), even(num_nodes))[:, :num_nodes].copy_(planes)
 
 
+def _weights(call: Call, saved: ArcSaved, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    """What multiplies the posteriors of each node (nodes,) in the gradient by the arcs' scores, and what multiplies,
+    of each sample (N,), the gradient that a head makes of it.
+
+    One of them has the upstream gradient. A clamp is of a loss's own gradient, and so is what a joiner's gate is
+    compared with: then it is the second.
+    """
+    ones = torch.ones_like(upstream)
+    apart = call.options.clamp > 0 or any(call.options.joiners)
+    return _row_scales(ones if apart else upstream, saved, call), upstream if apart else ones
+
+
+def _ones(call: Call, like: Tensor) -> Tensor:
+    return like.new_ones(len(call.lattice.logit_lengths))
+
+
 def _row_scales(upstream: Tensor, saved: ArcSaved, call: Call) -> Tensor:
     """Minus the upstream gradient of each node's sample; 0 where no path is, NaN where the loss is."""
     losses = saved.losses
@@ -234,34 +236,120 @@ def _row_scales(upstream: Tensor, saved: ArcSaved, call: Call) -> Tensor:
     return scale.repeat_interleave(counts, output_size=saved.posteriors.shape[1])
 
 
-def _reader(call: Call, head: int) -> Reader:
-    read = RowOptions(call.lattice.reads[head], call.options.softmax, call.options.hat)
-    return Reader(Call((call.scores[head],), call.lattice, read))
+def _heads(call: Call) -> list[_Logits | _Joiner | _Planes]:
+    """What makes the planes of each of the lattice's reads."""
+    found: list[_Logits | _Joiner | _Planes] = []
+    for k, classes in enumerate(call.lattice.reads):
+        operands = call.scores[k * OPERANDS : (k + 1) * OPERANDS]
+        if call.options.given:
+            found.append(_Planes(operands[0]))
+        elif call.options.joiners[k]:
+            found.append(_Joiner(call, operands, classes, *call.options.joiners[k]))
+        else:
+            read = RowOptions(classes, call.options.softmax, call.options.hat)
+            found.append(_Logits(Call(operands[:1], call.lattice, read)))
+    return found
 
 
-def _read(call: Call, head: int) -> tuple[Tensor, Sequence[Tensor]]:
-    """Planes (K, rows) of a head, and its softmax statistics."""
-    if call.options.given:
-        planes = call.scores[head].double()
-        return planes, (planes.new_empty(0), planes.new_empty(0))
-    planes, *statistics = _reader(call, head).read()
-    return planes, statistics
+class _Logits:
+    """Logits, padded or packed, whose rows are read."""
+
+    def __init__(self, call: Call) -> None:
+        self.scores, self.reader = call.scores[0], Reader(call)
+
+    def read(self) -> RowsSaved:
+        """Planes (K, nodes), and statistics to be kept."""
+        return self.reader.read()
+
+    def gradients(
+        self, by_planes: Tensor, upstream: Tensor, statistics: Statistics, clamp: float, needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """upstream[n] * clamp(the gradient of the planes)"""
+        gradient = self.reader.gradient(by_planes, upstream, statistics, clamp) if needed[0] else None
+        return [gradient, None, None, None]
+
+    def move(
+        self, tangents: Sequence[Tensor | None], by_planes: Tensor, upstream: Tensor, statistics: Statistics
+    ) -> tuple[Tensor, Tensor]:
+        """How the planes move along tangents, and how the gradient does while that by the planes stays."""
+        tangent = torch.zeros_like(self.scores) if tangents[0] is None else tangents[0]
+        return self.reader.move(tangent, by_planes, upstream, statistics)
+
+    def products(
+        self, tangents: Sequence[Tensor | None], by_planes: Tensor, moving: Tensor, upstream: Tensor,
+        statistics: Statistics, product: Tensor | None, needed: Sequence[bool],
+    ) -> list[Tensor | None]:  # fmt: skip
+        """How ``gradients`` move, that by the planes by ``moving``; ``product`` is what ``move`` said."""
+        if not needed[0]:
+            return [None] * OPERANDS
+        assert product is not None
+        return [self.reader.gradient(moving, upstream, statistics).add_(product), None, None, None]
 
 
-def _gradient(
-    call: Call, head: int, by_planes: Tensor, upstream: Tensor, saved: ArcSaved, clamp: float = -1.0
-) -> Tensor:
-    """The gradient by a head, upstream[n] * clamp(that of the planes)."""
-    if call.options.given:
-        return by_planes.to(call.scores[head].dtype)
-    return _reader(call, head).gradient(by_planes, upstream, saved.statistics(head), clamp)
+class _Joiner:
+    """The operands of a joiner, whose logits are made a tile at a time."""
+
+    def __init__(
+        self, call: Call, operands: Sequence[Tensor], classes: tuple[int, ...], activation: str, tile_memory: int,
+        gate: float | None,
+    ) -> None:  # fmt: skip
+        lone = call.lattice.blank if call.options.hat else -1
+        self.tiles = JoinerTiles(operands, call.lattice, classes, lone, activation, tile_memory, gate)
+        self.factors = operands[0].new_ones(len(classes), dtype=torch.float64)
+
+    def read(self) -> RowsSaved:
+        planes, none = self.tiles.read()[:, : self.tiles.num_nodes], self.factors.new_empty(0)
+        return RowsSaved(planes, none, none.clone())
+
+    def gradients(
+        self, by_planes: Tensor, upstream: Tensor, statistics: Statistics, clamp: float, needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        return self.tiles.gradients(self._wide(by_planes), self.factors, upstream.contiguous(), clamp, needed)
+
+    def move(
+        self, tangents: Sequence[Tensor | None], by_planes: Tensor, upstream: Tensor, statistics: Statistics
+    ) -> tuple[Tensor, None]:
+        ones = torch.ones_like(upstream)
+        return self.tiles.slopes(tangents, self._wide(by_planes), self.factors, ones)[:, : by_planes.shape[1]], None
+
+    def products(
+        self, tangents: Sequence[Tensor | None], by_planes: Tensor, moving: Tensor, upstream: Tensor,
+        statistics: Statistics, product: Tensor | None, needed: Sequence[bool],
+    ) -> list[Tensor | None]:  # fmt: skip
+        planes = (self._wide(by_planes), self._wide(moving))
+        return self.tiles.products(tangents, *planes, self.factors, upstream.contiguous(), needed)
+
+    def _wide(self, planes: Tensor) -> Tensor:
+        """Planes as the tiles have them."""
+        return torch.nn.functional.pad(planes, (0, self.tiles.stride - planes.shape[1]))
 
 
-def _move(call: Call, head: int, tangent: Tensor, by_planes: Tensor, saved: ArcSaved) -> tuple[Tensor, Tensor | None]:
-    """How the planes move along a tangent, and how the gradient does while that of the planes stays."""
-    if call.options.given:
+class _Planes:
+    """Planes (K, nodes) that are given."""
+
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+
+    def read(self) -> RowsSaved:
+        planes = self.scores.double()
+        return RowsSaved(planes, planes.new_empty(0), planes.new_empty(0))
+
+    def gradients(
+        self, by_planes: Tensor, upstream: Tensor, statistics: Statistics, clamp: float, needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        return [by_planes.to(self.scores.dtype), None, None, None]
+
+    def move(
+        self, tangents: Sequence[Tensor | None], by_planes: Tensor, upstream: Tensor, statistics: Statistics
+    ) -> tuple[Tensor, None]:
+        tangent = torch.zeros_like(self.scores) if tangents[0] is None else tangents[0]
         return tangent.double(), None
-    return _reader(call, head).move(tangent, by_planes, saved.statistics(head))
+
+    def products(
+        self, tangents: Sequence[Tensor | None], by_planes: Tensor, moving: Tensor, upstream: Tensor,
+        statistics: Statistics, product: Tensor | None, needed: Sequence[bool],
+    ) -> list[Tensor | None]:  # fmt: skip
+        return [moving.to(self.scores.dtype), None, None, None]
 
 
 def _scores(planes: list[Tensor], call: Call) -> Tensor:

@@ -221,6 +221,28 @@ def solve_packed(
     return _solve(planes, undefined, lengths, (len(undefined), 1, 0), width, True, need_gradient)
 
 
+def move_packed(
+    posteriors: Tensor, costs: Tensor, losses: Tensor, lengths: tuple[Tensor, Tensor, Tensor], width: int
+) -> Tensor:
+    """Slopes (N,) of the losses, of the planes (2, rows) of packed rows that ``solve_packed`` has left; what the arcs
+    cost becomes how their posteriors move. Both planes of each begin at multiples of 16 bytes.
+    """
+    empty, (num_samples, num_nodes) = empties(losses), (len(losses), costs.shape[1])
+    before, after, means = empty(num_nodes), empty(num_nodes), empty(num_samples)
+    block = bucket(width, 32, MEANS_STRIP)
+    launch(
+        grid_hvp.solve, (num_samples, 2), losses,
+        *posteriors, *costs, losses, *lengths, 1, 0, before, after, means, PACKED=True, BLOCK=block,
+        num_warps=warps(block),
+    )  # fmt: skip
+    launch(
+        grid_hvp.move_posteriors, (programs(num_nodes, _NODES),), losses,
+        *posteriors, losses, before, after, means, num_nodes, *lengths, num_samples, 1, 0, *costs, PACKED=True,
+        ROWS=_NODES,
+    )  # fmt: skip
+    return -means
+
+
 def _solve(
     planes: tuple[Tensor, Tensor],
     undefined: Tensor,

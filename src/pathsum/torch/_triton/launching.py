@@ -73,6 +73,20 @@ def aligned(*tensors: Tensor) -> int:
     return size if in_pieces else 1
 
 
+def layout(*tensors: Tensor) -> dict[str, Any]:
+    """How classes are moved: ``ALIGNED`` elements at a time where they lie side by side, 16 bytes, else one.
+
+    ``RAGGED``: rows begin anywhere in such a piece, in the same place of it in every tensor.
+    """
+    size = 16 // tensors[0].dtype.itemsize
+    if any(tensor.stride(-1) != 1 and tensor.shape[-1] > 1 for tensor in tensors):
+        return {"ALIGNED": 1, "RAGGED": False}
+    if aligned(*tensors) == size:
+        return {"ALIGNED": size, "RAGGED": False}
+    phases = {tuple(step % size for step in tensor.stride()[:-1]) for tensor in tensors}
+    return {"ALIGNED": size if len(phases) == 1 else 1, "RAGGED": True}
+
+
 class Tiles(NamedTuple):
     """Rows and classes that a program works on at a time."""
 
@@ -116,6 +130,11 @@ def empty_gradient(scores: Tensor) -> Tensor:
     time_major = scores.stride(1) > scores.stride(0)
     order = (1, 0, 2) if time_major else (0, 1, 2)
     return torch.empty([scores.shape[i] for i in order], dtype=scores.dtype, device=scores.device).permute(order)
+
+
+def written(device: torch.device, dtype: torch.dtype, *numbers: float) -> Tensor:
+    """Numbers, written on the device: a copy from here would have to outlive a graph that is captured."""
+    return torch.cat([torch.full((1,), number, dtype=dtype, device=device) for number in numbers])
 
 
 def nowhere(beside: Tensor, *shape: int) -> Tensor:

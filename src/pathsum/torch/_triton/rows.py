@@ -14,7 +14,17 @@ from torch import Tensor
 
 from pathsum.kernels.protocol import Call, RowsSaved
 from pathsum.kernels.triton import row_scores
-from pathsum.torch._triton.launching import aligned, empties, in_triton, launch, programs, sent, tiles, work_dtype
+from pathsum.torch._triton.launching import (
+    empties,
+    in_triton,
+    launch,
+    layout,
+    programs,
+    sent,
+    tiles,
+    work_dtype,
+    written,
+)
 
 
 class Reader:
@@ -29,13 +39,13 @@ class Reader:
             own.last_frames,
         )  # fmt: skip
         frames, labels = (1, 0) if packed else (scores.shape[1], scores.shape[2] - 1)
-        # Written there: a copy from here would have to outlive a graph that is captured.
-        wanted = [torch.full((1,), c, dtype=torch.int32, device=device) for c in options.classes]
+        wanted = options.classes
         self._scores, self._num_nodes = scores, int(own.row_offsets[-1])
         self._shape = (len(wanted), self._num_nodes)
+        # All rows, which are no tile of a joiner's.
         self._integers = (
-            num_rows, *lengths, len(own.logit_lengths), frames, labels, own.targets.shape[1], num_classes,
-            torch.cat(wanted), len(wanted), lone, self._num_nodes,
+            num_rows, *lengths, None, 0, None, len(own.logit_lengths), frames, labels, own.targets.shape[1],
+            num_classes, written(device, torch.int32, *wanted), len(wanted), lone, self._num_nodes, None,
         )  # fmt: skip
         rows, block = tiles(num_classes, work)
         self._grid = (programs(num_rows, rows),)
@@ -51,7 +61,7 @@ class Reader:
         saved = RowsSaved(planes, empty(size, dtype=work), empty(size, dtype=work))
         launch(
             row_scores.score_rows, self._grid, scores,
-            scores, *_strides(scores), *self._integers, *saved[1:], planes, **self._constants, ALIGNED=aligned(scores),
+            scores, *_strides(scores), *self._integers, *saved[1:], planes, **self._constants, **layout(scores),
         )  # fmt: skip
         return saved
 
@@ -60,25 +70,26 @@ class Reader:
     ) -> Tensor:
         """The gradient by the scores, from that by the planes: upstream[n] times it, clamped."""
         scores = self._scores
-        upstream = upstream.contiguous() if clamp > 0 else torch.ones_like(upstream)
         gradient = torch.empty_like(scores, memory_format=torch.contiguous_format)
         launch(
             row_scores.write_gradient, self._grid, scores,
-            by_planes.contiguous(), upstream, scores, *_strides(scores), *self._integers, *statistics, clamp, gradient,
-            *_strides(gradient), **self._constants, ALIGNED=aligned(scores, gradient),
+            by_planes.contiguous(), None, upstream.contiguous(), scores, *_strides(scores), *self._integers,
+            *statistics, clamp, gradient, *_strides(gradient), **self._constants, **layout(scores, gradient),
         )  # fmt: skip
         return gradient
 
-    def move(self, tangent: Tensor, by_planes: Tensor, statistics: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def move(
+        self, tangent: Tensor, by_planes: Tensor, upstream: Tensor, statistics: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """How the planes move along a tangent, and how the gradient does while that by the planes stays."""
         scores = self._scores
         slopes = torch.empty(self._shape, dtype=torch.float64, device=scores.device)
         product = torch.empty_like(scores, memory_format=torch.contiguous_format)
         launch(
             row_scores.write_product, self._grid, scores,
-            tangent, *_strides(tangent), by_planes.contiguous(), scores, *_strides(scores), *self._integers,
-            *statistics, slopes, product, *_strides(product), **self._constants,
-            ALIGNED=aligned(scores, tangent, product),
+            tangent, *_strides(tangent), by_planes.contiguous(), None, upstream.contiguous(), scores,
+            *_strides(scores), *self._integers, *statistics, slopes, product, *_strides(product), **self._constants,
+            **layout(scores, tangent, product),
         )  # fmt: skip
         return slopes, product
 
