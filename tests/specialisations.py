@@ -57,7 +57,8 @@ def chains(function, num_samples, num_frames, num_labels):
     if function is not asg_loss:
         return lambda x: function(x, *integers, impl="triton"), leaves
     leaves.append(torch.zeros(CLASSES, CLASSES))
-    return lambda x, y: asg_loss(x, integers[0], y, *integers[1:], impl="triton"), leaves
+    targets, lengths, labels = integers
+    return lambda x, y: asg_loss(x, targets, y, lengths, labels, impl="triton"), leaves
 
 
 def grids(function, num_samples, num_frames, num_labels):
@@ -108,12 +109,12 @@ def asked_for(loss, shape):
     leaves = [leaf.requires_grad_() for leaf in leaves]
     with mock.patch.object(knobs.runtime, "jit_cache_hook", told):
         gradients = torch.autograd.grad(step(*leaves), leaves, create_graph=True)
-        torch.autograd.grad(sum((gradient * 0.5).sum() for gradient in gradients), leaves)
+        torch.autograd.grad(torch.stack([(gradient * 0.5).sum() for gradient in gradients]).sum(), leaves)
     return found
 
 
 def main(losses):
-    driver.set_active(Driver())
+    driver.set_active(Driver())  # pyright: ignore[reportArgumentType]
     with mock.patch.object(dispatch, "_check_triton", return_value=None):
         for loss in losses or LOSSES:
             first, *others = (asked_for(loss, shape) for shape in SHAPES)

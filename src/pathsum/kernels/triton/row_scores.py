@@ -285,8 +285,8 @@ def write_product(
     probability, alone_cost = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
     if LONE:
         probability = _sigmoid(_score(scores + starts + lone.to(tl.int64) * stride_v, lone, real, bias, 0.0))
-        place = tangent + moved + lone.to(tl.int64) * tangent_stride_v
-        alone_cost = tl.load(place, mask=real, other=0.0).to(tl.float64)
+        of_lone = tangent + moved + lone.to(tl.int64) * tangent_stride_v
+        alone_cost = tl.load(of_lone, mask=real, other=0.0).to(tl.float64)
     mass, alone = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
     for k in range(num_planes):
         column = _column(classes, k, label)
