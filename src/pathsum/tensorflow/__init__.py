@@ -9,6 +9,7 @@ except ModuleNotFoundError as error:
 from pathsum.tensorflow.beam import ctc_beam_decode
 from pathsum.tensorflow.ctc import classic_ctc_loss, ctc_loss, simple_ctc_loss
 from pathsum.tensorflow.graphs import lattice_loss
+from pathsum.tensorflow.mwer import ctc_mwer_loss
 from pathsum.tensorflow.rnnt import rnnt_loss
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "classic_ctc_loss",
     "ctc_beam_decode",
     "ctc_loss",
+    "ctc_mwer_loss",
     "lattice_loss",
     "rnnt_loss",
     "simple_ctc_loss",

@@ -70,17 +70,17 @@ def check_scores(function: str, argument: str, scores: Any, axes: str) -> Array:
     return tensor
 
 
-def check_blank(function: str, blank: Any, num_classes: int | None) -> int:
+def check_blank(function: str, blank: Any, num_classes: int | None, argument: str = "blank_index") -> int:
     """The blank index as a number; negative it counts from the end, where that is known."""
     value = tf.get_static_value(blank) if tf.is_tensor(blank) else blank
     if value is None:
-        raise InvalidTypeError(function, "blank_index", "be known while the graph is built", "a tensor")
+        raise InvalidTypeError(function, argument, "be known while the graph is built", "a tensor")
     number = value.item() if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0 else value
     if isinstance(number, bool) or not isinstance(number, int):
-        raise InvalidTypeError(function, "blank_index", "be an int", type(value).__name__)
+        raise InvalidTypeError(function, argument, "be an int", type(value).__name__)
     least, end = (0, math.inf) if num_classes is None else (-num_classes, num_classes)
     if not least <= number < end:
-        raise InvalidValueError(function, "blank_index", f"lie in [{least}, {end})", number)
+        raise InvalidValueError(function, argument, f"lie in [{least}, {end})", number)
     return number if num_classes is None else number % num_classes
 
 
@@ -96,40 +96,42 @@ def check_batch(
     label_length: Any,
     logit_length: Any,
     *,
-    scores: Array,
+    shape: tuple[Any, ...],
     blank: int | None,
+    names: tuple[str, str, str] = ("labels", "label_length", "logit_length"),
 ) -> Batch:
-    """Check the integers against scores (N, T, C) or (N, T, U+1, C); lengths that are ``None`` are the padded sizes.
+    """Check the integers against scores of ``sizes`` (N, T, C) or (N, T, U+1, C); lengths that are ``None`` are the
+    padded sizes.
 
     Sizes that are known only when the graph runs are compared then, by assertions in the graph.
     """
     if isinstance(labels, tf.RaggedTensor):
         label_length = labels.row_lengths() if label_length is None else label_length
         labels = labels.to_tensor()
-    labels = _as_integers(function, "labels", labels)
+    labels = as_integers(function, names[0], labels)
     if len(labels.shape) != 2:
-        raise InvalidValueError(function, "labels", "have shape (N, L)", f"shape {tuple(labels.shape)}")
-    num_samples, num_frames, *_, num_classes = sizes(scores)
+        raise InvalidValueError(function, names[0], "have shape (N, L)", f"shape {tuple(labels.shape)}")
+    num_samples, num_frames, *rows, num_classes = shape
     width = sizes(labels)[1]
-    label_length = _lengths(function, "label_length", label_length, num_samples, width)
-    logit_length = _lengths(function, "logit_length", logit_length, num_samples, num_frames)
+    label_length = lengths_of(function, names[1], label_length, num_samples, width)
+    logit_length = lengths_of(function, names[2], logit_length, num_samples, num_frames)
     given = (labels, logit_length, label_length)
-    max_labels = sizes(scores)[2] - 1 if len(scores.shape) == 4 else None
+    max_labels = rows[0] - 1 if rows else None
     checked = _checks.check_batch(
         function,
-        *_stand_ins(given, scores.shape[0]),
-        lengths_name="logit_length",
-        targets_name="labels",
-        target_lengths_name="label_length",
-        num_samples=scores.shape[0],
-        num_frames=scores.shape[1],
-        max_labels=max_labels if isinstance(max_labels, int) else None,
-        num_classes=2**62 if scores.shape[-1] is None else num_classes,
+        *_stand_ins(given, known(num_samples)),
+        lengths_name=names[2],
+        targets_name=names[0],
+        target_lengths_name=names[1],
+        num_samples=known(num_samples),
+        num_frames=known(num_frames),
+        max_labels=known(max_labels),
+        num_classes=2**62 if known(num_classes) is None else num_classes,
         blank=blank if isinstance(labels, np.ndarray) else None,
     )
-    if all(isinstance(array, np.ndarray) for array in given) and None not in scores.shape:
+    if all(isinstance(array, np.ndarray) for array in given) and all(known(size) is not None for size in shape):
         return Batch(Integers(*checked), None)
-    with tf.control_dependencies(assertions(function, _claims(given, scores, blank))):
+    with tf.control_dependencies(assertions(function, _claims(given, shape, blank, names))):
         integers = Integers(*(_of_size(array, num_samples) for array in given))
     widest = width if max_labels is None else tf.minimum(tf.cast(width, tf.int64), max_labels)
     return _in_range(integers, num_frames, widest, num_classes, blank)
@@ -146,7 +148,7 @@ def solve(solver: Solver, scores: Sequence[Array], batch: Batch, *, zero_infinit
     return losses
 
 
-def _as_integers(function: str, argument: str, value: Any) -> Any:
+def as_integers(function: str, argument: str, value: Any) -> Any:
     """An array of NumPy's where the values are at hand, else a tensor."""
     if isinstance(value, (tf.SparseTensor, tf.RaggedTensor)):
         raise InvalidTypeError(function, argument, "be a dense tensor", type(value).__name__)
@@ -155,22 +157,27 @@ def _as_integers(function: str, argument: str, value: Any) -> Any:
             raise InvalidTypeError(function, argument, "have an integer dtype", value.dtype.name)
         if value.shape.rank is None:
             raise InvalidValueError(function, argument, "have a known rank", "a tensor of unknown shape")
-        at_hand = tf.executing_eagerly() and _placement.device_type(value) == "cpu"
-        return value.numpy() if at_hand else value
+        if not tf.executing_eagerly() or _placement.device_type(value) != "cpu":
+            return value
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
     except (TypeError, RuntimeError) as error:
         raise InvalidTypeError(function, argument, "be an array of integers", type(value).__name__) from error
-    return array.astype(np.int64) if array.size == 0 else array
+    return _checks.check_integers(function, argument, array, (array.ndim,))
 
 
-def _lengths(function: str, argument: str, value: Any, num_samples: Any, size: Any) -> Any:
+def known(size: Any) -> int | None:
+    """A size of ``sizes``, where it is known beforehand."""
+    return size if isinstance(size, int) else None
+
+
+def lengths_of(function: str, argument: str, value: Any, num_samples: Any, size: Any) -> Any:
     if value is not None:
-        return _as_integers(function, argument, value)
-    known = isinstance(num_samples, int) and isinstance(size, int)
-    return np.full(num_samples, size) if known else tf.fill([num_samples], tf.cast(size, tf.int64))
+        return as_integers(function, argument, value)
+    at_hand = known(num_samples) is not None and known(size) is not None
+    return np.full(num_samples, size) if at_hand else tf.fill([num_samples], tf.cast(size, tf.int64))
 
 
 def _stand_ins(given: Sequence[Any], num_samples: int | None) -> list[np.ndarray]:
@@ -196,14 +203,17 @@ def assertions(function: str, claims: Sequence[tuple[Any, str]]) -> list[Any]:
     return [tf.debugging.Assert(holds, [f"{function}: {rule}"]) for holds, rule in claims if tf.is_tensor(holds)]
 
 
-def _claims(given: Sequence[Any], scores: Array, blank: int | None) -> list[tuple[Any, str]]:
-    num_samples, _, *labels, num_classes = sizes(scores)
+def _claims(
+    given: Sequence[Any], shape: tuple[Any, ...], blank: int | None, names: tuple[str, str, str]
+) -> list[tuple[Any, str]]:
+    num_samples, _, *rows, num_classes = shape
+    arguments = names[0], names[2], names[1]
     return [
         (num_classes > (blank or 0), f"logits must have more than {blank or 0} classes"),
-        *((size > 0, "logits must have a row for no label") for size in labels),
+        *((size > 0, "logits must have a row for no label") for size in rows),
         *(
             (sizes(array)[0] == num_samples, f"{argument} must have one entry a sample, as the logits have")
-            for argument, array in zip(("labels", "logit_length", "label_length"), given, strict=True)
+            for argument, array in zip(arguments, given, strict=True)
         ),
     ]
 

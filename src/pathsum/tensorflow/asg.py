@@ -86,7 +86,7 @@ def asg_loss(
         table = tf.identity(table)
     zero_infinity = _checks.check_flag("asg_loss", "zero_infinity", zero_infinity)
     chosen = check_impl("asg_loss", impl, scores)
-    batch = check_batch("asg_loss", labels, label_length, logit_length, scores=scores, blank=None)
+    batch = check_batch("asg_loss", labels, label_length, logit_length, shape=sizes(scores), blank=None)
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
     work = tf.float64 if scores.dtype == tf.float64 else tf.float32
     return solve(ASGSolver(chosen), [tf.cast(scores, work), tf.cast(table, work)], batch, zero_infinity=zero_infinity)

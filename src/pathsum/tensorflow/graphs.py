@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,9 @@ import tensorflow as tf
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
+from pathsum.kernels.tensorflow.log_domain import sizes
 from pathsum.lattice import Array
+from pathsum.tensorflow._columns import log_softmax
 from pathsum.tensorflow._inputs import (
     IntegersLike,
     as_tensor,
@@ -86,7 +87,7 @@ def lattice_loss(
         if not isinstance(graphs, Graph) or sample == 0:
             graph.check_posed(function, "graphs", num_classes, None if isinstance(graphs, Graph) else sample)
     nothing = np.zeros((num_samples, 1), np.int64)
-    batch = check_batch(function, nothing, nothing[:, 0], input_lengths, scores=scores, blank=None)
+    batch = check_batch(function, nothing, nothing[:, 0], input_lengths, shape=sizes(scores), blank=None)
     solver = GraphSolver(check_impl(function, impl, scores), each)
     work = tf.float64 if scores.dtype == tf.float64 else tf.float32
     table = tf.constant(solver.own_weights, work)
@@ -99,9 +100,5 @@ def lattice_loss(
             raise InvalidValueError(function, "weights", rule, f"shape {given.shape}")
         table = tf.concat([tf.cast(given, work), table[graphs.num_arcs :]], 0)
     if _checks.check_flag(function, "fused_log_softmax", fused_log_softmax):
-        real = tf.sequence_mask(batch.integers.input_lengths, tf.shape(scores)[1])
-        logits = tf.where(real[:, :, None], tf.cast(scores, work), tf.zeros([], work))
-        # A row of nothing but -inf stays so.
-        possible = tf.reduce_max(logits, 2, keepdims=True) != -math.inf
-        scores = tf.where(possible, tf.nn.log_softmax(tf.where(possible, logits, tf.zeros([], work))), logits)
+        scores = log_softmax(scores, batch.integers.input_lengths)
     return solve(solver, [scores, table], batch, zero_infinity=zero_infinity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathsum import _checks
+from pathsum.kernels.tensorflow.log_domain import sizes
 from pathsum.lattice import Array
 from pathsum.options import TensorFlowImpl
 from pathsum.tensorflow._inputs import (
@@ -89,7 +90,7 @@ def rnnt_loss(
         labels,
         label_length,
         logit_length,
-        scores=scores,
+        shape=sizes(scores),
         blank=blank,
     )
     solver = GridSolver(chosen, blank, fused, fastemit_lambda, clamp)
