@@ -125,7 +125,7 @@ def test_a_program_of_xlas_is_given_the_errors():
     program = tf.function(ctc_mwer_loss, jit_compile=True)
     np.testing.assert_allclose(program(logits, *given, tf.constant(errors)), expected, atol=1e-9)
     references = tf.constant([[1, 2], [2, 1]])
-    with pytest.raises(InvalidValueError, match="^ctc_mwer_loss: errors must be given in a program that XLA compiles"):
+    with pytest.raises(InvalidValueError, match=r"^ctc_mwer_loss: errors must be given in a program"):
         program(logits, *given, references=references)
 
 

@@ -5,25 +5,31 @@ The compiled kernels have two derivatives. Further ones, and those with respect 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import record  # pyright: ignore
 
 from pathsum.errors import NotDifferentiableError
 from pathsum.kernels.tensorflow.grid import refuse
 from pathsum.kernels.tensorflow.log_domain import with_a_frame
 from pathsum.lattice import Array
 from pathsum.tensorflow._ops import host
-from pathsum.tensorflow._solvers import Integers, Solver
+from pathsum.tensorflow._solvers import Batch, Integers, Solver
 
 Scores = Sequence[Array]
 
 
-def losses(solver: Solver, scores: Scores, integers: Integers) -> Array:
-    """Losses (N,) in the dtype of arithmetic."""
-    return (_compiled if solver.impl == "numba" else _plain)(solver, scores, integers)
+def losses(solver: Solver, scores: Scores, batch: Batch) -> Array:
+    """Losses (N,) in the dtype of arithmetic; NaN where a sample's integers are out of range."""
+    if solver.impl == "numba":
+        return _compiled(solver, scores, batch)
+    losses = _plain(solver, scores, batch.integers)
+    return losses if batch.valid is None else losses * tf.where(batch.valid, tf.ones([], losses.dtype), math.nan)
 
 
 def _plain(solver: Solver, scores: Scores, integers: Integers) -> Array:
@@ -38,69 +44,81 @@ def _program(solver: Solver) -> Callable[..., Array]:
     return tf.function(solver.plain, autograph=False, reduce_retracing=True)
 
 
-def _compiled(solver: Solver, scores: Scores, integers: Integers) -> Array:
+def _compiled(solver: Solver, scores: Scores, batch: Batch) -> Array:
     """By the kernels on arrays."""
     count = len(scores)
     work = _work_dtype(scores[0])
 
-    @tf.custom_gradient
-    def forward(*scores: Array) -> tuple[Array, Any]:
+    def forward(*scores: Array) -> tuple[list[Array], Any]:
         def run(*arrays: Any) -> Any:
-            return solver.forward(arrays[:count], Integers(*arrays[count:]))
+            lattice, valid = solver.posed(arrays[:count], Integers(*arrays[count:]))
+            found = solver.forward(arrays[:count], lattice)
+            if valid is not None:
+                found[0][~valid] = np.nan
+            return found
 
         result = tf.TensorSpec(scores[0].shape[:1], work)
-        values, *kept = host.call(run, [*scores, *integers], [result], [dtype or work for dtype in solver.kept])
-        return values, lambda upstream: _gradient(solver, upstream, scores, integers, kept)
+        values, *kept = host.call(run, [*scores, *batch.given], [result], [dtype or work for dtype in solver.kept])
+        return [values], lambda upstream: _gradient(solver, upstream, scores, batch, kept)
 
-    return forward(*scores)
+    return _with_gradient(forward, scores)[0]
 
 
-def _gradient(solver: Solver, upstream: Array, scores: Scores, integers: Integers, kept: Sequence[Any]) -> Any:
+def _gradient(solver: Solver, upstream: Array, scores: Scores, batch: Batch, kept: Sequence[Any]) -> Any:
     """The gradients of upstream * losses."""
     count = len(scores)
 
-    @tf.custom_gradient
     def backward(upstream: Array, *scores: Array) -> tuple[list[Array], Any]:
         def run(upstream: Any, *arrays: Any) -> Any:
-            return solver.backward(upstream, arrays[:count], Integers(*arrays[count : count + 3]), arrays[count + 3 :])
+            lattice, _ = solver.posed(arrays[:count], Integers(*arrays[count : count + 3]))
+            return solver.backward(upstream, arrays[:count], lattice, arrays[count + 3 :])
 
         results = [tf.TensorSpec(array.shape, array.dtype) for array in scores]
-        gradients = host.call(run, [upstream, *scores, *integers, *kept], results)
+        gradients = host.call(run, [upstream, *scores, *batch.given, *kept], results)
 
         def derivative(*tangents: Array) -> Any:
             if solver.reweighted:
                 refuse()
-            return _products(solver, tangents, upstream, scores, integers, kept)
+            return _products(solver, tangents, upstream, scores, batch, kept)
 
         return gradients, derivative
 
-    return backward(upstream, *scores)
+    return _with_gradient(backward, [upstream, *scores])
 
 
 def _products(
-    solver: Solver, tangents: Scores, upstream: Array, scores: Scores, integers: Integers, kept: Sequence[Any]
+    solver: Solver, tangents: Scores, upstream: Array, scores: Scores, batch: Batch, kept: Sequence[Any]
 ) -> Any:
     """The derivatives of <tangents, gradients> with respect to the upstream gradient and to the scores."""
     count = len(scores)
 
-    @tf.custom_gradient
     def move(*arguments: Array) -> tuple[list[Array], Any]:
         def run(*arrays: Any) -> Any:
             tangents, upstream, *rest = arrays[:count], *arrays[count:]
-            return solver.hvp(tangents, upstream, rest[:count], Integers(*rest[count : count + 3]), rest[count + 3 :])
+            lattice, _ = solver.posed(rest[:count], Integers(*rest[count : count + 3]))
+            return solver.hvp(tangents, upstream, rest[:count], lattice, rest[count + 3 :])
 
         results = [tf.TensorSpec(array.shape, array.dtype) for array in arguments[count:]]
-        products = host.call(run, [*arguments, *integers, *kept], results)
+        products = host.call(run, [*arguments, *batch.given, *kept], results)
 
         def derivative(*further: Array) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(arguments)
-                again = _plain_products(solver, arguments, integers)
+                again = _plain_products(solver, arguments, batch.integers)
             return tape.gradient(again, arguments, list(further), tf.UnconnectedGradients.ZERO)
 
         return products, derivative
 
-    return move(*tangents, upstream, *scores)
+    return _with_gradient(move, [*tangents, upstream, *scores])
+
+
+def _with_gradient(function: Callable[..., tuple[list[Array], Any]], arguments: Scores) -> list[Array]:
+    """What ``tf.custom_gradient`` does, which takes as long as a small loss to look at the function."""
+    if not tf.executing_eagerly():
+        return tf.custom_gradient(function)(*arguments)
+    outputs, gradient = function(*arguments)
+    record.record_operation("pathsum", outputs, list(arguments), gradient)
+    return outputs
 
 
 def _plain_products(solver: Solver, arguments: Sequence[Array], integers: Integers) -> Any:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.kernels.numba.posing import COMPILED, NO_BOUND, NO_CLASS
 from pathsum.kernels.tensorflow.log_domain import sizes
 from pathsum.lattice import Array
 from pathsum.tensorflow import _derivatives, _placement
-from pathsum.tensorflow._solvers import Integers, Solver
+from pathsum.tensorflow._solvers import Batch, Integers, Solver
 
 IntegersLike = Array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
 
@@ -41,13 +42,6 @@ def outside_autograph(function: Function) -> Function:
             raise
 
     return tf.autograph.experimental.do_not_convert(call)
-
-
-class Batch(NamedTuple):
-    """The integers of a call, and of each sample whether they are in range (N,); ``None`` where all are."""
-
-    integers: Integers
-    valid: Array | None
 
 
 def as_tensor(function: str, argument: str, value: Any) -> Array:
@@ -98,10 +92,11 @@ def check_batch(
     *,
     shape: tuple[Any, ...],
     blank: int | None,
+    problem: Callable[..., Any] | None = None,
     names: tuple[str, str, str] = ("labels", "label_length", "logit_length"),
 ) -> Batch:
     """Check the integers against scores of ``sizes`` (N, T, C) or (N, T, U+1, C); lengths that are ``None`` are the
-    padded sizes.
+    padded sizes. ``problem``: which of ``problems`` poses them, if one does.
 
     Sizes that are known only when the graph runs are compared then, by assertions in the graph.
     """
@@ -117,6 +112,9 @@ def check_batch(
     logit_length = lengths_of(function, names[2], logit_length, num_samples, num_frames)
     given = (labels, logit_length, label_length)
     max_labels = rows[0] - 1 if rows else None
+    at_hand = all(isinstance(array, np.ndarray) for array in given) and all(known(size) is not None for size in shape)
+    if at_hand and problem is not None and obeyed(problem, given, shape, max_labels, blank):
+        return Batch(Integers(*given), Integers(*given), None)
     checked = _checks.check_batch(
         function,
         *_stand_ins(given, known(num_samples)),
@@ -129,23 +127,30 @@ def check_batch(
         num_classes=2**62 if known(num_classes) is None else num_classes,
         blank=blank if isinstance(labels, np.ndarray) else None,
     )
-    if all(isinstance(array, np.ndarray) for array in given) and all(known(size) is not None for size in shape):
-        return Batch(Integers(*checked), None)
+    if at_hand:
+        return Batch(Integers(*checked), Integers(*checked), None)
     with tf.control_dependencies(assertions(function, _claims(given, shape, blank, names))):
         integers = Integers(*(_of_size(array, num_samples) for array in given))
     widest = width if max_labels is None else tf.minimum(tf.cast(width, tf.int64), max_labels)
     return _in_range(integers, num_frames, widest, num_classes, blank)
 
 
+def obeyed(
+    problem: Callable[..., Any], given: Sequence[np.ndarray], shape: tuple[int, ...], max_labels: int | None,
+    blank: int | None,
+) -> bool:  # fmt: skip
+    """Whether targets and lengths break no rule, by one compiled call."""
+    targets, input_lengths, target_lengths = given
+    if input_lengths.ndim != 1 or target_lengths.ndim != 1 or len(targets) != shape[0] or targets.shape[1] == 0:
+        return False
+    sizes = (shape[1], NO_BOUND if max_labels is None else max_labels, shape[-1], NO_CLASS if blank is None else blank)
+    return COMPILED[problem](*given, *sizes) is not None
+
+
 def solve(solver: Solver, scores: Sequence[Array], batch: Batch, *, zero_infinity: bool) -> Array:
     """The losses (N,)."""
-    losses = _derivatives.losses(solver, scores, batch.integers)
-    zero = tf.zeros([], losses.dtype)
-    if zero_infinity:
-        losses = tf.where(losses == math.inf, zero, losses)
-    if batch.valid is not None:
-        losses *= tf.where(batch.valid, zero + 1, math.nan)
-    return losses
+    losses = _derivatives.losses(solver, scores, batch)
+    return tf.where(losses == math.inf, tf.zeros([], losses.dtype), losses) if zero_infinity else losses
 
 
 def as_integers(function: str, argument: str, value: Any) -> Any:
@@ -239,4 +244,5 @@ def _in_range(integers: Integers, num_frames: Any, max_labels: Any, num_classes:
     kept = tf.where(valid[:, None] & used, targets, 0)
     # A column at least for the kernels to read.
     kept = tf.pad(kept, tf.stack([[0, 0], [0, tf.maximum(1 - tf.shape(kept)[1], 0)]]))
-    return Batch(Integers(kept, tf.where(valid, input_lengths, 0), tf.where(valid, target_lengths, 0)), valid)
+    kept = Integers(kept, tf.where(valid, input_lengths, 0), tf.where(valid, target_lengths, 0))
+    return Batch(integers, kept, valid)

@@ -17,9 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from pathsum.graphs import Graph
+from pathsum.kernels.numba.posing import NO_BOUND, NO_CLASS, in_range, pose_in_range
 from pathsum.kernels.tensorflow import chain, dense, grid, sparse
 from pathsum.kernels.tensorflow.log_domain import common, losses, rows, sizes, undefined
-from pathsum.lattice import Array, ChainLattice, SparseLattice
+from pathsum.lattice import Array, ChainLattice, GridLattice, SparseLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.graphs import pose_graphs, side_by_side
 from pathsum.problems.rnnt import pose_rnnt
@@ -33,11 +34,23 @@ Arrays = Sequence[Any]  # of NumPy's
 
 
 class Integers(NamedTuple):
-    """Targets (N, S), S >= 1, and lengths (N,), int64, all in range; all arrays or all tensors."""
+    """Targets (N, S), S >= 1, and lengths (N,), int64, all in range where nothing else is said; all arrays or all
+    tensors.
+    """
 
     targets: Array
     input_lengths: Array
     target_lengths: Array
+
+
+class Batch(NamedTuple):
+    """The integers of a call, as they were given and with harmless ones in place of those out of range; and which
+    samples' are in range (N,), ``None`` where all are.
+    """
+
+    given: Integers
+    integers: Integers
+    valid: Array | None
 
 
 class Solver(Protocol):
@@ -56,12 +69,16 @@ class Solver(Protocol):
 
     def plain(self, scores: Sequence[Array], integers: Integers) -> Array: ...
 
-    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]: ...
+    def posed(self, scores: Arrays, integers: Integers) -> tuple[Any, np.ndarray | None]:
+        """The lattice of integers that may be out of range, and which samples' are not (N,); ``None`` where none is."""
+        ...
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]: ...
+    def forward(self, scores: Arrays, lattice: Any) -> list[np.ndarray]: ...
+
+    def backward(self, upstream: np.ndarray, scores: Arrays, lattice: Any, kept: Arrays) -> list[np.ndarray]: ...
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, lattice: Any, kept: Arrays
     ) -> list[np.ndarray]: ...
 
 
@@ -79,17 +96,19 @@ class ChainSolver:
     def plain(self, scores: Sequence[Array], integers: Integers) -> Array:
         return chain.forward(scores[0], _posed(self.pose, integers, self.blank), logits=self.logits)
 
-    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
-        return chain_arrays.forward(scores[0], self.pose(*integers, self.blank), logits=self.logits)
+    def posed(self, scores: Arrays, integers: Integers) -> tuple[ChainLattice, np.ndarray | None]:
+        _, num_frames, num_classes = scores[0].shape
+        return pose_in_range(self.pose, *integers, num_frames, NO_BOUND, num_classes, self.blank)
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]:
-        lattice = self.pose(*integers, self.blank)
+    def forward(self, scores: Arrays, lattice: ChainLattice) -> list[np.ndarray]:
+        return chain_arrays.forward(scores[0], lattice, logits=self.logits)
+
+    def backward(self, upstream: np.ndarray, scores: Arrays, lattice: ChainLattice, kept: Arrays) -> list[np.ndarray]:
         return chain_arrays.backward(upstream, scores[0], lattice, kept, logits=self.logits)
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, lattice: ChainLattice, kept: Arrays
     ) -> list[np.ndarray]:
-        lattice = self.pose(*integers, self.blank)
         return chain_arrays.hvp(tangents[0], upstream, scores[0], lattice, kept, logits=self.logits)
 
 
@@ -116,17 +135,19 @@ class GridSolver:
         lattice = _posed(pose_rnnt, integers, self.blank)
         return grid.forward(scores[0], lattice, logits=self.logits, **self._weights)
 
-    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
-        return grid_arrays.forward(scores[0], pose_rnnt(*integers, self.blank), logits=self.logits)
+    def posed(self, scores: Arrays, integers: Integers) -> tuple[GridLattice, np.ndarray | None]:
+        _, num_frames, rows, num_classes = scores[0].shape
+        return pose_in_range(pose_rnnt, *integers, num_frames, rows - 1, num_classes, self.blank)
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]:
-        lattice = pose_rnnt(*integers, self.blank)
+    def forward(self, scores: Arrays, lattice: GridLattice) -> list[np.ndarray]:
+        return grid_arrays.forward(scores[0], lattice, logits=self.logits)
+
+    def backward(self, upstream: np.ndarray, scores: Arrays, lattice: GridLattice, kept: Arrays) -> list[np.ndarray]:
         return grid_arrays.backward(upstream, scores[0], lattice, kept, logits=self.logits, **self._weights)
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, lattice: GridLattice, kept: Arrays
     ) -> list[np.ndarray]:
-        lattice = pose_rnnt(*integers, self.blank)
         return grid_arrays.hvp(tangents[0], upstream, scores[0], lattice, kept, logits=self.logits)
 
 
@@ -154,20 +175,22 @@ class ASGSolver:
         table = tf.where((integers.input_lengths > 1)[:, None, None], transitions, nothing)
         return losses(of_all, of_target, undefined(found.scores, table))
 
-    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
+    def posed(self, scores: Arrays, integers: Integers) -> tuple[asg_arrays.Posed, np.ndarray | None]:
         inputs, transitions = scores
-        return asg_arrays.forward(inputs, transitions, pose_asg(*integers, len(transitions)))
+        return pose_in_range(pose_asg, *integers, inputs.shape[1], NO_BOUND, len(transitions), NO_CLASS)
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]:
-        inputs, transitions = scores
-        return asg_arrays.backward(upstream, inputs, transitions, pose_asg(*integers, len(transitions)), kept)
+    def forward(self, scores: Arrays, lattice: asg_arrays.Posed) -> list[np.ndarray]:
+        return asg_arrays.forward(scores[0], scores[1], lattice)
+
+    def backward(
+        self, upstream: np.ndarray, scores: Arrays, lattice: asg_arrays.Posed, kept: Arrays
+    ) -> list[np.ndarray]:
+        return asg_arrays.backward(upstream, scores[0], scores[1], lattice, kept)
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, lattice: asg_arrays.Posed, kept: Arrays
     ) -> list[np.ndarray]:
-        (tangent, other), (inputs, transitions) = tangents, scores
-        posed = pose_asg(*integers, len(transitions))
-        return asg_arrays.hvp(tangent, other, upstream, inputs, transitions, posed, kept)
+        return asg_arrays.hvp(tangents[0], tangents[1], upstream, scores[0], scores[1], lattice, kept)
 
 
 @dataclass(frozen=True)
@@ -183,23 +206,25 @@ class GraphSolver:
         inputs, weights = scores
         return sparse.forward(inputs, weights, side_by_side(self._posed[0], inputs.shape[2]), integers.input_lengths)
 
-    def forward(self, scores: Arrays, integers: Integers) -> list[np.ndarray]:
-        return sparse_arrays.forward(scores[0], scores[1], self._lattice(integers))
+    def posed(self, scores: Arrays, integers: Integers) -> tuple[SparseLattice, np.ndarray | None]:
+        lengths = integers.input_lengths.astype(np.int64)
+        valid = in_range(lengths, scores[0].shape[1])
+        return replace(self._posed[0], input_lengths=np.where(valid, lengths, 0)), None if valid.all() else valid
 
-    def backward(self, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays) -> list[np.ndarray]:
-        return sparse_arrays.backward(upstream, scores[0], scores[1], self._lattice(integers), kept)
+    def forward(self, scores: Arrays, lattice: SparseLattice) -> list[np.ndarray]:
+        return sparse_arrays.forward(scores[0], scores[1], lattice)
+
+    def backward(self, upstream: np.ndarray, scores: Arrays, lattice: SparseLattice, kept: Arrays) -> list[np.ndarray]:
+        return sparse_arrays.backward(upstream, scores[0], scores[1], lattice, kept)
 
     def hvp(
-        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, integers: Integers, kept: Arrays
+        self, tangents: Arrays, upstream: np.ndarray, scores: Arrays, lattice: SparseLattice, kept: Arrays
     ) -> list[np.ndarray]:
-        return sparse_arrays.hvp(tangents, upstream, scores[0], scores[1], self._lattice(integers), kept)
+        return sparse_arrays.hvp(tangents, upstream, scores[0], scores[1], lattice, kept)
 
     @property
     def own_weights(self) -> np.ndarray:
         return self._posed[1]
-
-    def _lattice(self, integers: Integers) -> SparseLattice:
-        return replace(self._posed[0], input_lengths=integers.input_lengths)
 
     @cached_property
     def _posed(self) -> tuple[SparseLattice, np.ndarray]:

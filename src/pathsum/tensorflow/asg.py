@@ -8,6 +8,7 @@ from pathsum import _checks
 from pathsum.kernels.tensorflow.log_domain import sizes
 from pathsum.lattice import Array
 from pathsum.options import TensorFlowImpl
+from pathsum.problems.asg import pose_asg
 from pathsum.tensorflow._inputs import (
     IntegersLike,
     as_tensor,
@@ -86,7 +87,8 @@ def asg_loss(
         table = tf.identity(table)
     zero_infinity = _checks.check_flag("asg_loss", "zero_infinity", zero_infinity)
     chosen = check_impl("asg_loss", impl, scores)
-    batch = check_batch("asg_loss", labels, label_length, logit_length, shape=sizes(scores), blank=None)
+    integers = labels, label_length, logit_length
+    batch = check_batch("asg_loss", *integers, shape=sizes(scores), blank=None, problem=pose_asg)
     # A gradient is the difference of two posteriors, which are not to be rounded before it is taken.
     work = tf.float64 if scores.dtype == tf.float64 else tf.float32
     return solve(ASGSolver(chosen), [tf.cast(scores, work), tf.cast(table, work)], batch, zero_infinity=zero_infinity)

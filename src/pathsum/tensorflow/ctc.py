@@ -165,5 +165,5 @@ def _chain_loss(
     zero_infinity = _checks.check_flag(function, "zero_infinity", zero_infinity)
     fused = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     solver = ChainSolver(check_impl(function, impl, scores), pose, blank, fused)
-    batch = check_batch(function, labels, label_length, logit_length, shape=sizes(scores), blank=blank)
+    batch = check_batch(function, labels, label_length, logit_length, shape=sizes(scores), blank=blank, problem=pose)
     return solve(solver, [scores], batch, zero_infinity=zero_infinity)

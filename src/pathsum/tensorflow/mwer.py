@@ -19,7 +19,6 @@ from pathsum.problems.ctc import pose_ctc
 from pathsum.tensorflow import _placement
 from pathsum.tensorflow._columns import classes_of, log_softmax
 from pathsum.tensorflow._inputs import (
-    Batch,
     IntegersLike,
     as_integers,
     as_tensor,
@@ -33,7 +32,7 @@ from pathsum.tensorflow._inputs import (
     solve,
 )
 from pathsum.tensorflow._ops import host
-from pathsum.tensorflow._solvers import ChainSolver
+from pathsum.tensorflow._solvers import Batch, ChainSolver
 
 
 @outside_autograph
@@ -221,7 +220,10 @@ def _log_probs(scores: Array, size: Any, batch: Batch, blank: int, solver: Chain
     read = tf.gather(scores, _reshape(classes, num_samples, size * width), axis=2, batch_dims=1)
     read = tf.transpose(_reshape(read, num_samples, num_frames, size, width), [0, 2, 1, 3])
     read = _reshape(read, num_samples * size, num_frames, width)
-    return -solve(solver, [read], Batch(posed, batch.valid), zero_infinity=False)
+    losses = solve(solver, [read], Batch(posed, posed, None), zero_infinity=False)
+    if batch.valid is not None:
+        losses = tf.where(batch.valid, losses, tf.constant(math.nan, losses.dtype))
+    return -losses
 
 
 def _risk(log_probs: Array, present: Array, costs: Array, *, baseline: str, temperature: float | None) -> Array:

@@ -6,6 +6,7 @@ from pathsum import _checks
 from pathsum.kernels.tensorflow.log_domain import sizes
 from pathsum.lattice import Array
 from pathsum.options import TensorFlowImpl
+from pathsum.problems.rnnt import pose_rnnt
 from pathsum.tensorflow._inputs import (
     IntegersLike,
     check_batch,
@@ -85,13 +86,7 @@ def rnnt_loss(
     clamp = _checks.check_number("rnnt_loss", "clamp", clamp)
     fastemit_lambda = _checks.check_number("rnnt_loss", "fastemit_lambda", fastemit_lambda, minimum=0.0)
     chosen = check_impl("rnnt_loss", impl, scores)
-    batch = check_batch(
-        "rnnt_loss",
-        labels,
-        label_length,
-        logit_length,
-        shape=sizes(scores),
-        blank=blank,
-    )
+    integers = labels, label_length, logit_length
+    batch = check_batch("rnnt_loss", *integers, shape=sizes(scores), blank=blank, problem=pose_rnnt)
     solver = GridSolver(chosen, blank, fused, fastemit_lambda, clamp)
     return solve(solver, [scores], batch, zero_infinity=zero_infinity)

@@ -106,6 +106,60 @@ COMPILED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
+# More labels than there are, and a blank that no label is.
+NO_BOUND, NO_CLASS = 2**62, -1
+
+
+def pose(
+    problem: Callable[..., Any],
+    targets: np.ndarray,
+    input_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    num_frames: int,
+    most_labels: int,
+    num_classes: int,
+    blank: int,
+) -> Any:
+    """What a function of ``problems`` makes of integers in range, whatever their dtype."""
+    integers = (np.ascontiguousarray(array, np.int64) for array in (targets, input_lengths, target_lengths))
+    if problem in COMPILED:
+        return COMPILED[problem](*integers, num_frames, most_labels, num_classes, blank)
+    return problem(*integers, blank)
+
+
+def pose_in_range(
+    problem: Callable[..., Any],
+    targets: np.ndarray,
+    input_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    num_frames: int,
+    most_labels: int,
+    num_classes: int,
+    blank: int,
+) -> tuple[Any, np.ndarray | None]:
+    """The same of integers that may be out of range, and which samples' are not (N,); ``None`` where none is.
+
+    The others have no frame and no label.
+    """
+    lengths = [np.ascontiguousarray(array, np.int64) for array in (input_lengths, target_lengths)]
+    labels, most_labels = np.ascontiguousarray(targets, np.int64), min(most_labels, targets.shape[1])
+    if labels.shape[1] == 0:
+        labels = np.zeros((len(labels), 1), np.int64)
+    sizes = (num_frames, most_labels, num_classes, blank)
+    posed = COMPILED[problem](labels, *lengths, *sizes)
+    if posed is not None:
+        return posed, None
+    used = np.arange(labels.shape[1]) < lengths[1][:, None]
+    wrong = used & ((labels < 0) | (labels >= num_classes) | (labels == blank))
+    valid = in_range(lengths[0], num_frames) & in_range(lengths[1], most_labels) & ~wrong.any(1)
+    lengths = [np.where(valid, array, 0) for array in lengths]
+    return COMPILED[problem](labels, *lengths, *sizes), valid
+
+
+def in_range(lengths: np.ndarray, most: int) -> np.ndarray:
+    return (lengths >= 0) & (lengths <= most)
+
+
 @njit(**COMPILE)
 def _obey(targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank):
     """Whether lengths and labels lie in their ranges."""

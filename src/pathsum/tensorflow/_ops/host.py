@@ -15,8 +15,8 @@ from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE
 
 # TensorFlow takes memory that begins at such an address as it is, and copies other.
 _ALIGNMENT = 64
-_ENCODINGS = {"bfloat16": BFLOAT16, "float16": FLOAT16}
-_BFLOAT16 = tf.bfloat16.as_numpy_dtype
+_BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
+_ENCODINGS = {_BFLOAT16: BFLOAT16, np.dtype(np.float16): FLOAT16}
 
 
 def call(
@@ -67,7 +67,7 @@ def aligned(array: np.ndarray, dtype: Any = None) -> np.ndarray:
 
 def encoded(array: np.ndarray) -> tuple[np.ndarray, int]:
     """The array and its encoding; half precision as its bits."""
-    encoding = _ENCODINGS.get(array.dtype.name, NATIVE)
+    encoding = _ENCODINGS.get(array.dtype, NATIVE)
     return (array if encoding == NATIVE else array.view(np.uint16)), encoding
 
 
