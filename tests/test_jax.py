@@ -324,20 +324,20 @@ def test_the_program_for_the_cpu_calls_the_compiled_kernels_and_no_other():
     logits, targets = jnp.zeros((1, 3, 2)), jnp.array([[1]])
     programs = {impl: jax.jit(lambda x, y, impl=impl: ctc_loss(x, y, impl=impl)).lower(logits, targets).as_text()
                 for impl in ("auto", "numba", "jax")}  # fmt: skip
-    assert [name for name, program in programs.items() if "pathsum_chain" in program] == ["auto", "numba"]
+    assert [name for name, program in programs.items() if "custom_call @pathsum(" in program] == ["auto", "numba"]
     assert ["while" in program for program in programs.values()] == [False, False, True]
 
 
 def test_what_fails_in_a_foreign_function_is_raised():
     from pathsum.jax._ops import ffi
 
-    def fail(arguments, results, attributes):
-        raise ValueError(f"told {attributes['number']} of {arguments[0].tolist()}")
+    def fail(arguments, results, options):
+        raise ValueError(f"told {options['number']} of {arguments[0].tolist()}")
 
-    ffi.register("pathsum_test_failure", fail)
+    ffi.register("failure", fail)
     result = [jax.ShapeDtypeStruct((2,), jnp.float32)]
     with pytest.raises(Exception, match=r"told 7 of \[0, 1\]"):
-        jax.block_until_ready(ffi.call("pathsum_test_failure", result, "sequential", jnp.arange(2), number=np.int32(7)))
+        jax.block_until_ready(ffi.call("failure", result, "sequential", jnp.arange(2), number=7))
 
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "optax.json").read_text())["vectors"]

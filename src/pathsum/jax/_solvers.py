@@ -74,8 +74,9 @@ class ChainSolver:
         return losses, (gradient.astype(scores[0].dtype),)
 
     def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
-        lattice = self.pose(*integers, self.blank)
-        losses, *gradients = chain_function.forward(scores[0], lattice, logits=self.logits, need_gradient=need_gradient)
+        problem = next(name for name, pose in chain_function.PROBLEMS.items() if pose is self.pose)
+        options = {"problem": problem, "blank": self.blank, "logits": self.logits, "need_gradient": need_gradient}
+        losses, *gradients = chain_function.forward(scores[0], *integers, **options)
         return losses, tuple(gradients)
 
 
@@ -111,7 +112,8 @@ class GridSolver:
     def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
         losses, *gradients = grid_function.forward(
             scores[0],
-            pose_rnnt(*integers, self.blank),
+            *integers,
+            blank=self.blank,
             logits=self.logits,
             fastemit_lambda=self.fastemit_lambda,
             clamp=self.clamp,

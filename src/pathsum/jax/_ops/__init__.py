@@ -1,1 +1,1 @@
-"""The compiled kernels as foreign functions of XLA, a file a problem."""
+"""The compiled kernels as a foreign function of XLA, a file a problem."""

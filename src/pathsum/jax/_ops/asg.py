@@ -8,14 +8,13 @@ import jax
 import numpy as np
 
 from pathsum.jax._ops import ffi
-from pathsum.jax._ops.arrays import integers, num_threads
+from pathsum.jax._ops.arrays import num_threads
 from pathsum.kernels.numba import chain, dense
+from pathsum.kernels.numba.posing import NO_BOUND, NO_CLASS, pose
 from pathsum.kernels.numba.rows import Strided, strided
 from pathsum.kernels.protocol import ChainSaved, DenseSaved
 from pathsum.lattice import Array, ChainLattice, DenseLattice
 from pathsum.problems.asg import pose_asg
-
-_TARGET = "pathsum_asg"
 
 
 def forward(
@@ -35,7 +34,7 @@ def forward(
         results.append(jax.ShapeDtypeStruct((num_samples, num_classes, num_classes), scores.dtype))
     # One table of transitions a call: samples that vmap batches may each have their own.
     return ffi.call(
-        _TARGET,
+        "asg",
         results,
         "sequential",
         scores,
@@ -47,9 +46,9 @@ def forward(
 
 
 def _run(arguments: list[np.ndarray], results: list[np.ndarray], _: dict[str, Any]) -> None:
-    scores, transitions = arguments[:2]
-    batch = integers(arguments[2], 2), integers(arguments[3], 1), integers(arguments[4], 1)
-    every, target = pose_asg(*batch, scores.shape[2])
+    scores, transitions, targets, input_lengths, target_lengths = arguments
+    sizes = (scores.shape[1], NO_BOUND, scores.shape[2], NO_CLASS)
+    every, target = pose(pose_asg, targets, input_lengths, target_lengths, *sizes)
     rows, num_classes = strided(scores), scores.shape[2]
     need_gradient = len(results) > 1
     options = {"need_gradient": need_gradient, "num_threads": num_threads()}
@@ -96,4 +95,4 @@ def _write_gradient(
     out -= other
 
 
-ffi.register(_TARGET, _run)
+ffi.register("asg", _run)

@@ -9,72 +9,67 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathsum.jax._ops import ffi
-from pathsum.jax._ops.arrays import encoded, in_one_batch, integers, num_threads
+from pathsum.jax._ops.arrays import encoded, in_one_batch, num_threads
 from pathsum.kernels.numba import chain
+from pathsum.kernels.numba.posing import NO_BOUND, pose
 from pathsum.kernels.numba.rows import strided
-from pathsum.lattice import Array, ChainLattice
+from pathsum.lattice import Array
+from pathsum.problems.crf import pose_crf
+from pathsum.problems.ctc import pose_ctc
+from pathsum.problems.simple_ctc import pose_simple_ctc
 
-_TARGET = "pathsum_chain"
+# Of these one poses a call.
+PROBLEMS = {"ctc": pose_ctc, "simple_ctc": pose_simple_ctc, "crf": pose_crf}
 
 
-def forward(scores: Array, lattice: ChainLattice, *, logits: bool, need_gradient: bool) -> list[Array]:
+def forward(
+    scores: Array,
+    targets: Array,
+    input_lengths: Array,
+    target_lengths: Array,
+    *,
+    problem: str,
+    blank: int,
+    logits: bool,
+    need_gradient: bool,
+) -> list[Array]:
     """Losses (N,) of scores (N, T, C), and the gradient of each with respect to the scores."""
     dtype = jnp.float64 if scores.dtype == jnp.float64 else jnp.float32
     losses = jax.ShapeDtypeStruct(scores.shape[:1], dtype)
     results = [losses, jax.ShapeDtypeStruct(scores.shape, scores.dtype)] if need_gradient else [losses]
-    return ffi.call(
-        _TARGET,
-        results,
-        "broadcast_all",
-        scores,
-        lattice.input_lengths,
-        lattice.num_states,
-        lattice.stay_labels,
-        lattice.step_labels,
-        lattice.skips,
-        start_state=np.int32(lattice.start_state),
-        num_final=np.int32(lattice.num_final),
-        shared_labels=np.int32(lattice.shared_labels),
-        logits=np.int32(logits),
-    )
+    integers = targets, input_lengths, target_lengths
+    options = {"problem": problem, "blank": blank, "logits": logits}
+    return ffi.call("chain", results, "broadcast_all", scores, *integers, **options)
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dict[str, Any]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], options: dict[str, Any]) -> None:
     scores, encoding = encoded(in_one_batch(arguments[0], 3))
-    step_labels = integers(arguments[4], 2)
-    lattice = ChainLattice(
-        input_lengths=integers(arguments[1], 1),
-        num_states=integers(arguments[2], 1),
-        stay_labels=step_labels if attributes["shared_labels"] else integers(arguments[3], 2),
-        step_labels=step_labels,
-        skips=in_one_batch(arguments[5], 2),
-        start_state=attributes["start_state"],
-        num_final=attributes["num_final"],
-        shared_labels=bool(attributes["shared_labels"]),
-    )
-    logits, need_gradient = bool(attributes["logits"]), len(results) > 1
-    num_classes = scores.shape[2]
+    _, num_frames, num_classes = scores.shape
+    targets, *lengths = (in_one_batch(array, rank) for array, rank in zip(arguments[1:], (2, 1, 1), strict=True))
+    sizes = (num_frames, NO_BOUND, num_classes, options["blank"])
+    lattice = pose(PROBLEMS[options["problem"]], targets, lengths[0], lengths[1], *sizes)
+    rows, logits, need_gradient, threads = strided(scores, encoding), options["logits"], len(results) > 1, num_threads()
     saved = chain.forward(
-        strided(scores, encoding),
+        rows,
         num_classes,
         lattice,
         logits=logits,
         need_gradient=need_gradient,
-        num_threads=num_threads(),
+        num_threads=threads,
     )
     in_one_batch(results[0], 1)[:] = saved.losses
     if need_gradient:
         chain.backward(
             np.ones(len(saved.losses)),
-            strided(scores, encoding),
+            rows,
             num_classes,
             lattice,
             saved,
             strided(*encoded(in_one_batch(results[1], 3))),
-            scores.shape[1],
+            num_frames,
             logits=logits,
-            num_threads=num_threads(),
+            num_threads=threads,
         )
 
 
-ffi.register(_TARGET, _run)
+ffi.register("chain", _run)

@@ -9,12 +9,13 @@ threads that it runs on.
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import re
 import traceback
 from collections.abc import Callable
 from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_void_p
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ import numpy as np
 from pathsum.kernels.jax.extended import varying_as
 from pathsum.lattice import Array
 
-# What a function is given: arrays to read, arrays to write, and its attributes by name.
+# What a function is given: arrays to read, arrays to write, and its options by name.
 Function = Callable[[list[Any], list[Any], dict[str, Any]], None]
+
+_TARGET = "pathsum"
+_functions: dict[str, Function] = {}
 
 _MAJOR = 0
 _INTERNAL = 13  # the error code for what is nobody's argument's fault
@@ -84,10 +88,6 @@ class _Text(Structure):
     _fields_ = (("data", c_void_p), ("size", c_size_t))
 
 
-class _Scalar(Structure):
-    _fields_ = (("dtype", c_int), ("value", c_void_p))
-
-
 class _Attributes(Structure):
     _fields_ = (
         ("struct_size", c_size_t),
@@ -95,7 +95,7 @@ class _Attributes(Structure):
         ("size", c_int64),
         ("types", POINTER(c_int)),
         ("names", POINTER(POINTER(_Text))),
-        ("values", POINTER(POINTER(_Scalar))),
+        ("values", POINTER(POINTER(_Text))),
     )
 
 
@@ -127,8 +127,6 @@ class _Frame(Structure):
 
 
 _Handler = ctypes.CFUNCTYPE(c_void_p, POINTER(_Frame))
-# XLA keeps the address of a handler alone.
-_alive: list[Any] = []
 
 
 @cache
@@ -144,29 +142,13 @@ def supported() -> bool:
     return version()[0] == _MAJOR
 
 
-def register(name: str, function: Function) -> None:
-    """Make ``function`` the target ``name`` of ``jax.ffi.ffi_call`` on the CPU."""
-
-    def handle(frame: Any) -> int | None:
-        if frame[0].extension and frame[0].extension[0].kind == _METADATA:
-            _tell_version(frame[0].extension)
-            return None
-        try:
-            attributes = frame[0].attributes
-            function(_arrays(frame[0].arguments), _arrays(frame[0].results), _numbers(attributes))
-        # Nothing may pass through C as an exception: XLA raises the message as an error of its own.
-        except Exception:
-            return _error(frame[0].api, traceback.format_exc())
-        return None
-
-    _alive.append(_Handler(handle))
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(_alive[-1]), platform="cpu")
+def register(lattice: str, function: Function) -> None:
+    """Make ``function`` what is called for a lattice on the CPU."""
+    _functions[lattice] = function
 
 
-def call(
-    target: str, results: list[jax.ShapeDtypeStruct], vmap_method: str, *arguments: Array, **attributes: Any
-) -> Any:
-    """The results of a target, for arguments that shard_map may have divided among devices."""
+def call(lattice: str, results: list[jax.ShapeDtypeStruct], vmap_method: str, *arguments: Array, **options: Any) -> Any:
+    """The results of a lattice's function, for arguments that shard_map may have divided among devices."""
     if len({_division(argument) for argument in arguments}) > 1:
         arguments = varying_as(arguments, arguments)
     # JAX is to be told that the results are divided as the arguments are.
@@ -174,7 +156,30 @@ def call(
         lambda *sources: varying_as([jnp.zeros(result.shape, result.dtype) for result in results], sources),
         *arguments,
     )
-    return jax.ffi.ffi_call(target, results, vmap_method=vmap_method)(*arguments, **attributes)
+    # One text for all options, which is read once for all calls.
+    asked = json.dumps({"lattice": lattice, **options})
+    return jax.ffi.ffi_call(_TARGET, results, vmap_method=vmap_method)(*arguments, asked=asked)
+
+
+def _handle(frame: Any) -> int | None:
+    if frame[0].extension and frame[0].extension[0].kind == _METADATA:
+        _tell_version(frame[0].extension)
+        return None
+    try:
+        asked = frame[0].attributes.values[0][0]
+        lattice, options = _read(ctypes.string_at(asked.data, asked.size))
+        _functions[lattice](_arrays(frame[0].arguments), _arrays(frame[0].results), options)
+    # Nothing may pass through C as an exception: XLA raises the message as an error of its own.
+    except Exception:
+        return _error(frame[0].api, traceback.format_exc())
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _read(asked: bytes) -> tuple[str, dict[str, Any]]:
+    """A lattice, and the options of its function."""
+    options = json.loads(asked)
+    return options.pop("lattice"), options
 
 
 def _division(argument: Array) -> Any:
@@ -195,20 +200,14 @@ def _arrays(buffers: _Buffers) -> list[np.ndarray]:
 def _array(buffer: _Buffer) -> np.ndarray:
     dtype, shape = _DTYPES[buffer.dtype], buffer.dims[: buffer.rank]
     size = math.prod(shape) * dtype.itemsize
-    if size == 0:
-        return np.empty(shape, dtype)
-    return np.frombuffer((ctypes.c_byte * size).from_address(buffer.data), dtype).reshape(shape)
-
-
-def _numbers(attributes: _Attributes) -> dict[str, Any]:
-    values = {}
-    for i in range(attributes.size):
-        name, scalar = attributes.names[i][0], attributes.values[i][0]
-        value = ctypes.string_at(scalar.value, _DTYPES[scalar.dtype].itemsize)
-        values[ctypes.string_at(name.data, name.size).decode()] = np.frombuffer(value, _DTYPES[scalar.dtype])[0].item()
-    return values
+    return np.ndarray(shape, dtype, (ctypes.c_byte * size).from_address(buffer.data) if size else None)
 
 
 def _error(api: Any, message: str) -> int | None:
     error = _Error(ctypes.sizeof(_Error), None, message.encode(), _INTERNAL)
     return api[0].create_error(ctypes.byref(error))
+
+
+# XLA keeps its address alone.
+_handler = _Handler(_handle)
+jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_handler), platform="cpu")

@@ -9,19 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathsum.jax._ops import ffi
-from pathsum.jax._ops.arrays import encoded, in_one_batch, integers, num_threads
+from pathsum.jax._ops.arrays import encoded, in_one_batch, num_threads
 from pathsum.kernels.numba import grid
+from pathsum.kernels.numba.posing import pose
 from pathsum.kernels.numba.rows import strided
-from pathsum.lattice import Array, GridLattice
+from pathsum.lattice import Array
 from pathsum.problems.rnnt import pose_rnnt
-
-_TARGET = "pathsum_grid"
 
 
 def forward(
     scores: Array,
-    lattice: GridLattice,
+    targets: Array,
+    logit_lengths: Array,
+    target_lengths: Array,
     *,
+    blank: int,
     logits: bool,
     fastemit_lambda: float,
     clamp: float,
@@ -32,28 +34,27 @@ def forward(
     losses = jax.ShapeDtypeStruct(scores.shape[:1], dtype)
     results = [losses, jax.ShapeDtypeStruct(scores.shape, scores.dtype)] if need_gradient else [losses]
     return ffi.call(
-        _TARGET,
+        "grid",
         results,
         "broadcast_all",
         scores,
-        lattice.targets,
-        lattice.logit_lengths,
-        lattice.target_lengths,
-        blank=np.int32(lattice.blank),
-        logits=np.int32(logits),
-        fastemit_lambda=np.float64(fastemit_lambda),
-        clamp=np.float64(clamp),
+        targets,
+        logit_lengths,
+        target_lengths,
+        blank=blank,
+        logits=logits,
+        fastemit_lambda=fastemit_lambda,
+        clamp=clamp,
     )
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dict[str, Any]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], options: dict[str, Any]) -> None:
     rows = _rows(arguments[0])
-    num_classes = arguments[0].shape[-1]
-    # Posed again: the first rows of the samples count from the first sample of the batch that has come here.
-    lattice = pose_rnnt(
-        integers(arguments[1], 2), integers(arguments[2], 1), integers(arguments[3], 1), int(attributes["blank"])
-    )
-    logits, need_gradient = bool(attributes["logits"]), len(results) > 1
+    num_frames, num_rows, num_classes = arguments[0].shape[-3:]
+    targets, *lengths = (in_one_batch(array, rank) for array, rank in zip(arguments[1:], (2, 1, 1), strict=True))
+    sizes = (num_frames, num_rows - 1, num_classes, options["blank"])
+    lattice = pose(pose_rnnt, targets, lengths[0], lengths[1], *sizes)
+    logits, need_gradient = options["logits"], len(results) > 1
     saved = grid.forward(
         rows, num_classes, lattice, logits=logits, need_gradient=need_gradient, num_threads=num_threads()
     )
@@ -67,8 +68,8 @@ def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dic
             saved,
             _rows(results[1]),
             logits=logits,
-            fastemit_lambda=attributes["fastemit_lambda"],
-            clamp=attributes["clamp"],
+            fastemit_lambda=options["fastemit_lambda"],
+            clamp=options["clamp"],
             num_threads=num_threads(),
         )
 
@@ -78,4 +79,4 @@ def _rows(scores: np.ndarray) -> grid.GridRows:
     return grid.padded_rows(strided(*encoded(scores)), scores.shape)
 
 
-ffi.register(_TARGET, _run)
+ffi.register("grid", _run)

@@ -14,7 +14,6 @@ from pathsum.kernels.numba import sparse
 from pathsum.kernels.protocol import SparseOptions
 from pathsum.lattice import Array, SparseLattice
 
-_TARGET = "pathsum_sparse"
 _NARROW = ("in_sources", "in_labels", "in_arcs", "out_destinations", "out_labels", "out_arcs", "epsilon_sources",
            "epsilon_arcs", "epsilon_levels")  # fmt: skip
 
@@ -32,21 +31,21 @@ def forward(
         results.append(jax.ShapeDtypeStruct(scores.shape, scores.dtype))
         results.append(jax.ShapeDtypeStruct((num_samples, len(weights)), weights.dtype))
     arrays = (getattr(lattice, field.name) for field in fields(SparseLattice))
-    return ffi.call(_TARGET, results, "sequential", scores, weights, *arrays, by_weights=int(by_weights))
+    return ffi.call("sparse", results, "sequential", scores, weights, *arrays, by_weights=by_weights)
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dict[str, Any]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], options: dict[str, Any]) -> None:
     scores, weights, *arrays = arguments
     names = [field.name for field in fields(SparseLattice)]
     lattice = SparseLattice(**{
         name: array.astype(np.int32 if name in _NARROW else np.int64)
         for name, array in zip(names, arrays, strict=True)
     })  # fmt: skip
-    options = SparseOptions(by_weights=bool(attributes["by_weights"]))
+    asked = SparseOptions(**options)
     # Half precision is not one of NumPy's own.
     numbers = scores if scores.dtype in (np.float32, np.float64) else scores.astype(np.float32)
     saved = sparse.forward(
-        numbers, lattice, weights.astype(np.float64), options, need_gradient=len(results) > 1, num_threads=num_threads()
+        numbers, lattice, weights.astype(np.float64), asked, need_gradient=len(results) > 1, num_threads=num_threads()
     )
     results[0][:] = saved.losses
     if len(results) > 1:
@@ -54,11 +53,11 @@ def _run(arguments: list[np.ndarray], results: list[np.ndarray], attributes: dic
         sparse.write_gradient(np.ones(len(saved.losses)), lattice, saved, found)
         results[1][:] = found
         results[2][:] = 0
-        if options.by_weights:
+        if asked.by_weights:
             for row, graph, counts in zip(
                 results[2], lattice.graph_of_sample, sparse.counts_of(lattice, saved.counts), strict=True
             ):
                 row[slice(*lattice.weight_offsets[graph : graph + 2])] = -counts
 
 
-ffi.register(_TARGET, _run)
+ffi.register("sparse", _run)
