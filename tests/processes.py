@@ -92,17 +92,21 @@ def ctc(group, rank, size):
                 SENT.update(dict.fromkeys(SENT, 0))
                 found = together.ctc_loss(own, *integers, group=group, shard=shard, **options)
                 sent = dict(SENT)
+                SENT.update(dict.fromkeys(SENT, 0))
+                torch.autograd.grad(found[found < torch.inf].sum(), own, retain_graph=True)
+                sent_back = dict(SENT)
                 cut = cutting(sizes, rank, dim)
                 compare(found, expected, ([own], [cut]), ([whole], None), f"{shard}, {size}, blank {blank}, {fused}")
                 width = 3 + 1
                 if shard == "classes":
                     assert sent["all_to_all_single"] == 0
                     assert sent["all_reduce"] <= (width + 2) * T * N, sent
+                    assert not any(sent_back.values())
                 else:
-                    # Of a sample more than there are on average, where they do not divide evenly; and the losses.
-                    most = -(-N // size) * T * width
-                    assert sent["all_to_all_single"] <= max(most, sizes[rank] * N * width), sent
-                    assert sent["all_reduce"] <= N
+                    # Columns of its own frames, and losses; back, gradients of its own samples' columns.
+                    assert sent == {"all_to_all_single": sizes[rank] * N * width, "all_reduce": N}
+                    assert sent_back["all_to_all_single"] <= -(-N // size) * T * width
+                    assert sent_back["all_reduce"] == 0
     # Means, and batch_first; one sample without a batch axis.
     for shard, dim, sizes in (("classes", 2, CLASSES[size]), ("frames", 1, FRAMES[size])):
         whole = logits.transpose(0, 1).clone().requires_grad_()
