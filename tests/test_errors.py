@@ -49,7 +49,12 @@ def no_kernel_runs(monkeypatch, request):
     def ran(*_, **__):
         pytest.fail("a kernel ran before the check")
 
-    monkeypatch.setattr(dispatch, "kernels_of", lambda *_: mock.Mock(Kernels, losses=ran, reads_on_device=False))
+    told = {"losses": ran, "reads_on_device": False}
+    monkeypatch.setattr(
+        dispatch,
+        "kernels_of",
+        lambda impl, _: mock.Mock(Kernels, impl=impl, own_derivatives=impl != "reference", **told),
+    )
 
 
 def raises(error, function, message, **changes):

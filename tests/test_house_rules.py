@@ -338,3 +338,90 @@ def test_cached_kernels_are_current_only_while_all_that_they_inline_is():
     for module in (chain, joint_hvp):
         called = {value.py_func.__module__ for value in vars(module).values() if hasattr(value, "py_func")}
         assert called | {"pathsum.numerics"} <= compilation._inlined(module.__name__), module
+
+
+# Functions outside the kernels that take more than 8 positional parameters, and why.
+LONG = {
+    "compat.k2.pruning.rnnt_loss_pruned": "a peer's signature",
+    "compat.k2.transducer.rnnt_loss_simple": "a peer's signature",
+    "compat.k2.transducer.rnnt_loss_smoothed": "a peer's signature",
+    "compat.torchaudio.ctc_decoder": "a peer's signature",
+    "compat.transformers.tdt_loss": "a peer's signature",
+    "compat.warp_rnnt.rnnt_loss": "a peer's signature",
+    "torch._ops.checks.check_batch": "an operator's, whose schema is read off it",
+    "torch._bounded.unread_batch": "as check_batch, which it stands in for on a device",
+    "torch.linear.ctc_linear_loss": "public, in the order of torch's CTC",
+    "torch.distributed.ctc_linear_loss": "as torch.linear's",
+    "jax.ctc._chain_loss": "what the two public losses take, in their order",
+    "tensorflow.ctc._chain_loss": "what the two public losses take, in their order",
+    "decoding.beam._decode": "one compiled call's arrays, put together",
+    "decoding._units.find_units": "what every decoder says of its labels",
+    "graphs.formats._graph": "columns of a file",
+}
+
+
+def positional(node):
+    """How many positional parameters a function has beside self."""
+    names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def functions(path):
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+
+
+def test_few_functions_outside_the_kernels_take_more_than_eight_positional_parameters():
+    found = {
+        f"{module_of(path).removeprefix('pathsum.')}.{node.name}"
+        for path in ROOT.rglob("*.py")
+        if path.relative_to(ROOT).parts[0] != "kernels"
+        for node in functions(path)
+        if positional(node) > 8
+    }
+    assert found == set(LONG)
+    assert len(LONG) <= 15
+
+
+# Who may ask which implementation it is: the table, and the rule of JAX's and of TensorFlow's that chooses between the
+# compiled kernels and the operations of the framework's own.
+ASK = {"pathsum.dispatch", "pathsum.jax._derivatives", "pathsum.tensorflow._derivatives"}
+IMPLEMENTATIONS = {"numba", "triton", "reference", "jax", "tensorflow"}
+
+
+def implementations_asked_for(tree):
+    """Comparisons with the name of an implementation."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = (node.left, *node.comparators)
+            parts = [part for side in sides for part in (side.elts if isinstance(side, ast.Tuple) else [side])]
+            if any(isinstance(part, ast.Constant) and part.value in IMPLEMENTATIONS for part in parts):
+                yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=module_of)
+def test_no_implementation_is_told_by_its_name_outside_the_table(path):
+    module = module_of(path)
+    # Keras has backends by some of these names, and arrays have modules.
+    if module not in ASK | {"pathsum.compat.keras", "pathsum._namespace"}:
+        assert not list(implementations_asked_for(ast.parse(path.read_text())))
+
+
+def test_the_rule_for_implementations_can_fail():
+    for line in ('impl == "numba"', 'paths.impl != "reference"', 'f(x) in ("jax", own)'):
+        assert list(implementations_asked_for(ast.parse(line))), line
+
+
+# Files and stays of each loss, as benchmarks/walk.py counts them: none may become more.
+WALKS = {"ctc": (12, 29), "rnnt": (12, 33), "joint": (16, 59), "tdt": (17, 60), "asg": (15, 68)}
+
+
+def test_a_call_does_not_walk_further_than_it_did():
+    script = ROOT.parent.parent / "benchmarks" / "walk.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False,
+                          env={"PYTHONPATH": ":".join(sys.path), "PATH": ""})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = re.findall(r"(\w+): (\d+) files, .* (\d+) stays", done.stdout)
+    walked = {name: (int(files), int(stays)) for name, files, stays in lines}
+    assert set(walked) == set(WALKS)
+    for name, sizes in walked.items():
+        assert all(size <= most for size, most in zip(sizes, WALKS[name], strict=True)), (name, sizes)

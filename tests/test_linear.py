@@ -11,12 +11,12 @@ pytest.importorskip("torch")
 import torch
 from torch.nn.functional import linear
 
+from pathsum.dispatch import kernels_of
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.protocol import Call, LinearOptions
 from pathsum.lattice import Columns
 from pathsum.testing import assert_close
 from pathsum.torch import _linear, ctc_linear_loss, ctc_loss
-from pathsum.torch._operators import kernels_of
 from support import DTYPES, random_like, second_derivative
 
 # Ragged, with a repeat, no label, no frame, and a target that does not fit. 7 classes: chunks of 3 leave one over.

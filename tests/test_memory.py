@@ -6,53 +6,54 @@ import numpy as np
 import pytest
 import torch
 
-from pathsum.torch import _memory, ctc_loss
+from pathsum.torch import ctc_loss
+from pathsum.torch._ops import arrays
 
 LARGE = (3, 1000, 1000)
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
-    monkeypatch.setattr(_memory, "_kept", [])
+    monkeypatch.setattr(arrays, "_kept", [])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [LARGE, (2, 3), (4, 0), ()])
 def test_a_tensor_as_asked_for(shape, dtype):
-    tensor = _memory.empty(shape, dtype)
+    tensor = arrays.empty(shape, dtype)
     assert tensor.shape == shape
     assert tensor.dtype == dtype
     assert tensor.is_contiguous()
 
 
 def test_used_again_when_no_one_sees_it():
-    first = _memory.empty(LARGE, torch.float32)
+    first = arrays.empty(LARGE, torch.float32)
     address = first.data_ptr()
     row, array = first[1], first.numpy()
     del first
     gc.collect()
-    assert _memory.empty(LARGE, torch.float32).data_ptr() != address
+    assert arrays.empty(LARGE, torch.float32).data_ptr() != address
     del row
-    assert _memory.empty(LARGE, torch.float32).data_ptr() != address
+    assert arrays.empty(LARGE, torch.float32).data_ptr() != address
     array[:] = 1
     del array
-    assert _memory.empty(LARGE, torch.float32).data_ptr() == address
+    assert arrays.empty(LARGE, torch.float32).data_ptr() == address
 
 
 def test_two_in_use_at_once_are_two_buffers_and_no_more_are_kept():
-    tensors = [_memory.empty(LARGE, torch.float32) for _ in range(3)]
+    tensors = [arrays.empty(LARGE, torch.float32) for _ in range(3)]
     addresses = [tensor.data_ptr() for tensor in tensors]
     while tensors:
         tensors.pop(0)
-    assert len(_memory._kept) == 2
-    again = [_memory.empty(LARGE, torch.float32) for _ in range(2)]
+    assert len(arrays._kept) == 2
+    again = [arrays.empty(LARGE, torch.float32) for _ in range(2)]
     assert [tensor.data_ptr() for tensor in again] == addresses[:0:-1]
 
 
 def test_another_size_gets_memory_of_its_own():
-    address = _memory.empty(LARGE, torch.float32).data_ptr()
-    smaller = _memory.empty((1, 1100, 1000), torch.float32)
-    assert _memory._kept == []
+    address = arrays.empty(LARGE, torch.float32).data_ptr()
+    smaller = arrays.empty((1, 1100, 1000), torch.float32)
+    assert arrays._kept == []
     assert smaller.data_ptr() != address or smaller.untyped_storage().nbytes() < 4 * np.prod(LARGE)
 
 

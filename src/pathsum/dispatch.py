@@ -45,13 +45,25 @@ TABLE: dict[tuple[str, str], str] = {
 LOADED: dict[tuple[str, str], Kernels] = {}
 
 
-def kernels_of(impl: str, name: str) -> Kernels:
-    """The kernels of an implementation, by their name in the table."""
+def load(impl: str, name: str) -> bool:
+    """Import kernels where they are not there yet. Always true: a compiler may take it for a constant."""
     key = (impl, name)
     if key not in LOADED:
         module, _, kernels = TABLE[key].rpartition(".")
         LOADED[key] = getattr(importlib.import_module(module), kernels)()
-    return LOADED[key]
+        LOADED[key].impl = impl
+    return True
+
+
+def kernels_of(impl: str, name: str) -> Kernels:
+    """The kernels of an implementation, by their name in the table."""
+    load(impl, name)
+    return LOADED[impl, name]
+
+
+def choose(function: str, device: str, impl: str, name: str) -> Kernels:
+    """The kernels that run ``function`` on a device type, by their name in the table, as ``select`` says."""
+    return kernels_of(select(function, device, impl, name), name)
 
 
 def select(function: str, device: str, impl: str, kernels: str = "chain") -> str:

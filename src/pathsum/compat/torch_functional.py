@@ -82,7 +82,7 @@ def ctc_loss(
     except (InvalidTypeError, InvalidValueError) as error:
         raise RuntimeError(str(error)) from error
     # The kernels know the columns of their scores, one too many where the blank's has a copy; the reference knows none.
-    paths.by_logits = not (corrected or apart or paths.impl == "reference")
+    paths.by_logits = paths.kernels.own_derivatives and not (corrected or apart)
     losses = paths.loss("none").to(torch.promote_types(scores.dtype, torch.float32))
     if not (corrected or paths.by_logits) and torch.is_grad_enabled():
         losses = report(losses, losses + _mass(log_probs, input_lengths))

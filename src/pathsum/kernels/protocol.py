@@ -423,10 +423,16 @@ class Kernels:
     A class inherits this and writes the verbs that it has.
 
     Attributes:
+        impl: The implementation, as ``dispatch.TABLE`` names it.
         reads_on_device: Whether integers may stay on the scores' device, where nobody looks at their values.
+        own_derivatives: Whether derivatives are kernels too, and not the framework's.
+        compares_hypotheses: Whether there are kernels of many hypotheses that read a sample's scores once.
     """
 
+    impl = ""
     reads_on_device = False
+    own_derivatives = False
+    compares_hypotheses = False
 
     def fuses(self, dtype: Any, *, regular: bool) -> bool:
         """Of kernels that fuse a joiner: whether for operands of this dtype, and for other than the regular arcs."""

@@ -17,7 +17,7 @@ from pathsum.lattice import GridLattice
 from pathsum.options import ReductionName
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.torch._bounded import Unread, check_integer_dtype, posed, special_kind, unread_batch
-from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch._private import peek_interpreter_stack
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
@@ -36,7 +36,7 @@ def as_scores(value: Any) -> Any:
     A tensor whose sign is a bit of its own, which no kernel looks at, comes back with its values.
     """
     if isinstance(value, Tensor):
-        return value if values_unknown() or special_kind(value) else value.resolve_neg()
+        return value if values_unknown() or not value.is_neg() or special_kind(value) else value.resolve_neg()
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         return value
     dtype = value.dtype
@@ -256,6 +256,8 @@ def check_table(function: str, argument: str, table: Any, scores: Tensor, axes: 
 
 def check_operand(function: str, argument: str, operand: Any, axes: str) -> None:
     """A layer's weight or bias; a bias named as a process's own may be of no classes, as its weight may."""
+    if are_scores(operand, (axes.count(",") + 1,)):
+        return
     shape = shape_of(operand)
     if argument.startswith(LOCAL) and len(shape) == 1:
         shape = (max(shape[0], 1),)
@@ -297,7 +299,8 @@ def joined_in_batch(function: str, encoder_out: Any, predictor_out: Any) -> tupl
     layouts = ("(N, T, H) or (T, H)", "(N, U+1, H) or (U+1, H)")
     operands = [as_scores(operand) for operand in (encoder_out, predictor_out)]
     for name, operand, axes in zip(("encoder_out", "predictor_out"), operands, layouts, strict=True):
-        _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), tuple(axes.split(" or ")))
+        if not are_scores(operand, (2, 3)):
+            _checks.check_scores(function, name, dtype_of(operand), shape_of(operand), tuple(axes.split(" or ")))
     encoder_out, predictor_out = operands
     if encoder_out.ndim != predictor_out.ndim:
         rule = f"have as many axes as encoder_out, {encoder_out.ndim}"
@@ -331,8 +334,8 @@ def pose_grid(
     targets, logit_lengths, target_lengths = integers
     blank = _checks.check_blank(function, blank, num_classes)
     if num_samples is not None and num_frames is not None and max_labels is not None and device is None:
-        sizes = (num_samples, num_frames, max_labels, num_classes, blank)
-        lattice = None if big_blanks else posed_at_once(pose_rnnt, targets, logit_lengths, target_lengths, *sizes)
+        arrays = None if big_blanks else plain_integers(targets, logit_lengths, target_lengths)
+        lattice = posed_at_once(pose_rnnt, arrays, num_samples, num_frames, max_labels, num_classes, blank)
         if lattice is not None:
             return lattice
     batch = as_batch(
@@ -435,32 +438,53 @@ def pose_logits(
 
 def posed_at_once(
     pose: Callable[..., Any],
-    targets: Any,
-    input_lengths: Any,
-    target_lengths: Any,
+    arrays: Sequence[np.ndarray] | None,
     num_samples: int,
     num_frames: int,
     most_labels: int,
     num_classes: int,
     blank: int,
 ) -> Any:
-    """What a function of ``problems`` poses, checked and posed by one compiled call.
+    """What a function of ``problems`` poses of ``plain_integers``, checked and posed by one compiled call.
 
-    ``None`` where a rule is broken, and where the integers are not tensors in memory that it can read as they are.
+    ``None`` where a rule is broken, and where there are no arrays.
     """
     compiled = COMPILED.get(pose)
-    integers = (targets, input_lengths, target_lengths)
-    if compiled is None or values_unknown():
+    if compiled is None or arrays is None or arrays[0].shape[1] == 0 or len(arrays[0]) != num_samples:
         return None
-    for value, axes in zip(integers, (2, 1, 1), strict=True):
-        if type(value) is not Tensor or value.dtype is not torch.int64 or value.layout is not torch.strided:
-            return None
-        if value.is_nested or value.is_neg() or value.ndim != axes or not value.is_cpu or not value.is_contiguous():
-            return None
-    if targets.shape[1] == 0 or len(targets) != num_samples:
-        return None
-    arrays = targets.numpy(), input_lengths.numpy(), target_lengths.numpy()
     return compiled(*arrays, num_frames, most_labels, num_classes, blank)
+
+
+def plain_integers(
+    targets: Any, input_lengths: Any, target_lengths: Any, num_frames: int | None = None
+) -> list[np.ndarray] | None:
+    """Padded targets (N, S) and lengths (N,) as int64 in memory; ``None`` where it takes more than a look at them.
+
+    With ``num_frames`` lengths may be left out, and are the padded sizes then.
+    """
+    if values_unknown():
+        return None
+    arrays: list[np.ndarray] = []
+    for value, axes in ((targets, 2), (input_lengths, 1), (target_lengths, 1)):
+        array = None
+        if value is None and arrays and num_frames is not None:
+            array = np.full(len(arrays[0]), num_frames if len(arrays) == 1 else arrays[0].shape[1])
+        elif type(value) is Tensor:
+            if value.dtype not in _SIGNED or value.layout is not torch.strided or value.is_nested or not value.is_cpu:
+                return None
+            array = value.resolve_neg().numpy()
+        elif isinstance(value, (list, np.ndarray)):
+            try:
+                array = np.asarray(value)
+            except ValueError:  # no rectangle
+                return None
+        if array is None or array.ndim != axes or array.dtype.kind != "i":
+            return None
+        arrays.append(np.ascontiguousarray(array, np.int64))
+    return arrays
+
+
+_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
 def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
@@ -494,12 +518,7 @@ def _sent(value: Any, device: torch.device) -> Any:
     return value.to(device)
 
 
-def result_dtype(scores: Tensor | Joiner) -> torch.dtype:
-    """The losses': float64 for float64 scores, and float32 for all others."""
-    return torch.float64 if scores.dtype == torch.float64 else torch.float32
-
-
 def finish(losses: Tensor, scores: Tensor | Joiner, zero_infinity: bool) -> Tensor:
     """Losses in the dtype of the result, infeasible ones as asked for."""
-    losses = losses.to(result_dtype(scores))
+    losses = losses.to(work_dtype(scores))
     return torch.where(losses == torch.inf, 0.0, losses) if zero_infinity else losses

@@ -61,6 +61,7 @@ class OperatorKernels(Kernels):
     options: type
     saved: type
     device = "any"
+    own_derivatives = True
     operators: _Operators
 
     def __init__(self) -> None:
@@ -72,7 +73,7 @@ class OperatorKernels(Kernels):
         raise NotImplementedError
 
     def backward(self, call: Call, saved: Any, upstream: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
-        """The gradients by the scores, times the upstream gradient (N,); ``None`` where not needed."""
+        """The gradients by the scores, times the upstream gradient (N,); where not needed ``None`` will do."""
         raise NotImplementedError
 
     def second(
@@ -116,19 +117,8 @@ class OperatorKernels(Kernels):
         return reduced_plain(self.forward(call, False)[0], reduction)
 
 
-def kernels_of(impl: str, name: str) -> Kernels:
-    """The kernels of an implementation, by their name in ``dispatch.TABLE``."""
-    if torch.compiler.is_compiling():
-        _load(impl, name)
-        return dispatch.LOADED[impl, name]
-    return dispatch.kernels_of(impl, name)
-
-
 # A compiler cannot look into an import; it calls this while it traces.
-@constant_when_traced
-def _load(impl: str, name: str) -> bool:
-    dispatch.kernels_of(impl, name)
-    return True
+constant_when_traced(dispatch.load)
 
 
 class Reduction(NamedTuple):
@@ -150,7 +140,7 @@ class Reduction(NamedTuple):
         losses = losses.to(self.dtype)
         if self.zero_infinity:
             losses = torch.where(losses == torch.inf, 0.0, losses)
-        return reduce(losses, self.reduction, as_tensor(self.weights))
+        return reduce(losses, self.reduction, self.weights_beside(losses))
 
     def of_plain(self, losses: Tensor) -> Tensor:
         """The same where nobody looks: on the CPU in one compiled call."""
@@ -169,10 +159,14 @@ class Reduction(NamedTuple):
             of_result = np.ascontiguousarray(gradient.numpy())
             spread_plain(of_result, losses.numpy(), self._array_weights, count, self.zero_infinity, upstream)
             return torch.from_numpy(upstream)
-        gradient = spread(gradient, self.reduction, len(losses), as_tensor(self.weights))
+        gradient = spread(gradient, self.reduction, len(losses), self.weights_beside(losses))
         if self.zero_infinity:
             gradient = torch.where(losses.to(self.dtype) == torch.inf, 0.0, gradient)
         return gradient.to(losses.dtype)
+
+    def weights_beside(self, losses: Tensor) -> Tensor | None:
+        """The weights as a tensor where the losses are."""
+        return None if self.weights is None else as_tensor(self.weights).to(losses.device)
 
     @property
     def _array_dtype(self) -> type:
@@ -228,17 +222,21 @@ def is_plain(upstream: Tensor) -> bool:
 
 def gradients_of(
     kernels: OperatorKernels, call: Call, saved: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
-) -> list[Tensor | None]:
+) -> Sequence[Tensor | None]:
     """The gradients by the scores; where they are to have a graph, by the operators."""
     if is_plain(upstream):
-        gradients = kernels.backward(call, kernels.saved(*saved), upstream, needed)
+        found = kernels.backward(call, kernels.saved(*saved), upstream, needed)
     else:
         reason = kernels.once_only(call.options)
         if reason is not None:
             refuse_graph(reason)
         constants = [tensor.detach() for tensor in saved]
-        gradients = _as_tuple(kernels.operators.backward(upstream, *kernels.packed(call), *constants, list(needed)))
-    return [gradient if need else None for gradient, need in zip(gradients, needed, strict=True)]
+        found = _as_tuple(kernels.operators.backward(upstream, *kernels.packed(call), *constants, list(needed)))
+    gradients: list[Tensor | None] = [*found]
+    for k, need in enumerate(needed):
+        if not need:
+            gradients[k] = None
+    return gradients
 
 
 # Of the kernels, the lattice, the options and the reduction.

@@ -53,7 +53,7 @@ def losses_of_frames(
     parts = received.split([mine * frames * width for frames in share.sizes])
     parts = [part.view(mine, frames, width) for part, frames in zip(parts, share.sizes, strict=True)]
     samples = slice(bounds[processes.rank], bounds[processes.rank + 1])
-    part = ChainPaths(paths.function, torch.cat(parts, 1), None, part_of(paths.lattice, samples), paths.impl, True)
+    part = ChainPaths(paths.function, torch.cat(parts, 1), None, part_of(paths.lattice, samples), paths.kernels, True)
     losses = part.losses()
     before, after = samples.start, num_samples - samples.stop
     return sum_of(torch.cat([losses.new_zeros(before), losses, losses.new_zeros(after)]), processes)

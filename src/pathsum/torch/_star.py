@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum import _checks
 from pathsum.kernels.reference.log_domain import log_softmax, log_sum
-from pathsum.options import STARS
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
-
-
-def check_star(function: str, star: Any) -> None:
-    if star is not None:
-        _checks.check_option(function, "star", star, STARS)
 
 
 def append_star(scores: Tensor, input_lengths: Any, blank: int, star: str, *, logits: bool) -> Tensor:

@@ -12,7 +12,7 @@ from pathsum.kernels.reference.log_domain import exact
 from pathsum.options import SCALE_MODES, Check, ReductionName, ScaleMode, TorchImpl
 from pathsum.reductions import scales
 from pathsum.torch._autograd.difference import difference, losses_apart
-from pathsum.torch._inputs import Integers, as_given
+from pathsum.torch._inputs import Integers
 from pathsum.torch._operators import Reduction
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch.paths.asg import both_paths
@@ -99,25 +99,23 @@ def asg_loss(
         4.0
     """
     _checks.check_option("asg_loss", "scale_mode", scale_mode, SCALE_MODES)
-    _checks.check_reduction("asg_loss", reduction)
-    zero_infinity = _checks.check_flag("asg_loss", "zero_infinity", zero_infinity)
     every, target = both_paths(
         "asg_loss", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores,
         batch_first=batch_first, check=check, centre=True, impl=impl,
     )  # fmt: skip
     _warn_of_repeats(target)
     sizes = scales(scale_mode, target.lattice.input_lengths, target.lattice.num_states)
-    wanted = Reduction(every.dtype, reduction if sizes is None else "none", None, zero_infinity)
-    losses = _differences(every, target, wanted)
-    if sizes is not None:
-        return every.reduce(losses / as_tensor(sizes).to(losses), reduction)
-    return as_given(losses, every.batched, reduction)
+    wanted = every.wanted(reduction, zero_infinity)
+    if sizes is None:
+        return _differences(every, target, wanted)
+    losses = _differences(every, target, wanted._replace(reduction="none"))
+    return every.reduce(losses / as_tensor(sizes).to(losses), reduction)
 
 
 def _differences(every: DensePaths, target: ChainPaths, wanted: Reduction) -> Tensor:
     """The losses of the target's paths less those of all, reduced; inf where no path spells the target."""
-    if every.impl != "reference":
-        return losses_apart(target.asked(), every.asked(), wanted)
+    if every.kernels.own_derivatives:
+        return losses_apart((target.kernels, target.call()), (every.kernels, every.call()), wanted)
     # The difference of two log-sums: what they have in common would cost it all digits.
     scores, transitions = centred(exact(every.scores), 2), centred(exact(every.transitions), 0, 1)
     of_all, of_target = (paths.solve(scores, transitions) for paths in (every, target))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from pathsum import _checks
+from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.options import ReductionName, TorchImpl
 from pathsum.problems.crf import BASES, LONGEST, all_kmers, pose_crf
@@ -95,7 +95,9 @@ def crf_ctc_loss(
         blank=0,
     )
     assert isinstance(batch, _checks.Batch)
-    target = ChainPaths(function, given, None, pose_crf(*batch, state_len), every.impl, batched)
+    target = ChainPaths(
+        function, given, None, pose_crf(*batch, state_len), dispatch.kernels_of(every.impl, "chain"), batched
+    )
     target.target_lengths = batch.target_lengths
     losses = difference(target.losses(), every.losses())
     return target.reduce(finish(losses, given, zero_infinity), reduction)

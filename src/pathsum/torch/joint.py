@@ -29,7 +29,6 @@ from pathsum.torch._inputs import (
     on_device,
     pose_nodes,
 )
-from pathsum.torch._operators import kernels_of
 from pathsum.torch._private import transformed
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.grid import arc_call
@@ -288,4 +287,4 @@ class Nodes(NamedTuple):
     def losses(self, blank_scores: Tensor, label_scores: Tensor, options: ArcOptions, impl: str) -> Tensor:
         """Losses (N,) of the log-probabilities (rows,) of blank and label."""
         planes = torch.stack([blank_scores, torch.where(self.has_label, label_scores, -torch.inf)])
-        return kernels_of(impl, "arcs").losses(arc_call((planes,), self.lattice, options._replace(given=True)))
+        return dispatch.kernels_of(impl, "arcs").losses(arc_call((planes,), self.lattice, options._replace(given=True)))

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum import _checks
+from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError
 from pathsum.kernels.protocol import Call, LinearOptions
 from pathsum.options import Check, ReductionName, TorchImpl
 from pathsum.torch._inputs import Integers, as_scores, check_operand, check_shape, dtype_of, samples_first
 from pathsum.torch._linear import columns_of
-from pathsum.torch._operators import kernels_of
 from pathsum.torch.joiner import autocast_dtype
 from pathsum.torch.paths.ctc import CTC, chain_paths
 from pathsum.torch.paths.frames import ChainPaths
@@ -146,7 +145,7 @@ def linear_paths(
     paths = chain_paths(function, CTC, stand_in, *integers, blank, batch_first=True, check=check, impl=impl)
     columns, paths.lattice = columns_of(paths.lattice)
     impl = paths.impl
-    if options.group and impl == "reference":  # whose logits would be of all classes
+    if options.group and not paths.kernels.own_derivatives:  # whose logits would be of all classes
         impl = "numba" if hidden.is_cpu else "triton"
-    paths.scores = kernels_of(impl, "linear").losses(Call(operands, columns, options))
+    paths.scores = dispatch.kernels_of(impl, "linear").losses(Call(operands, columns, options))
     return paths

@@ -24,7 +24,6 @@ from pathsum.torch._inputs import (
     check_values,
     dtype_of,
     of_samples,
-    result_dtype,
     samples_first,
     shape_of,
 )
@@ -135,14 +134,14 @@ def ctc_mwer_loss(
         )  # fmt: skip
         return -paths.solve(read, None).view(num_samples, size)
 
-    if dispatch.select(function, scores.device.type, impl) == "numba" and not traced((scores,)):
+    if dispatch.choose(function, scores.device.type, impl, "chain").compares_hypotheses and not traced((scores,)):
         question = Question(
             lengths.numpy(), np.ascontiguousarray(given.tokens), given.lengths.clip(0), blank, fused_log_softmax
         )
         log_probs = log_probs_of(scores, question, composed)
     else:
         log_probs = composed(scores)
-    return _risk(function, log_probs, given, costs, options, reduction).to(result_dtype(scores))
+    return _risk(function, log_probs, given, costs, options, reduction).to(work_dtype(scores))
 
 
 def rnnt_mwer_loss(
@@ -439,7 +438,7 @@ def _errors(
         if tuple(costs.shape) != given.lengths.shape or costs.is_complex():
             rule = f"be real numbers of shape (N, K) = {given.lengths.shape}"
             raise InvalidValueError(function, "errors", rule, f"shape {tuple(costs.shape)}")
-    return costs.to(scores.device, result_dtype(scores))
+    return costs.to(scores.device, work_dtype(scores))
 
 
 def _distances(

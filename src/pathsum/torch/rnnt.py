@@ -101,11 +101,11 @@ def rnnt_loss(
     """
     paths = grid_paths(
         "rnnt_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED, SINGLE),
-        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, check=check,
-        impl=impl,
+        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat,
+        fastemit_lambda=fastemit_lambda, clamp=clamp, overwrite_logits=overwrite_logits, check=check, impl=impl,
     )  # fmt: skip
-    paths = paths.reweighted(fastemit_lambda, clamp).overwriting(overwrite_logits)
-    return paths.loss(reduction, zero_infinity)
+    loss = paths.overwriting_loss if paths.overwrite else paths.loss
+    return loss(reduction, zero_infinity)
 
 
 def rnnt_packed_loss(
@@ -175,8 +175,8 @@ def rnnt_packed_loss(
     """
     paths = grid_paths(
         "rnnt_packed_loss", logits, targets, logit_lengths, target_lengths, blank, layouts=(PACKED,),
-        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, check=check,
-        impl=impl,
+        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat,
+        fastemit_lambda=fastemit_lambda, clamp=clamp, overwrite_logits=overwrite_logits, check=check, impl=impl,
     )  # fmt: skip
-    paths = paths.reweighted(fastemit_lambda, clamp).overwriting(overwrite_logits)
-    return paths.loss(reduction, zero_infinity)
+    loss = paths.overwriting_loss if paths.overwrite else paths.loss
+    return loss(reduction, zero_infinity)

@@ -149,7 +149,7 @@ def backward(
     num_threads: int,
 ) -> None:
     """Write the gradient with respect to the scores, padding included, into ``out`` with axes (N, T, C)."""
-    stay, step = saved.posteriors
+    stay, step = saved.stay, saved.step
     work = work_dtype(scores.flat)
 
     def write(first: int, last: int) -> None:
@@ -180,7 +180,7 @@ def transition_gradient(
 def count_visits(lattice: ChainLattice, saved: ChainSaved) -> np.ndarray:
     """(N, S') the sum over frames of the posteriors of each state."""
     visits = np.zeros((len(saved.losses), lattice.step_labels.shape[1]))
-    _add_frames(saved.posteriors[1], offsets_of(lattice), lattice.num_states, visits)
+    _add_frames(saved.step, offsets_of(lattice), lattice.num_states, visits)
     return visits
 
 

@@ -25,7 +25,7 @@ from pathsum.torch._ops.arrays import (
 
 
 class Chain(ChainOperators):
-    name, device = "chain", "CPU"
+    name, device, compares_hypotheses = "chain", "CPU", True
 
     def read(self, lattice: ChainLattice) -> ChainLattice:
         return as_arrays(lattice)

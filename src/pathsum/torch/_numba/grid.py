@@ -33,13 +33,14 @@ class Grid(GridOperators):
 
     def write_gradient(self, call: Call, saved: GridSaved, upstream: Tensor, out: Tensor) -> None:
         """The gradient by the logits, written into a tensor of their layout, which may be themselves."""
+        question = _question(call)
         grid.backward(
             upstream_of(upstream),
             saved=to_arrays(saved),
+            **question,
             out=as_rows(out, call.lattice),
             fastemit_lambda=call.options.fastemit_lambda,
             clamp=call.options.clamp,
-            **_question(call),
         )
 
     def second(

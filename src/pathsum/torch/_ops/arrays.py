@@ -1,7 +1,17 @@
-"""Tensors as the kernels take them, and what the kernels keep as tensors."""
+"""Tensors as the kernels take them, what the kernels keep as tensors, and memory for gradients.
+
+A fresh gradient of 300 MB costs its page faults, which are as much work as computing it. So the memory of those that
+died last is kept for the next: as many buffers as were in use at once, a gradient's and that of its derivative at most,
+given out where they fit within an eighth, and freed as soon as they do not. NumPy allocates them, because it asks for
+huge pages, which torch does not.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -11,7 +21,6 @@ from torch import Tensor
 from pathsum.kernels.numba import grid
 from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, Strided
 from pathsum.lattice import ArcLattice, GridLattice
-from pathsum.torch import _memory
 
 _ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
@@ -33,7 +42,7 @@ def as_tensor(array: Any) -> Any:
 
 def empty_like(tensor: Tensor) -> Tensor:
     """Contiguous memory for a gradient."""
-    return _memory.empty(tensor.shape, tensor.dtype)
+    return empty(tensor.shape, tensor.dtype)
 
 
 def time_major(scores: Tensor) -> bool:
@@ -48,7 +57,7 @@ def empty_gradient(scores: Tensor) -> Tensor:
     if not time_major(scores):
         return empty_like(scores)
     num_samples, num_frames, num_classes = scores.shape
-    return _memory.empty((num_frames, num_samples, num_classes), scores.dtype).transpose(0, 1)
+    return empty((num_frames, num_samples, num_classes), scores.dtype).transpose(0, 1)
 
 
 def as_tangent(tangent: Tensor | None, scores: Tensor) -> Strided:
@@ -56,8 +65,8 @@ def as_tangent(tangent: Tensor | None, scores: Tensor) -> Strided:
     return as_strided(scores.new_zeros(1).expand(scores.shape) if tangent is None else tangent)
 
 
-def work_dtype(scores: Tensor) -> torch.dtype:
-    """The dtype of softmax statistics, and of losses: never below float32."""
+def work_dtype(scores: Any) -> torch.dtype:
+    """The dtype of softmax statistics, and of losses: float64 for float64 scores, and float32 for all others."""
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 
@@ -84,3 +93,49 @@ def fake_gradient(scores: Tensor) -> Tensor:
     if time_major(scores):
         return torch.empty_like(scores.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+_KEPT_FROM = 2**22
+_KEPT_BUFFERS = 2
+_lock = threading.Lock()
+_kept: list[np.ndarray] = []
+
+
+def _renew_lock() -> None:
+    # Another thread of the parent may have held it, and is not there to let it go.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialised contiguous tensor."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < _KEPT_FROM:
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    buffer = _take(size)
+    view = buffer[:size]
+    # The tensor holds the view, and the view alone: when both are gone no one can see the buffer any more.
+    weakref.finalize(view, _keep, buffer).atexit = False
+    return torch.from_numpy(view).view(dtype).view(shape)
+
+
+def _take(size: int) -> np.ndarray:
+    global _kept
+    with _lock:
+        fitting = [buffer for buffer in _kept if size <= buffer.size <= size + size // 8]
+        _kept = fitting[:-1]
+    return fitting[-1] if fitting else np.empty(size, np.uint8)
+
+
+def _keep(buffer: np.ndarray) -> None:
+    # Not waited for: the finaliser may run in the middle of _take on this very thread.
+    if _lock.acquire(blocking=False):
+        try:
+            _kept.append(buffer)
+            del _kept[:-_KEPT_BUFFERS]
+        finally:
+            _lock.release()

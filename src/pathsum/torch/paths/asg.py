@@ -14,8 +14,15 @@ from pathsum.lattice import DenseLattice
 from pathsum.options import CHECKS, Check, TorchImpl
 from pathsum.problems.asg import pose_asg
 from pathsum.torch._bounded import posed, unread_on
-from pathsum.torch._inputs import Integers, as_scores, check_table, length_array, posed_at_once, samples_first
-from pathsum.torch._operators import kernels_of
+from pathsum.torch._inputs import (
+    Integers,
+    as_scores,
+    check_table,
+    length_array,
+    plain_integers,
+    posed_at_once,
+    samples_first,
+)
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch.paths.frames import ChainPaths, DensePaths, centred, frame_batch, label_dtype
 
@@ -87,14 +94,17 @@ def both_paths(
     ``known``: the integers must have values. ``centre``: a path's score may lack what all paths have in common.
     """
     scores, table, ends, batched = _scores(function, inputs, transitions, start_scores, final_scores, batch_first)
-    chosen, integers = dispatch.select(function, scores.device.type, impl), (targets, input_lengths, target_lengths)
+    of_all = dispatch.choose(function, scores.device.type, impl, "dense")
+    of_target = dispatch.kernels_of(of_all.impl, "chain")
+    integers = (targets, input_lengths, target_lengths)
     _checks.check_option(function, "check", check, CHECKS)
     num_samples, num_frames, num_classes = scores.shape
     # A target of any length is legal, and so is every label; one that does not fit is infeasible.
     sizes = (num_samples, num_frames, 2**62, num_classes, -1)
-    lattices = posed_at_once(pose_asg, *integers, *sizes) if batched and scores.is_cpu else None
+    arrays = plain_integers(*integers, num_frames) if batched and scores.is_cpu else None
+    lattices = posed_at_once(pose_asg, arrays, *sizes)
     if lattices is None:
-        device = unread_on(function, check, kernels_of(chosen, "dense"), scores, *integers)
+        device = unread_on(function, check, of_all, scores, *integers)
         batch = frame_batch(
             function, scores, batched, *integers, num_classes=num_classes, blank=None, known=known, device=device
         )
@@ -103,9 +113,10 @@ def both_paths(
     if centre and ends != (None, None):
         scores, ends = centred(scores, 2), tuple(None if end is None else centred(end, 0) for end in ends)
     scores = with_ends(scores, dense.input_lengths, *ends)
-    every = DensePaths(function, scores, table, dense, chosen, batched)
-    target = ChainPaths(function, scores, table, chain, chosen, batched)
-    target.label_dtype = label_dtype(targets)
+    labels = label_dtype(targets)
+    every = DensePaths(function, scores, table, dense, of_all, batched)
+    target = ChainPaths(function, scores, table, chain, of_target, batched)
+    target.label_dtype = labels
     every.relative = target.relative = centre
     return every, target
 
@@ -123,11 +134,11 @@ def every_path(
 ) -> DensePaths:
     """All label sequences, where there is no target."""
     scores, table, ends, batched = _scores(function, inputs, transitions, start_scores, final_scores, batch_first)
-    chosen = dispatch.select(function, scores.device.type, impl)
+    kernels = dispatch.choose(function, scores.device.type, impl, "dense")
     num_samples, num_frames, num_classes = scores.shape
     lengths = length_array(function, "input_lengths", input_lengths, num_samples, num_frames, batched)
     lattice = DenseLattice(input_lengths=lengths, num_states=num_classes)
-    return DensePaths(function, with_ends(scores, lengths, *ends), table, lattice, chosen, batched)
+    return DensePaths(function, with_ends(scores, lengths, *ends), table, lattice, kernels, batched)
 
 
 def _scores(

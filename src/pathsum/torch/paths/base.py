@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +13,8 @@ from pathsum.display import arrays, as_html
 from pathsum.kernels.protocol import Call, Kernels
 from pathsum.options import ReductionName
 from pathsum.reductions import reduce
-from pathsum.torch._inputs import as_given, check_generator
-from pathsum.torch._operators import Reduction, kernels_of
-from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._inputs import check_generator
+from pathsum.torch._operators import Reduction
 
 
 class Paths:
@@ -28,8 +28,10 @@ class Paths:
         function: The function that errors name.
         lattice: The integers, as arrays of NumPy, or as tensors where their values are unknown.
         impl: The implementation chosen.
+        kernels: Its kernels.
         dtype: The results': float64 for float64 scores and float32 for all others.
         batched: Whether the caller's scores had a batch axis.
+        target_lengths: (N,) by which a mean divides each loss, at least by 1; ``None`` where it does not.
 
     Example:
         >>> import torch
@@ -41,16 +43,15 @@ class Paths:
         1.3333
     """
 
-    kernels: str
-    """The name of the lattice's kernels in the table."""
+    target_lengths: Any = None
 
-    def __init__(self, function: str, lattice: Any, impl: str, dtype: torch.dtype, batched: bool = True) -> None:
-        self.function, self.lattice, self.impl = function, lattice, impl
+    def __init__(self, function: str, lattice: Any, kernels: Kernels, dtype: torch.dtype, batched: bool = True) -> None:
+        self.function, self.lattice, self.kernels, self.impl = function, lattice, kernels, kernels.impl
         self.dtype, self.batched = dtype, batched
 
     def losses(self) -> Tensor:
         """Minus the log-sum over the paths, ``-log Z`` (N,), differentiable twice; inf where no path exists."""
-        return self._solver.losses(self._call(), Reduction(self.dtype, "none"))
+        return self.kernels.losses(self.call(), Reduction(self.dtype, "none"))
 
     def loss(self, reduction: ReductionName = "mean", zero_infinity: bool = False) -> Tensor:
         """The losses reduced, as the function named after the loss does it.
@@ -66,11 +67,17 @@ class Paths:
             InvalidValueError: Another reduction.
             InvalidTypeError: ``zero_infinity`` is not a bool.
         """
+        wanted = self.wanted(reduction, zero_infinity)
+        return self.kernels.losses(self.call(), wanted)
+
+    def wanted(self, reduction: ReductionName, zero_infinity: bool = False) -> Reduction:
+        """What is to become of the losses, checked. That of one sample without a batch axis is the sum of one."""
+        weights = self._weights() if reduction == "mean" else None
         _checks.check_reduction(self.function, reduction)
         zero_infinity = _checks.check_flag(self.function, "zero_infinity", zero_infinity)
-        weights = self._weights() if reduction == "mean" else None
-        losses = self._solver.losses(self._call(), Reduction(self.dtype, reduction, weights, zero_infinity))
-        return as_given(losses, self.batched, reduction)
+        if reduction == "none" and not self.batched:
+            reduction = "sum"
+        return Reduction(self.dtype, reduction, weights, zero_infinity)
 
     def entropy(self) -> Tensor:
         """``-sum over paths of p log p`` (N,), in nats, differentiable; 0 where no path exists."""
@@ -116,9 +123,8 @@ class Paths:
 
     def reduce(self, values: Tensor, reduction: ReductionName) -> Tensor:
         """Values (N,) reduced as the losses are."""
-        _checks.check_reduction(self.function, reduction)
-        weights = self._weights() if reduction == "mean" else None
-        return as_given(reduce(values, reduction, as_tensor(weights)), self.batched, reduction)
+        wanted = self.wanted(reduction)
+        return reduce(values, wanted.reduction, wanted.weights_beside(values))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.function}: {self._size()}, {str(self.dtype)[6:]}, impl={self.impl!r})"
@@ -126,14 +132,10 @@ class Paths:
     def _repr_html_(self) -> str:
         return as_html(arrays(self.lattice)._replace(title=repr(self)))
 
-    @property
-    def _solver(self) -> Kernels:
-        return kernels_of(self.impl, self.kernels)
-
     def _lister(self, kernels: str) -> Kernels:
         """What lists and draws single paths, by its name in the table."""
         dispatch.check_written(self.function, self.impl, kernels)
-        return kernels_of(self.impl, kernels)
+        return dispatch.kernels_of(self.impl, kernels)
 
     def _count(self, k: int) -> int:
         return _checks.check_count(self.function, "k", k, 1)
@@ -144,11 +146,7 @@ class Paths:
         check_generator(self.function, generator)
         return torch.rand(size, count, choices, generator=generator, dtype=torch.float64, device="cpu")
 
-    def asked(self) -> tuple[Kernels, Call]:
-        """The kernels, and what they are asked for the losses."""
-        return self._solver, self._call()
-
-    def _call(self) -> Call:
+    def call(self) -> Call:
         """What the kernels are asked about."""
         raise NotImplementedError
 
@@ -157,8 +155,10 @@ class Paths:
         raise NotImplementedError
 
     def _weights(self) -> Any:
-        """(N,) what a mean divides each loss by, an array or a tensor beside the losses; ``None``: 1."""
-        return None
+        """(N,) what a mean divides each loss by, an array or a tensor; ``None``: 1."""
+        if isinstance(self.target_lengths, np.ndarray):
+            return np.maximum(self.target_lengths, 1)
+        return None if self.target_lengths is None else self.target_lengths.clamp(min=1)
 
     def _defined(self, plane: Tensor, losses: Tensor, real: Tensor) -> Tensor:
         """Posteriors in the result's dtype, NaN where a sample has a NaN score, 0 in padding and where no path is."""

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.lattice import ChainLattice
-from pathsum.options import CHECKS, Check, Star, TorchImpl
+from pathsum.options import CHECKS, STARS, Check, Star, TorchImpl
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._bounded import posed, unread_on
-from pathsum.torch._inputs import Integers, posed_at_once, samples_first
-from pathsum.torch._operators import kernels_of
-from pathsum.torch._star import append_star, check_star
+from pathsum.torch._inputs import Integers, plain_integers, posed_at_once, samples_first
+from pathsum.torch._star import append_star
 from pathsum.torch.paths.frames import ChainPaths, frame_batch, label_dtype
 
 
@@ -160,25 +159,28 @@ def chain_paths(
     impl: str,
 ) -> ChainPaths:
     """The paths that a function of the chain is made of; ``known``: the integers must have values."""
-    check_star(function, star)
+    scores, batched = samples_first(function, "log_probs", log_probs, batch_first)
+    if star is not None:
+        _checks.check_option(function, "star", star, STARS)
     _checks.check_option(function, "check", check, CHECKS)
     fused_log_softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
-    scores, batched = samples_first(function, "log_probs", log_probs, batch_first)
     blank = _checks.check_blank(function, blank, scores.shape[2])
-    chosen = dispatch.select(function, scores.device.type, impl)
+    kernels = dispatch.choose(function, scores.device.type, impl, "chain")
     num_classes = scores.shape[2] + (star is not None)
     integers = (targets, input_lengths, target_lengths)
     # A target of any length is legal; one that does not fit is infeasible.
     sizes = (scores.shape[0], scores.shape[1], 2**62, num_classes, blank)
-    lattice = posed_at_once(problem.pose, *integers, *sizes) if batched and scores.is_cpu else None
-    if lattice is None:
-        device = unread_on(function, check, kernels_of(chosen, "chain"), scores, *integers)
+    arrays = plain_integers(*integers, scores.shape[1]) if batched and scores.is_cpu else None
+    lattice = posed_at_once(problem.pose, arrays, *sizes)
+    if arrays is None or lattice is None:
+        device = unread_on(function, check, kernels, scores, *integers)
         classes = {"num_classes": num_classes, "blank": blank}
         batch = frame_batch(function, scores, batched, *integers, **classes, known=known, device=device)
-        lattice, target_lengths = posed(problem.pose, batch, blank), batch.target_lengths
+        arrays, lattice = batch, posed(problem.pose, batch, blank)
     if star is not None:
         scores = append_star(scores, lattice.input_lengths, blank, star, logits=fused_log_softmax)
-    paths = ChainPaths(function, scores, None, lattice, chosen, batched)
+    labels = label_dtype(targets)
+    paths = ChainPaths(function, scores, None, lattice, kernels, batched)
     paths.softmax = fused_log_softmax and star is None
-    paths.target_lengths, paths.positions, paths.label_dtype = target_lengths, problem.positions, label_dtype(targets)
+    paths.target_lengths, paths.positions, paths.label_dtype = arrays[2], problem.positions, labels
     return paths

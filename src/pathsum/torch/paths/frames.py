@@ -13,7 +13,7 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.display import arrays, best_paths, shown
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions, SparseOptions, SparsePath
+from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions, Kernels, SparseOptions, SparsePath
 from pathsum.kernels.reference.log_domain import common, exact
 from pathsum.lattice import ChainLattice, DenseLattice, SparseLattice
 from pathsum.problems.single_paths import chain_as_graphs, dense_as_graphs
@@ -26,10 +26,9 @@ from pathsum.torch._inputs import (
     as_integers,
     as_values,
     of_samples,
-    result_dtype,
 )
 from pathsum.torch._operators import as_arrays
-from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch.paths.base import Paths
 
 
@@ -137,14 +136,15 @@ class FramePaths(Paths):
     relative = False
 
     def __init__(
-        self, function: str, scores: Tensor, transitions: Tensor | None, lattice: Any, impl: str, batched: bool
-    ) -> None:
-        super().__init__(function, lattice, impl, result_dtype(scores), batched)
+        self, function: str, scores: Tensor, transitions: Tensor | None, lattice: Any, kernels: Kernels,
+        batched: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(function, lattice, kernels, work_dtype(scores), batched)
         self.scores, self.transitions = scores, transitions
 
     def solve(self, scores: Tensor, transitions: Tensor | None) -> Tensor:
         """Losses (N,) in float64 of other scores, which are taken as they are."""
-        return self._solver.losses(Call((scores, transitions), self.lattice, self._options(softmax=False)))
+        return self.kernels.losses(Call((scores, transitions), self.lattice, self._options(softmax=False)))
 
     def entropy(self) -> Tensor:
         """``log Z - E[score of path]`` (N,), in nats, differentiable; 0 where no path exists."""
@@ -219,7 +219,7 @@ class FramePaths(Paths):
     def _options(self, *, softmax: bool) -> Any:
         raise NotImplementedError
 
-    def _call(self) -> Call:
+    def call(self) -> Call:
         return Call((self.scores, self.transitions), self.lattice, self._options(softmax=False))
 
     def _plain(self) -> tuple[Tensor, Tensor | None]:
@@ -245,7 +245,7 @@ class FramePaths(Paths):
     def _transition_counts(self, scores: Tensor, transitions: Tensor, sample: int) -> Tensor:
         """(C, C) how often each transition is expected in a sample."""
         own = slice(sample, sample + 1)
-        one = type(self)(self.function, scores[own], transitions, part_of(self.lattice, own), self.impl, True)
+        one = type(self)(self.function, scores[own], transitions, part_of(self.lattice, own), self.kernels, True)
         return posteriors_of(lambda transitions: one.solve(scores[own], transitions), transitions)[1]
 
     def _real(self) -> Tensor:
@@ -273,24 +273,21 @@ class ChainPaths(FramePaths):
     Attributes:
         scores, transitions: As in ``FramePaths``.
         softmax: Whether the scores are logits, whose log-softmax is to be taken.
-        target_lengths: (N,) by which CTC's mean divides; ``None`` where no mean does.
         label_dtype: Of the classes of the best path.
         positions: Maps states (N, T) to the label of the target that their frame belongs to, -1 of none.
     """
 
-    kernels = "chain"
     softmax = False
     by_logits = False
-    target_lengths: Any = None
     label_dtype = torch.int64
     positions: Callable[[Tensor], Tensor] = staticmethod(lambda states: states)
 
     def posteriors(self) -> ChainPosteriors:
         """How probable each state and arc is in each frame."""
-        call = self._call()
+        call = self.call()
         scores, transitions = call.scores
         detached = (scores.detach(), None if transitions is None else transitions.detach())
-        losses, stays, entries = self._solver.posteriors(call._replace(scores=detached))
+        losses, stays, entries = self.kernels.posteriors(call._replace(scores=detached))
         states = as_tensor(self.lattice.num_states).to(self.scores.device)
         used = torch.arange(stays.shape[2], device=self.scores.device) < states[:, None]
         real = self._real()[:, :, None] & used[:, None]
@@ -301,7 +298,7 @@ class ChainPaths(FramePaths):
         """The best path that spells the target: class, score and label position of every frame."""
         transitions = None if self.transitions is None else self.transitions.detach()
         own, _ = self._plain() if self.softmax else (self.scores, None)
-        found = self._solver.best(Call((own.detach(), transitions), self.lattice, self._options(softmax=False)))
+        found = self.kernels.best(Call((own.detach(), transitions), self.lattice, self._options(softmax=False)))
         labels = self._labels(found.states)
         positions = torch.where(found.states < 0, -1, self.positions(found.states))
         scores = self._best_scores(own.to(self.scores.dtype), labels, found.log_probs)
@@ -320,7 +317,7 @@ class ChainPaths(FramePaths):
     def _options(self, *, softmax: bool) -> ChainOptions:
         return ChainOptions(softmax, self.by_logits, self.relative)
 
-    def _call(self) -> Call:
+    def call(self) -> Call:
         return Call((self.scores, self.transitions), self.lattice, self._options(softmax=self.softmax))
 
     def _plain(self) -> tuple[Tensor, Tensor | None]:
@@ -336,13 +333,6 @@ class ChainPaths(FramePaths):
             return scores, transitions
         return centred(exact(scores), 2), centred(exact(transitions), 0, 1)
 
-    def _weights(self) -> Any:
-        if self.target_lengths is None:
-            return None
-        if isinstance(self.target_lengths, np.ndarray) and self.scores.is_cpu:
-            return np.maximum(self.target_lengths, 1)
-        return as_tensor(self.target_lengths).clamp(min=1).to(self.scores.device)
-
     def _labels(self, states: Tensor) -> Tensor:
         """(N, T) class that the arc into each state emits; -1 where there is no state."""
         lattice: ChainLattice = self.lattice
@@ -357,14 +347,13 @@ class ChainPaths(FramePaths):
 class DensePaths(FramePaths):
     """Paths in which every state can follow every state."""
 
-    kernels = "dense"
     lattice: DenseLattice
     transitions: Tensor
 
     def posteriors(self) -> DensePosteriors:
         """How probable each class is in each frame, and how often each transition is expected."""
         asked = Call((self.scores.detach(), self.transitions.detach()), self.lattice)
-        losses, classes, counts = self._solver.posteriors(asked)
+        losses, classes, counts = self.kernels.posteriors(asked)
         classes = self._defined(classes, losses, self._real()[:, :, None])
         (classes,) = of_samples(self.batched, classes)
         return DensePosteriors(classes, counts.to(self.dtype))
@@ -372,7 +361,7 @@ class DensePaths(FramePaths):
     def best(self) -> BestPath:
         """The best path among all: class and score of every frame."""
         asked = Call((self.scores.detach(), self.transitions.detach()), self.lattice)
-        log_probs, paths = self._solver.best(asked)
+        log_probs, paths = self.kernels.best(asked)
         return BestPath(*of_samples(self.batched, paths, self._best_scores(self.scores, paths, log_probs)))
 
     def _graphs(self, lattice: DenseLattice, transitions: Any) -> tuple[SparseLattice, np.ndarray]:

@@ -13,7 +13,7 @@ from pathsum import _checks, dispatch
 from pathsum.display import lattice_paths, shown
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
-from pathsum.kernels.protocol import Call, SparseOptions, SparsePath
+from pathsum.kernels.protocol import Call, Kernels, SparseOptions, SparsePath
 from pathsum.lattice import SparseLattice
 from pathsum.options import TorchImpl
 from pathsum.problems.graphs import pose_graphs
@@ -24,7 +24,6 @@ from pathsum.torch._inputs import (
     dtype_of,
     length_array,
     of_samples,
-    result_dtype,
     samples_first,
     shape_of,
 )
@@ -65,7 +64,6 @@ class GraphPaths(Paths):
         options: For the kernels.
     """
 
-    kernels = "sparse"
     lattice: SparseLattice
 
     def __init__(
@@ -76,11 +74,10 @@ class GraphPaths(Paths):
         lattice: SparseLattice,
         graphs: list[Graph],
         options: SparseOptions,
-        impl: str,
-        dtype: torch.dtype,
+        kernels: Kernels,
         batched: bool,
     ) -> None:
-        super().__init__(function, lattice, impl, dtype, batched)
+        super().__init__(function, lattice, kernels, work_dtype(scores), batched)
         self.scores, self.weights, self.graphs, self.options = scores, weights, graphs, options
 
     def entropy(self) -> Tensor:
@@ -112,12 +109,12 @@ class GraphPaths(Paths):
 
     def posteriors(self) -> Tensor:
         """(N, T, C) how probable each class is in each frame; 0 in padding and where no path exists."""
-        _, found = self._solver.posteriors(self._detached())
+        _, found = self.kernels.posteriors(self._detached())
         return of_samples(self.batched, found.to(self.dtype))[0]
 
     def best(self) -> LatticeAlignment:
         """The best path of each sample: which arc every frame takes."""
-        return self._told(self._solver.best(self._detached()))
+        return self._told(self.kernels.best(self._detached()))
 
     def k_best(self, k: int, distinct: bool = False) -> LatticeAlignment:
         """The k best paths of each sample in falling order.
@@ -160,11 +157,11 @@ class GraphPaths(Paths):
         states = [graph.num_states for graph in self.graphs]
         return "N={}, T={}, C={}".format(*self.scores.shape) + f", {sum(states)} states"
 
-    def _call(self) -> Call:
+    def call(self) -> Call:
         return Call((self.scores, self.weights), self.lattice, self.options)
 
     def _detached(self) -> Call:
-        return self._call()._replace(scores=(self.scores.detach(), self.weights.detach()))
+        return self.call()._replace(scores=(self.scores.detach(), self.weights.detach()))
 
     def _apart(self, table: Tensor) -> tuple[Tensor, SparseLattice]:
         """A table of the weights (W,) with a copy for each sample, and the lattice on which each has its own."""
@@ -182,7 +179,7 @@ class GraphPaths(Paths):
         """Of a lattice on which each sample has its own weights."""
         options = self.options._replace(by_weights=True)
         losses, posteriors, counts = posteriors_of(
-            lambda *both: self._solver.losses(Call(both, lattice, options)), scores, weights
+            lambda *both: self.kernels.losses(Call(both, lattice, options)), scores, weights
         )
         sizes = np.diff(lattice.weight_offsets)[: len(scores)]
         sample = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(scores.device)
@@ -276,6 +273,7 @@ def paths_of_graphs(
     logits = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     memory = _checks.check_count(function, "memory_limit", memory_limit)
     chosen = dispatch.select(function, scores.device.type, impl, kernels)
+    solver = dispatch.kernels_of(chosen, "sparse")
     lengths = length_array(function, "input_lengths", input_lengths, num_samples, num_frames, batched)
     different, numbers = _told_apart(function, graphs_name, graphs, num_samples, num_classes)
     lattice, own = pose_graphs(different, numbers, lengths)
@@ -287,7 +285,7 @@ def paths_of_graphs(
         table = torch.cat([taken, table[len(taken) :]])
     taken = real_log_softmax(scores.to(work_dtype(scores)), lattice.input_lengths) if logits else scores
     options = SparseOptions(by_weights=weights is not None, memory=memory)
-    return GraphPaths(function, taken, table, lattice, different, options, chosen, result_dtype(scores), batched)
+    return GraphPaths(function, taken, table, lattice, different, options, solver, batched)
 
 
 def _told_apart(

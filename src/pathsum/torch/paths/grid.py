@@ -9,18 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pathsum import _checks
+from pathsum import _checks, dispatch
 from pathsum.display import arrays, shown, walks
 from pathsum.errors import InvalidValueError
-from pathsum.kernels.protocol import ArcOptions, Call, GridOptions, GridWalks, JointOptions, RowOptions
+from pathsum.kernels.protocol import ArcOptions, Call, GridOptions, GridWalks, JointOptions, Kernels, RowOptions
 from pathsum.kernels.reference import grid_arcs
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.options import ReductionName
 from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.torch._expectations import Expected, posteriors_of, product
-from pathsum.torch._inputs import PADDED, as_given, of_samples, on_device, result_dtype, values_unknown
-from pathsum.torch._operators import OperatorKernels, OverwritingLosses, Reduction, kernels_of
-from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._inputs import PADDED, of_samples, on_device, values_unknown
+from pathsum.torch._operators import OperatorKernels, OverwritingLosses
+from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.base import Paths
 
@@ -83,7 +83,7 @@ class GridPaths(Paths):
         heads: Logits, padded (N, T, U+1, V) or packed (rows, V), or the ``Joiner`` that makes them; a second for the
             durations where these have one.
         options: How the arcs are scored.
-        overwrite: Whether backward writes the gradient over the logits.
+        overwrite: Whether ``overwriting_loss`` is wanted, and may be.
     """
 
     overwrite = False
@@ -94,25 +94,11 @@ class GridPaths(Paths):
         heads: tuple[Tensor | Joiner, ...],
         lattice: GridLattice | ArcLattice,
         options: GridOptions | ArcOptions | JointOptions,
-        impl: str,
+        kernels: Kernels,
         batched: bool = True,
     ) -> None:
-        super().__init__(function, lattice, impl, result_dtype(heads[0]), batched)
+        super().__init__(function, lattice, kernels, work_dtype(heads[0]), batched)
         self.heads, self.options = heads, options
-        self.kernels = {GridOptions: "grid", ArcOptions: "arcs", JointOptions: "joint"}[type(options)]
-
-    def loss(self, reduction: ReductionName = "mean", zero_infinity: bool = False) -> Tensor:
-        (logits, *_), kernels = self.heads, self._solver
-        wanted_over = self.overwrite and torch.is_grad_enabled()
-        if not (wanted_over and isinstance(logits, Tensor) and logits.requires_grad):
-            return super().loss(reduction, zero_infinity)
-        _checks.check_reduction(self.function, reduction)
-        zero_infinity = _checks.check_flag(self.function, "zero_infinity", zero_infinity)
-        assert isinstance(kernels, OperatorKernels)
-        wanted = Reduction(self.dtype, reduction, None, zero_infinity)
-        lattice = kernels.sent(self.lattice, logits.device)
-        losses = OverwritingLosses.apply(kernels, lattice, self.options, wanted, logits)
-        return as_given(losses, self.batched, reduction)
 
     def reweighted(self, fastemit_lambda: float, clamp: float) -> GridPaths:
         """The same paths, whose losses' gradient is made of other shares than theirs: see ``rnnt_loss``."""
@@ -121,12 +107,14 @@ class GridPaths(Paths):
         self.options = self.options._replace(fastemit_lambda=weight, clamp=bound)
         return self
 
-    def overwriting(self, overwrite_logits: bool) -> GridPaths:
-        """The same paths, whose losses' gradient is written over the logits where that is asked for."""
-        self.overwrite = _checks.check_flag(self.function, "overwrite_logits", overwrite_logits)
-        if self.overwrite:
-            _check_overwrite(self)
-        return self
+    def overwriting_loss(self, reduction: ReductionName, zero_infinity: bool) -> Tensor:
+        """As ``loss``, its gradient written over the logits."""
+        (logits, *_), kernels = self.heads, self.kernels
+        if not (torch.is_grad_enabled() and isinstance(logits, Tensor) and logits.requires_grad):
+            return self.loss(reduction, zero_infinity)
+        assert isinstance(kernels, OperatorKernels)
+        lattice, wanted = kernels.sent(self.lattice, logits.device), self.wanted(reduction, zero_infinity)
+        return OverwritingLosses.apply(kernels, lattice, self.options, wanted, logits)
 
     def entropy(self) -> Tensor:
         """``log Z - E[score of walk]`` (N,), in nats, differentiable; 0 where no walk exists.
@@ -156,7 +144,7 @@ class GridPaths(Paths):
     def posteriors(self) -> GridPosteriors:
         """How probable each node and arc is, arcs of all durations together."""
         if isinstance(self.options, GridOptions):
-            losses, blanks, labels = self._solver.posteriors(self._detached())
+            losses, blanks, labels = self.kernels.posteriors(self._detached())
             blanks, labels = (self._defined(plane, losses, self._real(plane.device)) for plane in (blanks, labels))
         else:
             arcs = self._by_arcs()
@@ -184,11 +172,13 @@ class GridPaths(Paths):
     def best(self) -> RNNTAlignment:
         """The best walk: the frame of every label, and the score of the arc that emits it."""
         if isinstance(self.options, GridOptions):
-            log_probs, frames, scores = self._solver.best(self._detached())
+            log_probs, frames, scores = self.kernels.best(self._detached())
         else:
             with torch.no_grad():
                 planes, lattice = self._arcs()
-                log_probs, frames, scores = kernels_of(self.impl, "arcs").best(self._of_planes(planes, lattice))
+                log_probs, frames, scores = dispatch.kernels_of(self.impl, "arcs").best(
+                    self._of_planes(planes, lattice)
+                )
             if self.heads[0].ndim == 4:
                 frames, scores = (values[:, : self.heads[0].shape[2] - 1] for values in (frames, scores))
         return RNNTAlignment(*of_samples(self.batched, frames, scores.to(self.dtype), log_probs.to(self.dtype)))
@@ -244,7 +234,7 @@ class GridPaths(Paths):
             return ArcOptions(softmax=own.softmax)
         return ArcOptions(delay_penalty=own.delay_penalty)
 
-    def _call(self) -> Call:
+    def call(self) -> Call:
         if isinstance(self.options, ArcOptions):
             return arc_call(self.heads, self.lattice, self.options)
         (head,) = self.heads
@@ -280,7 +270,7 @@ class GridPaths(Paths):
         return arc_call((planes,), lattice, ArcOptions(given=True, skip_score=self._scored.skip_score))
 
     def _solve(self, planes: Tensor, lattice: ArcLattice) -> Tensor:
-        return kernels_of(self.impl, "arcs").losses(self._of_planes(planes, lattice))
+        return dispatch.kernels_of(self.impl, "arcs").losses(self._of_planes(planes, lattice))
 
     def _expectation(self, planes: Tensor, lattice: ArcLattice, costs: Tensor) -> Expected:
         losses, posteriors = posteriors_of(lambda planes: self._solve(planes, lattice), planes)
@@ -301,7 +291,9 @@ class GridPaths(Paths):
         return (frame < lengths[:, None])[:, :, None] & (label <= labels[:, None])[:, None, :]
 
 
-def _check_overwrite(paths: GridPaths) -> None:
+def check_overwrite(paths: GridPaths) -> None:
+    """Nothing may stand in the way of a gradient that is written over the logits."""
+
     def refuse(where: str) -> InvalidValueError:
         return InvalidValueError(paths.function, "overwrite_logits", f"be False {where}", True)
 
@@ -309,7 +301,7 @@ def _check_overwrite(paths: GridPaths) -> None:
         raise refuse("with another rnnt_type than regular, with delay_penalty and with hat")
     if values_unknown():
         raise refuse("under torch.compile and torch.func")
-    if paths.impl == "reference":
+    if not paths.kernels.own_derivatives:
         raise refuse("with impl='reference'")
     if not paths.options.softmax:
         raise refuse("with fused_log_softmax=False")
@@ -339,4 +331,4 @@ def read_planes(
     scores: Tensor, lattice: ArcLattice, classes: tuple[int, ...], impl: str, *, softmax: bool, hat: bool = False
 ) -> Tensor:
     """Planes (K, rows) of the classes of padded or packed scores, differentiable."""
-    return kernels_of(impl, "rows").losses(Call((scores,), lattice, RowOptions(classes, softmax, hat)))
+    return dispatch.kernels_of(impl, "rows").losses(Call((scores,), lattice, RowOptions(classes, softmax, hat)))

@@ -26,9 +26,8 @@ from pathsum.torch._inputs import (
     pose_logits,
     pose_nodes,
 )
-from pathsum.torch._operators import kernels_of
 from pathsum.torch.joiner import Joiner
-from pathsum.torch.paths.grid import GridPaths
+from pathsum.torch.paths.grid import GridPaths, check_overwrite
 
 
 def rnnt_paths(
@@ -95,26 +94,35 @@ def grid_paths(
     rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1.0,
+    overwrite_logits: bool = False,
     check: Check = "sync",
     impl: str,
 ) -> GridPaths:
     """The paths that a function of a transducer's logits is made of."""
-    integers = (targets, logit_lengths, target_lengths)
-    logits, integers, batched = in_batch(function, as_scores(logits), integers, layouts=layouts)
+    options = arc_options(function, rnnt_type, delay_penalty, hat, fastemit_lambda, clamp)
     _checks.check_option(function, "check", check, CHECKS)
     softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
-    options = arc_options(function, rnnt_type, delay_penalty, hat)
+    overwrite = _checks.check_flag(function, "overwrite_logits", overwrite_logits)
+    integers = (targets, logit_lengths, target_lengths)
+    logits, integers, batched = in_batch(function, as_scores(logits), integers, layouts=layouts)
     if options.hat and not softmax:
         raise InvalidValueError(function, "hat", "be False with fused_log_softmax=False", True)
     plain = rnnt_type == "regular" and not options.hat and not options.delay_penalty
-    chosen = dispatch.select(function, logits.device.type, impl)
+    kernels = dispatch.choose(function, logits.device.type, impl, "grid" if plain else "arcs")
     # Sizes of a variant's planes are of the lengths' values.
-    device = unread_on(function, check, kernels_of(chosen, "grid" if plain else "arcs"), logits, *integers)
+    device = unread_on(function, check, kernels, logits, *integers) if kernels.reads_on_device else None
     lattice = pose_logits(function, logits, integers, blank, device=device)
     if plain:
-        return GridPaths(function, (logits,), lattice, GridOptions(softmax), chosen, batched)
-    options = options._replace(softmax=softmax)
-    return GridPaths(function, (logits,), pose_rnnt_type(lattice, rnnt_type), options, chosen, batched)
+        options = GridOptions(softmax, options.fastemit_lambda, options.clamp)
+    else:
+        lattice, options = pose_rnnt_type(lattice, rnnt_type), options._replace(softmax=softmax)
+    paths = GridPaths(function, (logits,), lattice, options, kernels, batched)
+    paths.overwrite = overwrite
+    if overwrite:
+        check_overwrite(paths)
+    return paths
 
 
 def joint_paths(
@@ -134,17 +142,20 @@ def joint_paths(
     """The paths of a joiner whose logits are never held, where its kernels can do so."""
     joiner, batched = check_joiner(function, joiner)
     options = arc_options(function, rnnt_type, delay_penalty, hat)
-    chosen = dispatch.select(function, joiner.device.type, impl)
+    _checks.check_option(function, "check", check, CHECKS)
+    kernels = dispatch.choose(function, joiner.device.type, impl, "joint")
     regular = rnnt_type == "regular" and options.delay_penalty == 0 and not options.hat
-    fused = not options.hat and kernels_of(chosen, "joint").fuses(joiner.dtype, regular=regular)
-    kernels, integers = kernels_of(chosen, "joint" if fused else "arcs"), (targets, logit_lengths, target_lengths)
+    fused = not options.hat and kernels.fuses(joiner.dtype, regular=regular)
+    if not fused:
+        kernels = dispatch.kernels_of(kernels.impl, "arcs")
+    integers = (targets, logit_lengths, target_lengths)
     integers = integers if batched else batch_of_one(function, integers)
-    device = unread_on(function, check, kernels, joiner.encoder_out, *integers)
+    device = unread_on(function, check, kernels, joiner.encoder_out, *integers) if kernels.reads_on_device else None
     lattice = pose_rnnt_type(pose_nodes(function, joiner.shape, integers, blank, device=device), rnnt_type)
     if fused:
         numbers = {"delay_penalty": options.delay_penalty, "gate": joiner.gate}
         options = JointOptions(joiner.activation, joiner.tile_bytes, **numbers)
-    return GridPaths(function, (joiner,), lattice, options, chosen, batched)
+    return GridPaths(function, (joiner,), lattice, options, kernels, batched)
 
 
 def head_of(
@@ -172,8 +183,19 @@ def pose_head(
     return pose_logits(function, head, integers, blank, argument=argument, big_blanks=big_blanks)
 
 
-def arc_options(function: str, rnnt_type: RNNTType, delay_penalty: float, hat: bool) -> ArcOptions:
-    """What a type of transducer scores its arcs by, checked."""
+def arc_options(
+    function: str,
+    rnnt_type: RNNTType,
+    delay_penalty: float,
+    hat: bool,
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1.0,
+) -> ArcOptions:
+    """What a type of transducer scores its arcs by, and makes its gradient of, checked."""
     _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
-    penalty = _checks.check_number(function, "delay_penalty", delay_penalty)
-    return ArcOptions(hat=_checks.check_flag(function, "hat", hat), delay_penalty=penalty)
+    return ArcOptions(
+        hat=_checks.check_flag(function, "hat", hat),
+        delay_penalty=_checks.check_number(function, "delay_penalty", delay_penalty),
+        fastemit_lambda=_checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0),
+        clamp=_checks.check_number(function, "clamp", clamp),
+    )

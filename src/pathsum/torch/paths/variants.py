@@ -81,8 +81,8 @@ def tdt_paths(
         raise InvalidValueError(function, "duration_logits", rule, f"shape {tuple(lengths.shape)}")
     _checks.check_option(function, "final", final, FINALS)
     options = ArcOptions(sigma=_checks.check_number(function, "sigma", sigma))
-    chosen = dispatch.select(function, tokens.device.type, impl)
-    return GridPaths(function, (tokens, lengths), pose_tdt(grid, steps, final), options, chosen, batched)
+    kernels = dispatch.choose(function, tokens.device.type, impl, "arcs")
+    return GridPaths(function, (tokens, lengths), pose_tdt(grid, steps, final), options, kernels, batched)
 
 
 def multi_blank_rnnt_paths(
@@ -135,8 +135,8 @@ def multi_blank_rnnt_paths(
         raise InvalidValueError(function, "big_blanks", rule, list(big_blanks))
     grid = pose_head(function, logits, integers, blank, big_blanks=classes)
     options = ArcOptions(sigma=_checks.check_number(function, "sigma", sigma))
-    chosen = dispatch.select(function, logits.device.type, impl)
-    return GridPaths(function, (logits,), pose_multi_blank(grid, durations, classes), options, chosen, batched)
+    kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
+    return GridPaths(function, (logits,), pose_multi_blank(grid, durations, classes), options, kernels, batched)
 
 
 def ar_rnnt_paths(
@@ -193,8 +193,8 @@ def ar_rnnt_paths(
     frames = as_alignment(function, alignment, grid)
     buffers = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
     lattice = restrict(pose_rnnt_type(grid, rnnt_type), frames, *buffers)
-    chosen = dispatch.select(function, logits.device.type, impl)
-    return GridPaths(function, (logits,), lattice, options, chosen, batched)
+    kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
+    return GridPaths(function, (logits,), lattice, options, kernels, batched)
 
 
 def wildcard_rnnt_paths(
@@ -240,5 +240,5 @@ def wildcard_rnnt_paths(
     grid = pose_head(function, logits, integers, blank)
     _checks.check_option(function, "final", final, FINALS)
     options = ArcOptions(skip_score=_checks.check_number(function, "skip_score", skip_score))
-    chosen = dispatch.select(function, logits.device.type, impl)
-    return GridPaths(function, (logits,), pose_wildcard(grid, final), options, chosen, batched)
+    kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
+    return GridPaths(function, (logits,), pose_wildcard(grid, final), options, kernels, batched)
