@@ -17,7 +17,7 @@ from pathsum.decoding.ngram import NGram, as_ngram
 from pathsum.display import hypotheses, shown
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.prefix_beam import CLOSED, FREE, SPELLED, Rules, Search, advance, start, trace, worth
+from pathsum.kernels.numba.prefix_beam import CLOSED, FREE, SPELLED, Rules, Search, advance, closed, start, trace
 from pathsum.kernels.numba.string_graph import Graph, align, score
 
 # How far a hypothesis' best alignment may at first be behind the best classes of all frames; then as much again.
@@ -535,41 +535,34 @@ def _endings(
     else:
         sequences = [(string,) if string else () for string in strings]
 
-    found: dict[tuple[Any, ...], _Ending] = {}
+    # Each with the word that ends with it: -1 one without a number, -2 none.
+    read: list[tuple[int, tuple[Any, ...], float, int]] = []
+    offsets, numbers = rules.trie.word_offsets, rules.trie.words
+    for k, (place, string, words, mass) in enumerate(zip(places, strings, sequences, masses.tolist(), strict=True)):
+        own = numbers[offsets[place] : offsets[place + 1]].tolist() if place >= 0 else []
+        if rules.mode == SPELLED:
+            whole = place in (0, CLOSED)
+            read.append((k, words, mass if whole else -math.inf, -2))
+            read += [(k, (*words, word), mass, word) for word in own if not whole]
+        else:
+            ends = rules.separator >= 0 and bool(string) and string[-1] != rules.separator
+            read.append((k, words, mass, (own[0] if own and rules.mode != FREE else -1) if ends else -2))
 
-    def add(node: int, words: tuple[Any, ...], mass: float, after: tuple[Any, ...]) -> None:
-        _, hot_state, lm_score, bonus = after
+    kept_by = np.array([each[0] for each in read], np.int64)
+    after = closed(rules, search, histories[kept_by], np.array([each[3] for each in read], np.int64))
+    lm_ends = {} if lm is None else {state: lm.end(state) for state in set(after[0].tolist())}
+    found: dict[tuple[Any, ...], _Ending] = {}
+    for (k, words, mass, _), lm_state, hot_state, lm_score, bonus in zip(
+        read, *(each.tolist() for each in after), strict=True
+    ):
         if lm is not None:
-            end = lm.end(int(after[0]))
+            end = lm_ends[lm_state]
             lm_score += end
             if rules.lm_weight != 0.0:
                 bonus += rules.lm_weight * end if end > -math.inf else -math.inf
-        bonus -= float(held[int(hot_state)])
         before = found.get(words)
         mass = mass if before is None else float(np.logaddexp(mass, before.mass))
-        found[words] = _Ending(bonus, lm_score, mass, node)
-
-    offsets = rules.trie.word_offsets
-    for node, place, history, string, words, mass in zip(
-        nodes.tolist(), places, histories.tolist(), strings, sequences, masses.tolist(), strict=True
-    ):
-        state = (
-            int(search.lm_states[history]), int(search.hot_states[history]), float(search.lm_scores[history]),
-            float(search.bonuses[history]),
-        )  # fmt: skip
-        if rules.mode == SPELLED:
-            whole = place in (0, CLOSED)
-            add(node, words, mass if whole else -math.inf, state)
-            if not whole:
-                for word in rules.trie.words[offsets[place] : offsets[place + 1]].tolist():
-                    add(node, (*words, word), mass, worth(rules, word, *state))
-        elif rules.separator >= 0 and string and string[-1] != rules.separator:
-            word = -1
-            if rules.mode != FREE and place >= 0 and offsets[place + 1] > offsets[place]:
-                word = int(rules.trie.words[offsets[place]])
-            add(node, words, mass, worth(rules, word, *state))
-        else:
-            add(node, words, mass, state)
+        found[words] = _Ending(bonus - float(held[hot_state]), lm_score, mass, int(nodes[k]))
     return found
 
 

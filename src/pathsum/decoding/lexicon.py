@@ -183,6 +183,7 @@ class _Tree:
         single = (np.diff(self.offsets) == 0) & (np.diff(self.word_offsets) == 1)
         self.only_words = np.full(count, -1, np.int32)
         self.only_words[single] = self.words[self.word_offsets[:-1][single]]
+        self._last: tuple[np.ndarray, np.ndarray, float, Trie] | None = None
 
     def worth(self, scores: np.ndarray, bonuses: np.ndarray, unknown: float) -> Trie:
         """The trie with what the best word below a node promises.
@@ -192,6 +193,11 @@ class _Tree:
             bonuses: (W,) what it is worth by the share of its tokens that are there.
             unknown: What a word that is not in the trie is worth.
         """
+        # The same come with every call of a decoder.
+        if self._last is not None:
+            *known, trie = self._last
+            if all(np.array_equal(*pair) for pair in zip(known, (scores, bonuses, unknown), strict=True)):
+                return trie
         count = len(self.parents)
         potentials = np.full(count + 1, -np.inf)
         shares = np.zeros(count)
@@ -204,8 +210,10 @@ class _Tree:
             np.maximum.at(shares, self.parents[nodes], shares[nodes])
         potentials[:count] += shares * self.depths
         potentials[0], potentials[count] = 0.0, unknown
-        return Trie(self.offsets, self.tokens, self.children, self.word_offsets, self.words, self.only_words,
+        trie = Trie(self.offsets, self.tokens, self.children, self.word_offsets, self.words, self.only_words,
                     potentials)  # fmt: skip
+        self._last = (scores, bonuses, unknown, trie)
+        return trie
 
 
 def _offsets(sources: np.ndarray, count: int) -> np.ndarray:

@@ -719,6 +719,18 @@ def _word_at(trie, place):
 
 
 @exact_kernel
+def closed(rules, search, histories, words):
+    """Of some sequences of words, each with a word more (unknown -1, none -2), what ``worth`` has of them (K,)."""
+    lm_states, hot_states = search.lm_states[histories], search.hot_states[histories]
+    lm_scores, bonuses = search.lm_scores[histories], search.bonuses[histories]
+    for k in range(histories.size):
+        if words[k] > -2:
+            after = worth(rules, words[k], np.int64(lm_states[k]), np.int64(hot_states[k]), lm_scores[k], bonuses[k])
+            lm_states[k], hot_states[k], lm_scores[k], bonuses[k] = after
+    return lm_states, hot_states, lm_scores, bonuses
+
+
+@exact_kernel
 def trace(parents, tokens, ends):
     """The tokens (K, L) from a tree's root to each end, padded with -1, and their numbers (K,)."""
     lengths = np.zeros(ends.size, np.int64)
