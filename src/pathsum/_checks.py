@@ -118,13 +118,6 @@ def check_integers(function: str, argument: str, value: np.ndarray, ranks: tuple
     return value.astype(np.int64, order="C")  # a copy: backward must not see the caller change its lengths
 
 
-def find_repeat(targets: np.ndarray, lengths: np.ndarray) -> int | None:
-    """The first sample whose target has two equal neighbours."""
-    within = np.arange(1, targets.shape[1]) < lengths[:, None]
-    repeats = ((targets[:, 1:] == targets[:, :-1]) & within).any(1)
-    return int(repeats.argmax()) if repeats.any() else None
-
-
 def check_batch(
     function: str,
     targets: np.ndarray,

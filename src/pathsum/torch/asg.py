@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from pathsum import _checks
+from pathsum.kernels.numba.posing import repeat_in
 from pathsum.kernels.reference.log_domain import exact
 from pathsum.options import SCALE_MODES, Check, ReductionName, ScaleMode, TorchImpl
 from pathsum.reductions import scales
@@ -129,8 +130,8 @@ def _warn_of_repeats(paths: ChainPaths) -> None:
     global _repeats_warned
     labels, lengths = paths.lattice.step_labels, paths.lattice.num_states
     known = isinstance(labels, np.ndarray) and paths.scores.device.type == "cpu"
-    sample = _checks.find_repeat(labels, lengths) if known and not _repeats_warned else None
-    if sample is not None:
+    sample = repeat_in(labels, lengths) if known and not _repeats_warned else -1
+    if sample >= 0:
         _repeats_warned = True
         warnings.warn(
             f"asg_loss: the target at sample {sample} has two equal neighbours, which ASG cannot tell from one long "

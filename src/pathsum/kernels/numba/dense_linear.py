@@ -112,7 +112,7 @@ def solve(
     num_threads: int,
 ) -> tuple[DenseSaved, np.ndarray]:
     """Solve the samples of a mask; which of them are sound. The weights are overwritten where need_gradient."""
-    num_samples, lengths = len(samples), np.diff(offsets)
+    num_samples = len(samples)
     num_frames, width = rows.weights.shape
     work = rows.weights.dtype.type
     # The last block of the transitions' gradient may read up to three rows past the last frame.
@@ -134,14 +134,13 @@ def solve(
                 alpha, exponents, last_sums, lost[0],
             )  # fmt: skip
 
-    order = _longest_first(samples, lengths)
+    order = _longest_first(samples, offsets)
     groups = [order[i : i + GROUP] for i in range(0, len(order), GROUP)]
     directions = (True, False) if need_gradient else (False,)
     parallel.run(advance, [(group, way) for group in groups for way in directions], num_threads)
 
-    losses, possible = np.empty(num_samples), last_sums > 0
-    last_sums[~possible] = 1.0
-    _finish(samples, offsets, np.log(last_sums), rows.maxima, exponents, rows.steep, losses, possible, lost[0])
+    losses, possible = np.empty(num_samples), np.empty(num_samples, np.bool_)
+    _finish(samples, offsets, last_sums, rows.maxima, exponents, rows.steep, losses, possible, lost[0])
 
     if need_gradient:
         alpha[num_frames:] = 0
@@ -225,22 +224,23 @@ def _place_both_ways(weights, by_source, by_destination, stays):
 
 
 @exact_kernel
-def _finish(samples, offsets, logs, maxima, exponents, steep, losses, possible, lost):
+def _finish(samples, offsets, last_sums, maxima, exponents, steep, losses, possible, lost):
     """The losses of the samples of a mask, NaN of others; whether they have a path, and a frame of theirs is steep."""
     for n in range(samples.size):
         first, last = offsets[n], offsets[n + 1]
         losses[n] = 0.0 if samples[n] else np.nan
         if samples[n] and first < last:
             scores, powers = pairwise_sum(maxima[first:last]), pairwise_sum(exponents[first:last])
-            losses[n] = -(logs[n] + scores + powers * LN_2) if possible[n] else np.inf
+            losses[n] = -(math.log(last_sums[n]) + scores + powers * LN_2) if last_sums[n] > 0 else np.inf
             for frame in range(first, last):
                 lost[n] |= steep[frame]
         possible[n] = losses[n] < np.inf
 
 
 @kernel
-def _longest_first(samples, lengths):
+def _longest_first(samples, offsets):
     """The samples of a mask that have frames."""
+    lengths = offsets[1:] - offsets[:-1]
     order = np.flatnonzero(samples & (lengths > 0))
     return order[np.argsort(-lengths[order], kind="mergesort")]
 

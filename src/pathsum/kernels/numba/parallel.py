@@ -70,7 +70,9 @@ def _work(function: Callable[..., None], remaining: Iterator[tuple[Any, ...]]) -
 
 def split_evenly(total: int, num_threads: int) -> list[tuple[int, int]]:
     """[0, total) as contiguous ranges, a few for each thread; none of nothing."""
-    count = min(total, 4 * num_threads if num_threads > 1 else 1)
+    if num_threads == 1:
+        return [(0, total)] if total else []
+    count = min(total, 4 * num_threads)
     bounds = [total * i // max(count, 1) for i in range(count + 1)]
     return list(pairwise(bounds))
 

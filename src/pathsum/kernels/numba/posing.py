@@ -230,3 +230,13 @@ def _fill_rnnt(
         for u in range(targets.shape[1]):
             labels[n, u] = targets[n, u] if u < target_lengths[n] else blank
     return True
+
+
+@kernel
+def repeat_in(targets, lengths):
+    """The first sample whose target has two equal neighbours, -1 where there is none."""
+    for n in range(lengths.size):
+        for s in range(1, lengths[n]):
+            if targets[n, s] == targets[n, s - 1]:
+                return n
+    return -1
