@@ -54,6 +54,23 @@ class List(NamedTuple):
     ends: list[int] | None
 
 
+class Tile(NamedTuple):
+    """Rows of a list: the place of the first in it, how many, and the samples that may have some."""
+
+    begin: int
+    count: int
+    samples: range
+    listed: List
+
+
+class ByPlanes(NamedTuple):
+    """The gradient by the planes, ``planes`` (K, stride) times ``factors`` (K,), and each sample's weight (N,)."""
+
+    planes: Tensor
+    factors: Tensor
+    weights: Tensor
+
+
 class JoinerTiles:
     """The joiner of some operands, whose planes are of ``classes``.
 
@@ -125,24 +142,23 @@ class JoinerTiles:
         """
         if not any(needed):
             return [None] * 4
-        listed, room, sums = self.listed(planes, factors, upstream), _Room(self, gradient=True), _Sums(self, needed)
-        for begin, count, samples in self._tiles_of(listed, room.rows):
-            hidden = self._join(room, begin, count, listed)
-            logits, out = self._logits(hidden, room), room.grad_logits[:count]
-            self._differentiate(logits, out, planes, factors, upstream, clamp, count, begin, listed)
-            sums.add(room, hidden, out, begin, samples, listed)
+        by_planes = ByPlanes(planes, factors, upstream)
+        listed, room, sums = self.listed(by_planes), _Room(self, gradient=True), _Sums(self, needed)
+        for tile in self._tiles_of(listed, room.rows):
+            hidden = self._join(room, tile.begin, tile.count, listed)
+            logits, out = self._logits(hidden, room), room.grad_logits[: tile.count]
+            self._differentiate(logits, out, by_planes, tile, clamp)
+            sums.add(room, hidden, out, tile)
         return sums.done()
 
     def slopes(self, tangents: Sequence[Tensor | None], planes: Tensor, factors: Tensor, upstream: Tensor) -> Tensor:
         """How the planes move along a tangent of the operands, at the nodes that count as in ``gradients``; else 0."""
-        along, slopes = self._along(tangents), torch.zeros_like(planes)
-        listed, room = self.listed(planes, factors, upstream), _Room(self, moved=along)
-        for begin, count, _ in self._tiles_of(listed, room.rows):
-            hidden = self._join(room, begin, count, listed)
+        along, slopes, by_planes = self._along(tangents), torch.zeros_like(planes), ByPlanes(planes, factors, upstream)
+        listed, room = self.listed(by_planes), _Room(self, moved=along)
+        for tile in self._tiles_of(listed, room.rows):
+            hidden = self._join(room, tile.begin, tile.count, listed)
             logits, moved = self._logits(hidden, room), self._moved_logits(hidden, room)
-            self._differentiate_again(
-                logits, moved, None, slopes, planes, factors, upstream, count, begin, listed
-            )  # fmt: skip
+            self._differentiate_again(logits, moved, None, slopes, by_planes, tile)
         return slopes
 
     def products(
@@ -157,31 +173,31 @@ class JoinerTiles:
         """How ``gradients``, unclamped, move along a tangent of the operands, while ``planes`` move by ``moving``."""
         if not any(needed):
             return [None] * 4
-        along = self._along(tangents)
-        listed, sums = self.listed(planes, factors, upstream), _Sums(self, needed)
+        along, by_planes = self._along(tangents), ByPlanes(planes, factors, upstream)
+        listed, sums = self.listed(by_planes), _Sums(self, needed)
         room = _Room(self, gradient=True, moved=along)
-        for begin, count, samples in self._tiles_of(listed, room.rows):
-            hidden = self._join(room, begin, count, listed)
+        for tile in self._tiles_of(listed, room.rows):
+            hidden = self._join(room, tile.begin, tile.count, listed)
             logits, moved = self._logits(hidden, room), self._moved_logits(hidden, room)
-            here = (factors, upstream, count, begin, listed)
             gradient, of_planes, product = (
                 torch.empty_like(logits, dtype=dtype) for dtype in (self.dtype, self.work, self.work)
             )
-            self._differentiate(logits, gradient, planes, factors, upstream, -1.0, *here[2:])
-            self._differentiate(logits, of_planes, moving, factors, upstream, -1.0, *here[2:])
-            self._differentiate_again(logits, moved, product, None, planes, *here)
-            sums.add(room, hidden, (product + of_planes).to(self.dtype), begin, samples, listed, gradient)
+            self._differentiate(logits, gradient, by_planes, tile)
+            self._differentiate(logits, of_planes, by_planes._replace(planes=moving), tile)
+            self._differentiate_again(logits, moved, product, None, by_planes, tile)
+            sums.add(room, hidden, (product + of_planes).to(self.dtype), tile, gradient)
         return sums.done()
 
-    def listed(self, planes: Tensor, factors: Tensor, upstream: Tensor) -> List:
+    def listed(self, by_planes: ByPlanes) -> List:
         """The nodes that count."""
+        planes, factors, weights = by_planes
         device, offsets = planes.device, self.integers[3]
         index = torch.int32 if self.num_nodes < 2**31 else torch.int64
         alive = torch.empty(self.num_nodes, dtype=torch.int8, device=device)
         grid = (programs(self.num_nodes, _NODES),)
         launch(
             joint.mark_rows, grid, planes,
-            planes, factors, self.num_planes, planes.shape[1], upstream, self.gate, self.num_nodes, *self.lengths,
+            planes, factors, self.num_planes, planes.shape[1], weights, self.gate, self.num_nodes, *self.lengths,
             self.num_samples, alive, ROWS=_NODES,
         )  # fmt: skip
         places, nodes = alive.cumsum(0, dtype=index), torch.empty(self.num_nodes, dtype=index, device=device)
@@ -191,8 +207,7 @@ class JoinerTiles:
         launch(joint.list_rows, grid, planes, alive, places, self.num_nodes, nodes, ROWS=_NODES)
         return List(nodes, places, ends[-1:].clone(), ends.tolist() if self.known else None)
 
-    def _tiles_of(self, listed: List, rows: int) -> Iterator[tuple[int, int, range]]:
-        """First place, rows, and the samples that may have some, of the tiles of a list."""
+    def _tiles_of(self, listed: List, rows: int) -> Iterator[Tile]:
         step = _STEP * self.slices
         total = self.num_nodes if listed.ends is None else listed.ends[-1]
         for begin in range(0, total, rows):
@@ -201,7 +216,7 @@ class JoinerTiles:
             if listed.ends is not None:
                 end = min(begin + count, total)
                 samples = range(bisect_right(listed.ends, begin) - 1, bisect_left(listed.ends, end))
-            yield begin, count, samples
+            yield Tile(begin, count, samples, listed)
 
     @cached_property
     def slices(self) -> int:
@@ -235,23 +250,22 @@ class JoinerTiles:
         return moved.add_(product(hidden, weight.T, torch.empty_like(moved))).add_(bias)
 
     def _differentiate(
-        self, logits: Tensor, out: Tensor, planes: Tensor, factors: Tensor, upstream: Tensor, clamp: float, count: int,
-        begin: int, listed: List,
+        self, logits: Tensor, out: Tensor, by_planes: ByPlanes, tile: Tile, clamp: float = -1.0
     ) -> None:  # fmt: skip
         launch(
-            row_scores.write_gradient, self._row_programs(count), self.weight,
-            planes, factors, upstream, logits, 0, 0, logits.stride(0), 1, *self._rows(count, begin, listed), None, None,
+            row_scores.write_gradient, self._row_programs(tile.count), self.weight,
+            *by_planes, logits, 0, 0, logits.stride(0), 1, *self._rows(tile.count, tile.begin, tile.listed), None, None,
             clamp, out, 0, 0, out.stride(0), 1, **self._constants,
         )  # fmt: skip
 
     def _differentiate_again(
-        self, logits: Tensor, moved: Tensor, out: Tensor | None, slopes: Tensor | None, planes: Tensor,
-        factors: Tensor, upstream: Tensor, count: int, begin: int, listed: List,
+        self, logits: Tensor, moved: Tensor, out: Tensor | None, slopes: Tensor | None, by_planes: ByPlanes, tile: Tile
     ) -> None:  # fmt: skip
         launch(
-            row_scores.write_product, self._row_programs(count), self.weight,
-            moved, 0, 0, moved.stride(0), 1, planes, factors, upstream, logits, 0, 0, logits.stride(0), 1,
-            *self._rows(count, begin, listed), None, None, slopes, out, 0, 0, logits.stride(0), 1, **self._constants,
+            row_scores.write_product, self._row_programs(tile.count), self.weight,
+            moved, 0, 0, moved.stride(0), 1, *by_planes, logits, 0, 0, logits.stride(0), 1,
+            *self._rows(tile.count, tile.begin, tile.listed), None, None, slopes, out, 0, 0, logits.stride(0), 1,
+            **self._constants,
         )  # fmt: skip
 
     def _rows(self, count: int, begin: int, listed: List | None) -> tuple[Any, ...]:
@@ -364,16 +378,14 @@ class _Sums:
         room: _Room,
         hidden: Tensor,
         grad_logits: Tensor,
-        begin: int,
-        samples: range,
-        listed: List,
+        tile: Tile,
         still: Tensor | None = None,
     ) -> None:
         """The share of the rows that were joined last, from the gradient of their logits.
 
         With ``still``, which is that gradient, ``grad_logits`` is how it moves.
         """
-        own, along = self.own, room.along
+        own, along, listed = self.own, room.along, tile.listed
         if self.weight is not None:
             self._add_products(self.weight, grad_logits, hidden)
             if still is not None:
@@ -391,11 +403,11 @@ class _Sums:
             grad_moved = grad_hidden.add_(product(still, along[2], torch.empty_like(grad_hidden)))
             grad_hidden, moved = product(still, own.weight, torch.empty_like(grad_hidden)), along[:2]
         frame_units, label_units = bucket(own.size, 16, 256), bucket(own.size, 16, 64)
-        grid = count * programs(own.size, frame_units) + len(samples) * own.width * programs(own.size, label_units)
+        grid = count * programs(own.size, frame_units) + len(tile.samples) * own.width * programs(own.size, label_units)
         launch(
             joint.add_operand_gradients, (grid,), own.weight,
-            grad_hidden, grad_moved, count, *own.lengths, listed.nodes, begin, listed.count, listed.places,
-            samples.start, own.width, own.size, own.weight.shape[1], room.frames, room.positions,
+            grad_hidden, grad_moved, count, *own.lengths, listed.nodes, tile.begin, listed.count, listed.places,
+            tile.samples.start, own.width, own.size, own.weight.shape[1], room.frames, room.positions,
             own.encoder, own.predictor, *moved, *self.operands, **own.units, FRAME_ROWS=2048 // frame_units,
             FRAME_UNITS=frame_units, LABEL_ROWS=2048 // label_units, LABEL_UNITS=label_units,
         )  # fmt: skip
