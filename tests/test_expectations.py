@@ -1,9 +1,13 @@
 """Entropies and expected risks: beside every path, one by one, beside finite differences, and where no path exists."""
 
+# Arguments of wrong types are what some of the tests are about.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 import numpy as np
 import pytest
 import torch
 
+from pathsum.graphs import ctc_topology
 from pathsum.options import RNNT_TYPES
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
@@ -14,6 +18,7 @@ from pathsum.torch import (
     ctc_entropy,
     ctc_expected_risk,
     ctc_loss,
+    lattice_entropy,
     rnnt_entropy,
     rnnt_expected_risk,
     simple_ctc_entropy,
@@ -214,6 +219,26 @@ def test_reductions_batches_and_precisions_are_those_of_the_losses():
     exact = ctc_entropy(logits.bfloat16().double(), *CHAIN, reduction="none", fused_log_softmax=True)
     assert half.dtype == torch.float32
     assert_close(half, exact, absolute=2e-5)
+
+
+def test_there_is_a_graph_only_of_what_has_a_gradient():
+    scores, logits, arcs = torch.zeros(4, 2, 3), torch.zeros(2, 3, 3, 4), torch.zeros(3, 3)
+    targets = [[0, 1], [2, 0]]
+    for impl in IMPLEMENTATIONS:
+        for plain in (
+            ctc_entropy(scores, *CHAIN, impl=impl),
+            ctc_expected_risk(scores, scores, *CHAIN, impl=impl),
+            rnnt_entropy(logits, *GRID, impl=impl),
+            asg_entropy(scores, targets, arcs, impl=impl),
+            lattice_entropy(scores, ctc_topology(3), impl=impl),
+        ):
+            assert not plain.requires_grad
+        leaf = arcs.clone().requires_grad_()
+        for differentiable in (
+            ctc_expected_risk(scores, scores.clone().requires_grad_(), *CHAIN, impl=impl),
+            asg_entropy(scores, targets, leaf, impl=impl),
+        ):
+            assert differentiable.requires_grad
 
 
 def test_costs_of_another_shape_are_refused():

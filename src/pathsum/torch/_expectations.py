@@ -6,7 +6,7 @@ arcs is one backward pass and a product, and its own derivative is a Hessian-vec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,13 +38,19 @@ def real_log_softmax(scores: Tensor, input_lengths: Any) -> Tensor:
     return log_softmax(torch.where(real[:, :, None], scores, 0.0))
 
 
-def posteriors_of(solve: Callable[..., Tensor], *scores: Tensor) -> tuple[Tensor, ...]:
-    """Losses (N,), and minus their gradient by each tensor of scores, all differentiable."""
+def posteriors_of(
+    solve: Callable[..., Tensor], *scores: Tensor, beside: Sequence[Tensor | None] = ()
+) -> tuple[Tensor, ...]:
+    """Losses (N,), and minus their gradient by each tensor of scores; with a graph where one of them has one.
+
+    ``beside``: what else the losses are made of.
+    """
     if torch.compiler.is_compiling() or transformed():
         losses, pull, *_ = torch.func.vjp(solve, *scores)
         return losses, *(-gradient for gradient in pull(torch.ones_like(losses)))
     # The same without torch.func, whose first use imports the compiler.
-    wanted = torch.is_grad_enabled()
+    made_of = (tensor for tensor in (*scores, *beside) if tensor is not None)
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in made_of)
     with torch.enable_grad():
         leaves = [tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in scores]
         losses = solve(*leaves)

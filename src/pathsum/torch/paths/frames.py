@@ -233,7 +233,9 @@ class FramePaths(Paths):
     def _expectation(
         self, scores: Tensor, transitions: Tensor | None, costs: Tensor, transition_costs: Tensor | None
     ) -> Expected:
-        losses, posteriors = posteriors_of(lambda scores: self.solve(scores, transitions), scores)
+        losses, posteriors = posteriors_of(
+            lambda scores: self.solve(scores, transitions), scores, beside=(transitions,)
+        )
         expected = product(posteriors, costs).sum((1, 2))
         if transition_costs is None or transitions is None:
             return Expected(losses, expected)
@@ -246,7 +248,7 @@ class FramePaths(Paths):
         """(C, C) how often each transition is expected in a sample."""
         own = slice(sample, sample + 1)
         one = type(self)(self.function, scores[own], transitions, part_of(self.lattice, own), self.kernels, True)
-        return posteriors_of(lambda transitions: one.solve(scores[own], transitions), transitions)[1]
+        return posteriors_of(lambda transitions: one.solve(scores[own], transitions), transitions, beside=(scores,))[1]
 
     def _real(self) -> Tensor:
         """(N, T) whether a frame is one of its sample's."""
