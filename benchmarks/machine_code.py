@@ -47,10 +47,9 @@ TYPES = {
 SCALARS = {"tl.int32": "i32", "tl.int64": "i64", "tl.float64": "fp64"}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
-# An H200: bytes a second that a kernel can hope for, cycles a second, and cycles that a barrier and a load take that
-# is waited for; a warp issues an instruction every other cycle at best, where each needs the one before, and four
-# warps issue at a time.
-BANDWIDTH, CLOCK, BARRIER, LOAD, ISSUE, SCHEDULERS = 4.0e12, 1.755e9, 30, 450, 2, 4
+# An H200: cycles a second, and cycles that a barrier takes, and a load out of the second cache. A warp issues an
+# instruction every other cycle, where each needs the one before, and four warps issue at a time.
+CLOCK, BARRIER, LOAD, ISSUE, SCHEDULERS = 1.755e9, 30, 270, 2, 4
 # Microseconds of the host: a launch by Triton, and an operation of torch.
 LAUNCH, OPERATION = 10.0, 4.0
 
@@ -115,7 +114,12 @@ def resources(result: Any) -> Resources:
 
 
 class Loop(NamedTuple):
-    """An innermost loop, per iteration; ``waited``: loads whose result is read within ``SOON`` instructions."""
+    """An innermost loop, per iteration.
+
+    Attributes:
+        waited: Loads whose result is read within ``SOON`` instructions.
+        soonest: How many instructions behind a load its iteration reads the result, of the soonest; 0 if none does.
+    """
 
     instructions: int
     barriers: int
@@ -124,6 +128,7 @@ class Loop(NamedTuple):
     shared: int
     exchanges: int
     waited: int
+    soonest: int
 
 
 _LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);")
@@ -155,30 +160,29 @@ def _loop(code: list[tuple[str, str]]) -> Loop:
     def count(*words: str) -> int:
         return sum(operation.split(".")[0] in words for operation, _ in code)
 
-    waited = 0
-    for i, (operation, operands) in enumerate(code):
-        if operation.split(".")[0] == "LDG":
-            waited += _is_read(re.match(r"R\d+", operands), operation, code[i + 1 : i + 1 + SOON])
+    loads = [i for i, (operation, _) in enumerate(code) if operation.split(".")[0] == "LDG"]
+    distances = [distance for i in loads if (distance := _read_behind(*code[i], code[i + 1 :]))]
     return Loop(
         len(code), count("BAR"), count("LDG"), count("STG", "ATOMG", "RED"), count("LDS", "STS", "LDSM", "STSM"),
-        count("SHFL"), waited,
+        count("SHFL"), sum(distance <= SOON for distance in distances), min(distances, default=0),
     )  # fmt: skip
 
 
-def _is_read(target: re.Match[str] | None, operation: str, behind: list[tuple[str, str]]) -> bool:
-    """Whether code reads what was loaded before it is written over."""
+def _read_behind(operation: str, operands: str, behind: list[tuple[str, str]]) -> int:
+    """How many instructions behind a load what it has loaded is read; 0 if it is not, or written over first."""
+    target = re.match(r"R\d+", operands)
     if target is None:
-        return False
+        return 0
     size = 4 if ".128" in operation else 2 if ".64" in operation else 1
     loaded = {f"R{int(target[0][1:]) + k}" for k in range(size)}
-    for word, operands in behind:
+    for distance, (_, operands) in enumerate(behind, 1):
         first, _, rest = operands.partition(",")
         reads = rest if re.match(r"U?[RP]\w+(\.\w+)*$", first.strip()) else operands
         if loaded & set(re.findall(r"\bR\d+\b", reads)):
-            return not word.startswith("LDG")
+            return distance
         if first.strip() in loaded:
-            return False
-    return False
+            return 0
+    return 0
 
 
 class Observed(TorchDispatchMode):
@@ -304,14 +308,16 @@ def _tensors(launch: Launch) -> list[Tensor]:
 
 
 def step_time(loop: dict[str, int], warps: int) -> float:
-    """Nanoseconds that an iteration is predicted to take."""
-    issue = max(loop["instructions"] * warps / SCHEDULERS, ISSUE * loop["instructions"])
-    return 1e9 / CLOCK * (issue + BARRIER * loop["barriers"] * (warps > 1) + LOAD * (loop["waited"] > 0))
+    """Nanoseconds that an iteration is predicted to take: at least as long as a load that is looked at in the next."""
+    issue = max(warps / SCHEDULERS, ISSUE)
+    waiting = max(0.0, LOAD - issue * loop["soonest"]) if loop["soonest"] else 0.0
+    busy = issue * loop["instructions"] + BARRIER * loop["barriers"] * (warps > 1) + waiting
+    return 1e9 / CLOCK * max(busy, LOAD * (loop["loads"] > 0))
 
 
 def in_words(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Rows as lines of Markdown tables."""
-    lines = ["| loss, input | direction | launches | operations of torch | GB moved, least | host, microseconds |",
+    lines = ["| loss, input | direction | launches | operations of torch | GB given, least | host, microseconds |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows:
         if "kernel" not in row:
@@ -323,7 +329,7 @@ def in_words(rows: Sequence[dict[str, Any]]) -> list[str]:
                 f"{row['bytes'] / 1e9:.3g}, {least:.3g} | {host:.0f} |"
             )
     lines += ["", "| loss, input | kernel | warps | registers, spilled, shared | loop: instructions, barriers, loads, "
-              "stores, shared, exchanges, waited for | predicted |", "|---|---|---|---|---|---|"]  # fmt: skip
+              "stores, shared, exchanges, waited for, soonest | predicted |", "|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows:
         if "kernel" in row:
             told = [f"{', '.join(str(value) for value in loop.values())}" for loop in row["loops"]]

@@ -45,7 +45,8 @@ def cache(tmp_path_factory):
         "chain",
         {
             "score_rows", "solve", "find_posteriors", "sort_entries", "write_gradient", "write_entries", "count_arcs",
-            "add_counts", "gather_tangents", "tell_arcs_apart", "move_posteriors", "write_product",
+            "add_counts", "prepare_transitions", "gather_tangents", "tell_arcs_apart", "move_posteriors",
+            "write_product",
         },
     ),
     (
@@ -67,8 +68,8 @@ def cache(tmp_path_factory):
     (
         "dense",
         {
-            "score_rows", "solve", "combine", "write_gradient", "add_transition_gradient", "move_posteriors",
-            "add_transition_product",
+            "prepare_transitions", "score_rows", "solve", "combine", "write_gradient", "add_transition_gradient",
+            "move_posteriors", "add_transition_product",
         },
     ),
     (

@@ -444,7 +444,8 @@ def _final_mass(alpha, frame, frames, states, num_columns, num_final):
 @triton.jit
 def _solve(
     stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
-    transitions, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS: tl.constexpr,
+    transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses,
+    LOGITS: tl.constexpr,
     SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, STRIPS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """``solve`` of a sample, in the pair that holds its paths."""
@@ -473,6 +474,8 @@ def _solve(
             loss = -tl.log(tl.where(mantissa > 0, mantissa, 1.0))
             if maxima is not None:
                 loss += _taken_off(maxima, sums, powers, frame, frames, LOGITS, BLOCK, WIDE)
+            if common is not None:
+                loss -= tl.maximum(frames - 1, 0) * tl.load(common)
             loss = tl.where(mantissa > 0, loss - exponent.to(tl.float64) * LN_2, float("inf"))
         if LOGITS:
             # The paths share a probability of 1: what rounding has left below 0 is 0.
@@ -483,26 +486,26 @@ def _solve(
 @kernel
 def solve(
     stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
-    transitions, num_frames: tl.int32, width: tl.int32, num_columns: tl.int32, start_state: tl.int32,
+    transitions, common, num_frames: tl.int32, width: tl.int32, num_columns: tl.int32, start_state: tl.int32,
     num_final: tl.int32, alpha, beta, losses, LOGITS: tl.constexpr, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr,
     BLOCK: tl.constexpr, STRIPS: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
     """Alpha and the loss of a sample, or, by the second program of it, beta.
 
-    Without ``maxima`` the loss lacks what alpha lacks.
+    Without ``maxima`` the loss lacks what alpha lacks, without ``common`` what transitions have in common.
     """
     n = tl.program_id(0).to(tl.int64)
     if is_wide(tl.load(extents + n), tl.load(input_lengths + n), FIXED):
         _solve(
             stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
-            transitions, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS, SHARED,
-            TRANSITIONS, BLOCK, STRIPS, True,
+            transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS,
+            SHARED, TRANSITIONS, BLOCK, STRIPS, True,
         )  # fmt: skip
     elif not FIXED:
         _solve(
             stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
-            transitions, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS, SHARED,
-            TRANSITIONS, BLOCK, STRIPS, False,
+            transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS,
+            SHARED, TRANSITIONS, BLOCK, STRIPS, False,
         )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ from pathsum.kernels.triton.extended import LN_2, reference_of
 WATCH = tl.constexpr(2.0**-500)
 # A frame's sum of alpha * beta that is further below 1 has lost digits.
 LEAST_MASS = tl.constexpr(2.0**-900)
+# Transitions that are further apart than this many nats, 340 bits, leave plain floats.
+SPREAD = tl.constexpr(235.0)
 # A sample that has a score of NaN or +inf; one that is lost has 1.
 UNDEFINED = tl.constexpr(2)
 
@@ -41,6 +43,42 @@ def greatest_of_frame(scores, start, stride_c, num_classes, BLOCK: tl.constexpr)
         undefined = undefined | (~(x < float("inf"))).to(tl.int32)
     largest = tl.max(greatest, 0)
     return tl.where(largest > float("-inf"), largest, 0.0), tl.max(undefined, 0)
+
+
+@kernel
+def prepare_transitions(
+    transitions, num_classes: tl.int32, table, common, matrix, transposed, shift, status, BLOCK: tl.constexpr
+):  # fmt: skip
+    """By one program: ``table``, the transitions in float64 less the greatest where that is huge, ``common``, which all
+    paths of a sample take as often; ``matrix``, exp(table - shift), and its transpose, 0 of what is not defined; and
+    ``status``, whether a transition is NaN or +inf, and whether finite ones lie ``SPREAD`` apart.
+    """
+    count = num_classes.to(tl.int64) * num_classes
+    greatest, undefined = tl.full([BLOCK], float("-inf"), tl.float64), tl.zeros([BLOCK], tl.int32)
+    for first in range(0, count, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        x = tl.load(transitions + i, mask=i < count, other=float("-inf")).to(tl.float64)
+        undefined = undefined | (~(x < float("inf"))).to(tl.int32)
+        greatest = tl.maximum(greatest, tl.where(x < float("inf"), x, float("-inf")))
+    wrong, largest = tl.max(undefined, 0), tl.max(greatest, 0)
+    largest = tl.where(largest > float("-inf"), largest, 0.0)
+    huge = tl.where(wrong == 0, reference_of(largest), 0.0)
+    least = tl.zeros([BLOCK], tl.int32)
+    for first in range(0, count, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        mask = i < count
+        x = tl.load(transitions + i, mask=mask, other=float("-inf")).to(tl.float64) - huge
+        below = x - (largest - huge)
+        finite = tl.abs(x) < float("inf")
+        least = least | (finite & (below < -SPREAD)).to(tl.int32)
+        weight = tl.where(x < float("inf"), tl.exp(below), 0.0)
+        tl.store(table + i, x, mask=mask)
+        tl.store(matrix + i, weight, mask=mask)
+        tl.store(transposed + i % num_classes * num_classes + i // num_classes, weight, mask=mask)
+    tl.store(common, huge)
+    tl.store(shift, largest - huge)
+    tl.store(status, wrong)
+    tl.store(status + 1, tl.max(least, 0))
 
 
 @kernel

@@ -33,12 +33,13 @@ def _log_sum(transitions, vector, to, num_classes, stride_to, stride_from, TO: t
 @kernel
 def solve(
     scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, input_lengths, num_frames: tl.int32,
-    num_classes: tl.int32, transitions, nothing, alpha, beta, entering, losses, lost, out, TO: tl.constexpr,
-    FROM: tl.constexpr,
+    num_classes: tl.int32, transitions, nothing, alpha, beta, entering, losses, in_common,
+    common, lost, out, final, RELATIVE: tl.constexpr, TO: tl.constexpr, FROM: tl.constexpr,
 ):  # fmt: skip
     """As ``dense.solve``, of the samples that are lost; ``nothing`` is a row of zeros.
 
     ``out``: the losses of all samples; those that were given stay as they are, for the other program reads them.
+    ``final``: the same with what they have in common, unless RELATIVE.
     """
     n = tl.program_id(0).to(tl.int64)
     frames = tl.load(input_lengths + n).to(tl.int32)
@@ -82,6 +83,10 @@ def solve(
             log_z = _log_sum(nothing, last, tl.zeros([1], tl.int32), num_classes, 0, 1, 1, FROM)
             loss = -tl.max(log_z, 0)
         tl.store(out + n, loss)
+        if RELATIVE:
+            tl.store(final + n, loss)
+        else:
+            tl.store(final + n, loss - (tl.load(in_common + n) + tl.maximum(frames - 1, 0) * tl.load(common)))
 
 
 @kernel

@@ -17,6 +17,7 @@ from pathsum.kernels.triton import best_path, chain, chain_gradient, chain_hvp
 from pathsum.lattice import ChainLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import ChainOperators
+from pathsum.torch._triton.dense import Transitions
 from pathsum.torch._triton.launching import (
     aligned,
     bucket,
@@ -25,7 +26,6 @@ from pathsum.torch._triton.launching import (
     in_rows,
     in_triton,
     launch,
-    less_common,
     nowhere,
     programs,
     scan,
@@ -69,9 +69,7 @@ class Chain(ChainOperators):
         beta = empty(num_rows if need_gradient else 0, own.width, dtype=torch.int64)
         planes = (stay_scores, step_scores)
         statistics = (None, None, None) if relative else (maxima, sums, powers)
-        _solve(own, planes, statistics, extents, (alpha, beta), losses, logits)
-        if transitions is not None and not relative:
-            losses -= (own.lengths[0] - 1).clamp(min=0) * less_common(transitions)[1]
+        _solve(own, planes, statistics, extents, (alpha, beta), losses, logits, None if relative else own.common)
         maxima, sums = maxima if logits else empty(0, dtype=work), sums.to(work)
         if not need_gradient:
             return ChainSaved(losses, maxima, sums, empty(0, 0, dtype=work), empty(0, 0, dtype=work))
@@ -183,6 +181,7 @@ class _Chains(NamedTuple):
         ends: The state before the first frame, and how many of the last are final.
         fixed: Whether all samples take the wide pair: scores of arcs that are the same in all frames have their
             rounding in all frames too.
+        common: What transitions have in common, (1,), of those that have scores.
     """
 
     lengths: tuple[Tensor, Tensor]
@@ -193,18 +192,21 @@ class _Chains(NamedTuple):
     ends: tuple[int, int]
     shared: bool
     fixed: bool
+    common: Tensor | None
 
     @classmethod
     def of(cls, call: Call) -> _Chains:
         (scores, transitions), own = call.scores, call.lattice
         lengths = in_rows(own.input_lengths, own.num_states)
         labels = in_rows(own.stay_labels, own.step_labels)
-        transitions = None if transitions is None else less_common(transitions)[0]
-        arcs = in_rows(own.skips, own.stay_transitions, own.step_transitions, transitions)
+        table = common = None
+        if transitions is not None:
+            table, common, *_ = Transitions.of(transitions.contiguous())
+        arcs = in_rows(own.skips, own.stay_transitions, own.step_transitions, table)
         return cls(
             (lengths[0], lengths[1]), (labels[0], labels[1]), tuple(arcs), scores.shape[1], labels[1].shape[1],
             (own.start_state, own.num_final), own.shared_labels,
-            transitions is not None or work_dtype(scores) == torch.float64,
+            transitions is not None or work_dtype(scores) == torch.float64, common,
         )  # fmt: skip
 
     @property
@@ -221,13 +223,16 @@ def _solve(
     masses: tuple[Tensor, Tensor],
     losses: Tensor,
     logits: bool,
+    common: Tensor | None = None,
 ) -> None:
-    """Alpha and the losses, and beta where it has room, of scores gathered by state."""
+    """Alpha and the losses, and beta where it has room, of scores gathered by state; the losses lack what transitions
+    have in common unless that is given.
+    """
     block, (alpha, beta) = bucket(own.width, 32, STRIP), masses
     launch(
         chain.solve, (len(losses), 2 if len(beta) else 1), alpha,
-        *scores, *statistics, extents, *own.lengths, *own.arcs, own.num_frames, own.width, own.width, *own.ends,
-        alpha, beta, losses, LOGITS=logits, SHARED=own.shared, FIXED=own.fixed,
+        *scores, *statistics, extents, *own.lengths, *own.arcs, common, own.num_frames, own.width,
+        own.width, *own.ends, alpha, beta, losses, LOGITS=logits, SHARED=own.shared, FIXED=own.fixed,
         TRANSITIONS=own.arcs[-1] is not None, BLOCK=block, STRIPS=own.width > block, num_warps=warps(block),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ Planes over frames are (N, T, C), padding included: their sizes are known withou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +22,34 @@ from pathsum.torch._triton.launching import (
     empty_gradient,
     in_rows,
     launch,
-    less_common,
     nowhere,
     programs,
     tiles,
     warps,
 )
 
-# Transitions that are further apart than this many nats, 340 bits, leave plain floats.
-_SPREAD = 235.0
+
+class Transitions(NamedTuple):
+    """Transitions (C, C) as ``dense.prepare_transitions`` makes them."""
+
+    table: Tensor
+    common: Tensor
+    matrix: Tensor
+    transposed: Tensor
+    shift: Tensor
+    status: Tensor
+
+    @classmethod
+    def of(cls, transitions: Tensor) -> Transitions:
+        """Of contiguous ones."""
+        empty, shape = empties(transitions), transitions.shape
+        made = cls(empty(*shape), empty(1), empty(*shape), empty(*shape), empty(1), empty(2, dtype=torch.int32))
+        block = bucket(transitions.numel(), 128, 4096)
+        launch(
+            dense.prepare_transitions, (1,), transitions,
+            transitions, shape[0], *made, BLOCK=block, num_warps=min(warps(block), 8),
+        )  # fmt: skip
+        return made
 
 
 class Dense(DenseOperators):
@@ -44,9 +64,7 @@ class Dense(DenseOperators):
         num_samples, num_frames, num_classes = scores.shape
         num_rows = num_samples * num_frames
         input_lengths, transitions = in_rows(call.lattice.input_lengths, call.scores[1])
-        transitions, common = less_common(transitions)
-        empty = empties(scores)
-        matrix, shift, status = _exponential(transitions)
+        empty, arcs = empties(scores), Transitions.of(transitions)
         losses, in_common, scales = empty(num_samples), empty(num_samples), empty(num_rows)
         alpha = empty(num_rows, num_classes)
         beta, entering = (empty(num_rows if need_gradient else 0, num_classes) for _ in range(2))
@@ -61,8 +79,8 @@ class Dense(DenseOperators):
         each = (num_samples, 2 if need_gradient else 1)
         launch(
             dense.solve, each, scores,
-            input_lengths, num_frames, num_classes, references, emits, matrix, matrix.T.contiguous(), shift, status,
-            alpha, scales, beta, entering, losses, in_common, lost, SINGLE=num_classes <= tile["TO"],
+            input_lengths, num_frames, num_classes, references, emits, arcs.matrix, arcs.transposed, arcs.shift,
+            arcs.status, alpha, scales, beta, entering, losses, in_common, lost, SINGLE=num_classes <= tile["TO"],
             **tile,
         )  # fmt: skip
         if need_gradient:
@@ -72,21 +90,20 @@ class Dense(DenseOperators):
                 **_block(num_classes),
             )  # fmt: skip
         nothing = torch.zeros(num_classes, dtype=torch.float64, device=scores.device)
-        linear, losses = losses, torch.empty_like(losses)
+        linear, losses, final = losses, torch.empty_like(losses), torch.empty_like(losses)
         launch(
             dense_log.solve, each, scores,
-            *frames, transitions, nothing, alpha, beta, entering, linear, lost, losses, **tile,
+            *frames, arcs.table, nothing, alpha, beta, entering, linear, in_common, arcs.common, lost, losses, final,
+            RELATIVE=call.options.relative, **tile,
         )  # fmt: skip
         if need_gradient:
             launch(
                 dense_log.combine, (num_rows,), scores,
                 input_lengths, losses, num_frames, num_classes, alpha, beta, entering, lost, **_block(num_classes),
             )  # fmt: skip
-        if not call.options.relative:
-            losses -= in_common + (input_lengths - 1).clamp(min=0) * common
         if not need_gradient:
-            return DenseSaved(losses, lost != 0, beta, beta, entering)
-        return DenseSaved(losses, lost != 0, beta, alpha, entering)
+            return DenseSaved(final, lost != 0, beta, beta, entering)
+        return DenseSaved(final, lost != 0, beta, alpha, entering)
 
     def backward(
         self, call: Call, saved: DenseSaved, upstream: Tensor, needed: Sequence[bool]
@@ -112,9 +129,9 @@ class Dense(DenseOperators):
         num_samples, num_frames, num_classes = scores.shape
         before, behind, moved = (torch.empty_like(gamma) for _ in range(3))
         costs, lost = empties(scores)(num_samples), extended.to(torch.int32)
-        matrix, _, _ = _exponential(transitions)
+        table, _, matrix, *_ = Transitions.of(transitions)
         frames = (tangent, *tangent.stride(), input_lengths, num_frames, num_classes)
-        arcs = (matrix, less_common(transitions)[0], constants)
+        arcs = (matrix, table, constants)
         launch(
             dense_hvp.solve, (num_samples, 2), scores,
             *frames, *arcs, gamma, alpha, entering, losses, lost, before, behind, costs,
@@ -179,7 +196,7 @@ def _transition_gradient(
     upstream: Tensor, shape: torch.Size, transitions: Tensor, input_lengths: Tensor, saved: DenseSaved
 ) -> Tensor:
     num_samples, num_frames, num_classes = shape
-    (table, _), (matrix, _, _) = less_common(transitions), _exponential(transitions)
+    table, _, matrix, *_ = Transitions.of(transitions)
     undefined, (enters, sources) = _linear(upstream, shape, input_lengths, saved)
     gradient = matrix * (enters.T @ sources)
     tile = _tile(num_classes)
@@ -247,13 +264,3 @@ def _block(num_classes: int) -> dict[str, int]:
 def _tile(num_classes: int) -> dict[str, int]:
     """States that arcs come to and from, of a tile of the matrix: a row of it is a warp's, which adds it up alone."""
     return {"TO": bucket(num_classes, 16, 32), "FROM": 32, "num_warps": 4 if num_classes <= 32 else 8}
-
-
-def _exponential(transitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """exp(transitions - shift), the shift, and whether one is NaN or +inf, whether the finite ones are far apart."""
-    wide = transitions.double()
-    finite = wide.isfinite()
-    shift = torch.where(finite, wide, -torch.inf).amax()
-    shift = torch.where(shift > -torch.inf, shift, 0.0)
-    status = torch.stack([~(wide < torch.inf).all(), (finite & (wide - shift < -_SPREAD)).any()])
-    return torch.where(wide < torch.inf, (wide - shift).exp(), 0.0), shift, status.to(torch.int32)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.triton.compilation import float_of
-from pathsum.kernels.triton.extended import ORDINARY
 
 # Bytes, as the kernel computes with them, that one program of a row kernel works on at a time: more does not fit into
 # its registers.
@@ -104,14 +103,6 @@ def tiles(num_classes: int, work: torch.dtype) -> Tiles:
 def in_rows(*tensors: Tensor | None) -> list[Any]:
     """Integers as kernels read them, contiguous; posing may leave them strided."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def less_common(transitions: Tensor) -> tuple[Tensor, Tensor]:
-    """Transitions in float64 less the greatest where that is huge, and this: every path of a sample takes as many."""
-    wide = transitions.double()
-    largest = wide.amax()
-    common = torch.where((largest.abs() > ORDINARY.value) & largest.isfinite(), largest, 0.0)
-    return wide - common, common
 
 
 def sent(device: torch.device, *integers: Tensor) -> list[Tensor]:
