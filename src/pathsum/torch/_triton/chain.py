@@ -146,7 +146,7 @@ class Chain(ChainOperators):
 
     def best(self, call: Call) -> ChainPath:
         scores = call.scores[0]
-        own = _Chains.of(call._replace(lattice=self.sent(call.lattice, scores.device)))
+        own = _Chains.of(Call((scores, None), self.sent(call.lattice, scores.device)))
         # A best path has the transitions as they are.
         arcs = (*own.arcs[:-1], *in_rows(call.scores[1]))
         empty, num_samples = empties(scores), len(scores)

@@ -44,7 +44,7 @@ class Transitions(NamedTuple):
         """Of contiguous ones."""
         empty, shape = empties(transitions), transitions.shape
         made = cls(empty(*shape), empty(1), empty(*shape), empty(*shape), empty(1), empty(2, dtype=torch.int32))
-        block = bucket(transitions.numel(), 128, 4096)
+        block = bucket(transitions.numel(), 128, 1024)
         launch(
             dense.prepare_transitions, (1,), transitions,
             transitions, shape[0], *made, BLOCK=block, num_warps=min(warps(block), 8),
