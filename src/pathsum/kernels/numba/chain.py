@@ -262,6 +262,15 @@ def in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
     return position // num_frames, position % num_frames
 
 
+@njit(forceinline=True, **COMPILE)
+def longest_of(frame_offsets):
+    """The most frames of a sample. (numba's ``diff`` takes as long to compile as a recursion.)"""
+    longest = np.int64(0)
+    for n in range(frame_offsets.size - 1):
+        longest = max(longest, frame_offsets[n + 1] - frame_offsets[n])
+    return longest
+
+
 @kernel
 def _lay_out(lengths, num_states, first_frame, strip, frame_offsets):
     """Where each sample's frames of a strip begin, one sample after another; the most of a sample, the most states, and
@@ -316,7 +325,7 @@ def _gather_scores(
     stay_labels, step_labels = borrow(stay_labels), borrow(step_labels)
     stay_scores, step_scores = borrow(stay_scores), borrow(step_scores)
     num_samples = num_states.size
-    longest = np.diff(frame_offsets).max()
+    longest = longest_of(frame_offsets)
     for position in range(first, last):
         n, t = in_memory_order(position, num_samples, longest, stride_n, stride_t)
         frame = frame_offsets[n] + t

@@ -13,7 +13,7 @@ from numba import njit
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.chain_recursion import FRONT
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
-from pathsum.kernels.numba.rows import Strided, borrow, load_row, work_dtype
+from pathsum.kernels.numba.rows import Strided, borrow, copy_row, load_row, work_dtype
 from pathsum.kernels.protocol import ChainPath
 from pathsum.lattice import ChainLattice
 
@@ -91,7 +91,7 @@ def _solve_sample(
     emitted, entered = np.empty(classes.size), np.empty(num_states)
     for t in range(num_frames):
         if t % stretch == 0:
-            kept[t // stretch] = alpha
+            copy_row(alpha, kept[t // stretch])
         if not _load_emitted(flat, start + t * stride_t, stride_c, encoding, scratch, classes, emitted):
             return np.nan
         # States before the first are too far from the end, those from last on too far from the start.
@@ -113,9 +113,9 @@ def _solve_sample(
     for k in range(num_kept - 1, -1, -1):
         begin, end = k * stretch, min((k + 1) * stretch, num_frames)
         lowest = max(state - reach * (end - begin), 0)
-        alpha[:] = kept[k]
+        copy_row(kept[k], alpha)
         for t in range(begin, end):
-            before[t - begin, : FRONT + state - lowest + 1] = alpha[lowest : FRONT + state + 1]
+            copy_row(alpha[lowest : FRONT + state + 1], before[t - begin])
             _load_emitted(flat, start + t * stride_t, stride_c, encoding, scratch, classes, emitted)
             first = max(state - reach * (end - 1 - t), 0)
             last = min(start_state + reach * (t + 1) + 1, state + 1)

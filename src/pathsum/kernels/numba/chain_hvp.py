@@ -20,6 +20,7 @@ from pathsum.kernels.numba.chain import (
     count_visits,
     greatest_of,
     in_memory_order,
+    longest_of,
     of_states,
     offsets_of,
     stay_factors,
@@ -198,7 +199,7 @@ def _gather_by_state(
     The sum has no use but that rows are read in order, which memory is twice as fast at as at one label here and there.
     """
     flat, scratch, labels, gathered = borrow(flat), borrow(scratch), borrow(labels), borrow(gathered)
-    longest = np.diff(frame_offsets).max()
+    longest = longest_of(frame_offsets)
     total = gathered.dtype.type(0)
     for position in range(first, last):
         n, t = in_memory_order(position, num_states.size, longest, stride_n, stride_t)

@@ -119,7 +119,7 @@ def _reach(scores):
     return total
 
 
-@njit(**COMPILE)
+@njit(inline="always", **COMPILE)
 def solve_samples(
     samples, frame_offsets, step_scores, stay_scores, stays, maxima, log_sums, num_states, skips, num_final,
     shared_labels, logits, need_gradient, alpha, exponents, zero, running_mass, running_exponents, running_log_sums,
@@ -151,7 +151,7 @@ def solve_samples(
     return left
 
 
-@njit(**COMPILE)
+@njit(inline="always", **COMPILE)
 def _solve_sample(
     step_scores, stay_scores, stays, num_states, skips, num_final, shared_labels, logits, need_gradient, alpha,
     alpha_exponents, zero, running_mass, running_exponents,

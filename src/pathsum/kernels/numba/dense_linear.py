@@ -24,7 +24,7 @@ from numba import njit
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_EXACTLY, exact_kernel, kernel
 from pathsum.kernels.numba.extended import bits, exp, from_bits, normalise, shift
-from pathsum.kernels.numba.rows import Strided, borrow, greatest, less_both, load_row, unit_of, work_dtype
+from pathsum.kernels.numba.rows import Strided, borrow, copy_row, greatest, less_both, load_row, unit_of, work_dtype
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.numerics import LN_2
 
@@ -237,12 +237,11 @@ def _finish(samples, offsets, last_sums, maxima, exponents, steep, losses, possi
         possible[n] = losses[n] < np.inf
 
 
-@kernel
-def _longest_first(samples, offsets):
+def _longest_first(samples: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The samples of a mask that have frames."""
     lengths = offsets[1:] - offsets[:-1]
     order = np.flatnonzero(samples & (lengths > 0))
-    return order[np.argsort(-lengths[order], kind="mergesort")]
+    return order[np.argsort(-lengths[order], kind="stable")]
 
 
 @njit(**COMPILE_EXACTLY)
@@ -272,7 +271,8 @@ def _exponentiate(
     shifted = np.empty(weights.shape[1])
     # No shift of the first frame, and those of all others.
     shift_rows = np.zeros((2, weights.shape[1]))
-    shift_rows[1, :num_classes] = -shifts
+    for c in range(num_classes):
+        shift_rows[1, c] = -shifts[c]
     n = np.searchsorted(offsets, first, side="right") - 1
     for frame in range(first, last):
         while frame >= offsets[n + 1]:
@@ -318,13 +318,6 @@ def multiply(matrix, states, out):
             sum_3[j] += m0 * d0 + m1 * d1 + m2 * d2 + m3 * d3
     for n in range(GROUP):
         copy_row(sums[n], out[n])
-
-
-@njit(**COMPILE)
-def copy_row(source, target):
-    # Assigning slices would do the same, and take the compiler a second each time.
-    for c in range(source.size):
-        target[c] = source[c]
 
 
 @njit(**COMPILE)

@@ -315,7 +315,8 @@ def _take_off_common(blank_scores, label_scores):
         largest[u], _ = unit_of(largest[u])
     if np.any(largest != 0.0):
         for t in range(num_frames):
-            label_scores[t] -= largest
+            for u in range(width):
+                label_scores[t, u] -= largest[u]
     return total + largest.sum()
 
 

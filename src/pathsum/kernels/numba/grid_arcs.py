@@ -180,7 +180,8 @@ def _take_off_common(planes, offset, num_frames, width, frames_on):
         for k in range(frames_on.size):
             if frames_on[k] == 0:
                 for t in range(num_frames):
-                    planes[k, offset + t * width : offset + (t + 1) * width] -= largest
+                    for u in range(width):
+                        planes[k, offset + t * width + u] -= largest[u]
     return total + largest.sum()
 
 

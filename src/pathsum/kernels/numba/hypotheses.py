@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba import chain, parallel
-from pathsum.kernels.numba.chain import in_memory_order
+from pathsum.kernels.numba.chain import in_memory_order, longest_of
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import scaled_exp
 from pathsum.kernels.numba.rows import (
@@ -252,7 +252,7 @@ def _read_rows(
     greatest, whose logarithm is NaN where they are not defined.
     """
     flat, scratch, classes, plane = borrow(flat), borrow(scratch), borrow(classes), borrow(plane)
-    longest = np.diff(frame_offsets).max()
+    longest = longest_of(frame_offsets)
     for position in range(first, last):
         n, t = in_memory_order(position, sizes.size, longest, stride_n, stride_t)
         frame = frame_offsets[n] + t

@@ -234,7 +234,8 @@ def _find(table, firsts, seconds, thirds, fourths, a, b, c, d):
 @njit(**COMPILE_EXACTLY)
 def _twice(array):
     larger = np.zeros(2 * array.size, array.dtype)
-    larger[: array.size] = array
+    for entry in range(array.size):
+        larger[entry] = array[entry]
     return larger
 
 

@@ -490,6 +490,13 @@ def less_both(score, taken_off, other):
 
 
 @njit(**COMPILE)
+def copy_row(source, target):
+    # Assigning slices would do the same, and take the compiler seconds: it makes the words of an error in shapes.
+    for c in range(source.size):
+        target[c] = source[c]
+
+
+@njit(**COMPILE)
 def take_off(scores, largest):
     """Take the largest of some scores off all of them where it is huge; what was taken off.
 
