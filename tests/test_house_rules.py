@@ -50,6 +50,7 @@ LAYERS = {
     "pathsum.console": 5,
     "pathsum.compat": 6,
     "pathsum.utterances": 6,
+    "pathsum.warmup": 6,
     "pathsum.demo": 6,
     "pathsum.bench": 6,
     "pathsum.cli": 7,

@@ -16,10 +16,11 @@ from pathsum import __version__
 from pathsum.errors import CommandError, InvalidTypeError, InvalidValueError
 from pathsum.printable import printable
 
-_COMMANDS = ("info", "align", "decode", "bench", "demo")
+_COMMANDS = ("info", "warmup", "align", "decode", "bench", "demo")
 
 # What each extra installs, so that what is missing is said in one line before anything starts.
 _EXTRAS = {
+    "warmup": ("torch",),
     "align": ("torch", "rich", "matplotlib"),
     "decode": ("torch", "rich"),
     "bench": ("torch", "rich", "matplotlib"),
@@ -113,6 +114,15 @@ def _parser() -> argparse.ArgumentParser:
         "info", help="print versions, devices, implementations and the state of the kernel cache"
     )
     info.set_defaults(run=_info)
+
+    warmup = commands.add_parser("warmup", help="compile kernels and cache them, so that first calls need not")
+    warmup.add_argument("functions", nargs="*", metavar="function", help="of pathsum.torch, as ctc_loss (those it knows)")
+    warmup.add_argument(
+        "--dtypes", nargs="+", choices=["float16", "bfloat16", "float32", "float64"], default=["float32"],
+        metavar="NAME", help="of the scores (float32)",
+    )  # fmt: skip
+    warmup.add_argument("--second", action="store_true", help="second derivatives too")
+    warmup.set_defaults(run=_warmup)
 
     align = commands.add_parser("align", help="find the time of every token of a transcript in CTC log-probabilities")
     align.add_argument("scores", type=_path, help=_SCORES)
@@ -312,6 +322,14 @@ def _info(options: argparse.Namespace) -> int:
     from pathsum import info
 
     print(info.report())
+    return 0
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    from pathsum.warmup import warm_up
+
+    for name, dtype, count, seconds in warm_up(options.functions, options.dtypes, options.second):
+        print(f"{name} of {dtype}: {count} kernels compiled in {seconds:.1f} s", flush=True)
     return 0
 
 

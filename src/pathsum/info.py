@@ -204,6 +204,11 @@ def _kernel_cache() -> str:
     return _section(title, lines)
 
 
+def num_compiled() -> int:
+    """How many variants of kernels this process has compiled, rather than read."""
+    return sum(sum(kernel.stats.cache_misses.values()) for _, kernel in _cached_kernels())
+
+
 def _cached_kernels() -> list[tuple[str, Any]]:
     from numba.core.dispatcher import Dispatcher
 
