@@ -7,12 +7,10 @@ import subprocess
 import sys
 
 import pytest
-
-from pathsum.errors import CommandError
-
-torch = pytest.importorskip("torch")
+import torch
 
 import pathsum.torch
+from pathsum.errors import CommandError
 from pathsum.warmup import CALLS, warm_up
 
 

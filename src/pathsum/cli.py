@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     warmup = commands.add_parser("warmup", help="compile kernels and cache them, so that first calls need not")
-    warmup.add_argument("functions", nargs="*", metavar="function", help="of pathsum.torch, as ctc_loss (those it knows)")
+    warmup.add_argument("functions", nargs="*", metavar="function", help="of pathsum.torch (all it knows)")
     warmup.add_argument(
         "--dtypes", nargs="+", choices=["float16", "bfloat16", "float32", "float64"], default=["float32"],
         metavar="NAME", help="of the scores (float32)",
