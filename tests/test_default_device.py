@@ -1,16 +1,20 @@
 """Defaults of torch's that the caller has set for something else: the device and the dtype of new tensors."""
 
 import inspect
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
 import pathsum.torch
-from fuzz.calls import H, base, names
 from pathsum.graphs import ctc_topology
 from pathsum.torch import second_order
 from pathsum.torch.paths import asg_paths, graph_paths, tdt_paths
+
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+from calls import H, base, names
 
 INTEGERS = ("targets", "alignment", "hypotheses", "references")
 
