@@ -14,7 +14,7 @@ Version: {version}
 Requires-Python: >=3.10
 Requires-Dist: numba>=0.60
 Requires-Dist: numpy>=2.0
-Requires-Dist: jax>=0.6; extra == 'jax'
+Requires-Dist: jax>=0.7; extra == 'jax'
 Requires-Dist: tensorflow>=2.18; extra == 'tensorflow'
 Requires-Dist: torch>=2.8; extra == 'torch'
 
