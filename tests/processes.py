@@ -4,8 +4,6 @@ Groups of 1, 2, 3 and 4 of them compare what they find together with what each f
 travel are counted where torch.distributed is called. At last one process does not come, and one is killed.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
-
 import datetime
 import os
 import re

@@ -6,9 +6,6 @@ Triton's own launcher decides, on a driver that does nothing, and nothing is com
 loss, kernels that the first shape asks for, and those that the other shapes ask for beside.
 """
 
-# Stand-ins for a driver and for the losses' own signatures.
-# pyright: reportArgumentType=false, reportCallIssue=false
-
 import json
 import sys
 from unittest import mock
@@ -115,7 +112,7 @@ def asked_for(loss, shape):
 
 
 def main(losses):
-    driver.set_active(Driver())  # pyright: ignore[reportArgumentType]
+    driver.set_active(Driver())
     # What is listed is not known, as no kernel runs.
     unknown = mock.patch.object(tiles, "_in_memory", return_value=False)
     with mock.patch.object(dispatch, "_check_triton", return_value=None), unknown:

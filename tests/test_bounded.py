@@ -3,9 +3,6 @@
 By the Triton kernels, interpreted, on CPU tensors whose integers are treated as if they were on a GPU.
 """
 
-# Arguments are unpacked from lists, and some are wrong on purpose.
-# pyright: reportCallIssue=false, reportArgumentType=false
-
 import pytest
 import torch
 

@@ -1,8 +1,5 @@
 """Entropies and expected risks: beside every path, one by one, beside finite differences, and where no path exists."""
 
-# Arguments of wrong types are what some of the tests are about.
-# pyright: reportArgumentType=false, reportCallIssue=false
-
 import numpy as np
 import pytest
 import torch

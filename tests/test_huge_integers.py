@@ -1,8 +1,5 @@
 """Integers whose sums and products wrap, or that ask for memory: errors of the library's, or no more than is there."""
 
-# Arguments are unpacked from lists, and some are wrong on purpose.
-# pyright: reportCallIssue=false, reportArgumentType=false
-
 import sys
 import tracemalloc
 

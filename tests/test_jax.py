@@ -1,7 +1,5 @@
 """The losses for JAX: both implementations against the float64 reference in torch, and against optax's answers."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false
-
 import json
 from pathlib import Path
 

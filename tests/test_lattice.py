@@ -1,8 +1,5 @@
 """Losses over any graph: beside the enumeration of all paths, and beside the losses that are such graphs."""
 
-# Arguments of wrong types are what some of the tests are about.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportOptionalMemberAccess=false
-
 import json
 import os
 from pathlib import Path

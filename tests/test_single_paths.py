@@ -1,8 +1,5 @@
 """Paths that are listed in order and paths that are drawn, beside every path there is."""
 
-# Arguments of wrong types are what some of the tests are about.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-
 import itertools
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Minimum word error rate for TensorFlow, beside torch's, which is beside the enumeration."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false
-
 import os
 
 import numpy as np
