@@ -39,7 +39,7 @@ def wheel(path, metadata=METADATA, without=(), added=()):
 def test_a_good_wheel_has_nothing_wrong(tmp_path):
     path = wheel(tmp_path / "good.whl")
     assert check_wheel(path) == []
-    assert lowest_requirements(path, "jax") == ["numba==0.60", "numpy==2.0", "jax==0.6"]
+    assert lowest_requirements(path, "jax") == ["numba==0.60", "numpy==2.0", "jax==0.7"]
 
 
 @pytest.mark.parametrize("fault", [
