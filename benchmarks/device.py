@@ -41,10 +41,12 @@ from torch import Tensor
 
 import pathsum
 from pathsum.bench import librispeech
+from pathsum.graphs import linear, over_ctc
 from pathsum.torch import (
     ar_rnnt_loss,
     asg_loss,
     ctc_loss,
+    lattice_loss,
     multi_blank_rnnt_loss,
     rnnt_joint_loss,
     rnnt_loss,
@@ -55,10 +57,10 @@ from pathsum.torch import (
 
 FLOAT32, FLOAT64, BFLOAT16 = torch.float32, torch.float64, torch.bfloat16
 HIDDEN = 512
-CHAINS = ("ctc", "simple_ctc", "asg")
+CHAINS = ("ctc", "simple_ctc", "asg", "lattice")
 JOINERS = ("joint", "librispeech")
-# Their integers are checked on the host: that waits, and a graph cannot be captured over it.
-WAITING = ("tdt", "hat", "constrained", "multi_blank", "wildcard", "band")
+# Their integers are checked on the host, where graphs are, too: that waits, and a graph cannot be captured over it.
+WAITING = ("tdt", "hat", "constrained", "multi_blank", "wildcard", "band", "lattice")
 LOST = 3
 
 
@@ -85,6 +87,7 @@ CHECKED: dict[str, list[tuple[int, int, int, int]]] = {
     "ctc": [(300, 3, 40, 60), (2600, 2, 9, 1200)],
     "simple_ctc": [(200, 3, 40, 60)],
     "asg": [(120, 3, 30, 40), (60, 2, 300, 20)],
+    "lattice": [(120, 3, 40, 20)],
     "tdt": [(3, 40, 20, 50)],
     "joint": [(3, 40, 15, 500)],
     "hat": [(3, 40, 20, 50)],
@@ -95,7 +98,7 @@ CHECKED: dict[str, list[tuple[int, int, int, int]]] = {
 }
 SECOND = {
     "rnnt": (2, 20, 8, 50), "ctc": (60, 3, 40, 20), "simple_ctc": (60, 3, 40, 20), "asg": (60, 3, 30, 20),
-    "tdt": (2, 20, 8, 20),
+    "tdt": (2, 20, 8, 20), "joint": (2, 20, 8, 50), "lattice": (60, 3, 40, 10),
 }  # fmt: skip
 DRY_CHECKED: dict[str, list[tuple[int, int, int, int]]] = {
     loss: [(3, 1, 5, 1) if loss in CHAINS else (2, 3, 1, 5)] for loss in CHECKED
@@ -103,7 +106,7 @@ DRY_CHECKED: dict[str, list[tuple[int, int, int, int]]] = {
 DRY_SECOND = {"rnnt": (1, 2, 1, 4)}
 
 # Bounds of the gradients that the documentation states, by dtype where they are not float32's.
-BARS = dict.fromkeys(CHECKED, 5e-6) | {"ctc": 2e-6, "simple_ctc": 2e-6, "asg": 2e-6, "joint": 2e-5}
+BARS = dict.fromkeys(CHECKED, 5e-6) | {"ctc": 2e-6, "simple_ctc": 2e-6, "asg": 2e-6, "lattice": 2e-6, "joint": 2e-5}
 BAR_FLOAT64 = 1e-10
 # Operands in bfloat16 are multiplied in it.
 BAR_BFLOAT16_JOINT = 2e-2
@@ -203,6 +206,9 @@ def ours(case: Case, leaves: list[Tensor], integers: tuple[Tensor, ...], impl: s
         if case.loss in ("ctc", "simple_ctc"):
             function = ctc_loss if case.loss == "ctc" else simple_ctc_loss
             return function(scores, targets, *ends, fused_log_softmax=True, **options)
+        if case.loss == "lattice":
+            graphs = [over_ctc(linear(labels), scores.shape[2]) for labels in targets.tolist()]
+            return lattice_loss(scores, graphs, ends[0], fused_log_softmax=True, **options)
         if case.loss == "asg":
             return asg_loss(scores, targets, leaves[1], *ends, **options)
         if case.loss == "tdt":
@@ -362,9 +368,9 @@ def check(report: Report, device: str) -> None:
     checked, second = (DRY_CHECKED, DRY_SECOND) if dry else (CHECKED, SECOND)
     for loss, sizes in checked.items():
         for size in sizes:
-            # Interpreted, bfloat16 is multiplied by its bits; the fused joint has no float64.
+            # Interpreted, bfloat16 is multiplied by its bits.
             kinds = [(FLOAT32, 1.0)] + ([] if dry else [(FLOAT32, 8.0), (BFLOAT16, 1.0)])
-            kinds += [(FLOAT64, 1.0)] if loss != "joint" and not dry else []
+            kinds += [] if dry else [(FLOAT64, 1.0)]
             for dtype, std in kinds:
                 case = Case(loss, size, dtype, std)
                 report.tried(named("gradient", case), lambda case=case: gradients(case, device))

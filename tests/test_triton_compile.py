@@ -202,7 +202,7 @@ def test_tests_of_a_device_are_collected_beside_kernels_that_are_compiled(tmp_pa
     assert "collected: test_gpu.py" in lines
 
 
-@pytest.mark.parametrize("what, file, tests", [("check", "check.jsonl", 12), ("time", "gpu.jsonl", 3)])
+@pytest.mark.parametrize("what, file, tests", [("check", "check.jsonl", 13), ("time", "gpu.jsonl", 3)])
 def test_the_benchmark_runs_dry(what, file, tests, tmp_path):
     lines = run([str(HERE.parent / "benchmarks" / "device.py")], what, "--dry", "--out", str(tmp_path))
     assert lines[-1].startswith("all is well")
