@@ -181,6 +181,15 @@ def test_arrays_that_are_no_scores_are_refused(wrong, message):
         forced_align(wrong, [1])
 
 
+@pytest.mark.parametrize("place", range(3))
+def test_integers_that_a_mask_hides_are_not_read(place):
+    integers: list = [np.array([[1, 2]]), np.array([7]), np.array([2])]
+    integers[place] = np.ma.array(integers[place], mask=True)
+    name = ("targets", "input_lengths", "target_lengths")[place]
+    with pytest.raises(TypeError, match=f"ctc_loss: {name} must have no mask; got a NumPy MaskedArray"):
+        ctc_loss(torch.zeros(7, 1, 4), *integers)
+
+
 def test_integers_beyond_64_bits_are_refused():
     lengths = np.array([2**63], np.uint64)
     with pytest.raises(ValueError, match=f"forced_align: input_lengths must .* got {2**63}"):

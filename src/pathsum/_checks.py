@@ -103,6 +103,23 @@ def check_number(function: str, argument: str, value: Any, minimum: float = -mat
     return number
 
 
+def check_unmasked(function: str, argument: str, value: Any) -> None:
+    """What a mask hides would be read."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise InvalidTypeError(function, argument, "have no mask", "a NumPy MaskedArray")
+
+
+def integers_as_array(function: str, argument: str, value: Any) -> np.ndarray:
+    """A list or an array of integers, of whatever framework, as an array of NumPy's."""
+    check_unmasked(function, argument, value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+    except (TypeError, RuntimeError) as error:
+        raise InvalidTypeError(function, argument, "be an array of integers", type(value).__name__) from error
+
+
 def check_integers(function: str, argument: str, value: np.ndarray, ranks: tuple[int, ...]) -> np.ndarray:
     """Integers of any integer dtype and of an allowed rank, as int64."""
     if value.size == 0 and value.dtype.kind == "f":

@@ -136,12 +136,7 @@ def as_integers(function: str, argument: str, value: Any) -> Any:
         if not (at_hand and value.is_fully_addressable):
             # An unsigned number that a signed one of its size cannot hold becomes negative, which is out of range.
             return value.astype(jnp.int64 if value.dtype.itemsize == 8 else jnp.int32)
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
-    except (TypeError, RuntimeError) as error:
-        raise InvalidTypeError(function, argument, "be an array of integers", type(value).__name__) from error
+    array = _checks.integers_as_array(function, argument, value)
     return _checks.check_integers(function, argument, array, (array.ndim,))
 
 

@@ -164,12 +164,7 @@ def as_integers(function: str, argument: str, value: Any) -> Any:
             raise InvalidValueError(function, argument, "have a known rank", "a tensor of unknown shape")
         if not tf.executing_eagerly() or _placement.device_type(value) != "cpu":
             return value
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
-    except (TypeError, RuntimeError) as error:
-        raise InvalidTypeError(function, argument, "be an array of integers", type(value).__name__) from error
+    array = _checks.integers_as_array(function, argument, value)
     return _checks.check_integers(function, argument, array, (array.ndim,))
 
 

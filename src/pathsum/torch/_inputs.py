@@ -127,10 +127,7 @@ def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
         if value.is_meta:
             raise InvalidTypeError(function, argument, "be integers that have values", "a meta tensor")
         return value.cpu().resolve_neg().numpy()
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise InvalidValueError(function, argument, "be a rectangular array of integers", value) from error
+    return _checks.integers_as_array(function, argument, value)
 
 
 def as_integer_tensor(function: str, argument: str, value: Any) -> Tensor:
@@ -138,6 +135,7 @@ def as_integer_tensor(function: str, argument: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         check_integer_dtype(function, argument, value)
         return value
+    _checks.check_unmasked(function, argument, value)
     try:
         return torch.as_tensor(value, device="cpu")
     except (RuntimeError, TypeError, ValueError) as error:
@@ -473,7 +471,7 @@ def plain_integers(
             if value.dtype not in _SIGNED or value.layout is not torch.strided or value.is_nested or not value.is_cpu:
                 return None
             array = value.resolve_neg().numpy()
-        elif isinstance(value, (list, np.ndarray)):
+        elif isinstance(value, (list, np.ndarray)) and not isinstance(value, np.ma.MaskedArray):
             try:
                 array = np.asarray(value)
             except ValueError:  # no rectangle
