@@ -28,14 +28,14 @@ FRAMES = {1: [7], 2: [3, 4], 3: [5, 0, 2], 4: [1, 2, 0, 4]}
 # Ragged, with a repeat, no label, no frame, and a target that does not fit.
 LENGTHS, LABELS = torch.tensor([7, 5, 3, 0, 6]), torch.tensor([3, 0, 3, 0, 2])
 TIMEOUT = datetime.timedelta(seconds=60)
-SENT = {"all_reduce": 0, "all_to_all_single": 0}
+SENT = {"all_reduce": 0, "all_to_all_single": 0, "send": 0}
 
 
 def count(name):
     original = getattr(dist, name)
 
     def counted(*arguments, **options):
-        SENT[name] += arguments[0 if name == "all_reduce" else 1].numel()
+        SENT[name] += arguments[1 if name == "all_to_all_single" else 0].numel()
         return original(*arguments, **options)
 
     setattr(dist, name, counted)
@@ -104,7 +104,7 @@ def ctc(group, rank, size):
                     assert not any(sent_back.values())
                 else:
                     # Columns of its own frames, and losses; back, gradients of its own samples' columns.
-                    assert sent == {"all_to_all_single": sizes[rank] * N * width, "all_reduce": N}
+                    assert sent == {"all_to_all_single": sizes[rank] * N * width, "all_reduce": N, "send": 0}
                     assert sent_back["all_to_all_single"] <= -(-N // size) * T * width
                     assert sent_back["all_reduce"] == 0
     # Means, and batch_first; one sample without a batch axis.
@@ -138,6 +138,41 @@ def ctc(group, rank, size):
         found[:4].sum().backward()
         expected[:4].sum().backward()
         assert_close(own.grad, cutting(sizes, rank, dim)(whole.grad), absolute=1e-12)
+
+
+def stages(group, rank, size):
+    """Fewer samples than processes: what passes a boundary does not grow with the frames."""
+    logits, width = randn(T, N, C), 2 * 3 + 2
+    undefined = logits.clone()
+    undefined[5:, 1], undefined[1, 4, 2] = torch.nan, torch.nan
+    undefined[2, 0, 1], undefined[1, 2] = -torch.inf, -torch.inf
+    for few in ([0], [2], [0, 1], [4, 3], [1, 0, 2]):
+        if len(few) >= size:
+            continue
+        integers = (targets_beside(0)[few], LENGTHS[few], LABELS[few])
+        cut = cutting(FRAMES[size], rank, 0)
+        for impl, scores, fused in (("auto", logits, True), ("auto", undefined, True), ("reference", logits, False)):
+            what = f"stages, {size}, samples {few}, {impl}"
+            wrong = 4 in few and scores is undefined
+            scores = scores[:, few] if fused else scores[:, few].log_softmax(2)
+            whole, own = scores.clone().requires_grad_(), own_part(scores, FRAMES[size], rank, 0)
+            options = {"reduction": "none", "fused_log_softmax": fused}
+            expected = alone.ctc_loss(whole, *integers, **options)
+            SENT.update(dict.fromkeys(SENT, 0))
+            found = together.ctc_loss(own, *integers, group=group, shard="frames", impl=impl, **options)
+            boundary = len(few) * width
+            assert SENT == {"send": boundary * (rank < size - 1), "all_reduce": len(few), "all_to_all_single": 0}
+            SENT.update(dict.fromkeys(SENT, 0))
+            torch.autograd.grad(found[found < torch.inf].sum(), own, retain_graph=True)
+            assert SENT == {"send": boundary * (rank > 0), "all_reduce": 0, "all_to_all_single": 0}
+            if wrong:
+                assert found.isnan().tolist() == [n == 4 for n in few], what
+                (back,), (wanted,) = (torch.autograd.grad(x.sum(), y) for x, y in ((found, own), (expected, whole)))
+                assert torch.equal(back.isnan(), cut(wanted).isnan()), what
+                continue
+            assert (found < torch.inf).tolist() == (expected < torch.inf).tolist(), what
+            twice = scores.isfinite().all()
+            compare(found, expected, ([own], [cut]), ([whole], None), what, twice=twice)
 
 
 def linear(group, rank, size):
@@ -302,7 +337,7 @@ def main(rank, store):
         count(name)
     for size in (1, 2, 3, 4):
         group = dist.new_group(list(range(size)))
-        for check in (ctc, linear, joint, samples):
+        for check in (ctc, stages, linear, joint, samples):
             if rank < size:
                 check(group, rank, size)
     dtensors(rank)

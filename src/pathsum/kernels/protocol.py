@@ -427,12 +427,14 @@ class Kernels:
         reads_on_device: Whether integers may stay on the scores' device, where nobody looks at their values.
         own_derivatives: Whether derivatives are kernels too, and not the framework's.
         compares_hypotheses: Whether there are kernels of many hypotheses that read a sample's scores once.
+        advances: Whether alpha can be handed from one stretch of frames to the next.
     """
 
     impl = ""
     reads_on_device = False
     own_derivatives = False
     compares_hypotheses = False
+    advances = False
 
     def fuses(self, dtype: Any, *, regular: bool) -> bool:
         """Of kernels that fuse a joiner: whether for operands of this dtype, and for other than the regular arcs."""
@@ -442,6 +444,14 @@ class Kernels:
         """(N,) in float64, minus the log-sum over all paths; differentiable. inf where no path exists.
 
         With a ``reduction`` what becomes of them.
+        """
+        raise NotImplementedError
+
+    def advance(self, call: Call, alpha: Array) -> Array:
+        """Alpha (N, 1 + S') after the frames of a chain, of that before them: logs in float64, state -1 in front.
+
+        The scores are those of the arcs into each state (N, T, S'), all alike, -inf where there is no state. Twice
+        differentiable by both. Where the scores of a frame are NaN alpha is.
         """
         raise NotImplementedError
 

@@ -121,6 +121,17 @@ class Processes:
         self._together(lambda: dist.all_reduce(tensor, group=self.group))
         return tensor
 
+    def send(self, tensor: Tensor, rank: int) -> None:
+        """Hand a tensor to a process, if there is one of this rank, which calls ``receive``."""
+        there = 0 <= rank < self.size
+        self._together(lambda: dist.send(tensor, group=self.group, group_dst=rank) if there else None)
+
+    def receive(self, tensor: Tensor, rank: int) -> Tensor:
+        """What a process sends, in the tensor's memory; the tensor as it is where there is no such process."""
+        there = 0 <= rank < self.size
+        self._together(lambda: dist.recv(tensor, group=self.group, group_src=rank) if there else None)
+        return tensor
+
     def exchange(self, sent: Tensor, sizes: list[int], received_sizes: list[int]) -> Tensor:
         """What all processes have for this one, of so many elements each, of what each has for all."""
         received = sent.new_empty(sum(received_sizes))

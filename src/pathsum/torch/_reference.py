@@ -43,9 +43,14 @@ from pathsum.torch.joiner import Joiner
 
 
 class Chain(Kernels):
+    advances = True
+
     def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
         scores, transitions = call.scores
         return reduced(chain.forward(scores, _lattice(call), transitions, logits=call.options.softmax), reduction)
+
+    def advance(self, call: Call, alpha: Tensor) -> Tensor:
+        return chain.advance(call.scores[0], _lattice(call), alpha)
 
     def best(self, call: Call) -> ChainPath:
         scores, transitions = call.scores

@@ -96,7 +96,9 @@ def ctc_loss(
         What a process is sent: for classes, the maxima and sums of the rows and the columns of the blank and the S
         labels, ``(S + 3) * T * N`` numbers, where gathering the logits would take ``C * T * N``. For frames each
         process solves ``N / R`` of the samples and is sent their columns, and in backward the posteriors of its frames:
-        ``2 * T * N * (S + 1) / R`` numbers, and a loss a sample.
+        ``2 * T * N * (S + 1) / R`` numbers, and a loss a sample. Of fewer samples than processes each solves its own
+        frames, after the process before it and in backward before it: ``N * (2 * S + 2)`` numbers pass each boundary
+        either way. The kernels for GPUs do not do that, and share out samples always.
 
         Twice differentiable where every process asks for it.
 

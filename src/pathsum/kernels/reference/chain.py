@@ -25,18 +25,32 @@ def forward(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = 
     stay, step = stay - offset, step - offset
     skip = torch.where(lattice.skips[:, None], step, IMPOSSIBLE)
 
-    # Two columns in front of state 0: the virtual state -1, and a state that no path visits.
-    front = log_probs.new_full((len(scores), 2), IMPOSSIBLE)
-    state = torch.arange(-2, num_states, device=scores.device)
+    state = torch.arange(-1, num_states, device=scores.device)
     alpha = torch.where(state == lattice.start_state, 0.0, IMPOSSIBLE).to(log_probs).expand(len(scores), -1)
-    for t in range(num_frames):
-        entered = log_add(alpha[:, 2:] + stay[:, t], alpha[:, 1:-1] + step[:, t], alpha[:, :-2] + skip[:, t])
-        alpha = torch.where(real[:, t, None], torch.cat([front, entered], 1), alpha)
+    alpha = _advance(alpha, stay, step, skip, real)
 
     last = lattice.num_states[:, None]
-    final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
+    final = (state >= last - lattice.num_final) & (state < last)
     losses = -(log_sum(torch.where(final, alpha, IMPOSSIBLE), 1) + offset.sum((1, 2)))
     return tied(losses, scores, *([] if transitions is None else [transitions]))
+
+
+def advance(scores: Tensor, lattice: ChainLattice, alpha: Tensor) -> Tensor:
+    """Alpha (N, 1 + S') after frames of scores (N, T, S') of the arcs into each state, of that before them."""
+    real = torch.arange(scores.shape[1], device=scores.device) < lattice.input_lengths[:, None]
+    skip = torch.where(lattice.skips[:, None], scores, IMPOSSIBLE)
+    return _advance(alpha, scores, scores, skip, real)
+
+
+def _advance(alpha: Tensor, stay: Tensor, step: Tensor, skip: Tensor, real: Tensor) -> Tensor:
+    # Two columns in front of state 0: the virtual state -1, and a state that no path visits.
+    nowhere = alpha.new_full((len(alpha), 1), IMPOSSIBLE)
+    front = nowhere.expand(-1, 2)
+    alpha = torch.cat([nowhere, alpha], 1)
+    for t in range(real.shape[1]):
+        entered = log_add(alpha[:, 2:] + stay[:, t], alpha[:, 1:-1] + step[:, t], alpha[:, :-2] + skip[:, t])
+        alpha = torch.where(real[:, t, None], torch.cat([front, entered], 1), alpha)
+    return alpha[:, 1:]
 
 
 def arc_scores(log_probs: Tensor, lattice: ChainLattice, transitions: Tensor | None) -> tuple[Tensor, Tensor]:

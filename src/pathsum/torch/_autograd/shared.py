@@ -1,7 +1,8 @@
 """Tensors between processes, under autograd.
 
 A tensor is *whole*, the same on every process, as its gradient then is; or each process has its *own*, and the gradient
-by it. A sum of what processes own is whole; its transpose hands the same tensor to each.
+by it. A sum of what processes own is whole; its transpose hands the same tensor to each. What is passed along the ranks
+comes back the other way as a gradient; a *token*, a tensor of no elements, ties what is sent to what is computed here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,19 @@ def sum_of(own: Tensor, processes: Processes) -> Tensor:
 def exchanged(own: Tensor, sizes: list[int], received_sizes: list[int], processes: Processes) -> Tensor:
     """Of a flat tensor so many elements to each process, and so many of each."""
     return _Exchange.apply(own, sizes, received_sizes, processes)
+
+
+def received(token: Tensor, otherwise: Tensor, step: int, processes: Processes) -> Tensor:
+    """What the process ``step`` ranks before this one has ``sent``; of the shape of ``otherwise``, which it is of none.
+
+    Its gradient goes back there. A differentiable token asks for it.
+    """
+    return _Received.apply(token, otherwise, step, processes)
+
+
+def sent(own: Tensor, step: int, processes: Processes) -> Tensor:
+    """Send a tensor so many ranks on, if there is such a process; a token, which the loss has to depend on."""
+    return _Sent.apply(own, step, processes)
 
 
 def shares_of(scores: Tensor, places: Tensor, inside: Tensor, real: Tensor, maxima: Tensor | None) -> Tensor:
@@ -64,6 +78,34 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         return _Exchange.apply(gradient, ctx.received_sizes, ctx.sizes, ctx.processes), None, None, None
+
+
+class _Received(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, otherwise: Tensor, step: int, processes: Processes) -> Tensor:
+        ctx.step, ctx.processes = step, processes
+        return processes.receive(otherwise.detach().clone(), processes.rank - step)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Sent.apply(gradient, -ctx.step, ctx.processes), None, None, None
+
+
+class _Sent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, step: int, processes: Processes) -> Tensor:
+        ctx.shape, ctx.step, ctx.processes = own.shape, step, processes
+        processes.send(own.detach().contiguous(), processes.rank + step)
+        token = own.new_empty(0)
+        ctx.save_for_backward(token)
+        return token
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (token,) = ctx.saved_tensors
+        # What comes back depends on what was sent, which nothing here but the token tells autograd.
+        nothing = token.new_zeros(ctx.shape)
+        return _Received.apply(gradient + token, nothing, -ctx.step, ctx.processes), None, None
 
 
 class _Shares(torch.autograd.Function):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import chain, chain_hvp, posteriors
+from pathsum.kernels.numba import chain, chain_hvp, chain_stretch, posteriors
 from pathsum.kernels.numba.chain_best_path import best_path
 from pathsum.kernels.protocol import Call, ChainPath, ChainSaved
 from pathsum.lattice import ChainLattice
+from pathsum.torch._autograd.stretch import advanced
 from pathsum.torch._lattices import ChainOperators
 from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
 from pathsum.torch._ops.arrays import (
@@ -25,7 +26,7 @@ from pathsum.torch._ops.arrays import (
 
 
 class Chain(ChainOperators):
-    name, device, compares_hypotheses = "chain", "CPU", True
+    name, device, compares_hypotheses, advances = "chain", "CPU", True, True
 
     def read(self, lattice: ChainLattice) -> ChainLattice:
         return as_arrays(lattice)
@@ -84,6 +85,9 @@ class Chain(ChainOperators):
         moved = None if transitions is None else as_gradient(transition_product, transitions)
         return torch.from_numpy(slopes), (product, moved)
 
+    def advance(self, call: Call, alpha: Tensor) -> Tensor:
+        return advanced(call.scores[0], alpha, Stretch(as_arrays(call.lattice)))
+
     def best(self, call: Call) -> ChainPath:
         return from_arrays(best_path(**_question(call), num_frames=call.scores[0].shape[1]))
 
@@ -92,6 +96,44 @@ class Chain(ChainOperators):
             **_question(call), logits=call.options.softmax, num_frames=call.scores[0].shape[1]
         )
         return tuple(map(torch.from_numpy, found))
+
+
+class Stretch(NamedTuple):
+    """Some frames of the samples of a lattice, for ``torch._autograd.stretch``."""
+
+    lattice: ChainLattice
+
+    @property
+    def _sizes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.lattice.input_lengths, self.lattice.num_states, self.lattice.skips
+
+    def advance(self, scores: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        rows = alpha.new_empty(len(scores), scores.shape[1] + 1, alpha.shape[1])
+        rows[:, 0] = alpha
+        chain_stretch.advance(scores.contiguous().numpy(), *self._sizes, rows.numpy())
+        return self._last(rows), rows
+
+    def retreat(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return self._retreat(rows, rows.new_empty(0, 0, 0), gradient.clone(), torch.zeros_like(gradient))
+
+    def move(self, rows: Tensor, gradient: Tensor, *tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        of_scores, of_alpha = tangents
+        moved = torch.zeros_like(rows)
+        moved[:, 0] = of_alpha
+        chain_stretch.move(rows.numpy(), of_scores.contiguous().numpy(), *self._sizes, moved.numpy())
+        return self._last(moved), *self._retreat(rows, moved, torch.zeros_like(gradient), gradient.clone())
+
+    def _retreat(self, rows: Tensor, moved: Tensor, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        out = rows.new_zeros(len(rows), rows.shape[1] - 1, rows.shape[2] - 1)
+        gradient, of_moved = gradients
+        chain_stretch.retreat(
+            rows.numpy(), moved.numpy(), *self._sizes, gradient.numpy(), of_moved.numpy(), out.numpy()
+        )
+        return out, gradient
+
+    def _last(self, rows: Tensor) -> Tensor:
+        """(N, 1 + S') the row after the last frame of each sample."""
+        return rows[torch.arange(len(rows)), torch.from_numpy(self.lattice.input_lengths)]
 
 
 def _question(call: Call) -> dict[str, Any]:
