@@ -309,6 +309,25 @@ def test_one_hypothesis_scores_as_the_loss_does():
     assert_close(-loss, ctc_loss(logits, [[1, 2]], [4], [2], reduction="sum", fused_log_softmax=True), relative=1e-10)
 
 
+def test_long_lists_score_as_the_losses_do():
+    # 9 hypotheses of 60 labels are solved four at a time; their lengths differ within and between samples.
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(130, 2, 7, generator=generator, dtype=torch.float64).requires_grad_()
+    tokens = torch.randint(1, 7, (2, 9, 60), generator=generator)
+    lengths = torch.tensor([[60, 59, 0, 7, 60, 8, 16, 1, 60], [40, 3, 40, 39, 0, 5, 2, 1, 12]])
+    errors, frames = torch.rand(2, 9, generator=generator, dtype=torch.float64), [130, 100]
+    loss = ctc_mwer_loss(
+        logits, tokens, frames, lengths, errors, baseline="none", normalise=False, fused_log_softmax=True
+    )
+    wanted = sum(
+        errors[:, k] @ -ctc_loss(logits, tokens[:, k], frames, lengths[:, k], reduction="none", fused_log_softmax=True)
+        for k in range(9)
+    )
+    assert_close(loss, wanted / 18, relative=1e-12)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, wanted / 18)]
+    assert_close(*gradients, absolute=1e-13)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
