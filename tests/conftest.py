@@ -18,6 +18,24 @@ for folder in (triton and triton.submodule_search_locations) or ():
         ctypes.CDLL(str(library))
 
 
+# Programs that XLA and Triton compiled are kept beside pytest's own notes, named by what they were compiled from and by
+# what compiled them. Where there is a bound in bytes JAX locks its folder, into which more than one process writes.
+KEPT = {"JAX_COMPILATION_CACHE_DIR": "jax", "TRITON_CACHE_DIR": "triton"}
+JAX_KEEPS = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**28),
+}
+
+
+def pytest_configure(config):
+    cache = getattr(config, "cache", None)
+    if cache is not None:
+        for variable, name in KEPT.items():
+            os.environ.setdefault(variable, str(cache.mkdir(name)))
+        os.environ.update(JAX_KEEPS)
+
+
 @pytest.fixture
 def threads():
     """Set the number of torch's threads, and put it back."""

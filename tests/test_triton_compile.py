@@ -28,11 +28,6 @@ def run(script, *arguments, **environment):
     return done.stdout.splitlines()
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("triton")
-
-
 @pytest.mark.parametrize("lattice, kernels", [
     (
         "grid",
@@ -80,8 +75,8 @@ def cache(tmp_path_factory):
         },
     ),
 ])  # fmt: skip
-def test_kernels_compile_for_every_target(lattice, kernels, cache):
-    lines = run([str(HERE / "compile_kernels.py")], lattice, TRITON_CACHE_DIR=str(cache))
+def test_kernels_compile_for_every_target(lattice, kernels):
+    lines = run([str(HERE / "compile_kernels.py")], lattice)
     compiled = [json.loads(line) for line in lines]
     assert {(name, target) for name, target, *_ in compiled} == {(name, t) for name in kernels for t in SHARED}
     for name, target, spilled, shared, contracted, scanned in compiled:
@@ -92,7 +87,7 @@ def test_kernels_compile_for_every_target(lattice, kernels, cache):
         assert target != "gfx942" or scanned <= 1, f"{name} on {target} scans over {scanned} wavefronts"
 
 
-def test_machine_code_is_read(cache):
+def test_machine_code_is_read(tmp_path):
     """Of two small kernels: an accumulation that looks at what it loads at once, and one that looks a step later."""
     program = """
 from __future__ import annotations
@@ -127,9 +122,9 @@ for each in (added, added_later):
     (loop,) = machine_code.loops(machine_code.dumped(result, "-sass"))
     print(json.dumps([machine_code.resources(result)._asdict(), loop._asdict()]))
 """
-    path = cache / "small.py"
+    path = tmp_path / "small.py"
     path.write_text(program)
-    (at_once, loop), (_, later) = (json.loads(line) for line in run([str(path)], TRITON_CACHE_DIR=str(cache)))
+    (at_once, loop), (_, later) = (json.loads(line) for line in run([str(path)]))
     assert 8 <= at_once["registers"] < 64
     assert at_once["spilled"] == at_once["shared"] == 0
     moves = {name: loop[name] for name in ("barriers", "loads", "stores", "shared", "exchanges", "waited")}
