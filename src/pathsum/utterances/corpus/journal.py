@@ -60,10 +60,12 @@ class Journal:
         os.fsync(self._file)
         os.close(self._file)
 
-    def add(self, line: bytes) -> None:
-        self._count("a new line", line)
-        while line:
-            line = line[os.write(self._file, line) :]
+    def add(self, lines: bytes) -> None:
+        """Write one line or more."""
+        for line in lines.split(b"\n")[:-1]:
+            self._count("a new line", line)
+        while lines:
+            lines = lines[os.write(self._file, lines) :]
 
     def _count(self, place: str, line: bytes) -> str:
         name, is_failure = _read(place, line)

@@ -81,8 +81,8 @@ def run(
             # The processes are forked before the bar has a thread.
             with at_work as lines, Progress(*_COLUMNS, console=console) as bar:
                 task = bar.add_task(job.name, total=count, completed=before, rate="", failed="")
-                for line in lines:
-                    journal.add(line)
+                for some in lines:
+                    journal.add(some)
                     rate = (journal.lines - before) / (time.perf_counter() - began)
                     failed = f"{journal.failed} failed" if journal.failed else ""
                     bar.update(task, completed=journal.lines, rate=f"{rate:.4g} a second", failed=failed)

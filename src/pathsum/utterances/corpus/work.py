@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ from ..inputs import MAX_REASON
 from .journal import line_of
 from .manifest import Entry
 
-# So many utterances wait at a worker besides the one it has, that it need not wait for the next. Longer ones do not
-# wait there: both ends would write into full pipes for ever.
+# For so many seconds a worker holds lines back, to hand them over together: each message costs the first process time
+# that the workers could use.
+HOLD = 0.05
+# So many times the utterances of a worker's last message wait at it, that it need not wait for the next. Those with
+# long texts do not: both ends would write into full pipes for ever.
 AHEAD = 3
-MAX_AHEAD = 4096  # bytes
+MAX_AHEAD = 4096  # characters
 
 
 class Job(Protocol):
@@ -75,7 +79,7 @@ def failure(entry: Entry, reason: str) -> bytes:
 
 @contextmanager
 def working(job: Job, entries: Iterator[Entry], processes: int) -> Iterator[Iterator[bytes]]:
-    """The line of each utterance as it is done, by so many processes; one does the work here."""
+    """The lines of utterances as they are done, by so many processes; one does the work here."""
     if processes > 1:
         pool = _Pool(job, entries, processes)
         try:
@@ -93,11 +97,18 @@ def working(job: Job, entries: Iterator[Entry], processes: int) -> Iterator[Iter
 
 
 class _Worker:
-    """A process with utterances that it has been sent and has not answered."""
+    """A process with utterances that it has been sent and has not answered.
 
-    def __init__(self, process: BaseProcess, connection: Connection):
-        self.process, self.connection = process, connection
+    Attributes:
+        begun: How many utterances it has begun, in memory that it shares.
+        answered: How many it has answered.
+        wanted: How many it is to have.
+    """
+
+    def __init__(self, process: BaseProcess, connection: Connection, begun: Any):
+        self.process, self.connection, self.begun = process, connection, begun
         self.sent: deque[Entry] = deque()
+        self.answered, self.wanted = 0, 1 + AHEAD
 
 
 class _Pool:
@@ -117,14 +128,14 @@ class _Pool:
             for connection in wait([*self._workers]):
                 worker = self._workers[connection]
                 try:
-                    line = worker.connection.recv_bytes()
+                    lines = worker.connection.recv_bytes()
                 except (EOFError, OSError):
-                    line = self._bury(worker)
+                    lines = self._bury(worker)
                 else:
-                    worker.sent.popleft()
+                    self._answered(worker, lines.count(b"\n"))
                     self._feed(worker)
-                if line is not None:
-                    yield line
+                if lines:
+                    yield lines
 
     def end(self) -> None:
         for worker in self._workers.values():
@@ -137,50 +148,77 @@ class _Pool:
         ours, theirs = self._context.Pipe()
         # A fork has this process's ends of all pipes: unless it closes them no worker is ever told that this one ended.
         others = [*self._workers, ours] if self._context.get_start_method() == "fork" else []
-        process = self._context.Process(target=_serve, args=(self._job, theirs, others), daemon=True)
+        begun = self._context.RawValue("Q")
+        process = self._context.Process(target=_serve, args=(self._job, theirs, begun, others), daemon=True)
         process.start()
         theirs.close()
-        worker = self._workers[ours] = _Worker(process, ours)
+        worker = self._workers[ours] = _Worker(process, ours, begun)
         self._feed(worker)
 
+    def _answered(self, worker: _Worker, count: int) -> None:
+        worker.answered += count
+        worker.wanted = 1 + AHEAD * count
+        for _ in range(count):
+            worker.sent.popleft()
+
     def _feed(self, worker: _Worker) -> None:
-        while len(worker.sent) <= AHEAD:
+        entries: list[Entry] = []
+        size = sum(map(_size, worker.sent))
+        while len(worker.sent) + len(entries) < worker.wanted:
             entry = self._again.popleft() if self._again else next(self._entries, None)
             if entry is None:
-                return
-            message = pickle.dumps(entry)
-            if worker.sent and len(message) > MAX_AHEAD:
+                break
+            size += _size(entry)
+            if size > MAX_AHEAD and (worker.sent or entries):
                 self._again.appendleft(entry)
-                return
-            worker.sent.append(entry)
-            try:
-                worker.connection.send_bytes(message)
-            except OSError:
-                return  # it has ended, which is seen where its answer is read
+                break
+            entries.append(entry)
+        if not entries:
+            return
+        worker.sent += entries
+        try:
+            worker.connection.send_bytes(pickle.dumps(entries))
+        except OSError:
+            return  # it has ended, which is seen where its answer is read
 
-    def _bury(self, worker: _Worker) -> bytes | None:
+    def _bury(self, worker: _Worker) -> bytes:
         """The failure of the utterance at which a worker ended; another takes its place."""
         del self._workers[worker.connection]
         worker.connection.close()
         worker.process.join()
-        line = None
-        if worker.sent:
-            code = worker.process.exitcode or 0
-            how = signal.Signals(-code).name if code < 0 else f"status {code}"
-            line = failure(worker.sent.popleft(), f"the process that worked on it ended by {how}")
-            self._again.extendleft(reversed(worker.sent))
-            self._start()
+        if not worker.sent:
+            return b""
+        # What was done before it, and not yet handed over, is done again.
+        place = max(worker.begun.value - worker.answered - 1, 0)
+        code = worker.process.exitcode or 0
+        how = signal.Signals(-code).name if code < 0 else f"status {code}"
+        line = failure(worker.sent[place], f"the process that worked on it ended by {how}")
+        del worker.sent[place]
+        self._again.extendleft(reversed(worker.sent))
+        self._start()
         return line
 
 
-def _serve(job: Job, connection: Connection, others: list[Connection]) -> None:
-    """Answer each utterance with its line until the other end is closed."""
+def _size(entry: Entry) -> int:
+    return len(entry.id) + len(entry.scores) + len(entry.text or "")
+
+
+def _serve(job: Job, connection: Connection, begun: Any, others: list[Connection]) -> None:
+    """Answer utterances with their lines until the other end is closed."""
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
     torch.set_num_threads(1)
     try:
         while True:
-            connection.send_bytes(outcome(job, pickle.loads(connection.recv_bytes())))
+            lines, since = b"", time.monotonic()
+            for entry in pickle.loads(connection.recv_bytes()):
+                begun.value += 1
+                lines += outcome(job, entry)
+                if time.monotonic() - since > HOLD:
+                    connection.send_bytes(lines)
+                    lines, since = b"", time.monotonic()
+            if lines:
+                connection.send_bytes(lines)
     except (EOFError, OSError):
         return
