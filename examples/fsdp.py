@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
-from pathsum.torch import ctc_loss
+from pathsum.torch.distributed import ctc_loss
 
 SAMPLES, FRAMES, FEATURES, CLASSES, LABELS = 8, 20, 12, 6, 4
 
@@ -53,18 +53,12 @@ def train(steps: int) -> list[float]:
     for step in range(steps):
         features, targets, input_lengths, target_lengths = (part[rank::world] for part in batch(step))
         logits = network(features)
-        own = ctc_loss(
-            logits, targets, input_lengths, target_lengths, reduction="none", fused_log_softmax=True, batch_first=True
-        )
-        # FSDP takes the mean of the gradients of the processes: of these losses that is the gradient of the mean over
-        # all samples, also where the processes have different numbers of them.
-        loss = (own / target_lengths).sum() * world / SAMPLES
+        # The mean over the samples of all processes, also where these have different numbers of them.
+        loss = ctc_loss(logits, targets, input_lengths, target_lengths, shard="samples", batch_first=True)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        everywhere = loss.detach() / world
-        dist.all_reduce(everywhere)
-        losses.append(float(everywhere))
+        losses.append(float(loss.detach()))
     return losses
 
 

@@ -16,8 +16,10 @@ Star = Literal["any", "label"]
 Check = Literal["async", "sync"]
 # What MWER takes from the errors of a hypothesis.
 Baseline = Literal["mean", "none", "leave_one_out"]
-# What processes share out.
+# What devices share out, and processes, and these of a layer.
 Shard = Literal["classes", "frames"]
+ProcessShard = Literal["classes", "frames", "samples"]
+LayerShard = Literal["classes", "samples"]
 Activation = Literal["tanh", "relu", "sigmoid", "gelu"]
 # Whose frames are counted.
 LossName = Literal["ctc", "simple_ctc", "asg", "rnnt", "tdt", "multi_blank", "wildcard_rnnt", "ar_rnnt"]
@@ -34,6 +36,8 @@ PATHS: tuple[PathSet, ...] = get_args(PathSet)
 STARS: tuple[Star, ...] = get_args(Star)
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 SHARDS: tuple[Shard, ...] = get_args(Shard)
+PROCESS_SHARDS: tuple[ProcessShard, ...] = get_args(ProcessShard)
+LAYER_SHARDS: tuple[LayerShard, ...] = get_args(LayerShard)
 CHECKS: tuple[Check, ...] = get_args(Check)
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(TorchImpl)[1:]

@@ -7,7 +7,7 @@ others' wait with an error when the group's time is out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,9 +16,21 @@ from torch import Tensor
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, LinearOptions
-from pathsum.options import RNNT_TYPES, SHARDS, Activation, ReductionName, RNNTType, Shard, TorchImpl
+from pathsum.options import (
+    LAYER_SHARDS,
+    PROCESS_SHARDS,
+    RNNT_TYPES,
+    Activation,
+    LayerShard,
+    ProcessShard,
+    ReductionName,
+    RNNTType,
+    TorchImpl,
+)
 from pathsum.reductions import reduce
+from pathsum.torch import ctc, joint, linear
 from pathsum.torch._autograd.planes import OwnNodes, planes_of_joiner
+from pathsum.torch._autograd.shared import averaged
 from pathsum.torch._inputs import (
     LOCAL,
     Integers,
@@ -54,12 +66,12 @@ def ctc_loss(
     zero_infinity: bool = False,
     *,
     group: Any = None,
-    shard: Shard | None = None,
+    shard: ProcessShard | None = None,
     fused_log_softmax: bool = True,
     batch_first: bool = False,
     impl: TorchImpl = "auto",
 ) -> Tensor:
-    """CTC loss of scores whose classes or frames are shared out among processes.
+    """CTC loss of scores whose classes, frames or samples are shared out among processes.
 
     The loss of ``pathsum.torch.ctc_loss`` for the scores of all processes put together. The shares may differ in size,
     and a process may have none.
@@ -67,7 +79,7 @@ def ctc_loss(
     Args:
         local_logits: This process's logits, (T, N, C_r) of its classes or (T_r, N, C) of its frames, which stand in the
             order of the ranks; (T, C_r) or (T_r, C) for one sample. A tensor, a NumPy array, or a ``DTensor`` that is
-            ``Shard``-ed along one of these axes.
+            ``Shard``-ed along one of these axes. Of its samples (T, N_r, C), with their own T and integers.
         targets: Labels (N, S) or (sum of target_lengths,), numbered among all classes; the same on every process.
         input_lengths: Frames of each sample (N,), counted over all processes.
         target_lengths: Labels of each sample (N,).
@@ -75,7 +87,8 @@ def ctc_loss(
         reduction: As in ``pathsum.torch.ctc_loss``.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         group: A ``ProcessGroup``, or a ``DeviceMesh`` of one axis. ``None``: a ``DTensor``'s own, or all processes.
-        shard: What is shared out, ``"classes"`` or ``"frames"``. ``None``: what a ``DTensor`` says, or classes.
+        shard: What is shared out: ``"classes"``, ``"frames"`` or, as under DDP and FSDP2, ``"samples"``. ``None``: what
+            a ``DTensor`` says, or classes.
         fused_log_softmax: Their log-softmax over all classes is taken inside; where False they are log-probabilities.
         batch_first: ``local_logits`` are (N, T, C).
         impl: As in ``pathsum.torch.ctc_loss``, for what sums the paths.
@@ -91,7 +104,9 @@ def ctc_loss(
 
     Notes:
         Each process calls ``backward`` of the loss with the same upstream gradient, and gets the gradient by its own
-        share. For classes backward says nothing to the others; for frames every process has to call it.
+        share. For classes backward says nothing to the others; for frames every process has to call it. For samples it
+        says nothing, and gives the gradient times the number of processes: DDP and FSDP2 average what these have, and
+        so come to the gradient of the mean, or sum, over the samples of all. With ``"none"`` there are no others.
 
         What a process is sent: for classes, the maxima and sums of the rows and the columns of the blank and the S
         labels, ``(S + 3) * T * N`` numbers, where gathering the logits would take ``C * T * N``. For frames each
@@ -114,11 +129,20 @@ def ctc_loss(
         1.3333
     """
     function = "ctc_loss"
+    if shard == "samples":
+
+        def of_own() -> Tensor:
+            return ctc.ctc_loss(
+                local_logits, targets, input_lengths, target_lengths, blank, "none", zero_infinity,
+                fused_log_softmax=fused_log_softmax, batch_first=batch_first, impl=impl,
+            )  # fmt: skip
+
+        return _of_samples(function, group, of_own, target_lengths, reduction, _device(local_logits))
     local, group, shard = _of_dtensor(function, "local_logits", local_logits, group, shard, batch_first)
     processes = Processes(function, group)
 
     def check() -> tuple[tuple[Tensor, bool, bool], int, Mapping[str, Any]]:
-        _checks.check_option(function, "shard", shard, SHARDS)
+        _checks.check_option(function, "shard", shard, PROCESS_SHARDS)
         _checks.check_reduction(function, reduction)
         flags = [
             _checks.check_flag(function, name, value)
@@ -173,6 +197,7 @@ def ctc_linear_loss(
     zero_infinity: bool = False,
     *,
     group: Any = None,
+    shard: LayerShard = "classes",
     batch_first: bool = False,
     chunk: int | None = None,
     impl: TorchImpl = "auto",
@@ -193,6 +218,8 @@ def ctc_linear_loss(
         reduction: As in ``pathsum.torch.ctc_loss``.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         group: As in ``ctc_loss``.
+        shard: ``"classes"``, or ``"samples"``: then weight and bias are whole, all else is of this process's samples,
+            and the loss is as in ``ctc_loss``.
         batch_first: ``hidden`` is (N, T, H).
         chunk: As in ``pathsum.torch.ctc_linear_loss``.
         impl: As there.
@@ -222,11 +249,21 @@ def ctc_linear_loss(
         1.3333
     """
     function = "ctc_linear_loss"
+    if shard == "samples":
+
+        def of_own() -> Tensor:
+            return linear.ctc_linear_loss(
+                hidden, local_weight, local_bias, targets, input_lengths, target_lengths, blank, "none", zero_infinity,
+                batch_first=batch_first, chunk=chunk, impl=impl,
+            )  # fmt: skip
+
+        return _of_samples(function, group, of_own, target_lengths, reduction, _device(hidden))
     weight, group = _rows_of_dtensor(function, "local_weight", local_weight, group)
     bias, group = _rows_of_dtensor(function, "local_bias", local_bias, group)
     processes = Processes(function, group)
 
     def check() -> tuple[Any, int, Mapping[str, Any]]:
+        _checks.check_option(function, "shard", shard, LAYER_SHARDS)
         _checks.check_reduction(function, reduction)
         _checks.check_flag(function, "zero_infinity", zero_infinity)
         size = 0 if chunk is None else _checks.check_count(function, "chunk", chunk, 1)
@@ -264,6 +301,7 @@ def rnnt_joint_loss(
     rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     group: Any = None,
+    shard: LayerShard = "classes",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Transducer loss of a joiner whose logits are never held, its classes being shared out among processes.
@@ -287,6 +325,8 @@ def rnnt_joint_loss(
         rnnt_type: The type of transducer.
         delay_penalty: What is added to the scores of labels that come early.
         group: As in ``ctc_loss``.
+        shard: ``"classes"``, or ``"samples"``: then weight and bias are whole, all else is of this process's samples,
+            and the loss is as in ``ctc_loss``.
         impl: What sums the paths; the products are torch's.
 
     Returns:
@@ -315,11 +355,22 @@ def rnnt_joint_loss(
         4.0
     """
     function = "rnnt_joint_loss"
+    if shard == "samples":
+
+        def of_own() -> Tensor:
+            return joint.rnnt_joint_loss(
+                encoder_out, predictor_out, local_weight, local_bias, targets, logit_lengths, target_lengths, blank,
+                activation=activation, reduction="none", fastemit_lambda=fastemit_lambda, zero_infinity=zero_infinity,
+                rnnt_type=rnnt_type, delay_penalty=delay_penalty, impl=impl,
+            )  # fmt: skip
+
+        return _of_samples(function, group, of_own, None, reduction, _device(encoder_out))
     weight, group = _rows_of_dtensor(function, "local_weight", local_weight, group)
     bias, group = _rows_of_dtensor(function, "local_bias", local_bias, group)
     processes = Processes(function, group)
 
     def check() -> tuple[Any, int, Mapping[str, Any]]:
+        _checks.check_option(function, "shard", shard, LAYER_SHARDS)
         _checks.check_reduction(function, reduction)
         _checks.check_flag(function, "zero_infinity", zero_infinity)
         _checks.check_option(function, "rnnt_type", rnnt_type, RNNT_TYPES)
@@ -357,11 +408,10 @@ def rnnt_joint_loss(
 
 
 def global_mean(losses: Tensor, target_lengths: Integers | None = None, *, group: Any = None) -> Tensor:
-    """The mean over the samples of all processes, as DDP and FSDP need it, whose processes have samples of their own.
+    """The mean over the samples of all processes, of any loss, for DDP and FSDP2.
 
-    These average the gradients of the processes. The mean of each process's own mean is not that of all samples where
-    one has more samples than another. So each process gets ``R * (sum of its losses) / N``, of R processes and the N
-    samples that they have together: the average over the processes, of values and of gradients, is the mean over N.
+    What ``ctc_loss(shard="samples")`` does, for the losses that no function here has. The mean of each process's own
+    mean is not that of all samples where one has more samples than another.
 
     Args:
         losses: This process's losses (N_r,), of any loss with ``reduction="none"``. There may be none.
@@ -369,7 +419,8 @@ def global_mean(losses: Tensor, target_lengths: Integers | None = None, *, group
         group: As in ``ctc_loss``: the processes among which the samples are shared out.
 
     Returns:
-        A tensor of no axis.
+        A tensor of no axis, the same on every process. Its gradient is that of the mean times the number of processes,
+        by which DDP and FSDP2 divide.
 
     Raises:
         InvalidValueError: Another shape, on every process where it is raised on one.
@@ -388,24 +439,37 @@ def global_mean(losses: Tensor, target_lengths: Integers | None = None, *, group
         2.0
     """
     function = "global_mean"
-    processes = Processes(function, group)
 
-    def check() -> tuple[Tensor | None, int, Mapping[str, Any]]:
+    def checked() -> Tensor:
         if not isinstance(losses, Tensor) or not losses.is_floating_point():
             raise InvalidTypeError(function, "losses", "be a tensor of floats", dtype_of(losses))
         if losses.ndim != 1:
             raise InvalidValueError(function, "losses", "have shape (N)", f"shape {tuple(losses.shape)}")
-        weights = None
-        if target_lengths is not None:
-            given = as_integers(function, "target_lengths", target_lengths)
-            lengths = _checks.check_integers(function, "target_lengths", given, (1,))
-            _checks.check_lengths(function, "target_lengths", lengths, len(losses), "L", None)
-            weights = torch.from_numpy(lengths).clamp(min=1).to(losses.device)
-        return (losses if weights is None else losses / weights), len(losses), {"options": (function, weights is None)}
+        return losses
 
-    each, share = processes.agreed(check, _device(losses))
-    assert each is not None
-    return each.sum() * (processes.size / max(share.total, 1))
+    return _of_samples(function, group, checked, target_lengths, "mean", _device(losses))
+
+
+def _of_samples(
+    function: str, group: Any, losses: Callable[[], Tensor], target_lengths: Any, reduction: ReductionName, device: Any
+) -> Tensor:
+    """What becomes of the losses of this process's samples beside those of the others; a mean divides by lengths."""
+    processes = Processes(function, group)
+
+    def check() -> tuple[Tensor, int, Mapping[str, Any]]:
+        _checks.check_reduction(function, reduction)
+        own = losses()
+        if reduction == "mean" and target_lengths is not None:
+            given = as_integers(function, "target_lengths", target_lengths)
+            lengths = _checks.check_integers(function, "target_lengths", given, (1,) if own.ndim else (0, 1)).ravel()
+            _checks.check_lengths(function, "target_lengths", lengths, own.numel(), "L", None)
+            own = own / torch.from_numpy(lengths).view(own.shape).clamp(min=1).to(own.device)
+        return own, own.numel(), {"options": (function, "samples", reduction)}
+
+    own, share = processes.agreed(check, device)
+    if reduction == "none":
+        return own
+    return averaged(own.sum() * (processes.size / (max(share.total, 1) if reduction == "mean" else 1)), processes)
 
 
 def _of_dtensor(

@@ -20,6 +20,14 @@ def sum_of(own: Tensor, processes: Processes) -> Tensor:
     return _Sum.apply(own, processes)
 
 
+def averaged(own: Tensor, processes: Processes) -> Tensor:
+    """The mean over the processes: whole. Its gradient goes back to each as it is.
+
+    Whoever averages gradients over the processes, as DDP does, divides by how many they are.
+    """
+    return _Averaged.apply(own, processes)
+
+
 def exchanged(own: Tensor, sizes: list[int], received_sizes: list[int], processes: Processes) -> Tensor:
     """Of a flat tensor so many elements to each process, and so many of each."""
     return _Exchange.apply(own, sizes, received_sizes, processes)
@@ -56,6 +64,16 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _Handed.apply(gradient, ctx.processes), None
+
+
+class _Averaged(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, processes: Processes) -> Tensor:
+        return processes.sum(own.detach().clone()) / processes.size
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 class _Handed(torch.autograd.Function):
