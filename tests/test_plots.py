@@ -114,3 +114,14 @@ def test_without_matplotlib_the_extra_is_named():
     assert last == (
         "pathsum.errors.FrameworkMissingError: pathsum.plots needs matplotlib: pip install 'pathsum[plots]'"
     )
+
+
+def test_rows_of_posteriors_have_colours_of_their_own():
+    shares = np.array([[1.0, 0.0], [0.25, 0.5]])
+    ax = plots.posteriors(shares, colours=["red", "#0000ff"], frame_seconds=0.5, start_seconds=-0.25)
+    (image,) = ax.images
+    np.testing.assert_allclose(image.get_array()[0, 0], [1, 0, 0])
+    np.testing.assert_allclose(image.get_array()[:, 1], [[1, 0.75, 0.75], [0.5, 0.5, 1]])
+    assert list(image.get_extent()) == [-0.25, 0.75, 1.5, -0.5]
+    with pytest.raises(InvalidValueError, match="colours must be 2, one for each row; got 1"):
+        plots.posteriors(shares, colours=["red"])

@@ -103,6 +103,12 @@ def check_number(function: str, argument: str, value: Any, minimum: float = -mat
     return number
 
 
+def check_shares(function: str, fastemit_lambda: Any, clamp: Any) -> dict[str, Any]:
+    """What a loss's gradient is made of in place of the arcs' own shares: see ``rnnt_loss``."""
+    weight = check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
+    return {"fastemit_lambda": weight, "clamp": check_number(function, "clamp", clamp)}
+
+
 def check_unmasked(function: str, argument: str, value: Any) -> None:
     """What a mask hides would be read."""
     if isinstance(value, np.ma.MaskedArray):

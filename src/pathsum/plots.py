@@ -22,6 +22,7 @@ try:
     from matplotlib import pyplot
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_rgba_array
     from matplotlib.patches import Circle, FancyArrowPatch
     from matplotlib.path import Path as Outline
     from matplotlib.ticker import MaxNLocator
@@ -107,6 +108,8 @@ def posteriors(
     *,
     names: Sequence[str] | None = None,
     frame_seconds: float | None = None,
+    start_seconds: float = 0.0,
+    colours: Sequence[Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw how probable each row of a lattice, or each class, is in each frame. The first row is at the top.
@@ -116,13 +119,17 @@ def posteriors(
         sample: Its index in the batch.
         names: The text of each row; or of the labels alone, which are every second row of CTC. ``None``: none.
         frame_seconds: How long a frame lasts; ``None``: the axis counts frames.
+        start_seconds: When the first frame begins.
+        colours: What each row is drawn in where it is certain, as matplotlib names colours. ``None``: all in blue, with
+            a bar that says which shade is how much.
         ax: Where to draw; ``None``: a new figure.
 
     Returns:
         The axes.
 
     Raises:
-        InvalidValueError: (a ValueError) no such sample, other shapes, or a number of names that fits neither.
+        InvalidValueError: (a ValueError) no such sample, other shapes, a number of names that fits neither, or not a
+            colour for each row.
 
     Example:
         >>> import torch
@@ -136,17 +143,16 @@ def posteriors(
     share = _one(_values(posteriors), sample, axes=2, function="plots.posteriors")
     num_frames, num_rows = share.shape
     step = 1.0 if frame_seconds is None else frame_seconds
-    ax = _axes(ax)
-    image = ax.imshow(
-        np.clip(share.T, 0.0, 1.0),
-        aspect="auto",
-        cmap="Blues",
-        vmin=0.0,
-        vmax=1.0,
-        interpolation="nearest",
-        extent=(0.0, num_frames * step, num_rows - 0.5, -0.5),
-    )
-    pyplot.colorbar(image, ax=ax, pad=0.01, label="posterior")
+    ax, image = _axes(ax), np.clip(share.T, 0.0, 1.0)
+    if colours is not None:
+        if len(colours) != num_rows:
+            raise InvalidValueError("plots.posteriors", "colours", f"be {num_rows}, one for each row", len(colours))
+        image = 1.0 - image[:, :, None] * (1.0 - to_rgba_array(colours)[:, None, :3])
+    extent = (start_seconds, start_seconds + num_frames * step, num_rows - 0.5, -0.5)
+    shades = {"cmap": "Blues", "vmin": 0.0, "vmax": 1.0}
+    drawn = ax.imshow(image, aspect="auto", interpolation="nearest", extent=extent, **shades)
+    if colours is None:
+        ax.figure.colorbar(drawn, ax=ax, pad=0.01, label="posterior")
     if names is None:
         ax.set_yticks([])
     elif len(names) == num_rows:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from pathsum import plots
 from pathsum.torch import TokenSpan
 
 from .data import HOP, MELS, SAMPLE_RATE, Batch, decode, encode, mel_filters
@@ -107,13 +107,8 @@ def draw_cuts(axes: Axes, batch: Batch, colour: str) -> None:
 
 def draw_spectrogram(axes: Axes, batch: Batch) -> None:
     seconds = batch.features.shape[1] * HOP / SAMPLE_RATE
-    axes.imshow(
-        batch.features[0].T.numpy(),
-        aspect="auto",
-        origin="lower",
-        cmap="magma",
-        extent=(0, seconds, -0.5, MELS - 0.5),
-    )
+    plots.alignment(batch.features[0], [], feature_seconds=HOP / SAMPLE_RATE, ax=axes)
+    axes.set_xlabel("")
     draw_cuts(axes, batch, "white")
     axes.set_xlim(0, seconds)
     peaks = mel_filters().argmax(0).numpy() * (SAMPLE_RATE / 2) / (len(mel_filters()) - 1)
@@ -129,20 +124,12 @@ def draw_lattice(
     """How probable each row of the lattice is in each frame, the rows without a name in grey."""
     posteriors, names = recogniser.posteriors(batch)
     step = recogniser.encoder.seconds_per_frame
-    colours = np.array([to_rgb(COLOURS[name] if row else "dimgrey") for row in names])
-    share = posteriors.T.clamp(0, 1).numpy()[:, :, None]
-    # The first label is at the top, as in the pictures of `pathsum align`.
-    extent = (-step / 2, (len(posteriors) - 0.5) * step, len(names) - 0.5, -0.5)
-    axes.imshow(
-        1 - share * (1 - colours[:, None]),
-        aspect="auto",
-        interpolation="nearest",
-        extent=extent,
-    )
+    colours = [COLOURS[name] if row else "dimgrey" for row in names]
+    plots.posteriors(posteriors, frame_seconds=step, start_seconds=-step / 2, colours=colours, ax=axes)
+    axes.set_xlabel("")
     draw_cuts(axes, batch, "black")
     rows = [row for row, text in enumerate(names) if text]
     axes.set_yticks(rows, [names[row].replace(" ", "␣") for row in rows], family="monospace", fontsize=8)
-    axes.set_ylim(extent[2:])
     axes.set_ylabel("label")
     axes.set_title(f"{TITLES[name]} wrote “{written}”; posterior over all alignments: {PANEL_TITLES[name]}")
 

@@ -41,8 +41,7 @@ def with_arcs(
     skips_to: int | None = None,
 ) -> ArcLattice:
     """The grid of a batch with arcs of any kinds; labels in all frames but so many of the last."""
-    xp = namespace(grid.targets)
-    anywhere = xp.zeros_like(grid.targets)
+    anywhere = 0 * grid.targets
     return ArcLattice(
         grid.logit_lengths,
         grid.target_lengths,

@@ -329,8 +329,8 @@ def pose_grid(
     scores: str = "logits",
     device: torch.device | None = None,
 ) -> GridLattice:
+    """The grid of a batch, its integers checked; the blank is a class that has been."""
     targets, logit_lengths, target_lengths = integers
-    blank = _checks.check_blank(function, blank, num_classes)
     if num_samples is not None and num_frames is not None and max_labels is not None and device is None:
         arrays = None if big_blanks else plain_integers(targets, logit_lengths, target_lengths)
         lattice = posed_at_once(pose_rnnt, arrays, num_samples, num_frames, max_labels, num_classes, blank)
@@ -432,6 +432,31 @@ def pose_logits(
         scores=argument,
         device=device,
     )
+
+
+def head_of(
+    function: str, head: Tensor | Joiner, integers: Sequence[Any], argument: str = "logits"
+) -> tuple[Tensor | Joiner, Sequence[Any], bool]:
+    """Logits as a tensor, or a joiner with its operands cast, and integers as of ``in_batch``, checked."""
+    if isinstance(head, Joiner):
+        joiner, batched = check_joiner(function, head)
+        return joiner, integers if batched else batch_of_one(function, integers), batched
+    return in_batch(function, as_scores(head), integers, argument, (PADDED, SINGLE, PACKED))
+
+
+def pose_head(
+    function: str,
+    head: Tensor | Joiner,
+    integers: Sequence[Any],
+    blank: int,
+    *,
+    argument: str = "logits",
+    big_blanks: tuple[int, ...] = (),
+) -> GridLattice:
+    """The grid of logits, padded or packed, or of a joiner's, all checked."""
+    if isinstance(head, Joiner):
+        return pose_nodes(function, head.shape, integers, blank, big_blanks=big_blanks)
+    return pose_logits(function, head, integers, blank, argument=argument, big_blanks=big_blanks)
 
 
 def posed_at_once(

@@ -102,6 +102,14 @@ class OperatorKernels(Kernels):
         """The lattice of an operator, of tensors, as the kernels read it."""
         return lattice
 
+    def kept(self, found: Any) -> Any:
+        """What forward gives, as tensors."""
+        return found
+
+    def given(self, saved: Sequence[Tensor], upstream: Tensor) -> tuple[Any, Any]:
+        """What forward kept, and an upstream gradient, as the other verbs take them."""
+        return self.saved(*saved), upstream
+
     def packed(self, call: Call) -> list[Any]:
         """A call as an operator takes it."""
         lattice = (_packed(getattr(call.lattice, name)) for name in self.fields)
@@ -114,7 +122,22 @@ class OperatorKernels(Kernels):
             return reduced(self.operators.forward(*self.packed(call), False)[0], reduction)
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call.scores):
             return _Losses.apply(self, call.lattice, call.options, reduction, *call.scores)
-        return reduced_plain(self.forward(call, False)[0], reduction)
+        return reduced_plain(self.kept(self.forward(call, False))[0], reduction)
+
+
+class ArrayKernels(OperatorKernels):
+    """Kernels of the CPU, to which all but scores and gradients are arrays of NumPy: lattice, ``saved``, upstream."""
+
+    device = "CPU"
+
+    def read(self, lattice: Any) -> Any:
+        return as_arrays(lattice)
+
+    def kept(self, found: Any) -> Any:
+        return from_arrays(found)
+
+    def given(self, saved: Sequence[Tensor], upstream: Tensor) -> tuple[Any, Any]:
+        return to_arrays(self.saved(*saved)), upstream_of(upstream)
 
 
 # A compiler cannot look into an import; it calls this while it traces.
@@ -201,7 +224,7 @@ class _Losses(torch.autograd.Function):
     def forward(
         ctx: Any, kernels: OperatorKernels, lattice: Any, options: Any, reduction: Any, *scores: Tensor | None
     ) -> Tensor:
-        saved = kernels.forward(Call(scores, lattice, options), True)
+        saved = kernels.kept(kernels.forward(Call(scores, lattice, options), True))
         ctx.save_for_backward(*scores, *saved)
         ctx.kernels, ctx.lattice, ctx.options, ctx.reduction = kernels, lattice, options, reduction
         return reduced_plain(saved[0], reduction)
@@ -225,7 +248,7 @@ def gradients_of(
 ) -> Sequence[Tensor | None]:
     """The gradients by the scores; where they are to have a graph, by the operators."""
     if is_plain(upstream):
-        found = kernels.backward(call, kernels.saved(*saved), upstream, needed)
+        found = kernels.backward(call, *kernels.given(saved, upstream), needed)
     else:
         reason = kernels.once_only(call.options)
         if reason is not None:
@@ -251,7 +274,7 @@ class OverwritingLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernels: Any, lattice: Any, options: Any, reduction: Reduction, logits: Tensor) -> Tensor:
-        saved = kernels.forward(Call((logits,), lattice, options), True)
+        saved = kernels.kept(kernels.forward(Call((logits,), lattice, options), True))
         ctx.save_for_backward(*saved)
         ctx.kernels, ctx.lattice, ctx.options, ctx.reduction = kernels, lattice, options, reduction
         # Not saved as the others are: a saved tensor that backward changes would fail its version check at a second
@@ -277,9 +300,9 @@ class OverwritingLosses(torch.autograd.Function):
                 "operation or by another such loss of the same memory: their values are lost, and with them the "
                 "gradient; logits that are used twice need overwrite_logits=False"
             )
-        saved = ctx.kernels.saved(*ctx.saved_tensors)
-        upstream = ctx.reduction.upstream(upstream, saved[0])
-        ctx.kernels.write_gradient(Call((logits,), ctx.lattice, ctx.options), saved, upstream, logits)
+        upstream = ctx.reduction.upstream(upstream, ctx.saved_tensors[0])
+        given = ctx.kernels.given(ctx.saved_tensors, upstream)
+        ctx.kernels.write_gradient(Call((logits,), ctx.lattice, ctx.options), *given, logits)
         torch.autograd.graph.increment_version(logits)
         return *_NO_GRADIENTS, logits.detach()
 
@@ -288,9 +311,9 @@ def traced(scores: Sequence[Tensor | None]) -> bool:
     """Whether somebody looks at operators: a compiler, a transform, a mode, tensors with rules of their own."""
     return (
         torch.compiler.is_compiling()
-        or transformed()
-        or dispatch_mode() is not None
         or any(type(tensor) not in _PLAIN for tensor in scores)
+        or dispatch_mode() is not None
+        or transformed()
     )
 
 
@@ -313,19 +336,20 @@ class _Operators:
             return call._replace(lattice=kernels.read(call.lattice))
 
         def forward(*given: Any) -> Any:
-            return tuple(kernels.forward(unpack(given[:-1]), given[-1]))
+            return tuple(kernels.kept(kernels.forward(unpack(given[:-1]), given[-1])))
 
         def backward(grad: Tensor, *given: Any) -> Any:
             *asked, needed = given
             call = unpack(asked[: len(question)])
-            found = kernels.backward(call, kernels.saved(*asked[len(question) :]), grad.detach(), needed)
+            found = kernels.backward(call, *kernels.given(asked[len(question) :], grad.detach()), needed)
             return _results(found, call)
 
         def second(*given: Any) -> Any:
             *asked, needed = given
             along, (grad, *asked) = asked[:count], asked[count:]
-            call, saved = unpack(asked[: len(question)]), kernels.saved(*asked[len(question) :])
-            slopes, products = kernels.second(call, saved, grad.detach(), along, needed)
+            call = unpack(asked[: len(question)])
+            saved, upstream = kernels.given(asked[len(question) :], grad.detach())
+            slopes, products = kernels.second(call, saved, upstream, along, needed)
             return slopes, *_as_tuple(_results(products, call))
 
         def sketch_forward(*given: Any) -> Any:

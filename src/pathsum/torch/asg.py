@@ -104,11 +104,11 @@ def asg_loss(
         "asg_loss", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores,
         batch_first=batch_first, check=check, centre=True, impl=impl,
     )  # fmt: skip
-    _warn_of_repeats(target)
-    sizes = scales(scale_mode, target.lattice.input_lengths, target.lattice.num_states)
     wanted = every.wanted(reduction, zero_infinity)
-    if sizes is None:
+    _warn_of_repeats(target)
+    if scale_mode == "none":
         return _differences(every, target, wanted)
+    sizes = scales(scale_mode, target.lattice.input_lengths, target.lattice.num_states)
     losses = _differences(every, target, wanted._replace(reduction="none"))
     return every.reduce(losses / as_tensor(sizes).to(losses), reduction)
 

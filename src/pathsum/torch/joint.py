@@ -124,9 +124,9 @@ def rnnt_joint_loss(
     joiner = Joiner(encoder_out, predictor_out, weight, bias, activation=activation, gate=gate, tile_memory=tile_memory)
     paths = joint_paths(
         "rnnt_joint_loss", joiner, targets, logit_lengths, target_lengths, blank, rnnt_type=rnnt_type,
-        delay_penalty=delay_penalty, hat=hat, check=check, impl=impl,
+        delay_penalty=delay_penalty, hat=hat, fastemit_lambda=fastemit_lambda, clamp=clamp, check=check, impl=impl,
     )  # fmt: skip
-    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
+    return paths.loss(reduction, zero_infinity)
 
 
 def rnnt_loss_from_joint(
@@ -276,7 +276,7 @@ class Nodes(NamedTuple):
         device: torch.device,
     ) -> Nodes:  # fmt: skip
         """Those of logits of a shape (N, T, U+1, V), which need not exist."""
-        lattice = pose_nodes(function, shape, integers, blank)
+        lattice = pose_nodes(function, shape, integers, _checks.check_blank(function, blank, shape[-1]))
         posed = pose_rnnt_type(lattice, rnnt_type)
         placed = on_device(posed, device)
         sample, frame, position = reference_grid._nodes(placed)

@@ -84,9 +84,9 @@ def tdt_loss(
     """
     paths = tdt_paths(
         token_logits, duration_logits, targets, logit_lengths, target_lengths, durations, blank,
-        sigma=sigma, final=final, impl=impl, function="tdt_loss",
+        sigma=sigma, final=final, fastemit_lambda=fastemit_lambda, clamp=clamp, impl=impl, function="tdt_loss",
     )  # fmt: skip
-    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
+    return paths.loss(reduction, zero_infinity)
 
 
 def multi_blank_rnnt_loss(
@@ -152,9 +152,9 @@ def multi_blank_rnnt_loss(
     """
     paths = multi_blank_rnnt_paths(
         logits, targets, logit_lengths, target_lengths, big_blank_durations, big_blanks, blank,
-        sigma=sigma, impl=impl, function="multi_blank_rnnt_loss",
+        sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp, impl=impl, function="multi_blank_rnnt_loss",
     )  # fmt: skip
-    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
+    return paths.loss(reduction, zero_infinity)
 
 
 def ar_rnnt_loss(
@@ -227,9 +227,10 @@ def ar_rnnt_loss(
     """
     paths = ar_rnnt_paths(
         logits, targets, logit_lengths, target_lengths, alignment, left, right, blank,
-        rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, impl=impl, function="ar_rnnt_loss",
+        rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, fastemit_lambda=fastemit_lambda, clamp=clamp,
+        impl=impl, function="ar_rnnt_loss",
     )  # fmt: skip
-    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
+    return paths.loss(reduction, zero_infinity)
 
 
 def wildcard_rnnt_loss(
@@ -292,6 +293,7 @@ def wildcard_rnnt_loss(
     """
     paths = wildcard_rnnt_paths(
         logits, targets, logit_lengths, target_lengths, blank,
-        skip_score=skip_score, final=final, impl=impl, function="wildcard_rnnt_loss",
+        skip_score=skip_score, final=final, fastemit_lambda=fastemit_lambda, clamp=clamp, impl=impl,
+        function="wildcard_rnnt_loss",
     )  # fmt: skip
-    return paths.reweighted(fastemit_lambda, clamp).loss(reduction, zero_infinity)
+    return paths.loss(reduction, zero_infinity)

@@ -14,6 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pathsum import plots
 from pathsum.printable import printable
 from pathsum.torch import TokenSpan, ctc_posteriors
 
@@ -103,16 +104,7 @@ def draw_words(axes: Axes, utterance: Utterance) -> None:
 def draw_posteriors(
     axes: Axes, nodes: Tensor, classes: Sequence[int], spans: Sequence[TokenSpan], names: Sequence[str], step: float
 ) -> None:
-    image = axes.imshow(
-        nodes.T.numpy(),
-        aspect="auto",
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-        extent=(0, len(nodes) * step, len(classes) - 0.5, -0.5),
-    )
-    axes.figure.colorbar(image, ax=axes, pad=0.01, aspect=14, label="posterior")
+    plots.posteriors(nodes, frame_seconds=step, ax=axes)
     edges = torch.tensor([[*span.seconds(step)] for span in spans]).reshape(-1, 2).numpy()
     middle = np.arange(len(spans))
     axes.hlines(middle, edges[:, 0], edges[:, 1], color=COLOUR, linewidth=2.2)

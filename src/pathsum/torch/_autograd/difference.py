@@ -45,7 +45,7 @@ class _LossesApart(torch.autograd.Function):
             assert isinstance(kernels, OperatorKernels)
             lattice = kernels.sent(call.lattice, scores[0].device)
             ctx.asked.append((kernels, lattice, call.options))
-            kept.append(kernels.forward(Call(scores, lattice, call.options), True))
+            kept.append(kernels.kept(kernels.forward(Call(scores, lattice, call.options), True)))
         losses = _subtracted(kept[0][0], kept[1][0])
         ctx.save_for_backward(*scores, losses, *kept[0], *kept[1])
         ctx.reduction = reduction

@@ -15,7 +15,7 @@ from pathsum.kernels.protocol import Call, ChainPath, ChainSaved
 from pathsum.lattice import ChainLattice
 from pathsum.torch._autograd.stretch import advanced
 from pathsum.torch._lattices import ChainOperators
-from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
+from pathsum.torch._operators import ArrayKernels, as_arrays, from_arrays
 from pathsum.torch._ops.arrays import (
     as_gradient,
     as_strided,
@@ -25,58 +25,53 @@ from pathsum.torch._ops.arrays import (
 )
 
 
-class Chain(ChainOperators):
-    name, device, compares_hypotheses, advances = "chain", "CPU", True, True
-
-    def read(self, lattice: ChainLattice) -> ChainLattice:
-        return as_arrays(lattice)
+class Chain(ArrayKernels, ChainOperators):
+    name, compares_hypotheses, advances = "chain", True, True
 
     def forward(self, call: Call, need_gradient: bool) -> ChainSaved:
         options = call.options
-        return from_arrays(
-            chain.forward(
-                **_question(call), logits=options.softmax, need_gradient=need_gradient, relative=options.relative
-            )
+        return chain.forward(
+            **_question(call), logits=options.softmax, need_gradient=need_gradient, relative=options.relative
         )
 
     def backward(
-        self, call: Call, saved: ChainSaved, upstream: Tensor, needed: Sequence[bool]
+        self, call: Call, saved: ChainSaved, upstream: np.ndarray, needed: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         scores, transitions = call.scores
-        kept, of_losses = to_arrays(saved), upstream_of(upstream)
         gradient, transition_gradient = None, None
         if call.options.by_logits:
             # The softmax of log-probabilities: nothing is subtracted, and the sum is 1.
-            rows = len(kept.step)
-            kept = kept._replace(maxima=np.zeros(rows, kept.step.dtype), sums=np.ones(rows, kept.step.dtype))
+            rows = len(saved.step)
+            saved = saved._replace(maxima=np.zeros(rows, saved.step.dtype), sums=np.ones(rows, saved.step.dtype))
         if needed[0]:
             gradient = empty_gradient(scores)
             chain.backward(
-                of_losses,
+                upstream,
                 as_strided(scores),
                 scores.shape[2],
                 call.lattice,
-                kept,
+                saved,
                 as_strided(gradient),
                 scores.shape[1],
                 logits=call.options.softmax or call.options.by_logits,
                 num_threads=torch.get_num_threads(),
             )
         if transitions is not None and needed[1]:
-            counts = chain.transition_gradient(of_losses, scores.shape[2], call.lattice, kept)
+            counts = chain.transition_gradient(upstream, scores.shape[2], call.lattice, saved)
             transition_gradient = as_gradient(counts, transitions)
         return gradient, transition_gradient
 
     def second(
-        self, call: Call, saved: ChainSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        self, call: Call, saved: ChainSaved, upstream: np.ndarray, tangents: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:  # fmt: skip
         (scores, transitions), (tangent, transition_tangent) = call.scores, tangents
         product = empty_gradient(scores)
         slopes, transition_product = chain_hvp.hvp(
-            upstream_of(upstream),
+            upstream,
             as_tangent(tangent, scores),
             None if transition_tangent is None else as_table(transition_tangent, scores),
-            saved=to_arrays(saved),
+            saved=saved,
             out=as_strided(product),
             num_frames=scores.shape[1],
             logits=call.options.softmax,

@@ -13,9 +13,8 @@ from pathsum.kernels.numba import dense, dense_hvp, posteriors
 from pathsum.kernels.numba.dense_best_path import best_path
 from pathsum.kernels.numba.rows import Strided
 from pathsum.kernels.protocol import Call, DensePath, DenseSaved
-from pathsum.lattice import DenseLattice
 from pathsum.torch._lattices import DenseOperators
-from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
+from pathsum.torch._operators import ArrayKernels, from_arrays
 from pathsum.torch._ops.arrays import (
     as_gradient,
     as_strided,
@@ -25,54 +24,50 @@ from pathsum.torch._ops.arrays import (
 )
 
 
-class Dense(DenseOperators):
-    name, device = "dense", "CPU"
-
-    def read(self, lattice: DenseLattice) -> DenseLattice:
-        return as_arrays(lattice)
+class Dense(ArrayKernels, DenseOperators):
+    name = "dense"
 
     def forward(self, call: Call, need_gradient: bool) -> DenseSaved:
-        saved = dense.forward(**_question(call), need_gradient=need_gradient, relative=call.options.relative)
-        return from_arrays(saved)
+        return dense.forward(**_question(call), need_gradient=need_gradient, relative=call.options.relative)
 
     def backward(
-        self, call: Call, saved: DenseSaved, upstream: Tensor, needed: Sequence[bool]
+        self, call: Call, saved: DenseSaved, upstream: np.ndarray, needed: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         scores, transitions = call.scores
-        kept, of_losses = to_arrays(saved), upstream_of(upstream)
-        gradient, transition_gradient = None, None
+        question, gradient, transition_gradient = _question(call), None, None
         if needed[0]:
             gradient = empty_gradient(scores)
             dense.backward(
-                of_losses,
+                upstream,
                 scores.shape[2],
                 call.lattice,
-                kept,
+                saved,
                 as_strided(gradient),
                 scores.shape[1],
                 num_threads=torch.get_num_threads(),
             )
         if needed[1]:
-            transition_gradient = as_gradient(_transition_gradient(of_losses, call, kept), transitions)
+            counts = dense.transition_gradient(upstream, saved=saved, **question)
+            transition_gradient = as_gradient(counts, transitions)
         return gradient, transition_gradient
 
     def second(
-        self, call: Call, saved: DenseSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self, call: Call, saved: DenseSaved, upstream: np.ndarray, tangents: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
         (scores, transitions), (tangent, transition_tangent) = call.scores, tangents
-        kept, of_losses = to_arrays(saved), upstream_of(upstream)
         product = empty_gradient(scores)
-        both = transition_tangent is not None and needed[1]
+        question, both = _question(call), transition_tangent is not None and needed[1]
         slopes, transition_product = dense_hvp.hvp(
-            of_losses,
+            upstream,
             as_tangent(tangent, scores),
             None if transition_tangent is None else as_table(transition_tangent, scores),
-            saved=kept,
-            transition_gradient=_transition_gradient(of_losses, call, kept) if both else None,
+            saved=saved,
+            transition_gradient=dense.transition_gradient(upstream, saved=saved, **question) if both else None,
             out=as_strided(product),
             num_frames=scores.shape[1],
             need_transitions=needed[1],
-            **_question(call),
+            **question,
         )
         return torch.from_numpy(slopes), (product, as_gradient(transition_product, transitions))
 
@@ -95,7 +90,3 @@ def _question(call: Call) -> dict[str, Any]:
         "transitions": as_table(transitions, scores),
         "num_threads": torch.get_num_threads(),
     }
-
-
-def _transition_gradient(upstream: np.ndarray, call: Call, saved: DenseSaved) -> np.ndarray:
-    return dense.transition_gradient(upstream, saved=saved, **_question(call))

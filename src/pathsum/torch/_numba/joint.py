@@ -19,50 +19,51 @@ from pathsum.kernels.protocol import Call, JointSaved
 from pathsum.lattice import ArcLattice
 from pathsum.problems.rnnt_types import earliness
 from pathsum.torch._lattices import JointOperators
-from pathsum.torch._operators import as_arrays, from_arrays, upstream_of
-from pathsum.torch._ops.arrays import work_dtype
+from pathsum.torch._operators import ArrayKernels
+from pathsum.torch._ops.arrays import as_joiner, gradients_as_tensors
 
 
-class Joint(JointOperators):
-    name, device = "joint", "CPU"
-
-    def read(self, lattice: ArcLattice) -> ArcLattice:
-        return as_arrays(lattice)
+class Joint(ArrayKernels, JointOperators):
+    name = "joint"
 
     def forward(self, call: Call, need_gradient: bool) -> JointSaved:
-        joiner, options = as_joiner(*call.scores, call.options.activation), call.options
+        options, matmul = call.options, matmul_of(call.scores[2].dtype)
+        solve = _solve_of(call.lattice, options.delay_penalty)
+        joiner = as_joiner(*call.scores, options.activation)
         saved = joint.forward(
             joiner,
             call.lattice,
-            matmul_of(call.scores[2].dtype),
+            matmul,
             rows_per_tile=joint.tile_rows(joiner, options.tile_memory),
             need_gradient=need_gradient,
             num_threads=torch.get_num_threads(),
-            solve=_solve_of(call.lattice, options.delay_penalty),
+            solve=solve,
         )
-        return from_arrays(JointSaved(*saved))
+        return JointSaved(*saved)
 
-    def backward(self, call: Call, saved: JointSaved, upstream: Tensor, needed: Sequence[bool]) -> Sequence[Tensor]:
-        joiner, options = as_joiner(*call.scores, call.options.activation), call.options
+    def backward(self, call: Call, saved: JointSaved, upstream: np.ndarray, needed: Sequence[bool]) -> Sequence[Tensor]:
+        options, matmul, follows = call.options, matmul_of(call.scores[2].dtype), _blank_follows(call.lattice)
+        joiner = as_joiner(*call.scores, options.activation)
         gradients = joint.backward(
-            upstream_of(upstream),
+            upstream,
             joiner,
             call.lattice,
-            saved.losses.numpy(),
-            *saved.posteriors.numpy(),
-            matmul_of(call.scores[2].dtype),
+            saved.losses,
+            *saved.posteriors,
+            matmul,
             rows_per_tile=joint.tile_rows(joiner, options.tile_memory),
             fastemit_lambda=options.fastemit_lambda,
             clamp=options.clamp,
             gate=options.gate,
             num_threads=torch.get_num_threads(),
-            blank_follows=_blank_follows(call.lattice),
+            blank_follows=follows,
         )
         return gradients_as_tensors(gradients, call.scores[2].dtype)
 
     def second(
-        self, call: Call, saved: JointSaved, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
-    ) -> tuple[Tensor, Sequence[Tensor]]:
+        self, call: Call, saved: JointSaved, upstream: np.ndarray, tangents: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> tuple[Tensor, Sequence[Tensor]]:  # fmt: skip
         joiner, options = as_joiner(*call.scores, call.options.activation), call.options
         along = [
             torch.zeros_like(operand) if tangent is None else tangent
@@ -70,11 +71,11 @@ class Joint(JointOperators):
         ]
         slopes, products = joint_hvp.hvp(
             as_joiner(*along, options.activation),
-            upstream_of(upstream),
+            upstream,
             joiner,
             call.lattice,
-            saved.losses.numpy(),
-            *saved.posteriors.numpy(),
+            saved.losses,
+            *saved.posteriors,
             matmul_of(call.scores[2].dtype),
             arcs=call.lattice,
             rows_per_tile=joint_hvp.tile_rows(joiner, options.tile_memory),
@@ -83,18 +84,6 @@ class Joint(JointOperators):
             blank_follows=_blank_follows(call.lattice),
         )
         return torch.from_numpy(slopes), gradients_as_tensors(products, call.scores[2].dtype)
-
-
-def as_joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:
-    """The operands as contiguous arrays of the dtype of arithmetic: themselves where they can be."""
-    dtype = work_dtype(weight)
-    operands = [operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias)]
-    return joint.Joiner(operands[0], operands[1], operands[2], operands[3], joint.ACTIVATIONS[activation])
-
-
-def gradients_as_tensors(gradients: joint.Joiner, dtype: torch.dtype) -> list[Tensor]:
-    """Those of encoder, predictor, weight and bias in the operands' dtype."""
-    return [torch.from_numpy(gradient).to(dtype) for gradient in gradients[:4]]
 
 
 def matmul_of(dtype: torch.dtype) -> joint.Matmul:

@@ -11,40 +11,34 @@ from torch import Tensor
 
 from pathsum.kernels.numba import sparse, sparse_hvp, sparse_paths
 from pathsum.kernels.protocol import Call, Kernels, SparsePath, SparseSaved
-from pathsum.lattice import SparseLattice
 from pathsum.torch._lattices import SparseOperators
-from pathsum.torch._operators import as_arrays, from_arrays, to_arrays, upstream_of
+from pathsum.torch._operators import ArrayKernels, from_arrays
 from pathsum.torch._ops.arrays import empty_gradient, work_dtype
 
 
-class Sparse(SparseOperators):
-    name, device = "sparse", "CPU"
-
-    def read(self, lattice: SparseLattice) -> SparseLattice:
-        return as_arrays(lattice)
+class Sparse(ArrayKernels, SparseOperators):
+    name = "sparse"
 
     def forward(self, call: Call, need_gradient: bool) -> SparseSaved:
-        return from_arrays(sparse.forward(**_question(call), options=call.options, need_gradient=need_gradient))
+        return sparse.forward(**_question(call), options=call.options, need_gradient=need_gradient)
 
     def backward(
-        self, call: Call, saved: SparseSaved, upstream: Tensor, needed: Sequence[bool]
+        self, call: Call, saved: SparseSaved, upstream: np.ndarray, needed: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         scores, weights = call.scores
-        kept, of_losses = to_arrays(saved), upstream_of(upstream)
         gradient, weight_gradient = None, None
         if needed[0]:
-            gradient = _written(scores, lambda out: sparse.write_gradient(of_losses, call.lattice, kept, out))
+            gradient = _written(scores, lambda out: sparse.write_gradient(upstream, call.lattice, saved, out))
         if needed[1]:
-            weight_gradient = torch.from_numpy(sparse.weight_gradient(of_losses, call.lattice, kept.counts)).to(
-                weights.dtype
-            )
+            counts = sparse.weight_gradient(upstream, call.lattice, saved.counts)
+            weight_gradient = torch.from_numpy(counts).to(weights.dtype)
         return gradient, weight_gradient
 
     def second(
         self,
         call: Call,
         saved: SparseSaved,
-        upstream: Tensor,
+        upstream: np.ndarray,
         tangents: Sequence[Tensor | None],
         needed: Sequence[bool],
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -54,10 +48,10 @@ class Sparse(SparseOperators):
         def write(out: np.ndarray) -> None:
             found.extend(
                 sparse_hvp.hvp(
-                    upstream_of(upstream),
+                    upstream,
                     _as_numbers(scores.new_zeros(1).expand(scores.shape) if along is None else along),
                     _as_table(torch.zeros_like(weights) if weights_along is None else weights_along),
-                    saved=to_arrays(saved),
+                    saved=saved,
                     out=out,
                     need_weights=needed[1],
                     **_question(call),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.kernels.numba import grid
+from pathsum.kernels.numba import grid, joint
 from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, Strided
 from pathsum.lattice import ArcLattice, GridLattice
 
@@ -80,9 +80,27 @@ def as_gradient(array: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(array if like.dtype == torch.float64 else array.astype(np.float32)).to(like.dtype)
 
 
-def as_rows(scores: Tensor, lattice: GridLattice | ArcLattice) -> grid.GridRows:
-    rows = as_strided(scores)
-    return grid.padded_rows(rows, scores.shape) if scores.ndim == 4 else grid.packed_rows(rows, lattice)
+def as_rows(lattice: GridLattice | ArcLattice, *scores: Tensor | None) -> list[Any]:
+    """Where the rows of each are, laid out as logits are, padded or packed; ``None`` of ``None``."""
+    memory = [None if tensor is None else as_strided(tensor) for tensor in scores]
+    return [
+        own if own is None or tensor is None
+        else grid.padded_rows(own, tensor.shape) if tensor.ndim == 4
+        else grid.packed_rows(own, lattice)
+        for own, tensor in zip(memory, scores, strict=True)
+    ]  # fmt: skip
+
+
+def as_joiner(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor, activation: str) -> joint.Joiner:
+    """The operands as contiguous arrays of the dtype of arithmetic: themselves where they can be."""
+    dtype = work_dtype(weight)
+    operands = [operand.detach().to(dtype).contiguous().numpy() for operand in (encoder, predictor, weight, bias)]
+    return joint.Joiner(operands[0], operands[1], operands[2], operands[3], joint.ACTIVATIONS[activation])
+
+
+def gradients_as_tensors(gradients: joint.Joiner, dtype: torch.dtype) -> list[Tensor]:
+    """Those of encoder, predictor, weight and bias in the operands' dtype."""
+    return [torch.from_numpy(gradient).to(dtype) for gradient in gradients[:4]]
 
 
 def fake_like(tensor: Tensor) -> Tensor:

@@ -93,11 +93,11 @@ def both_paths(
 
     ``known``: the integers must have values. ``centre``: a path's score may lack what all paths have in common.
     """
+    _checks.check_option(function, "check", check, CHECKS)
     scores, table, ends, batched = _scores(function, inputs, transitions, start_scores, final_scores, batch_first)
     of_all = dispatch.choose(function, scores.device.type, impl, "dense")
     of_target = dispatch.kernels_of(of_all.impl, "chain")
     integers = (targets, input_lengths, target_lengths)
-    _checks.check_option(function, "check", check, CHECKS)
     num_samples, num_frames, num_classes = scores.shape
     # A target of any length is legal, and so is every label; one that does not fit is infeasible.
     sizes = (num_samples, num_frames, 2**62, num_classes, -1)
@@ -112,7 +112,8 @@ def both_paths(
     dense, chain = lattices
     if centre and ends != (None, None):
         scores, ends = centred(scores, 2), tuple(None if end is None else centred(end, 0) for end in ends)
-    scores = with_ends(scores, dense.input_lengths, *ends)
+    if ends != (None, None):
+        scores = with_ends(scores, dense.input_lengths, *ends)
     labels = label_dtype(targets)
     every = DensePaths(function, scores, table, dense, of_all, batched)
     target = ChainPaths(function, scores, table, chain, of_target, batched)
@@ -150,16 +151,17 @@ def _scores(
     before it is taken.
     """
     scores, batched = samples_first(function, "inputs", inputs, batch_first)
+    found: list[Tensor | None] = []
+    given = {"transitions": transitions, "start_scores": start_scores, "final_scores": final_scores}
+    for name, table in given.items():
+        if table is None and name != "transitions":
+            found.append(None)
+            continue
+        found.append(as_scores(table))
+        check_table(function, name, found[-1], scores, "(C,)" if found[1:] else "(C, C)")
     dtype = work_dtype(scores)
-
-    def checked(name: str, given: Any, axes: str) -> Tensor:
-        table = as_scores(given)
-        check_table(function, name, table, scores, axes)
-        return table.to(dtype)
-
-    table = checked("transitions", transitions, "(C, C)")
-    given = {"start_scores": start_scores, "final_scores": final_scores}
-    start, final = (None if ends is None else checked(name, ends, "(C,)") for name, ends in given.items())
+    table, start, final = (None if own is None else own.to(dtype) for own in found)
+    assert table is not None
     return scores.to(dtype), table, (start, final), batched
 
 

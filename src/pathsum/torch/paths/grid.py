@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pathsum import _checks, dispatch
+from pathsum import dispatch
 from pathsum.display import arrays, shown, walks
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, Call, GridOptions, GridWalks, JointOptions, Kernels, RowOptions
@@ -99,13 +99,6 @@ class GridPaths(Paths):
     ) -> None:
         super().__init__(function, lattice, kernels, work_dtype(heads[0]), batched)
         self.heads, self.options = heads, options
-
-    def reweighted(self, fastemit_lambda: float, clamp: float) -> GridPaths:
-        """The same paths, whose losses' gradient is made of other shares than theirs: see ``rnnt_loss``."""
-        weight = _checks.check_number(self.function, "fastemit_lambda", fastemit_lambda, minimum=0.0)
-        bound = _checks.check_number(self.function, "clamp", clamp)
-        self.options = self.options._replace(fastemit_lambda=weight, clamp=bound)
-        return self
 
     def overwriting_loss(self, reduction: ReductionName, zero_infinity: bool) -> Tensor:
         """As ``loss``, its gradient written over the logits."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions, GridOptions, JointOptions
-from pathsum.lattice import GridLattice
 from pathsum.options import CHECKS, RNNT_TYPES, Check, RNNTType, TorchImpl
 from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.torch._bounded import unread_on
@@ -41,6 +37,8 @@ def rnnt_paths(
     rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1,
     impl: TorchImpl = "auto",
 ) -> GridPaths:
     """The walks of a transducer through frames and labels that spell the target.
@@ -56,6 +54,7 @@ def rnnt_paths(
         rnnt_type: As in ``rnnt_loss``.
         delay_penalty: As in ``rnnt_loss``.
         hat: As in ``rnnt_loss``.
+        fastemit_lambda, clamp: As in ``rnnt_loss``, of the gradient of ``loss`` and ``losses`` alone.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -77,7 +76,8 @@ def rnnt_paths(
     """
     return grid_paths(
         "rnnt_paths", logits, targets, logit_lengths, target_lengths, blank, fused_log_softmax=fused_log_softmax,
-        rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, impl=impl,
+        rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, fastemit_lambda=fastemit_lambda, clamp=clamp,
+        impl=impl,
     )  # fmt: skip
 
 
@@ -101,12 +101,13 @@ def grid_paths(
     impl: str,
 ) -> GridPaths:
     """The paths that a function of a transducer's logits is made of."""
+    integers = (targets, logit_lengths, target_lengths)
+    logits, integers, batched = in_batch(function, as_scores(logits), integers, layouts=layouts)
     options = arc_options(function, rnnt_type, delay_penalty, hat, fastemit_lambda, clamp)
     _checks.check_option(function, "check", check, CHECKS)
     softmax = _checks.check_flag(function, "fused_log_softmax", fused_log_softmax)
     overwrite = _checks.check_flag(function, "overwrite_logits", overwrite_logits)
-    integers = (targets, logit_lengths, target_lengths)
-    logits, integers, batched = in_batch(function, as_scores(logits), integers, layouts=layouts)
+    blank = _checks.check_blank(function, blank, logits.shape[-1])
     if options.hat and not softmax:
         raise InvalidValueError(function, "hat", "be False with fused_log_softmax=False", True)
     plain = rnnt_type == "regular" and not options.hat and not options.delay_penalty
@@ -136,51 +137,31 @@ def joint_paths(
     rnnt_type: RNNTType,
     delay_penalty: float,
     hat: bool,
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1.0,
     check: Check,
     impl: str,
 ) -> GridPaths:
     """The paths of a joiner whose logits are never held, where its kernels can do so."""
-    joiner, batched = check_joiner(function, joiner)
-    options = arc_options(function, rnnt_type, delay_penalty, hat)
+    options = arc_options(function, rnnt_type, delay_penalty, hat, fastemit_lambda, clamp)
     _checks.check_option(function, "check", check, CHECKS)
+    joiner, batched = check_joiner(function, joiner)
+    dtype, shape, tile_bytes = joiner.dtype, joiner.shape, joiner.tile_bytes
+    blank = _checks.check_blank(function, blank, shape[-1])
     kernels = dispatch.choose(function, joiner.device.type, impl, "joint")
     regular = rnnt_type == "regular" and options.delay_penalty == 0 and not options.hat
-    fused = not options.hat and kernels.fuses(joiner.dtype, regular=regular)
+    fused = not options.hat and kernels.fuses(dtype, regular=regular)
     if not fused:
         kernels = dispatch.kernels_of(kernels.impl, "arcs")
     integers = (targets, logit_lengths, target_lengths)
     integers = integers if batched else batch_of_one(function, integers)
     device = unread_on(function, check, kernels, joiner.encoder_out, *integers) if kernels.reads_on_device else None
-    lattice = pose_rnnt_type(pose_nodes(function, joiner.shape, integers, blank, device=device), rnnt_type)
+    lattice = pose_rnnt_type(pose_nodes(function, shape, integers, blank, device=device), rnnt_type)
     if fused:
         numbers = {"delay_penalty": options.delay_penalty, "gate": joiner.gate}
-        options = JointOptions(joiner.activation, joiner.tile_bytes, **numbers)
+        shares = {"fastemit_lambda": options.fastemit_lambda, "clamp": options.clamp}
+        options = JointOptions(joiner.activation, tile_bytes, **numbers, **shares)
     return GridPaths(function, (joiner,), lattice, options, kernels, batched)
-
-
-def head_of(
-    function: str, head: Tensor | Joiner, integers: Sequence[Any], argument: str = "logits"
-) -> tuple[Tensor | Joiner, Sequence[Any], bool]:
-    """Logits as a tensor, or a joiner with its operands cast, and integers as of ``in_batch``, checked."""
-    if isinstance(head, Joiner):
-        joiner, batched = check_joiner(function, head)
-        return joiner, integers if batched else batch_of_one(function, integers), batched
-    return in_batch(function, as_scores(head), integers, argument, (PADDED, SINGLE, PACKED))
-
-
-def pose_head(
-    function: str,
-    head: Tensor | Joiner,
-    integers: Sequence[Any],
-    blank: int,
-    *,
-    argument: str = "logits",
-    big_blanks: tuple[int, ...] = (),
-) -> GridLattice:
-    """The grid of logits, padded or packed, or of a joiner's, all checked."""
-    if isinstance(head, Joiner):
-        return pose_nodes(function, head.shape, integers, blank, big_blanks=big_blanks)
-    return pose_logits(function, head, integers, blank, argument=argument, big_blanks=big_blanks)
 
 
 def arc_options(
@@ -196,6 +177,5 @@ def arc_options(
     return ArcOptions(
         hat=_checks.check_flag(function, "hat", hat),
         delay_penalty=_checks.check_number(function, "delay_penalty", delay_penalty),
-        fastemit_lambda=_checks.check_number(function, "fastemit_lambda", fastemit_lambda, minimum=0.0),
-        clamp=_checks.check_number(function, "clamp", clamp),
+        **_checks.check_shares(function, fastemit_lambda, clamp),
     )

@@ -15,10 +15,10 @@ from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
-from pathsum.torch._inputs import Integers, as_alignment, tdt_durations
+from pathsum.torch._inputs import Integers, as_alignment, head_of, pose_head, tdt_durations
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.grid import GridPaths
-from pathsum.torch.paths.rnnt import arc_options, head_of, pose_head
+from pathsum.torch.paths.rnnt import arc_options
 
 
 def tdt_paths(
@@ -32,6 +32,8 @@ def tdt_paths(
     *,
     sigma: float = 0.0,
     final: Final = "blank",
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1,
     impl: TorchImpl = "auto",
     function: str = "tdt_paths",
 ) -> GridPaths:
@@ -49,6 +51,7 @@ def tdt_paths(
         blank: Index of the blank; negative counts from the end.
         sigma: As in ``tdt_loss``.
         final: As in ``tdt_loss``.
+        fastemit_lambda, clamp: As in ``tdt_loss``, of the gradient of ``loss`` and ``losses`` alone.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
         function: What errors call the function.
 
@@ -72,16 +75,18 @@ def tdt_paths(
     integers = (targets, logit_lengths, target_lengths)
     tokens, integers, batched = head_of(function, token_logits, integers, "token_logits")
     lengths, *_ = head_of(function, duration_logits, (), "duration_logits")
-    grid = pose_head(function, tokens, integers, blank, argument="token_logits")
     steps = tdt_durations(function, durations)
     wanted = (*tokens.shape[:-1], len(steps))
     _checks.check_device(function, "duration_logits", str(lengths.device), str(tokens.device))
+    _checks.check_option(function, "final", final, FINALS)
+    blank = _checks.check_blank(function, blank, tokens.shape[-1])
+    sigma = _checks.check_number(function, "sigma", sigma)
+    options = ArcOptions(sigma=sigma, **_checks.check_shares(function, fastemit_lambda, clamp))
+    kernels = dispatch.choose(function, tokens.device.type, impl, "arcs")
+    grid = pose_head(function, tokens, integers, blank, argument="token_logits")
     if tuple(lengths.shape) != wanted:
         rule = f"have shape (..., D) = {wanted}"
         raise InvalidValueError(function, "duration_logits", rule, f"shape {tuple(lengths.shape)}")
-    _checks.check_option(function, "final", final, FINALS)
-    options = ArcOptions(sigma=_checks.check_number(function, "sigma", sigma))
-    kernels = dispatch.choose(function, tokens.device.type, impl, "arcs")
     return GridPaths(function, (tokens, lengths), pose_tdt(grid, steps, final), options, kernels, batched)
 
 
@@ -95,6 +100,8 @@ def multi_blank_rnnt_paths(
     blank: int = -1,
     *,
     sigma: float = 0.0,
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1,
     impl: TorchImpl = "auto",
     function: str = "multi_blank_rnnt_paths",
 ) -> GridPaths:
@@ -109,6 +116,7 @@ def multi_blank_rnnt_paths(
         big_blanks: As in ``multi_blank_rnnt_loss``.
         blank: Index of the blank; negative counts from the end.
         sigma: As in ``multi_blank_rnnt_loss``.
+        fastemit_lambda, clamp: As in ``multi_blank_rnnt_loss``, of the gradient of ``loss`` and ``losses`` alone.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
         function: What errors call the function.
 
@@ -133,9 +141,10 @@ def multi_blank_rnnt_paths(
     if len(classes) != len(durations):
         rule = f"have one class a duration, {len(durations)}"
         raise InvalidValueError(function, "big_blanks", rule, list(big_blanks))
-    grid = pose_head(function, logits, integers, blank, big_blanks=classes)
-    options = ArcOptions(sigma=_checks.check_number(function, "sigma", sigma))
+    sigma = _checks.check_number(function, "sigma", sigma)
+    options = ArcOptions(sigma=sigma, **_checks.check_shares(function, fastemit_lambda, clamp))
     kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
+    grid = pose_head(function, logits, integers, blank, big_blanks=classes)
     return GridPaths(function, (logits,), pose_multi_blank(grid, durations, classes), options, kernels, batched)
 
 
@@ -152,6 +161,8 @@ def ar_rnnt_paths(
     rnnt_type: RNNTType = "regular",
     delay_penalty: float = 0.0,
     hat: bool = False,
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1,
     impl: TorchImpl = "auto",
     function: str = "ar_rnnt_paths",
 ) -> GridPaths:
@@ -169,6 +180,7 @@ def ar_rnnt_paths(
         rnnt_type: As in ``rnnt_loss``.
         delay_penalty: As in ``rnnt_loss``.
         hat: As in ``rnnt_loss``.
+        fastemit_lambda, clamp: As in ``ar_rnnt_loss``, of the gradient of ``loss`` and ``losses`` alone.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
         function: What errors call the function.
 
@@ -188,12 +200,12 @@ def ar_rnnt_paths(
     """
     integers = (targets, logit_lengths, target_lengths, alignment)
     logits, (*integers, alignment), batched = head_of(function, logits, integers)
-    grid = pose_head(function, logits, integers, blank)
-    options = arc_options(function, rnnt_type, delay_penalty, hat)
-    frames = as_alignment(function, alignment, grid)
+    options = arc_options(function, rnnt_type, delay_penalty, hat, fastemit_lambda, clamp)
     buffers = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
-    lattice = restrict(pose_rnnt_type(grid, rnnt_type), frames, *buffers)
+    blank = _checks.check_blank(function, blank, logits.shape[-1])
     kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
+    grid = pose_head(function, logits, integers, blank)
+    lattice = restrict(pose_rnnt_type(grid, rnnt_type), as_alignment(function, alignment, grid), *buffers)
     return GridPaths(function, (logits,), lattice, options, kernels, batched)
 
 
@@ -206,6 +218,8 @@ def wildcard_rnnt_paths(
     *,
     skip_score: float = 0.0,
     final: Final = "blank",
+    fastemit_lambda: float = 0.0,
+    clamp: float = -1,
     impl: TorchImpl = "auto",
     function: str = "wildcard_rnnt_paths",
 ) -> GridPaths:
@@ -219,6 +233,7 @@ def wildcard_rnnt_paths(
         blank: Index of the blank; negative counts from the end.
         skip_score: As in ``wildcard_rnnt_loss``.
         final: As in ``wildcard_rnnt_loss``.
+        fastemit_lambda, clamp: As in ``wildcard_rnnt_loss``, of the gradient of ``loss`` and ``losses`` alone.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
         function: What errors call the function.
 
@@ -237,8 +252,10 @@ def wildcard_rnnt_paths(
         1.3333
     """
     logits, integers, batched = head_of(function, logits, (targets, logit_lengths, target_lengths))
-    grid = pose_head(function, logits, integers, blank)
     _checks.check_option(function, "final", final, FINALS)
-    options = ArcOptions(skip_score=_checks.check_number(function, "skip_score", skip_score))
+    blank = _checks.check_blank(function, blank, logits.shape[-1])
+    skip_score = _checks.check_number(function, "skip_score", skip_score)
+    options = ArcOptions(skip_score=skip_score, **_checks.check_shares(function, fastemit_lambda, clamp))
     kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
+    grid = pose_head(function, logits, integers, blank)
     return GridPaths(function, (logits,), pose_wildcard(grid, final), options, kernels, batched)
