@@ -217,14 +217,14 @@ def compiled(tree):
             for decorator in getattr(node, "decorator_list", []):
                 call = decorator if isinstance(decorator, ast.Call) else None
                 name = ast.unparse(call.func if call else decorator)
-                if name in ("kernel", "exact_kernel"):
+                if name in ("kernel", "exact_kernel", "uncounted_kernel"):
                     yield name, {None: "COMPILE"}
                 elif name.rpartition(".")[2] in ("njit", "jit", "vectorize", "guvectorize", "stencil", "overload"):
                     yield name, {word.arg: ast.unparse(word.value) for word in call.keywords} if call else {}
 
 
 def uncompiled_rules(tree):
-    allowed = {"COMPILE", "COMPILE_IN_ORDER", "COMPILE_EXACTLY"}
+    allowed = {"COMPILE", "COMPILE_IN_ORDER", "COMPILE_EXACTLY", "COMPILE_UNCOUNTED"}
     for name, keywords in compiled(tree):
         options = "jit_options" if name.rpartition(".")[2] == "overload" else None
         if keywords.get(options) not in allowed or "fastmath" in keywords:
@@ -250,7 +250,13 @@ def test_only_the_glue_says_ctx():
 
 
 # Where what is private to another package is named: torch's, then numba's. A drop-in names the places that it takes.
-PRIVATE = {"torch/_private.py", "kernels/numba/compilation.py", "kernels/numba/rows.py", "info.py"}
+PRIVATE = {
+    "torch/_private.py",
+    "kernels/numba/compilation.py",
+    "kernels/numba/uncounted.py",
+    "kernels/numba/rows.py",
+    "info.py",
+}
 
 
 @cache

@@ -430,6 +430,24 @@ def test_long_inputs_keep_their_digits():
         np.testing.assert_array_equal(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize("size", [300.0, 3000.0, 1e9])
+def test_scores_and_weights_of_any_size(size):
+    # Large enough for a state to leave its exponent, for a weight to have one, and for a score to be no plain float.
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        graph, length = random_graph(seed), int(rng.integers(1, 25))
+        scores = 3 * rng.normal(size=(length, 1, CLASSES)) - size * (rng.random((length, 1, CLASSES)) < 0.2)
+        weights = size / 3 * rng.integers(-1, 2, graph.num_arcs)
+        found = []
+        for impl, limit in (("numba", 2**30), ("numba", 0), ("reference", 2**30)):
+            given = [torch.tensor(array, requires_grad=True) for array in (scores, weights)]
+            loss = lattice_loss(given[0], graph, weights=given[1], reduction="sum", memory_limit=limit, impl=impl)
+            found.append([loss.detach(), *torch.autograd.grad(loss, given)])
+        for swept, again, expected in zip(*found, strict=True):
+            np.testing.assert_array_equal(swept, again)
+            np.testing.assert_allclose(swept, expected, rtol=1e-14, atol=1e-12 + 1e-15 * length**2 * size)
+
+
 def test_the_same_for_any_number_of_threads(threads):
     graph, logits = ctc_topology(40), logits_of(120, 5, 40)
     weights = torch.randn(graph.num_arcs, dtype=torch.float64)

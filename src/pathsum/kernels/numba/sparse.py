@@ -40,7 +40,7 @@ def forward(
     counts = np.zeros(counted[-1] if wanted else 0)
     graphs = graphs_of(lattice, weights)
     num_threads = parallel.worthwhile(num_threads, work_of(lattice, graphs))
-    share = options.memory // max(1, min(num_threads, num_samples))
+    share, memory = options.memory // max(1, min(num_threads, num_samples)), parallel.Memory()
 
     def solve(sample: int) -> None:
         graph = graphs[lattice.graph_of_sample[sample]]
@@ -53,7 +53,7 @@ def forward(
                 own[:] = math.nan
             taken[:] = math.nan
             return
-        losses[sample] = solve_rows(graph.arcs, rows, own, taken, share) - offset
+        losses[sample] = solve_rows(graph.arcs, rows, own, taken, share, memory) - offset
 
     def solve_together(samples: list[int]) -> None:
         graph = graphs[lattice.graph_of_sample[samples[0]]]
@@ -105,22 +105,26 @@ def _groups(lattice: SparseLattice, graphs: list[Weighted], memory: int, counted
     return together + alone
 
 
-def solve_rows(arcs: Arcs, rows: np.ndarray, gamma: np.ndarray | None, counts: np.ndarray, memory: int) -> float:
-    """The loss of one sample, and the posteriors where there is room for them, in place of the scores."""
+def solve_rows(
+    arcs: Arcs, rows: np.ndarray, gamma: np.ndarray | None, counts: np.ndarray, share: int, memory: parallel.Memory
+) -> float:
+    """The loss of one sample, and the posteriors where there is room for them, in place of the scores.
+
+    ``share`` is how many bytes of the memory the states may take.
+    """
     num_frames, num_states = len(rows), len(arcs.in_offsets) - 1
-    work = sparse_recursion.rows(num_states, rows.shape[1])
-    every = 0 if gamma is None else stride(num_frames, num_states, memory)
-    alpha, exponents = planes((num_frames // every + 1) if every else 0, num_states)
+    work = sparse_recursion.rows(arcs, rows.shape[1])
+    every = 0 if gamma is None else stride(num_frames, num_states, share)
+    alpha, exponents = planes(memory, (num_frames // every + 1) if every else 0, num_states)
     total, exponent = sparse_recursion.sweep_forward(arcs, rows, work, every, alpha, exponents)
-    if total == 0:
-        return math.inf
-    if gamma is not None:
+    if total > 0 and gamma is not None:
         sparse_recursion.begin_back(arcs, work.mantissas[0], work.exponents[0])
         length, now = max(num_frames if every == 1 else every, 1), 0
         pieces = range(0, max(num_frames, 1), length)
-        between, kept = sparse_recursion.rows(num_states, rows.shape[1]), (alpha, exponents)
+        between, kept = work, (alpha, exponents)
         if every > 1:
-            kept = planes(length + 1, num_states)
+            between = sparse_recursion.rows(arcs, rows.shape[1])
+            kept = planes(memory, length + 1, num_states)
         for first in reversed(pieces):
             piece = rows[first : first + length]
             if every > 1:
@@ -129,7 +133,9 @@ def solve_rows(arcs: Arcs, rows: np.ndarray, gamma: np.ndarray | None, counts: n
             ends = first == pieces[-1], first == 0
             now = sparse_recursion.sweep_back(arcs, piece, work, now, *kept, total, exponent, *ends, counts)
         gamma[:] = rows
-    return -(math.log(total) + exponent * LOG_UNIT)
+        memory.give(*(kept if every > 1 else ()))
+    memory.give(alpha, exponents)
+    return -(math.log(total) + exponent * LOG_UNIT) if total > 0 else math.inf
 
 
 def stride(num_frames: int, num_states: int, memory: int) -> int:
@@ -138,8 +144,9 @@ def stride(num_frames: int, num_states: int, memory: int) -> int:
     return 1 if (num_frames + 1) * bytes_of_frame <= memory else max(math.isqrt(num_frames), 2)
 
 
-def planes(num_rows: int, num_states: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.empty((num_rows, num_states)), np.empty((num_rows, num_states), np.int64)
+def planes(memory: parallel.Memory, num_rows: int, num_states: int) -> tuple[np.ndarray, np.ndarray]:
+    shape = num_rows, num_states
+    return memory.take(shape, np.float64), memory.take(shape, np.int64)
 
 
 def write_gradient(grad_losses: np.ndarray, lattice: SparseLattice, saved: SparseSaved, out: np.ndarray) -> None:
@@ -208,7 +215,9 @@ def _weighted(lattice: SparseLattice, graph: int, weights: np.ndarray) -> Weight
         for offsets in (lattice.state_offsets, lattice.class_offsets, lattice.weight_offsets)
     )
     used = weights[own]
-    ends = used[len(used) - 2 * (states.stop - states.start) :]
+    ends = len(used) - 2 * (states.stop - states.start)
+    mantissas, exponents = np.empty(len(used)), np.empty(len(used), np.int64)
+    sparse_recursion.exponentials(used, mantissas, exponents)
 
     def arcs_at(all_offsets: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         offsets = all_offsets[states.start : states.stop + 1]
@@ -224,16 +233,21 @@ def _weighted(lattice: SparseLattice, graph: int, weights: np.ndarray) -> Weight
     epsilon_offsets, epsilon_sources, epsilon_arcs = arcs_at(
         lattice.epsilon_offsets, lattice.epsilon_sources, lattice.epsilon_arcs
     )
-    scores = [used[in_arcs], used[out_arcs], used[epsilon_arcs], ends]
-    numbers = [(np.empty(len(own)), np.empty(len(own), np.int64)) for own in scores]
-    plain = [sparse_recursion.exponentials(own, *number) for own, number in zip(scores, numbers, strict=True)]
+    place, order = np.empty(len(used), np.int64), np.arange(len(in_arcs))
+    place[in_arcs] = order
+    in_places = place[out_arcs]
+    place[out_arcs] = order
+    out_places = place[in_arcs]
     arcs = Arcs(
-        in_offsets, in_sources, in_labels, in_arcs, *numbers[0],
-        out_offsets, out_destinations, out_labels, *numbers[1], out_arcs,
-        epsilon_offsets, epsilon_sources, *numbers[2], epsilon_arcs,
-        *numbers[3], plain[0],
+        in_offsets, in_sources, in_labels, in_arcs, mantissas[in_arcs], exponents[in_arcs], out_places,
+        out_offsets, out_destinations, out_labels, mantissas[out_arcs], exponents[out_arcs], out_arcs, in_places,
+        epsilon_offsets, epsilon_sources, mantissas[epsilon_arcs], exponents[epsilon_arcs], epsilon_arcs,
+        mantissas[ends:], exponents[ends:],
     )  # fmt: skip
-    defined = all(bool((own < np.inf).all()) for own in scores)
+    # Weights of arcs that no path takes may be what they want.
+    defined = bool((used < np.inf).all()) or all(
+        bool((part < np.inf).all()) for part in (used[in_arcs], used[epsilon_arcs], used[ends:])
+    )
     return Weighted(arcs, lattice.classes[classes], own, defined)
 
 

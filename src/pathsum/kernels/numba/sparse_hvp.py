@@ -42,7 +42,7 @@ def hvp(
     moves = np.zeros(places[-1])
     counted = sparse.weight_places(lattice)
     counts = np.zeros(counted[-1])
-    graphs = sparse.graphs_of(lattice, weights)
+    graphs, memory = sparse.graphs_of(lattice, weights), parallel.Memory()
 
     def solve(sample: int) -> None:
         graph = graphs[lattice.graph_of_sample[sample]]
@@ -56,14 +56,16 @@ def hvp(
         rows, _ = sparse.read(scores, lattice, graph, sample)
         along = np.ascontiguousarray(tangents[sample, : len(rows)][:, graph.classes], np.float64)
         num_states = len(arcs.in_offsets) - 1
-        alpha, exponents = sparse.planes(len(rows) + 1, num_states)
-        work = sparse_recursion.rows(num_states, rows.shape[1])
+        before = memory.take((len(rows) + 1, num_states), np.float64)
+        alpha, exponents = sparse.planes(memory, len(rows) + 1, num_states)
+        work = sparse_recursion.rows(arcs, rows.shape[1])
         total, exponent = sparse_recursion.sweep_forward(arcs, rows, work, 1, alpha, exponents)
         own = moves[places[sample] : places[sample + 1]].reshape(rows.shape)
         slope = _moves(
             arcs, rows, work, along, np.ascontiguousarray(weight_tangents[graph.weights]), alpha, exponents,
-            np.empty((len(rows) + 1, num_states)), np.empty((2, num_states)), total, exponent, own, taken,
+            before, np.empty((2, num_states)), total, exponent, own, taken,
         )  # fmt: skip
+        memory.give(alpha, exponents, before)
         slopes[sample] = -slope
 
     num_threads = parallel.worthwhile(num_threads, 4 * sparse.work_of(lattice, graphs))

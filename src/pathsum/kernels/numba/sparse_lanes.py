@@ -13,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.kernels.numba.rows import borrow
-from pathsum.kernels.numba.sparse_recursion import LEAST, LOG_UNIT, MOST, UNIT, Arcs, scaled
+from pathsum.kernels.numba.sparse_recursion import Arcs
+from pathsum.kernels.numba.uncounted import COMPILE_UNCOUNTED, uncounted_kernel
+from pathsum.numerics import LN_2
 
 # As many samples as a cache line has numbers.
 LANES = 8
+_BITS = 256
+UNIT, LEAST, MOST = 2.0**_BITS, 2.0**-128, 2.0**128
+LOG_UNIT = _BITS * LN_2
 # What a product of a state, a score and a weight may be made of, so that none is too small for a float64.
 LEAST_STATE, LEAST_WEIGHT, LEAST_SCORE = 2.0**-628, 2.0**-144, -200.0
 MOST_WEIGHT, _MOST_SCALE, _MOST_STATE = 2.0**144, 2.0**500, 2.0**900
@@ -62,19 +65,22 @@ def solve(arcs: Arcs, rows: list[np.ndarray], *, need_gradient: bool) -> Solved:
     totals, exponents = np.zeros(LANES), np.zeros(LANES, np.int64)
     kept = num_frames + 1 if need_gradient else 2
     alpha, alpha_exponents = np.empty((kept, num_states, LANES)), np.empty((num_frames + 1, LANES), np.int64)
-    _forward(arcs, emitted, lengths, alpha, alpha_exponents, totals, exponents, reached)
+    work = np.empty((3, LANES))
+    _forward(arcs, emitted, lengths, alpha, alpha_exponents, totals, exponents, reached, work)
     if need_gradient:
-        memory = np.empty((2, num_states, LANES)), np.empty((emitted.shape[1], LANES))
-        _backward(arcs, emitted, lengths, alpha, alpha_exponents, totals, exponents, reached, *memory)
+        memory = np.empty((2, num_states, LANES)), np.empty((emitted.shape[1], LANES)), np.zeros(LANES, np.int64)
+        _backward(arcs, emitted, lengths, alpha, alpha_exponents, totals, exponents, reached, work, *memory)
     losses = [-(math.log(total) + units * LOG_UNIT) if total > 0 else math.inf
               for total, units in zip(totals.tolist(), exponents.tolist(), strict=True)]  # fmt: skip
     return Solved(np.array(losses), reached, emitted)
 
 
-@njit(**COMPILE)
-def _normalise(states, exponents, reached):
+@njit(**COMPILE_UNCOUNTED)
+def _normalise(states, exponents, reached, work):
     """Bring the states (S, L) of a frame near 1, and see whether the least of each sample is in reach."""
-    highest, lowest, factors = np.zeros(LANES), np.full(LANES, np.inf), np.ones(LANES)
+    highest, lowest, factors = work
+    for lane in range(LANES):
+        highest[lane], lowest[lane], factors[lane] = 0.0, np.inf, 1.0
     for s in range(len(states)):
         for lane in range(LANES):
             value = states[s, lane]
@@ -99,7 +105,7 @@ def _normalise(states, exponents, reached):
                 states[s, lane] = states[s, lane] * factors[lane] if factors[lane] > 0.0 else 0.0
 
 
-@njit(**COMPILE)
+@njit(**COMPILE_UNCOUNTED)
 def _relax(arcs, states):
     for s in range(len(states)):
         for k in range(arcs.epsilon_offsets[s], arcs.epsilon_offsets[s + 1]):
@@ -108,7 +114,7 @@ def _relax(arcs, states):
                 states[s, lane] += states[source, lane] * weight
 
 
-@njit(**COMPILE)
+@njit(**COMPILE_UNCOUNTED)
 def _relax_back(arcs, states):
     for s in range(len(states) - 1, -1, -1):
         for k in range(arcs.epsilon_offsets[s], arcs.epsilon_offsets[s + 1]):
@@ -117,10 +123,9 @@ def _relax_back(arcs, states):
                 states[source, lane] += states[s, lane] * weight
 
 
-@kernel
-def _forward(arcs, emitted, lengths, alpha, exponents, totals, total_exponents, reached):
+@uncounted_kernel
+def _forward(arcs, emitted, lengths, alpha, exponents, totals, total_exponents, reached, work):
     """Sums over all paths; alpha of every frame where there is room for them, with an exponent a frame."""
-    emitted, alpha = borrow(emitted), borrow(alpha)
     num_frames, num_states = len(emitted), alpha.shape[1]
     sources, labels, weights = arcs.in_sources, arcs.in_labels, arcs.in_mantissas
     for t in range(num_frames + 1):
@@ -131,7 +136,8 @@ def _forward(arcs, emitted, lengths, alpha, exponents, totals, total_exponents, 
                 states[s] = arcs.end_mantissas[s]
         else:
             before, scores = alpha[(t - 1) % len(alpha)], emitted[t - 1]
-            exponents[t] = exponents[t - 1]
+            for lane in range(LANES):
+                exponents[t, lane] = exponents[t - 1, lane]
             for s in range(num_states):
                 own = states[s]
                 own[:] = 0.0
@@ -140,7 +146,7 @@ def _forward(arcs, emitted, lengths, alpha, exponents, totals, total_exponents, 
                     for lane in range(LANES):
                         own[lane] += before[source, lane] * (weight * scores[label, lane])
         _relax(arcs, states)
-        _normalise(states, exponents[t], reached)
+        _normalise(states, exponents[t], reached, work)
         for lane in range(LANES):
             if lengths[lane] == t:
                 total_exponents[lane] = exponents[t, lane]
@@ -150,13 +156,14 @@ def _forward(arcs, emitted, lengths, alpha, exponents, totals, total_exponents, 
             return
 
 
-@kernel
-def _backward(arcs, emitted, lengths, alpha, exponents, totals, total_exponents, reached, beta, gamma):
+@uncounted_kernel
+def _backward(
+    arcs, emitted, lengths, alpha, exponents, totals, total_exponents, reached, work, beta, gamma, beta_exponents
+):
     """Turn ``emitted`` into the posteriors of the classes, from the last frame to the first."""
-    emitted, alpha, beta, gamma = borrow(emitted), borrow(alpha), borrow(beta), borrow(gamma)
     num_frames, num_states = len(emitted), alpha.shape[1]
     to, labels, weights = arcs.out_destinations, arcs.out_labels, arcs.out_mantissas
-    beta_exponents, scales, shares = np.zeros(LANES, np.int64), np.zeros(LANES), np.zeros(LANES)
+    scales, shares = work[0], work[1]
     for t in range(num_frames, -1, -1):
         if not reached.any():
             return
@@ -168,7 +175,7 @@ def _backward(arcs, emitted, lengths, alpha, exponents, totals, total_exponents,
                 scales[lane] = 0.0
                 if t < lengths[lane] and totals[lane] > 0.0 and reached[lane]:
                     units = exponents[t, lane] + beta_exponents[lane] - total_exponents[lane]
-                    scales[lane] = scaled(1.0 / totals[lane], units)
+                    scales[lane] = math.ldexp(1.0 / totals[lane], _BITS * min(max(units, -8), 8))
                     reached[lane] = scales[lane] <= _MOST_SCALE
             gamma[:] = 0.0
             for s in range(num_states):
@@ -191,4 +198,4 @@ def _backward(arcs, emitted, lengths, alpha, exponents, totals, total_exponents,
                 for s in range(num_states):
                     states[s, lane] = arcs.end_mantissas[num_states + s]
         _relax_back(arcs, states)
-        _normalise(states, beta_exponents, reached)
+        _normalise(states, beta_exponents, reached, work)

@@ -56,10 +56,12 @@ def sample_paths(
     ``draws`` (N, K, T+1) lie in [0, 1): from a sample's first on they are made its choices from the end on.
     """
 
+    memory = parallel.Memory()
+
     def solve(graph: sparse.Weighted, rows: np.ndarray, sample: int, log_probs: np.ndarray, taken: np.ndarray) -> None:
         own, num_states = graph.arcs, len(graph.arcs.in_offsets) - 1
-        alpha, exponents = sparse.planes(len(rows) + 1, num_states)
-        work = sparse_recursion.rows(num_states, rows.shape[1])
+        alpha, exponents = sparse.planes(memory, len(rows) + 1, num_states)
+        work = sparse_recursion.rows(own, rows.shape[1])
         total, exponent = sparse_recursion.sweep_forward(own, rows, work, 1, alpha, exponents)
         if total > 0:
             used, drawn = weights[graph.weights], np.ascontiguousarray(draws[sample, :, : len(rows) + 1])
@@ -67,6 +69,7 @@ def sample_paths(
                 own, rows, work, used[own.in_arcs], used[own.epsilon_arcs], used[len(used) - 2 * num_states :], alpha,
                 exponents, total, exponent, drawn, log_probs, taken,
             )  # fmt: skip
+        memory.give(alpha, exponents)
 
     return _of_samples(solve, scores, lattice, weights, draws.shape[1], num_threads)
 
