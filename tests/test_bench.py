@@ -3,10 +3,8 @@
 import dataclasses
 import importlib
 import json
-import os
 import pkgutil
 import shutil
-import subprocess
 import sys
 from contextlib import nullcontext
 
@@ -50,15 +48,8 @@ def uncompiled():
 
 
 def measured(folder, *groups):
-    """The folder, with quick rows of some groups, of kernels as plain Python.
-
-    In a process of its own: kernels that this one imports stay what they are.
-    """
-    options = ["--quick", "--peers", "torch", "--threads", "1", "--out", str(folder)]
-    command = [sys.executable, "-m", "pathsum", "bench", *groups, *options]
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The folder, with quick rows of some groups."""
+    assert cli.main(["bench", *groups, "--quick", "--peers", "torch", "--threads", "1", "--out", str(folder)]) == 0
     return folder
 
 
@@ -121,7 +112,10 @@ def test_accuracy_rows_hold_errors(recorded):
 
 @pytest.fixture(scope="module")
 def recorded_steps(tmp_path_factory):
-    return measured(tmp_path_factory.mktemp("bench"), "rnnt-librispeech", "--repeats", "1")
+    # Peaks of all in one process, which is a second to start; that there is one for each is seen on the rows of memory.
+    with contenders.Worker(sys.executable, 1) as worker, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_apart", lambda *_: nullcontext(worker))
+        return measured(tmp_path_factory.mktemp("bench"), "rnnt-librispeech", "--repeats", "1")
 
 
 def test_steps_of_a_joiner_have_times_and_peaks(recorded_steps):
