@@ -20,6 +20,7 @@ from pathsum import cli  # noqa: E402
 from pathsum.bench import cases, contenders, gate, librispeech, measure, peers, report  # noqa: E402
 from pathsum.bench import run as run_module  # noqa: E402
 from pathsum.bench.cases import GROUPS, TIMED, Case, make_problem  # noqa: E402
+from pathsum.bench.peers import losses  # noqa: E402
 from pathsum.bench.rows import Row, Run, read_latest  # noqa: E402
 from pathsum.torch import rnnt_joint_loss  # noqa: E402
 
@@ -58,7 +59,10 @@ def recorded(tmp_path_factory):
     return measured(tmp_path_factory.mktemp("bench"), *TIMED, "accuracy")
 
 
-@pytest.mark.parametrize("framework, group", [*(("jax", group) for group in TIMED), ("tensorflow", "simple_ctc")])
+@pytest.mark.parametrize(
+    "framework, group",
+    [*(("jax", group) for group in ("ctc", "simple_ctc", "rnnt", "small")), ("tensorflow", "simple_ctc")],
+)
 def test_the_losses_for_other_frameworks_are_measured_where_asked_for(group, framework, tmp_path, capsys):
     pytest.importorskip(framework)
     name = f"pathsum-{framework}"
@@ -101,6 +105,39 @@ def test_timed_rows_hold_the_directions_and_ratios_of_every_contender(recorded):
             assert row["ratio_to_copy"] == pytest.approx(row["median_ms"] / copy, rel=1e-3)
             if row["impl"] == "pathsum":
                 assert row["ratio_to_ours"] == 1
+
+
+def test_a_loss_made_of_several_is_measured_beside_one(recorded):
+    for group, kinds in (("mwer", {"logits"}), ("graphs", {"ctc"})):
+        rows = rows_in(recorded, group)
+        assert {row["kind"] for row in rows if row["impl"] == "pathsum-ctc"} == kinds
+        assert all(row["failure"] is None for row in rows)
+
+
+def test_decoders_have_times_and_word_error_rates(tmp_path, capsys):
+    options = ["--quick", "--repeats", "1", "--threads", "1", "--peers", "fast-ctc-decode", "--out", str(tmp_path)]
+    assert cli.main(["bench", "decode", *options]) == 0
+    rows = rows_in(tmp_path, "decode")
+    assert [row["kind"] for row in rows if row["impl"] == "pathsum"] == ["labels", "words", "list"]
+    for row in rows:
+        if row["failure"] is None:
+            assert row["median_ms"] > 0
+            assert 0 <= row["word_error_rate"] < 0.5
+    if not peers.installed("fast_ctc_decode"):
+        (missing,) = [row for row in rows if row["impl"] == "fast-ctc-decode"]
+        assert missing["failure"] == "error: ModuleNotFoundError: No module named 'fast_ctc_decode'"
+    assert "| us a frame" not in capsys.readouterr().out
+    assert cli.main(["bench", "--show", str(tmp_path)]) == 0
+    assert "| us a frame | wrong words, % |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [lambda labels: labels[:1] * 9, lambda labels: labels[:-1]])
+def test_a_decoder_is_held_to_the_log_probability_of_what_it_found(change):
+    problem = make_problem(Case("decode", "ctc_beam_decode", "words", (1, 40, 20, 29)))
+    truth, step = gate.Truth(problem), peers.PEERS["pathsum"].prepare(problem)()
+    assert truth.accepts("pathsum", truth.errors("pathsum", step))
+    step = step._replace(labels=[change(labels) for labels in step.labels])
+    assert not truth.accepts("pathsum", truth.errors("pathsum", step))
 
 
 def test_accuracy_rows_hold_errors(recorded):
@@ -183,17 +220,17 @@ def test_show_takes_the_last_run(recorded, tmp_path):
 
 
 def broken_gradient(problem):
-    step = peers.prepare_pathsum(problem)
+    step = losses.prepare_pathsum(problem)
 
     def wrong():
-        milliseconds, loss, gradient = step()
+        milliseconds, loss, gradient, _ = step()
         return peers.Step(milliseconds, loss, gradient + np.float32(1e-4))
 
     return wrong
 
 
 def broken_loss(problem):
-    step = peers.prepare_pathsum(problem)
+    step = losses.prepare_pathsum(problem)
     return lambda: step()._replace(loss=float("nan"))
 
 
@@ -206,7 +243,7 @@ def test_a_red_gate_measures_nothing(broken, monkeypatch, tmp_path, capsys):
 
 
 def halved(problem):
-    step = peers.prepare_torch(problem)
+    step = losses.prepare_torch(problem)
     return lambda: step()._replace(loss=step().loss / 2)
 
 
@@ -245,7 +282,7 @@ def failing_at(call):
     """A peer whose steps go well until one of them, the first being 0."""
 
     def prepare(problem):
-        step, done = peers.prepare_torch(problem), []
+        step, done = losses.prepare_torch(problem), []
 
         def failing():
             done.append(None)
@@ -409,7 +446,7 @@ def test_log_probs_are_normalised():
 @pytest.mark.usefixtures("uncompiled")
 def test_a_peer_in_another_process_gives_what_it_gives_here():
     problem = make_problem(TINY_CTC)
-    here = peers.prepare_torch(problem)()
+    here = losses.prepare_torch(problem)()
     with contenders.Worker(sys.executable, 1) as worker:
         description = worker.ask("describe")
         assert "torch" in description["peers"]

@@ -6,20 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathsum.bench import librispeech
+from pathsum.bench import librispeech, texts
 from pathsum.bench.peers import Problem
+from pathsum.bench.peers.problem import LETTERS
 
 GROUPS = {
     "ctc": "time of ctc_loss, from logits and from log-probabilities",
     "simple_ctc": "time of simple_ctc_loss",
     "rnnt": "time of rnnt_loss",
+    "mwer": "time of ctc_mwer_loss of 8 hypotheses beside one ctc_loss",
+    "graphs": "time of lattice_loss, of a random graph and of CTC's",
+    "decode": "time of beam decoders, and their word error rates",
     "small": "time of losses so small that the call itself is most of it",
     "rnnt-librispeech": "a training step of RNN-T, joiner included, on the public comparison's batches",
     "accuracy": "float32 gradients against float64, on long input and peaky scores",
     "memory": "peak memory of forward and backward, in fresh processes",
     "first_call": "the first call after imports, kernel cache cold and warm, in fresh processes",
 }
-TIMED = ("ctc", "simple_ctc", "rnnt", "small")
+TIMED = ("ctc", "simple_ctc", "rnnt", "mwer", "graphs", "small")
 # Too long and too large to be measured unasked.
 ON_REQUEST = ("rnnt-librispeech",)
 
@@ -31,8 +35,9 @@ class Case:
     Attributes:
         group: The group that it belongs to.
         op: Name of pathsum's function.
-        kind: ``"logits"`` or ``"log_probs"``; of a joiner, ``"initial"`` or ``"peaky"``.
-        shape: (N, T, L, C): samples, frames, labels, classes.
+        kind: ``"logits"`` or ``"log_probs"``; of a joiner, ``"initial"`` or ``"peaky"``; of a graph, ``"graph"`` or
+            ``"ctc"``; of a decoder, ``"labels"``, ``"words"`` or ``"list"``.
+        shape: (N, T, L, C): samples, frames, labels, classes. Of a random graph L is its arcs.
         lengths: ``"full"``, or ``"ragged"``: from half of the padded size to all of it, one sample at the full size; or
             ``"batch K"``: those of a batch of the public comparison.
         std: Standard deviation of the logits.
@@ -56,6 +61,11 @@ _CTC_SHAPES = [
     (32, 150, 40, 32),  # short utterances, few classes: the recursion decides
 ]
 _RNNT_SHAPES = [(8, 300, 60, 500)]
+# Few classes, where eight recursions decide, and many.
+_MWER_SHAPES = [(16, 150, 30, 29), (8, 200, 40, 32), (32, 100, 20, 60), (8, 300, 60, 1000)]
+HYPOTHESES = 8
+# A denominator of LF-MMI: 3 states for 50 arcs, of one sample and of a batch.
+_GRAPH_SHAPES = [(1, 300, 50_000, 200), (16, 300, 50_000, 200)]
 
 
 def cases(
@@ -90,6 +100,14 @@ def cases(
             for shape in rnnt_shapes
             for lengths in ("full", "ragged")
         ]
+    if group == "mwer":
+        return [Case(group, "ctc_mwer_loss", "logits", shape) for shape in (ctc_shapes if quick else _MWER_SHAPES)]
+    if group == "graphs":
+        shapes = [(2, 10, 40, 6)] if quick else _GRAPH_SHAPES
+        random = [Case(group, "lattice_loss", "graph", shape) for shape in shapes]
+        return [*random, Case(group, "lattice_loss", "ctc", ctc_shapes[0])]
+    if group == "decode":
+        return _decode_cases(group, quick)
     if group == "small":
         ctc_shapes = [(1, 20, 5, 10)] if quick else [(1, 20, 5, 10), (8, 50, 10, 30)]
         rnnt_shapes = [(1, 10, 5, 10)] if quick else [(1, 10, 5, 10), (4, 30, 8, 30)]
@@ -113,6 +131,17 @@ def cases(
     return [Case(group, op, "logits", small) for op in functions]
 
 
+def _decode_cases(group: str, quick: bool) -> list[Case]:
+    classes = 1 + len(LETTERS)
+    sentences, frames = (2, 40) if quick else (20, 160)
+    short = [
+        Case(group, "ctc_beam_decode", kind, (sentences, frames, texts.labels_of(frames), classes))
+        for kind in ("labels", "words")
+    ]
+    frames = 20 if quick else 1500
+    return [*short, Case(group, "ctc_beam_decode", "list", (1, frames, texts.labels_of(frames), classes))]
+
+
 def _librispeech_cases(group: str, quick: bool, batches: int, utterances: int) -> list[Case]:
     sizes = [("ragged", (2, 10, 4, 6))]
     if not quick:
@@ -132,6 +161,8 @@ def make_problem(case: Case, seed: int = 0) -> Problem:
     """The inputs of a case: the same for the same seed."""
     rng = np.random.default_rng(seed)
     num_samples, frames, labels, classes = case.shape
+    if case.op == "ctc_beam_decode":
+        return texts.make_problem(case.op, case.kind, num_samples, frames, labels, rng)
     grid = case.op.startswith("rnnt")
     blank = classes - 1 if grid else 0
     targets = rng.integers(0 if grid else 1, blank if grid else classes, (num_samples, labels))
@@ -152,10 +183,34 @@ def make_problem(case: Case, seed: int = 0) -> Problem:
         shape = (int(np.sum(input_lengths * (target_lengths + 1))), classes)
     scores = rng.standard_normal(shape, dtype=np.float32)
     scores *= np.float32(case.std)
-    if case.kind == "log_probs":
+    if case.kind != "logits":
         scores -= scores.max(-1, keepdims=True)
         scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
-    return Problem(case.op, case.kind, scores, targets, input_lengths, target_lengths, blank)
+    graph: tuple[np.ndarray, ...] = ()
+    if case.kind == "graph":
+        graph, targets, target_lengths = _random_graph(rng, labels, classes), targets[:, :0], 0 * target_lengths
+    if case.op == "ctc_mwer_loss":
+        targets, target_lengths = _hypotheses(rng, targets, classes), np.repeat(target_lengths[:, None], HYPOTHESES, 1)
+    return Problem(case.op, case.kind, scores, targets, input_lengths, target_lengths, blank, graph=graph)
+
+
+def _hypotheses(rng: np.random.Generator, targets: np.ndarray, classes: int) -> np.ndarray:
+    """(N, K, S): the targets, and lists of what differs from them in one to three labels, as a decoder's do."""
+    hypotheses = np.repeat(targets[:, None], HYPOTHESES, 1)
+    for each in hypotheses:
+        for own in each[1:]:
+            places = rng.integers(0, len(own), rng.integers(1, 4))
+            own[places] = rng.integers(1, classes, len(places))
+    return hypotheses
+
+
+def _random_graph(rng: np.random.Generator, num_arcs: int, classes: int) -> tuple[np.ndarray, ...]:
+    """Arcs, weights and final states of a graph in which any state is reached and any may be the last."""
+    num_states = max(num_arcs * 3 // 50, 2)
+    arcs = np.stack([*rng.integers(0, num_states, (2, num_arcs)), rng.integers(0, classes, num_arcs)], 1)
+    chain = np.arange(num_states - 1)
+    arcs[chain, 0], arcs[chain, 1] = chain, chain + 1
+    return arcs, rng.standard_normal(num_arcs, dtype=np.float32), np.arange(num_states)
 
 
 def _lengths(rng: np.random.Generator, lengths: str, num_samples: int, size: int) -> np.ndarray:

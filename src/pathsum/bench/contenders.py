@@ -46,7 +46,12 @@ class Worker:
         variables |= {"OMP_NUM_THREADS": str(num_threads), "NUMBA_NUM_THREADS": str(num_threads)}
         self._complaints = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            [python, peers.__file__, str(num_threads), *([] if memory_bytes is None else [str(memory_bytes)])],
+            [
+                python,
+                str(Path(peers.__file__).parent),
+                str(num_threads),
+                *([] if memory_bytes is None else [str(memory_bytes)]),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -132,7 +137,8 @@ class Contender:
         self.prepare(problem, folder)
         gradient = folder / "gradient.npy"
         answer = self.worker.ask("step", peer=self.name, gradient=str(gradient))
-        return Step(answer["milliseconds"], answer["loss"], np.load(gradient))
+        found = np.load(gradient) if gradient.exists() else None
+        return Step(answer["milliseconds"], answer["loss"], found, answer["labels"])
 
 
 def failure(error: Exception) -> str:
@@ -155,7 +161,8 @@ def available_memory() -> int:
 
 
 def gather(workers: Mapping[str, Worker], only: frozenset[str] | None = None) -> list[Contender]:
-    """Ours first, then every peer installed here, then what the workers have besides, and the copy last.
+    """Ours first, then every peer installed here, then what the workers have besides, and the copy last. A peer that is
+    asked for and installed nowhere is tried here, and has a row that says what is missing.
 
     Args:
         workers: Processes of other interpreters, by interpreter.
@@ -171,5 +178,7 @@ def gather(workers: Mapping[str, Worker], only: frozenset[str] | None = None) ->
             for name in description["peers"]
             if name not in known and name not in (*peers.OURS, "copy")
         ]
+    known = {contender.name for contender in found}
+    found += [Contender(name, own) for name in only or () if name not in known]
     kept = [c for c in found if only is None or c.name in only or c.name in (*peers.ALWAYS, "copy")]
     return sorted(kept, key=lambda contender: list(peers.PEERS).index(contender.name))

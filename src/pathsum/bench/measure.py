@@ -97,8 +97,7 @@ def errors(case: Case, contenders: Sequence[Contender], threads: int = 1) -> lis
                 found.append(Verdict(contender, None, False, failures[contender.name]))
                 continue
             accepted = truth.accepts(contender.name, error)
-            wrong = f"wrong value: off by {error.loss:.1e} of the loss and {error.gradient:.1e} in the gradient"
-            found.append(Verdict(contender, error, accepted, None if accepted else wrong))
+            found.append(Verdict(contender, error, accepted, None if accepted else f"wrong value: {error}"))
     return found
 
 
@@ -165,6 +164,29 @@ def time_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: in
         for contender, taken in turns
         for direction in taken[0]
     ]
+    return rows + failed_rows(case, failures, contenders, run)
+
+
+def decode_rows(case: Case, contenders: Sequence[Contender], run: Run, repeats: int) -> list[Row]:
+    """Times of every contender, taking turns, and the share of words that its texts have wrong."""
+    turns, failures = _turns(case, contenders, repeats)
+    wrong = {
+        verdict.contender.name: verdict.errors for verdict in errors(case, [each for each, _ in turns], run.threads)
+    }
+    rows = []
+    for contender, taken in turns:
+        found = wrong.get(contender.name)
+        rows.append(
+            run.row(
+                case,
+                contender.name,
+                contender.versions,
+                _process(contender),
+                **_spread(taken, "both"),
+                ratio_to_ours=_median(taken, "both") / _median(turns[0][1], "both"),
+                word_error_rate=None if found is None else found.words,
+            )
+        )
     return rows + failed_rows(case, failures, contenders, run)
 
 

@@ -28,6 +28,13 @@ COLOURS = {
     "tensorflow": "#c9a24a",
     "tensorflow-sparse": "#dcc48a",
     "tf-seq2seq-losses": "#8a7a4a",
+    "pathsum-ctc": "#d9826b",
+    "pathsum-pyctcdecode": "#e8b3a3",
+    "k2": "#6f8fb5",
+    "gtn": "#9db4cf",
+    "fast-ctc-decode": "#6f8fb5",
+    "flashlight-text": "#7a9a6a",
+    "pyctcdecode": "#4c6a92",
     "copy": "#b5b5b5",
 }
 
@@ -136,6 +143,21 @@ def _table(group: str, rows: list[Row]) -> Table:
         header = ("case", "by", "forward ms", "backward ms", "both ms (20-80 %)", "turns", "x copy", "x ours")
         lines = [_timed_line(list(members)) for _, members in groupby(rows, lambda row: (_case_label(row), row.impl))]
         return Table(title, header, lines)
+    if group == "decode":
+        header = ("case", "by", "ms (20-80 %)", "us a frame", "wrong words, %", "turns", "x ours")
+        lines = [
+            (
+                _case_label(row),
+                row.impl,
+                _spread(row),
+                f"{1e3 * _value(row) / (row.shape[0] * row.shape[1]):.3g}",
+                "" if row.word_error_rate is None else f"{100 * row.word_error_rate:.1f}",
+                str(row.repeats),
+                _ratio(row),
+            )
+            for row in rows
+        ]
+        return Table(title, header, lines)
     if group == "accuracy":
         header = ("case", "by", "largest error", "norm of error / norm", "x ours")
         lines = [
@@ -216,6 +238,10 @@ def _over_batches(rows: Sequence[Row]) -> Sequence[Row]:
     return merged
 
 
+# Of graphs and of decoders; of other losses logits are not mentioned.
+_KINDS = ("graph", "ctc", "labels", "words", "list")
+
+
 def _case_label(row: Row) -> str:
     if row.group == "rnnt-librispeech":
         return f"{row.kind}, {row.lengths} {row.shape}"
@@ -224,7 +250,7 @@ def _case_label(row: Row) -> str:
         details = [f"{row.cache} cache"]
     if row.std != 1:
         details.append(f"std {row.std:g}")
-    kind = f" of {row.kind}" if row.kind == "log_probs" else ""
+    kind = f" of {row.kind}" if row.kind in ("log_probs", *_KINDS) else ""
     shape = "(" + ", ".join(map(str, row.shape)) + ")"
     return ", ".join([f"{row.op}{kind} {shape}", *details])
 

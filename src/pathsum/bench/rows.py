@@ -25,8 +25,9 @@ class Row:
     Attributes:
         group, op, kind, shape, lengths, std: The case; shape is (N, T, L, C).
         impl: ``"pathsum"``, a peer's name, or ``"copy"``; ``"pathsum-packed"`` and ``"pathsum-padded"`` for our losses
-            of a joiner's logits, where ``"pathsum"`` is the fused joiner; ``"pathsum-jax"`` for ``pathsum.jax``, where
-            ``"pathsum"`` is ``pathsum.torch``.
+            of a joiner's logits, where ``"pathsum"`` is the fused joiner; ``"pathsum-ctc"`` for one ``ctc_loss`` beside
+            what is made of several; ``"pathsum-pyctcdecode"`` for the decoder in pyctcdecode's place;
+            ``"pathsum-jax"`` for ``pathsum.jax``, where ``"pathsum"`` is ``pathsum.torch``.
         direction: ``"forward"``, ``"backward"`` or ``"both"``.
         repeats: How often it ran.
         median_ms, p20_ms, p80_ms: Milliseconds, and the quantiles that 20 and 80 % are below.
@@ -39,6 +40,7 @@ class Row:
         process: ``"shared"`` with ours, ``"separate"`` (another interpreter, taking turns) or ``"fresh"``.
         versions: Of the interpreter that ran it, and of pathsum.
         failure: Why a peer was not measured, in one line: memory, time, an error or a wrong value.
+        word_error_rate: Of a decoder's texts.
         commit: pathsum's, where it runs from its repository; ends in ``-dirty`` with uncommitted changes.
     """
 
@@ -70,6 +72,7 @@ class Row:
     commit: str | None
     timestamp: str
     failure: str | None = None
+    word_error_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Run:
         ratio_to_copy: float | None = None,
         ratio_to_ours: float | None = None,
         failure: str | None = None,
+        word_error_rate: float | None = None,
     ) -> Row:
         return Row(
             group=case.group,
@@ -136,6 +140,7 @@ class Run:
             commit=self.commit,
             timestamp=self.timestamp,
             failure=failure,
+            word_error_rate=word_error_rate,
         )
 
 

@@ -164,6 +164,8 @@ def _gate(
 def _rows(case: Case, contenders: Sequence[Contender], this_run: Run, repeats: int) -> list[Row]:
     if case.group in TIMED:
         return measure.time_rows(case, contenders, this_run, repeats)
+    if case.group == "decode":
+        return measure.decode_rows(case, contenders, this_run, repeats)
     if case.group == "rnnt-librispeech":
         return measure.step_rows(case, contenders, this_run, min(repeats, 3))
     if case.group == "accuracy":

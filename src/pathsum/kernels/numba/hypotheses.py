@@ -397,7 +397,7 @@ def _fill_alpha(plane, columns, skips, stride, lengths, alpha, powers, masses):
                 if total > _LEAST_MASS:
                     power = np.int64(np.floor(np.log2(total)))
                     powers[j, t // _FRAMES] = power
-                    factor = math.ldexp(1.0, -power)
+                    factor = math.ldexp(1.0, int(-power))
                 else:
                     masses[j], factor = 0.0, 0.0
                 for i in range(lengths[j] + 1):
@@ -439,7 +439,7 @@ def _fill_posteriors(plane, width, skips, stride, lengths, alpha, powers, masses
         if t % _FRAMES == 0:
             for j in range(lengths.size):
                 own_labels, own_blanks = labels[j * stride :], blanks[j * stride :]
-                factor, total = math.ldexp(1.0, -powers[j, t // _FRAMES]), 0.0
+                factor, total = math.ldexp(1.0, int(-powers[j, t // _FRAMES])), 0.0
                 for i in range(lengths[j] + 1):
                     total += own_labels[i] + own_blanks[i]
                 if not total * factor < _GREATEST_MASS:
