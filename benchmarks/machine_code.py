@@ -1,13 +1,13 @@
 """Read what the GPU kernels will cost out of their machine code, without a device.
 
-    PYTHONPATH=src python benchmarks/machine_code.py [--only LOSS ...] [--out FILE] [--show FILE]
+    PYTHONPATH=src python benchmarks/machine_code.py [--only LOSS ...] [--out FILE] [--show FILE] [--page PAGE]
 
 Forward and backward of each case are called on tensors that have shapes and no memory. What they launch is caught on
 its way to the device and compiled for sm_90; torch's own operations are counted. Of each kernel the table says
 registers, bytes of them spilled, and shared memory; of its innermost loops that move memory or wait, per iteration:
 instructions, barriers, loads and stores of global and of shared memory, exchanges between lanes, and how many loads are
 looked at within 64 instructions, too soon. ``--out`` appends the rows to a file of JSON lines, whose last run
-``--show`` shows.
+``--show`` shows, and ``--page`` writes into a page of the documentation, that of each version of Triton.
 """
 
 from __future__ import annotations
@@ -342,13 +342,62 @@ def in_words(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+BEGIN, END = "<!-- machine_code.py writes from here -->", "<!-- to here -->"
+
+
+def written(page: str, rows: Sequence[dict[str, Any]]) -> str:
+    """A page with the tables of the last run by each version of Triton."""
+    latest = {row["triton"]: row["run"] for row in rows}
+    versions = sorted(latest)
+    runs = [[row for row in rows if (row["triton"], row["run"]) == (v, latest[v])] for v in versions]
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    return "\n".join([before + BEGIN, *_told(versions, runs), "", END + after])
+
+
+def _told(versions: Sequence[str], runs: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+    lines = ["| a step of | direction | launches | operations of torch | GB moved, least |", "|---|---|---|---|---|"]
+    for row in runs[-1]:
+        if "kernel" not in row:
+            least = row["scores"] * (1 if row["direction"] == "forward" else 2) / 1e9
+            lines.append(
+                f"| {_name(row)} | {row['direction']} | {row['launches']} | {row['operations']} | "
+                f"{row['bytes'] / 1e9:.3g}, {least:.3g} |"
+            )
+    told = "a step of each loop: instructions, barriers, moves of memory"
+    columns = (
+        f"kernel, by Triton {' and '.join(versions)}",
+        "warps",
+        "registers",
+        "spilled",
+        "shared",
+        told,
+        "predicted",
+    )
+    lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    name = None
+    for same in zip(*([row for row in run if "kernel" in row] for run in runs), strict=True):
+        row = same[-1]
+        if name != (name := _name(row)):
+            lines.append(f"| **{name}** | | | | | | |")
+        wide = {None: "", True: ", wide", False: ", narrow"}[row["wide"]]
+        each = [", ".join(str(own[word]) for own in same) for word in ("registers", "spilled", "shared")]
+        told = [
+            "; ".join(f"{x['instructions']}, {x['barriers']}, {x['loads'] + x['stores']}" for x in own["loops"])
+            for own in same
+        ]
+        times = ", ".join(f"{step_time(loop, row['warps']):.0f} ns" for loop in row["loops"])
+        steps = " / ".join(dict.fromkeys(told)) or "none"
+        lines.append(f"| `{row['kernel']}`{wide} | {row['warps']} | {' | '.join(each)} | {steps} | {times} |")
+    return lines
+
+
 def _name(row: dict[str, Any]) -> str:
     return f"{row['loss']} ({', '.join(map(str, row['size']))}) {row['dtype']}"
 
 
 CASES = [
     Case("ctc", (1000, 32, 5000, 100)),
-    Case("ctc", (150, 32, 32, 40)),
     Case("simple_ctc", (1000, 32, 500, 100)),
     Case("asg", (800, 16, 30, 108)),
     Case("asg", (400, 16, 500, 60)),
@@ -363,7 +412,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append the rows to a file of JSON lines")
     parser.add_argument("--only", nargs="+", metavar="LOSS", help="measure these losses alone")
     parser.add_argument("--show", type=Path, help="measure nothing, and show the last rows of a file")
+    parser.add_argument("--page", type=Path, help="measure nothing, and write the last rows of a file into a page")
     given = parser.parse_args()
+    if given.page:
+        rows = [json.loads(line) for line in given.show.read_text().splitlines()]
+        given.page.write_text(written(given.page.read_text(), rows))
+        return
     if given.show:
         rows = [json.loads(line) for line in given.show.read_text().splitlines()]
         rows = [row for row in rows if row["run"] == rows[-1]["run"]]

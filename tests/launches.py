@@ -180,5 +180,5 @@ def _joint():
         operands = tuple(torch.empty(shape, dtype=dtype) for shape in shapes)
         call = Call(operands, lattice, JointOptions(activation, tile_memory=2**21))
         # What is listed is not known, as no kernel runs.
-        with mock.patch.object(tiles, "_in_memory", return_value=False):
+        with mock.patch.object(tiles, "in_memory", return_value=False):
             _derive(kernels_of("triton", "joint"), call, second=activation == "tanh")

@@ -114,7 +114,7 @@ def asked_for(loss, shape):
 def main(losses):
     driver.set_active(Driver())
     # What is listed is not known, as no kernel runs.
-    unknown = mock.patch.object(tiles, "_in_memory", return_value=False)
+    unknown = mock.patch.object(tiles, "in_memory", return_value=False)
     with mock.patch.object(dispatch, "_check_triton", return_value=None), unknown:
         for loss in losses or LOSSES:
             first, *others = (asked_for(loss, shape) for shape in SHAPES)

@@ -12,18 +12,23 @@ from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc
-from pathsum.testing import assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
+from pathsum.testing import assert_close, assert_same_bits, chain_inputs, concatenate_targets, grid_inputs, pack_rows
 from pathsum.torch import (
     _bounded,
     asg_loss,
+    ctc_entropy,
     ctc_loss,
+    rnnt_entropy,
     rnnt_joint_loss,
     rnnt_loss,
     rnnt_packed_loss,
+    rnnt_posteriors,
 )
-from pathsum.torch.paths import asg, ctc, rnnt
+from pathsum.torch.paths import asg, ctc, rnnt, variants
 from support import solve, tensor
+from test_second_order_grid import inputs_of
 from triton_targets import interpreted  # noqa: F401
+from variants import BLANK, VARIANTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:asg_loss. the target")
 
@@ -33,8 +38,9 @@ def as_on_a_device(monkeypatch):
     def unread_on(function, check, impl, scores, *integers):
         return scores.device if check == "async" else None
 
-    for module in (asg, ctc, rnnt):
+    for module in (asg, ctc, rnnt, variants):
         monkeypatch.setattr(module, "unread_on", unread_on)
+    monkeypatch.setattr("pathsum.torch._triton.rows.in_memory", lambda _: False)
 
 
 def zero_transitions(scores, *integers, **options):
@@ -81,16 +87,54 @@ def test_a_bad_integer_makes_its_sample_undefined(loss, argument, value):
     integers[argument] = integers[argument].clone()
     integers[argument][(1, 0) if argument == 0 else 1] = value
     solved = solve(loss, scores, *integers, **options)
-    if loss is rnnt_packed_loss:  # which rows are whose cannot be told
+    if loss is rnnt_packed_loss and argument > 0:  # which rows are whose cannot be told
         assert solved.loss.isnan().all()
         assert not solved.gradient.any()
     else:
         others, axis = torch.tensor([0, 2]), int(loss in CHAINS)
         assert solved.loss[1].isnan()
         assert_same_bits(solved.loss[others], expected.loss[others])
+        if loss is rnnt_packed_loss:  # whose rows are of all samples
+            axis, others = 0, torch.tensor([*range(12), *range(24, 36)])
         assert_same_bits(solved.gradient.index_select(axis, others), expected.gradient.index_select(axis, others))
     with pytest.raises(InvalidValueError):
         solve(loss, scores, *integers, **options, check="sync")
+
+
+@pytest.mark.parametrize("name", ["tdt", "multi-blank", "band"])
+def test_integers_of_variants_stay_unread(name):
+    """The same losses and gradients, by planes that have room for padding; a bad label has no effect on others."""
+    variant = VARIANTS[name]
+    heads, integers = inputs_of(variant, 2, 3, 1, seed=5)
+    heads = [head.float().requires_grad_() for head in heads]
+    integers = [torch.as_tensor(array) for array in integers]
+    expected = variant.loss(heads, *integers, reduction="none", impl="triton", check="sync")
+    wanted = torch.autograd.grad(expected.sum(), heads)
+    losses = variant.loss(heads, *integers, reduction="none", impl="triton")
+    assert_same_bits(losses.detach(), expected.detach())
+    for found, gradient in zip(torch.autograd.grad(losses.sum(), heads), wanted, strict=True):
+        assert_same_bits(found, gradient)
+    integers[0][0, 0] = 7 if name == "multi-blank" else BLANK
+    losses = variant.loss(heads, *integers, reduction="none", impl="triton")
+    assert losses.isnan().tolist() == [True, False]
+    assert_same_bits(losses[1:].detach(), expected[1:].detach())
+    with pytest.raises(InvalidValueError):
+        variant.loss(heads, *integers, impl="triton", check="sync")
+
+
+@pytest.mark.parametrize("function", [ctc_entropy, rnnt_entropy, rnnt_posteriors])
+def test_expectations_and_posteriors_of_integers_unread(function):
+    scores, integers, options = case(ctc_loss if function is ctc_entropy else rnnt_loss)
+    options |= {} if function is rnnt_posteriors else {"reduction": "none"}
+    expected = function(scores, *integers, **options, check="sync")
+    integers[0][1, 0] = 5
+    found = function(scores, *integers, **options)
+    if function is rnnt_posteriors:
+        found, expected = found.nodes, expected.nodes
+        assert not found[1].any()
+    else:
+        assert found[1].isnan()
+    assert_close(found[::2], expected[::2], absolute=1e-6)
 
 
 def test_a_blank_among_the_labels_makes_its_sample_undefined():

@@ -47,7 +47,7 @@ def run(script, *arguments, **environment):
     (
         "arcs",
         {
-            "score_rows", "write_gradient", "write_product", "mark_undefined", "solve", "find_posteriors",
+            "score_rows", "write_gradient", "write_product", "differentiate", "solve", "find_posteriors",
             "move_posteriors",
         },
     ),
@@ -63,8 +63,8 @@ def run(script, *arguments, **environment):
     (
         "dense",
         {
-            "prepare_transitions", "score_rows", "solve", "combine", "write_gradient", "add_transition_gradient",
-            "move_posteriors", "add_transition_product",
+            "prepare_transitions", "score_rows", "solve", "combine", "write_gradient", "weigh_arcs",
+            "add_transition_gradient", "move_posteriors", "add_transition_product",
         },
     ),
     (
@@ -139,14 +139,18 @@ import json
 import torch
 import machine_code as m
 
-for loss, size in (("ctc", (50, 3, 20, 9)), ("simple_ctc", (50, 3, 20, 9)), ("rnnt", (3, 20, 9, 20))):
+chains, own = ("ctc", "simple_ctc"), dict.fromkeys(("band",), 3)
+for loss in (*chains, "rnnt", "tdt", "hat", "constrained", "multi_blank", "wildcard", "band"):
+    size = (50, 3, 20, 9) if loss in chains else (3, 20, 9, 20)
     leaves, integers = m.make(m.Case(loss, size))
     step = m.device.ours(m.Case(loss, size), leaves, integers)
     with m.observed() as forward:
         value = step.forward()
     with m.observed() as backward:
         torch.autograd.grad(value, leaves)
-    print(json.dumps([[len(seen.launches), sum(seen.operations.values())] for seen in (forward, backward)]))
+    # Those that make an alignment are the case's own.
+    counts = [sum(forward.operations.values()) - own.get(loss, 0), sum(backward.operations.values())]
+    print(json.dumps([*zip([len(seen.launches) for seen in (forward, backward)], counts)]))
 """
     path = tmp_path / "steps.py"
     path.write_text(program)
@@ -154,6 +158,36 @@ for loss, size in (("ctc", (50, 3, 20, 9)), ("simple_ctc", (50, 3, 20, 9)), ("rn
         for launches, operations in json.loads(line):
             assert 1 <= launches <= 4
             assert operations <= 6
+
+
+def test_expectations_and_posteriors_look_at_no_integers(tmp_path):
+    """Of tensors that have no values."""
+    program = """
+import torch
+import machine_code as m
+import pathsum.torch as p
+
+((scores,), (targets, *lengths)), ((grid,), _) = (
+    m.make(m.Case(loss, size)) for loss, size in (("ctc", (50, 3, 20, 9)), ("rnnt", (3, 20, 9, 20)))
+)
+transitions, options = torch.empty(20, 20, device="meta"), {"impl": "triton"}
+asg = {"targets": targets, "transitions": transitions, "input_lengths": lengths[0], "target_lengths": lengths[1]}
+with m.observed() as seen:
+    for function in (p.ctc_entropy, p.simple_ctc_entropy, p.ctc_posteriors):
+        function(scores, targets, *lengths, **options, batch_first=False)
+    p.ctc_expected_risk(scores, scores.detach(), targets, *lengths, **options).backward()
+    for function in (p.rnnt_entropy, p.rnnt_posteriors):
+        function(grid, targets, *lengths, **options)
+    p.rnnt_entropy(grid, targets, *lengths, rnnt_type="modified", **options).backward()
+    p.rnnt_expected_risk(grid, grid.detach()[..., :2], targets, *lengths, **options).backward()
+    for function in (p.asg_entropy, p.asg_posteriors):
+        function(scores, **asg, **options, batch_first=False)
+print(len(seen.launches))
+"""
+    path = tmp_path / "expected.py"
+    path.write_text(program)
+    (launches,) = run([str(path)])
+    assert int(launches) > 50
 
 
 def test_a_new_length_compiles_nothing():

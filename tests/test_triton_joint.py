@@ -89,7 +89,7 @@ def test_integers_that_nobody_reads_give_the_same(monkeypatch):
     operands, integers = case(3, 4, 3, 5, 6, seed=9)
     integers[1][:], integers[2][:] = torch.tensor([4, 2, 0]), torch.tensor([2, 3, 1])
     known = solve(operands, integers, "triton", tile_memory=1, gate=0.01)
-    monkeypatch.setattr(tiles, "_in_memory", lambda _: False)
+    monkeypatch.setattr(tiles, "in_memory", lambda _: False)
     for actual, expected in zip(solve(operands, integers, "triton", tile_memory=1, gate=0.01), known, strict=True):
         assert_close(actual, expected, absolute=2e-6)
 

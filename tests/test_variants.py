@@ -8,7 +8,7 @@ import torch
 
 from pathsum.kernels.numba import grid_arcs
 from pathsum.options import RNNT_TYPES
-from pathsum.problems.alignment_restricted import restrict
+from pathsum.problems.alignment_restricted import pose_ar_rnnt
 from pathsum.problems.multi_blank import pose_multi_blank
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.rnnt_types import pose_rnnt_type
@@ -345,7 +345,7 @@ def test_lattices_count_their_paths():
     paths = list(lengths_of_paths(pose_multi_blank(grid, (2, 4), (4, 5))))
     loss = multi_blank_rnnt_loss(zeros, *integers, (2, 4), (4, 5), BLANK)
     assert_close((-loss).exp(), sum((1 / NUM_CLASSES) ** emitted for emitted in paths), relative=1e-12)
-    lattice = restrict(pose_rnnt_type(grid, "modified"), frames, 1, 1)
+    lattice = pose_ar_rnnt(grid, "modified", frames, 1, 1)
     loss = ar_rnnt_loss(zeros, *integers, frames, 1, 1, BLANK, rnnt_type="modified")
     assert count_paths(lattice) == 2 * 3 * 3  # frames 0 1, 2 3 4 and 5 6 7 can be chosen freely
     assert_close((-loss).exp(), 18 / NUM_CLASSES**num_frames, relative=1e-12)

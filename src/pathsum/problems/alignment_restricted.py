@@ -10,18 +10,10 @@ Blanks need no rule: those that lead out of the band are on no complete walk.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from pathsum._namespace import namespace
-from pathsum.lattice import BEYOND, ArcLattice, Array
+from pathsum.lattice import BEYOND, ArcLattice, Array, GridLattice
+from pathsum.problems.rnnt_types import pose_rnnt_type
 
 
-def restrict(lattice: ArcLattice, alignment: Array, left: int, right: int) -> ArcLattice:
-    """The lattice with its labels kept near their frames (N, U'); what stands behind a target's length is not read."""
-    xp = namespace(alignment)
-    left, right = min(left, BEYOND), min(right, BEYOND)
-    return replace(
-        lattice,
-        first_frames=xp.maximum(lattice.first_frames, alignment - left),
-        last_frames=xp.minimum(lattice.last_frames, alignment + right),
-    )
+def pose_ar_rnnt(grid: GridLattice, rnnt_type: str, alignment: Array, left: int, right: int) -> ArcLattice:
+    """The lattice of a type, its labels kept near their frames (N, U'); what stands behind a target is not read."""
+    return pose_rnnt_type(grid, rnnt_type, (alignment - min(left, BEYOND), alignment + min(right, BEYOND)))

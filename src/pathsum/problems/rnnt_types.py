@@ -18,8 +18,8 @@ from pathsum._namespace import namespace
 from pathsum.lattice import LABEL, ArcLattice, Array, GridLattice
 
 
-def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
-    """The grid of a batch with the arcs of one of ``RNNT_TYPES``: blank, then label."""
+def pose_rnnt_type(grid: GridLattice, rnnt_type: str, band: tuple[Array, Array] | None = None) -> ArcLattice:
+    """The grid of a batch with the arcs of one of ``RNNT_TYPES``: blank, then label; ``band`` as of ``with_arcs``."""
     blank, label, next_blank = (0, 0), (1, 0), (0, 1)
     return with_arcs(
         grid,
@@ -27,6 +27,7 @@ def pose_rnnt_type(grid: GridLattice, rnnt_type: str) -> ArcLattice:
         reads=((grid.blank, LABEL),),
         terms=((blank,), (label, next_blank) if rnnt_type == "constrained" else (label,)),
         last_but=int(rnnt_type == "one_sym_per_frame"),
+        band=band,
     )
 
 
@@ -37,11 +38,21 @@ def with_arcs(
     reads: tuple[tuple[int, ...], ...],
     terms: tuple[tuple[tuple[int, int], ...], ...],
     last_but: int = 0,
+    band: tuple[Array, Array] | None = None,
     label_ends: bool = True,
     skips_to: int | None = None,
 ) -> ArcLattice:
-    """The grid of a batch with arcs of any kinds; labels in all frames but so many of the last."""
-    anywhere = 0 * grid.targets
+    """The grid of a batch with arcs of any kinds; labels in all frames but so many of the last.
+
+    ``band``: the frames (N, U') between which each label may be emitted; they may be such as a sample has not.
+    """
+    if band is None:
+        first = 0 * grid.targets
+        last = first + (grid.logit_lengths[:, None] - (1 + last_but))
+    else:
+        first, last = band
+        if last_but:
+            last = namespace(last).minimum(last, grid.logit_lengths[:, None] - (1 + last_but))
     return ArcLattice(
         grid.logit_lengths,
         grid.target_lengths,
@@ -51,8 +62,8 @@ def with_arcs(
         arcs=arcs,
         reads=reads,
         terms=terms,
-        first_frames=anywhere,
-        last_frames=anywhere + (grid.logit_lengths[:, None] - (1 + last_but)),
+        first_frames=first,
+        last_frames=last,
         label_ends=label_ends,
         skips_to=skips_to,
     )
@@ -61,10 +72,10 @@ def with_arcs(
 def earliness(lattice: GridLattice | ArcLattice, num_rows: int) -> Array:
     """T-1 - 2t of every row, an integer: a penalty l on delay adds l/2 times it to the score of a label (Kang et al.,
     2022, arXiv 2211.00490). All rows must be counted in ``num_rows``: a graph that is traced does not know the last
-    offset.
+    offset. There may be more, whose values mean nothing.
     """
     xp = namespace(lattice.row_offsets)
     rows = xp.arange(num_rows, device=lattice.row_offsets.device)
-    sample = xp.searchsorted(lattice.row_offsets[1:], rows, side="right")
+    sample = xp.searchsorted(lattice.row_offsets[1:], rows, side="right").clip(None, len(lattice.logit_lengths) - 1)
     t = (rows - lattice.row_offsets[sample]) // (lattice.target_lengths[sample] + 1)
     return lattice.logit_lengths[sample] - 1 - 2 * t

@@ -7,7 +7,7 @@ which the other kernels know that its loss is NaN. Shapes and dtypes are checked
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -17,10 +17,14 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.protocol import Kernels
+from pathsum.lattice import BEYOND, GridLattice
 from pathsum.options import CHECKS, Check
+from pathsum.torch.joiner import Joiner
 
 
-def unread_on(function: str, check: Check, kernels: Kernels, scores: Tensor, *integers: Any) -> torch.device | None:
+def unread_on(
+    function: str, check: Check, kernels: Kernels, scores: Tensor | Joiner, *integers: Any
+) -> torch.device | None:
     """The device that integers stay on, not looked at; None where they are checked as everywhere."""
     _checks.check_option(function, "check", check, CHECKS)
     on_device = any(isinstance(value, Tensor) and value.device.type != "cpu" for value in integers)
@@ -37,6 +41,7 @@ class Unread(NamedTuple):
         most_frames, most_labels: What the lengths must not exceed.
         num_classes, blank: What labels must be below, and must not be; -1 of no blank.
         num_rows: Of packed rows how many the samples must have together, else ``None``.
+        others: Further classes that labels must not be.
     """
 
     targets: Tensor
@@ -48,6 +53,7 @@ class Unread(NamedTuple):
     num_classes: int
     blank: int
     num_rows: int | None
+    others: tuple[int, ...] = ()
 
 
 def unread_batch(
@@ -63,6 +69,7 @@ def unread_batch(
     num_classes: int,
     blank: int | None,
     num_rows: int | None,
+    others: Sequence[int] = (),
 ) -> Unread:
     """What ``_checks.check_batch`` can say of integers without a look at their values."""
     targets = _integers(function, "targets", targets, (1, 2), device)
@@ -83,8 +90,25 @@ def unread_batch(
         width = min(width, most_frames + 1 if max_labels is None else max_labels)
     return Unread(
         targets, lengths, labels, max(width, 1), most_frames, most_labels, num_classes,
-        -1 if blank is None else blank, num_rows,
+        -1 if blank is None else blank, num_rows, tuple(others),
     )  # fmt: skip
+
+
+def unread_alignment(function: str, alignment: Tensor, grid: GridLattice, device: torch.device) -> Tensor:
+    """What ``_checks.check_alignment`` can say of frames (N, U) or (sum of labels,) that stay on a device; padded.
+
+    Near a frame that no sample has no label is emitted.
+    """
+    frames, (num_samples, width) = _integers(function, "alignment", alignment, (1, 2), device), grid.targets.shape
+    frames = frames.clamp(-BEYOND, BEYOND)
+    if frames.ndim == 2:
+        if len(frames) != num_samples:
+            rule = f"have a row a sample, N = {num_samples}, with a frame for each of its labels"
+            raise InvalidValueError(function, "alignment", rule, f"shape {tuple(frames.shape)}")
+        return frames if frames.shape[1] == width else torch.nn.functional.pad(frames, (0, width - frames.shape[1]))
+    labels = grid.target_lengths.clamp(min=0)
+    places = (labels.cumsum(0) - labels)[:, None] + torch.arange(width, device=device)
+    return torch.nn.functional.pad(frames, (0, 1))[places.clamp(max=len(frames))]
 
 
 def posed(pose: Callable[..., Any], batch: _checks.Batch | Unread, last: int) -> Any:

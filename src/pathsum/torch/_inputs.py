@@ -16,7 +16,7 @@ from pathsum.kernels.numba.posing import COMPILED
 from pathsum.lattice import GridLattice
 from pathsum.options import ReductionName
 from pathsum.problems.rnnt import pose_rnnt
-from pathsum.torch._bounded import Unread, check_integer_dtype, posed, special_kind, unread_batch
+from pathsum.torch._bounded import Unread, check_integer_dtype, posed, special_kind, unread_alignment, unread_batch
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch._private import peek_interpreter_stack
@@ -181,7 +181,7 @@ def as_batch(
     if device is not None:
         labels, *lengths = (as_integer_tensor(function, name, value) for name, value in given.items())
         lengths = lengths if batched else [tensor.reshape(-1) for tensor in lengths]
-        sizes = (num_samples, num_frames, max_labels, num_classes, blank, num_rows)
+        sizes = (num_samples, num_frames, max_labels, num_classes, blank, num_rows, big_blanks)
         return unread_batch(function, lengths_name, labels, lengths[0], lengths[1], device, *sizes)
     if values_unknown() and not known:
         tensors = [as_integer_tensor(function, name, value) for name, value in given.items()]
@@ -452,11 +452,12 @@ def pose_head(
     *,
     argument: str = "logits",
     big_blanks: tuple[int, ...] = (),
+    device: torch.device | None = None,
 ) -> GridLattice:
     """The grid of logits, padded or packed, or of a joiner's, all checked."""
     if isinstance(head, Joiner):
-        return pose_nodes(function, head.shape, integers, blank, big_blanks=big_blanks)
-    return pose_logits(function, head, integers, blank, argument=argument, big_blanks=big_blanks)
+        return pose_nodes(function, head.shape, integers, blank, big_blanks=big_blanks, device=device)
+    return pose_logits(function, head, integers, blank, argument=argument, big_blanks=big_blanks, device=device)
 
 
 def posed_at_once(
@@ -510,9 +511,11 @@ def plain_integers(
 _SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
-def as_alignment(function: str, alignment: Integers, grid: GridLattice) -> Any:
+def as_alignment(function: str, alignment: Integers, grid: GridLattice, device: torch.device | None = None) -> Any:
     """A frame for each label, checked, in the shape of the padded targets: an array, or a tensor as in ``as_batch``."""
     integers = (grid.targets, grid.logit_lengths, grid.target_lengths)
+    if device is not None:
+        return unread_alignment(function, as_integer_tensor(function, "alignment", alignment), grid, device)
     if values_unknown():
         return check_alignment(as_integer_tensor(function, "alignment", alignment), *integers, function)
     return _checks.check_alignment(function, as_integers(function, "alignment", alignment), *integers)

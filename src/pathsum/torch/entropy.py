@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pathsum import _checks
-from pathsum.options import PATHS, PathSet, ReductionName, RNNTType, Star, TorchImpl
+from pathsum.options import PATHS, Check, PathSet, ReductionName, RNNTType, Star, TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.paths.asg import both_paths
 from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
@@ -23,6 +23,7 @@ def ctc_entropy(
     fused_log_softmax: bool = False,
     star: Star | None = None,
     batch_first: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of CTC's alignments of a target.
@@ -42,6 +43,8 @@ def ctc_entropy(
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         star: What the label C stands for in targets, as in ``ctc_loss``; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C).
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the entropy of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -68,7 +71,7 @@ def ctc_entropy(
     """
     paths = chain_paths(
         "ctc_entropy", CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, check=check, impl=impl,
     )  # fmt: skip
     return paths.reduce(paths.entropy(), reduction)
 
@@ -84,6 +87,7 @@ def simple_ctc_entropy(
     fused_log_softmax: bool = False,
     star: Star | None = None,
     batch_first: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of simplified CTC's alignments of a target; see ``ctc_entropy``.
@@ -99,6 +103,8 @@ def simple_ctc_entropy(
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         star: What the label C stands for in targets, as in ``ctc_loss``: here one frame; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C).
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the entropy of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -117,7 +123,7 @@ def simple_ctc_entropy(
     """
     paths = chain_paths(
         "simple_ctc_entropy", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, check=check, impl=impl,
     )  # fmt: skip
     return paths.reduce(paths.entropy(), reduction)
 
@@ -132,6 +138,7 @@ def rnnt_entropy(
     fused_log_softmax: bool = True,
     *,
     rnnt_type: RNNTType = "regular",
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of the transducer's alignments of a target.
@@ -149,6 +156,8 @@ def rnnt_entropy(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         fused_log_softmax: Take the log-softmax inside.
         rnnt_type: As in ``rnnt_loss``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the entropy of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -172,7 +181,7 @@ def rnnt_entropy(
     """
     paths = grid_paths(
         "rnnt_entropy", logits, targets, logit_lengths, target_lengths, blank, fused_log_softmax=fused_log_softmax,
-        rnnt_type=rnnt_type, impl=impl,
+        rnnt_type=rnnt_type, check=check, impl=impl,
     )  # fmt: skip
     return paths.reduce(paths.entropy(), reduction)
 
@@ -187,6 +196,7 @@ def asg_entropy(
     *,
     paths: PathSet = "target",
     batch_first: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Entropy, in nats, of ASG's label sequences: of those that stretch a target, or of all.
@@ -202,6 +212,8 @@ def asg_entropy(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         paths: ``"target"``: of the sequences that stretch the target; ``"all"``: of all.
         batch_first: ``inputs`` are (N, T, C).
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the entropy of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -227,7 +239,8 @@ def asg_entropy(
     """
     _checks.check_option("asg_entropy", "paths", paths, PATHS)
     every, target = both_paths(
-        "asg_entropy", inputs, targets, transitions, input_lengths, target_lengths, batch_first=batch_first, impl=impl
-    )
+        "asg_entropy", inputs, targets, transitions, input_lengths, target_lengths, batch_first=batch_first,
+        check=check, impl=impl,
+    )  # fmt: skip
     among = every if paths == "all" else target
     return among.reduce(among.entropy(), reduction)

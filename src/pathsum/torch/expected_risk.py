@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pathsum import _checks
 from pathsum.errors import InvalidValueError
-from pathsum.options import PATHS, PathSet, ReductionName, RNNTType, Star, TorchImpl
+from pathsum.options import PATHS, Check, PathSet, ReductionName, RNNTType, Star, TorchImpl
 from pathsum.torch._inputs import Integers, as_scores, check_table, dtype_of, shape_of
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.asg import both_paths
@@ -30,6 +30,7 @@ def ctc_expected_risk(
     fused_log_softmax: bool = False,
     star: Star | None = None,
     batch_first: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of CTC's alignments of a target.
@@ -51,6 +52,8 @@ def ctc_expected_risk(
         star: What the label C stands for in targets, as in ``ctc_loss``; ``None``: no such label. With a star ``costs``
             have its column too, (T, N, C+1).
         batch_first: ``log_probs`` and ``costs`` are (N, T, C).
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the risk of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -81,7 +84,7 @@ def ctc_expected_risk(
     """
     paths = chain_paths(
         "ctc_expected_risk", CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, check=check, impl=impl,
     )  # fmt: skip
     costs = _frame_costs(paths, costs, batch_first, "log_probs")
     return paths.reduce(paths.expected(costs), reduction)
@@ -99,6 +102,7 @@ def simple_ctc_expected_risk(
     fused_log_softmax: bool = False,
     star: Star | None = None,
     batch_first: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of simplified CTC's alignments of a target; see ``ctc_expected_risk``.
@@ -116,6 +120,8 @@ def simple_ctc_expected_risk(
         star: What the label C stands for in targets, as in ``ctc_loss``: here one frame; ``None``: no such label.
             With a star ``costs`` have its column too, (T, N, C+1).
         batch_first: ``log_probs`` and ``costs`` are (N, T, C).
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the risk of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -135,7 +141,7 @@ def simple_ctc_expected_risk(
     """
     paths = chain_paths(
         "simple_ctc_expected_risk", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, check=check, impl=impl,
     )  # fmt: skip
     costs = _frame_costs(paths, costs, batch_first, "log_probs")
     return paths.reduce(paths.expected(costs), reduction)
@@ -152,6 +158,7 @@ def rnnt_expected_risk(
     fused_log_softmax: bool = True,
     *,
     rnnt_type: RNNTType = "regular",
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of the transducer's alignments of a target.
@@ -171,6 +178,8 @@ def rnnt_expected_risk(
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         fused_log_softmax: Take the log-softmax inside.
         rnnt_type: As in ``rnnt_loss``.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the risk of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -194,7 +203,7 @@ def rnnt_expected_risk(
     """
     paths = grid_paths(
         "rnnt_expected_risk", logits, targets, logit_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, impl=impl,
+        fused_log_softmax=fused_log_softmax, rnnt_type=rnnt_type, check=check, impl=impl,
     )  # fmt: skip
     (head,), costs = paths.heads, as_scores(costs)
     axes = head.shape[0 if paths.batched else 1 : -1]
@@ -215,6 +224,7 @@ def asg_expected_risk(
     transition_costs: Tensor | None = None,
     paths: PathSet = "target",
     batch_first: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Expected cost of ASG's label sequences: of those that stretch a target, or of all.
@@ -233,6 +243,8 @@ def asg_expected_risk(
         transition_costs: Of the transitions (C, C), in the order of ``transitions``; none where ``None``.
         paths: ``"target"``: of the sequences that stretch the target; ``"all"``: of all.
         batch_first: ``inputs`` and ``costs`` are (N, T, C).
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the risk of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -257,8 +269,9 @@ def asg_expected_risk(
     function = "asg_expected_risk"
     _checks.check_option(function, "paths", paths, PATHS)
     every, target = both_paths(
-        function, inputs, targets, transitions, input_lengths, target_lengths, batch_first=batch_first, impl=impl
-    )
+        function, inputs, targets, transitions, input_lengths, target_lengths, batch_first=batch_first,
+        check=check, impl=impl,
+    )  # fmt: skip
     among = every if paths == "all" else target
     costs, transition_costs = _frame_costs(among, costs, batch_first, "inputs"), as_scores(transition_costs)
     if transition_costs is not None:

@@ -222,6 +222,7 @@ class TDTLoss(_Loss):
         clamp: float = -1,
         reduction: ReductionName = "mean",
         zero_infinity: bool = False,
+        check: Check = "async",
         impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
@@ -259,6 +260,7 @@ class MultiBlankRNNTLoss(_Loss):
         clamp: float = -1,
         reduction: ReductionName = "mean",
         zero_infinity: bool = False,
+        check: Check = "async",
         impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
@@ -293,6 +295,7 @@ class ARRNNTLoss(_Loss):
         clamp: float = -1,
         reduction: ReductionName = "mean",
         zero_infinity: bool = False,
+        check: Check = "async",
         impl: TorchImpl = "auto",
     ):
         super().__init__(locals())
@@ -329,6 +332,7 @@ class WildcardRNNTLoss(_Loss):
         clamp: float = -1,
         reduction: ReductionName = "mean",
         zero_infinity: bool = False,
+        check: Check = "async",
         impl: TorchImpl = "auto",
     ):
         super().__init__(locals())

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pathsum.display import arrays, shown
-from pathsum.options import Star, TorchImpl
+from pathsum.options import Check, Star, TorchImpl
 from pathsum.torch._inputs import PADDED, SINGLE, Integers
 from pathsum.torch.paths.asg import both_paths
 from pathsum.torch.paths.ctc import CTC, SIMPLE_CTC, chain_paths
@@ -51,6 +51,7 @@ def ctc_posteriors(
     fused_log_softmax: bool = False,
     star: Star | None = None,
     batch_first: bool = True,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> ChainPosteriors:
     """How probable each state of CTC's chain is in each frame, among all paths that spell the target.
@@ -64,6 +65,8 @@ def ctc_posteriors(
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         star: What the label C stands for in targets, as in ``forced_align``; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the posteriors of its sample 0. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -86,7 +89,7 @@ def ctc_posteriors(
     """
     paths = chain_paths(
         "ctc_posteriors", CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, known=True, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, known=True, check=check, impl=impl,
     )  # fmt: skip
     return paths.posteriors()
 
@@ -101,6 +104,7 @@ def simple_ctc_posteriors(
     fused_log_softmax: bool = False,
     star: Star | None = None,
     batch_first: bool = True,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> ChainPosteriors:
     """How many labels simplified CTC has emitted after each frame, among all paths that spell the target.
@@ -114,6 +118,8 @@ def simple_ctc_posteriors(
         fused_log_softmax: ``log_probs`` are logits; their log-softmax is taken inside.
         star: What the label C stands for in targets, as in ``forced_align``: here one frame; ``None``: no such label.
         batch_first: ``log_probs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the posteriors of its sample 0. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -133,7 +139,7 @@ def simple_ctc_posteriors(
     """
     paths = chain_paths(
         "simple_ctc_posteriors", SIMPLE_CTC, log_probs, targets, input_lengths, target_lengths, blank,
-        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, known=True, impl=impl,
+        fused_log_softmax=fused_log_softmax, star=star, batch_first=batch_first, known=True, check=check, impl=impl,
     )  # fmt: skip
     return paths.posteriors()
 
@@ -146,6 +152,7 @@ def rnnt_posteriors(
     blank: int = -1,
     fused_log_softmax: bool = True,
     *,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> GridPosteriors:
     """How probable each node and arc of the transducer's grid is, among all walks that spell the target.
@@ -158,6 +165,8 @@ def rnnt_posteriors(
         target_lengths: Labels of each sample (N,), at most U.
         blank: Index of the blank class; negative counts from the end.
         fused_log_softmax: Take the log-softmax inside.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the posteriors of its sample 0. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -177,7 +186,7 @@ def rnnt_posteriors(
     """
     paths = grid_paths(
         "rnnt_posteriors", logits, targets, logit_lengths, target_lengths, blank, layouts=(PADDED, SINGLE),
-        fused_log_softmax=fused_log_softmax, impl=impl,
+        fused_log_softmax=fused_log_softmax, check=check, impl=impl,
     )  # fmt: skip
     return paths.posteriors()
 
@@ -192,6 +201,7 @@ def asg_posteriors(
     start_scores: Tensor | np.ndarray | None = None,
     final_scores: Tensor | np.ndarray | None = None,
     batch_first: bool = True,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> ASGPosteriors:
     """How probable each label is in each frame, among the paths that stretch the target and among all paths.
@@ -205,6 +215,8 @@ def asg_posteriors(
         start_scores: Scores (C,) of the first label.
         final_scores: Scores (C,) of the last label.
         batch_first: ``inputs`` are (N, T, C); where False (T, N, C). Results have the samples first in any case.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the posteriors of its sample 0. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -227,6 +239,6 @@ def asg_posteriors(
     """
     every, target = both_paths(
         "asg_posteriors", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores,
-        batch_first=batch_first, known=True, impl=impl,
+        batch_first=batch_first, known=True, check=check, impl=impl,
     )  # fmt: skip
     return ASGPosteriors(*target.posteriors(), *every.posteriors())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pathsum.options import Final, ReductionName, RNNTType, TorchImpl
+from pathsum.options import Check, Final, ReductionName, RNNTType, TorchImpl
 from pathsum.torch._inputs import Integers
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.variants import ar_rnnt_paths, multi_blank_rnnt_paths, tdt_paths, wildcard_rnnt_paths
@@ -27,6 +27,7 @@ def tdt_loss(
     clamp: float = -1,
     reduction: ReductionName = "mean",
     zero_infinity: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Token-and-duration transducer loss.
@@ -55,6 +56,8 @@ def tdt_loss(
             [-clamp, clamp], before the upstream gradient multiplies it.
         reduction: ``"none"``: losses (N,). ``"sum"``: their sum. ``"mean"``: their mean over N, lengths not counted.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -84,7 +87,8 @@ def tdt_loss(
     """
     paths = tdt_paths(
         token_logits, duration_logits, targets, logit_lengths, target_lengths, durations, blank,
-        sigma=sigma, final=final, fastemit_lambda=fastemit_lambda, clamp=clamp, impl=impl, function="tdt_loss",
+        sigma=sigma, final=final, fastemit_lambda=fastemit_lambda, clamp=clamp, check=check, impl=impl,
+        function="tdt_loss",
     )  # fmt: skip
     return paths.loss(reduction, zero_infinity)
 
@@ -103,6 +107,7 @@ def multi_blank_rnnt_loss(
     clamp: float = -1,
     reduction: ReductionName = "mean",
     zero_infinity: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Multi-blank transducer loss: beside the blank there are big blanks, which go several frames on.
@@ -127,6 +132,8 @@ def multi_blank_rnnt_loss(
         clamp: As in ``rnnt_loss``.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -152,7 +159,8 @@ def multi_blank_rnnt_loss(
     """
     paths = multi_blank_rnnt_paths(
         logits, targets, logit_lengths, target_lengths, big_blank_durations, big_blanks, blank,
-        sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp, impl=impl, function="multi_blank_rnnt_loss",
+        sigma=sigma, fastemit_lambda=fastemit_lambda, clamp=clamp, check=check, impl=impl,
+        function="multi_blank_rnnt_loss",
     )  # fmt: skip
     return paths.loss(reduction, zero_infinity)
 
@@ -174,6 +182,7 @@ def ar_rnnt_loss(
     clamp: float = -1,
     reduction: ReductionName = "mean",
     zero_infinity: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Alignment-restricted transducer loss: each label is emitted near the frame that an alignment gives it.
@@ -199,6 +208,8 @@ def ar_rnnt_loss(
         clamp: As in ``rnnt_loss``.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -228,7 +239,7 @@ def ar_rnnt_loss(
     paths = ar_rnnt_paths(
         logits, targets, logit_lengths, target_lengths, alignment, left, right, blank,
         rnnt_type=rnnt_type, delay_penalty=delay_penalty, hat=hat, fastemit_lambda=fastemit_lambda, clamp=clamp,
-        impl=impl, function="ar_rnnt_loss",
+        check=check, impl=impl, function="ar_rnnt_loss",
     )  # fmt: skip
     return paths.loss(reduction, zero_infinity)
 
@@ -246,6 +257,7 @@ def wildcard_rnnt_loss(
     clamp: float = -1,
     reduction: ReductionName = "mean",
     zero_infinity: bool = False,
+    check: Check = "async",
     impl: TorchImpl = "auto",
 ) -> Tensor:
     """Wildcard transducer loss, for targets that may lack words at their beginning or end.
@@ -267,6 +279,8 @@ def wildcard_rnnt_loss(
         clamp: As in ``rnnt_loss``.
         reduction: ``"none"``, ``"sum"``, or ``"mean"``: the mean over N, lengths not counted.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
+        check: What is done about the values of integers that are on a GPU. ``"async"``: nothing waits for them; a label
+            or length out of its range makes the loss of its sample NaN. ``"sync"``: they raise, as elsewhere.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
 
     Returns:
@@ -293,7 +307,7 @@ def wildcard_rnnt_loss(
     """
     paths = wildcard_rnnt_paths(
         logits, targets, logit_lengths, target_lengths, blank,
-        skip_score=skip_score, final=final, fastemit_lambda=fastemit_lambda, clamp=clamp, impl=impl,
+        skip_score=skip_score, final=final, fastemit_lambda=fastemit_lambda, clamp=clamp, check=check, impl=impl,
         function="wildcard_rnnt_loss",
     )  # fmt: skip
     return paths.loss(reduction, zero_infinity)

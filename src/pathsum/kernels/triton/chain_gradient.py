@@ -179,20 +179,24 @@ def count_arcs(
 
 
 @kernel
-def add_counts(counts, keys, entries, num_entries: tl.int64, num_keys: tl.int64, out, BLOCK: tl.constexpr):
-    """out[key] = the sum of the counts of its entries, listed in the order of the keys; those beyond have none.
-
-    By one program: there are a few thousand.
+def add_counts(
+    counts, num_states, stay, step, num_samples: tl.int32, num_columns: tl.int32, num_classes: tl.int32, out,
+    ENTRIES: tl.constexpr, FROM: tl.constexpr,
+):  # fmt: skip
+    """out[transition] = the sum of the ``counts`` (N, 2, S') of the states that have it: where they are entered, and
+    where one stays in them. A program has transitions of one destination, and goes through all entries in order.
     """
-    carry = tl.zeros([1, 1], tl.float64)
-    for first in range(0, num_entries, BLOCK):
-        i = first + tl.arange(0, BLOCK)[None, :]
-        listed = i < num_entries
-        key = tl.load(keys + i, mask=listed, other=-1)
-        before = tl.load(keys + i - 1, mask=listed & (i > 0), other=-1)
-        after = tl.load(keys + i + 1, mask=i + 1 < num_entries, other=-1)
-        used = listed & (key < num_keys)
-        count = tl.load(counts + tl.load(entries + i, mask=used, other=0), mask=used, other=0.0)
-        sums = segment_sums(count, key != before, carry)
-        carry = last_column(sums, BLOCK)
-        tl.store(out + key, sums.to(out.dtype.element_ty), mask=used & (key != after))
+    i = tl.program_id(1) * FROM + tl.arange(0, FROM)
+    cells = tl.program_id(0).to(tl.int64) * num_classes + i
+    total = tl.zeros([ENTRIES, FROM], tl.float64)
+    num_entries = num_samples.to(tl.int64) * 2 * num_columns
+    for first in range(0, num_entries, ENTRIES):
+        e = first + tl.arange(0, ENTRIES)
+        n, stays, s = e // (2 * num_columns), e // num_columns % 2 == 1, e % num_columns
+        used = (e < num_entries) & (s < tl.load(num_states + n, mask=e < num_entries, other=0))
+        place = n * num_columns + s
+        cell = tl.load(step + place, mask=used & ~stays, other=-1)
+        cell = tl.where(stays, tl.load(stay + place, mask=used & stays, other=-1), cell)
+        count = tl.load(counts + e, mask=cell >= 0, other=0.0)
+        total += tl.where(cell[:, None] == cells[None, :], count[:, None], 0.0)
+    tl.store(out + cells, tl.sum(total, 0).to(out.dtype.element_ty), mask=i < num_classes)

@@ -228,7 +228,7 @@ def solve(
             near_end, _ = _sweep(
                 transposed, emits, row, frames, num_classes, entering, scales, beta, True, TO, FROM, SINGLE
             )
-            tl.atomic_max(lost + n, near_end)
+            tl.atomic_max(lost + n, near_end, sem="relaxed")
         else:
             near_end, powers = _sweep(
                 matrix, emits, row, frames, num_classes, alpha, scales, beta, False, TO, FROM, SINGLE
@@ -243,7 +243,7 @@ def solve(
             has_arcs = frames > 1
             undefined = (tl.load(lost + n) >= UNDEFINED) | (has_arcs & (tl.load(status) != 0))
             far_apart = has_arcs & (tl.load(status + 1) != 0)
-            tl.atomic_max(lost + n, near_end | far_apart.to(tl.int32))
+            tl.atomic_max(lost + n, near_end | far_apart.to(tl.int32), sem="relaxed")
             tl.store(losses + n, tl.where(undefined, float("nan"), loss))
             tl.store(in_common + n, huge)
     else:
@@ -271,7 +271,7 @@ def combine(
         places = row * num_classes + c
         total += tl.load(alpha + places, mask=mask, other=0.0) * tl.load(beta + places, mask=mask, other=0.0)
     mass = tl.sum(total, 0)
-    tl.atomic_max(lost + n, (mass < LEAST_MASS).to(tl.int32), mask=possible)
+    tl.atomic_max(lost + n, (mass < LEAST_MASS).to(tl.int32), mask=possible, sem="relaxed")
     weight = tl.where(mass > 0, 1.0 / tl.where(mass > 0, mass, 1.0), 0.0)
     scale = tl.load(scales + row, mask=possible, other=0.0)
     for first in range(0, num_classes, BLOCK):
@@ -306,3 +306,27 @@ def write_gradient(
         gradient = tl.where(real[:, None] & ~possible[:, None] & ~undefined[:, None], 0.0, gradient)
         places = out + (n * stride_n + t * stride_t)[:, None] + c.to(tl.int64)[None, :] * stride_c
         tl.store(places, gradient.to(out.dtype.element_ty), mask=within[:, None] & mask)
+
+
+@kernel
+def weigh_arcs(
+    grad_losses, losses, input_lengths, extended, num_frames: tl.int32, num_classes: tl.int32, num_rows: tl.int64,
+    alpha, entering, enters, sources, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of each frame that arcs enter, what entering a state is worth times minus the upstream gradient, and alpha of the
+    frame before; 0 elsewhere, and of samples that are lost. The sum over rows of enters[:, j] * sources[:, i] is the
+    gradient by the exponential of a transition, times it.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    within = rows < num_rows
+    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+    upstream = tl.load(grad_losses + n).to(tl.float64)
+    real = within & (t > 0) & (t < tl.load(input_lengths + n))
+    real = real & (tl.load(losses + n) < float("inf")) & ~tl.load(extended + n) & (upstream != 0)
+    for first in range(0, num_classes, BLOCK):
+        c = first + tl.arange(0, BLOCK)
+        mask = within[:, None] & (c < num_classes)[None, :]
+        read, places = real[:, None] & mask, rows[:, None] * num_classes + c[None, :]
+        enter = tl.load(entering + places, mask=read, other=0.0)
+        tl.store(enters + places, -upstream[:, None] * enter, mask=mask)
+        tl.store(sources + places, tl.load(alpha + places - num_classes, mask=read, other=0.0), mask=mask)

@@ -30,13 +30,29 @@ def _log_sum(transitions, vector, to, num_classes, stride_to, stride_from, TO: t
     return tl.where(total > 0, largest + tl.log(tl.where(total > 0, total, 1.0)), float("-inf"))
 
 
+@triton.jit
+def _log_total(vector, num_classes, FROM: tl.constexpr):
+    """log of the sum over i of exp(vector[i])"""
+    largest, total = tl.full([FROM], float("-inf"), tl.float64), tl.zeros([FROM], tl.float64)
+    for first in range(0, num_classes, FROM):
+        i = first + tl.arange(0, FROM)
+        largest = tl.maximum(largest, tl.load(vector + i, mask=i < num_classes, other=float("-inf")))
+    greatest = tl.max(largest, 0)
+    reference = tl.where(greatest > float("-inf"), greatest, 0.0)
+    for first in range(0, num_classes, FROM):
+        i = first + tl.arange(0, FROM)
+        total += tl.exp(tl.load(vector + i, mask=i < num_classes, other=float("-inf")) - reference)
+    mass = tl.sum(total, 0)
+    return tl.where(mass > 0, reference + tl.log(tl.where(mass > 0, mass, 1.0)), float("-inf"))
+
+
 @kernel
 def solve(
     scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, input_lengths, num_frames: tl.int32,
-    num_classes: tl.int32, transitions, nothing, alpha, beta, entering, losses, in_common,
-    common, lost, out, final, RELATIVE: tl.constexpr, TO: tl.constexpr, FROM: tl.constexpr,
+    num_classes: tl.int32, transitions, alpha, beta, entering, losses, in_common, common, lost, out, final, extended,
+    RELATIVE: tl.constexpr, TO: tl.constexpr, FROM: tl.constexpr,
 ):  # fmt: skip
-    """As ``dense.solve``, of the samples that are lost; ``nothing`` is a row of zeros.
+    """As ``dense.solve``, of the samples that are lost, which ``extended`` says.
 
     ``out``: the losses of all samples; those that were given stay as they are, for the other program reads them.
     ``final``: the same with what they have in common, unless RELATIVE.
@@ -79,10 +95,9 @@ def solve(
                     x = load_scores(scores, start + t * stride_t, stride_c, j, num_classes) - reference_of(greatest)
                     tl.store(alpha + (row + t) * num_classes + j, x + arriving, mask=j < num_classes)
             barrier()
-            last = alpha + (row + frames - 1) * num_classes
-            log_z = _log_sum(nothing, last, tl.zeros([1], tl.int32), num_classes, 0, 1, 1, FROM)
-            loss = -tl.max(log_z, 0)
+            loss = -_log_total(alpha + (row + frames - 1) * num_classes, num_classes, FROM)
         tl.store(out + n, loss)
+        tl.store(extended + n, tl.load(lost + n) != 0)
         if RELATIVE:
             tl.store(final + n, loss)
         else:
@@ -115,20 +130,25 @@ def combine(
 @kernel
 def add_transition_gradient(
     grad_losses, input_lengths, losses, num_samples: tl.int32, num_frames: tl.int32, num_classes: tl.int32, transitions,
-    alpha, entering, lost, gradient, TO: tl.constexpr, FROM: tl.constexpr,
+    matrix, alpha, entering, extended, product, out, TO: tl.constexpr, FROM: tl.constexpr,
 ):  # fmt: skip
-    """gradient[j, i] -= upstream * expected number of arcs from i to j, over the samples that are lost."""
+    """-upstream * expected number of arcs from i to j: ``product`` times ``matrix``, and those of the samples that are
+    lost; NaN where a sample with arcs is not defined.
+    """
     j, i = tl.program_id(0) * TO + tl.arange(0, TO), tl.program_id(1) * FROM + tl.arange(0, FROM)
     mask = (j < num_classes)[:, None] & (i < num_classes)[None, :]
     places = j.to(tl.int64)[:, None] * num_classes + i[None, :]
     arcs = tl.load(transitions + places, mask=mask, other=float("-inf")).to(tl.float64)
-    total = tl.load(gradient + places, mask=mask, other=0.0)
+    total = tl.load(product + places, mask=mask, other=0.0) * tl.load(matrix + places, mask=mask, other=0.0)
     for n in range(num_samples):
-        upstream = tl.load(grad_losses + n).to(tl.float64)
-        if (tl.load(lost + n) != 0) & (tl.load(losses + n) < float("inf")) & (upstream != 0):
-            for t in range(1, tl.load(input_lengths + n).to(tl.int32)):
+        upstream, loss = tl.load(grad_losses + n).to(tl.float64), tl.load(losses + n)
+        frames = tl.load(input_lengths + n).to(tl.int32)
+        if (loss != loss) & (frames > 1) & (upstream != 0):
+            total += float("nan")
+        if tl.load(extended + n) & (loss < float("inf")) & (upstream != 0):
+            for t in range(1, frames):
                 row = (tl.zeros([], tl.int64) + n) * num_frames + t
                 enters = tl.load(entering + row * num_classes + j, mask=j < num_classes, other=float("-inf"))
                 before = tl.load(alpha + (row - 1) * num_classes + i, mask=i < num_classes, other=float("-inf"))
                 total -= upstream * tl.exp(arcs + enters[:, None] + before[None, :])
-    tl.store(gradient + places, total, mask=mask)
+    tl.store(out + places, total.to(out.dtype.element_ty), mask=mask)

@@ -19,7 +19,15 @@ import triton.language as tl
 
 from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.extended import add, log, normalise, pack, plain, split, unpack
-from pathsum.kernels.triton.rows import in_pieces, locate, softmax_statistics
+from pathsum.kernels.triton.rows import (
+    columns_of,
+    edge_columns,
+    from_whole,
+    in_pieces,
+    locate,
+    softmax_statistics,
+    whole_pieces,
+)
 
 
 @triton.jit
@@ -37,7 +45,7 @@ def score_rows(
     logit_lengths, target_lengths, targets, row_offsets, num_samples: tl.int32, num_frames: tl.int32,
     num_labels: tl.int32, targets_width: tl.int32, num_classes: tl.int32, blank: tl.int32, maxima, sums, blank_scores,
     label_scores, undefined, LOGITS: tl.constexpr, PACKED: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr, ALIGNED: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Softmax statistics and the log-probabilities of the arcs out of each node; samples with an undefined score."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -52,7 +60,9 @@ def score_rows(
     blank_score, label_score = blank_score.to(tl.float64), label_score.to(tl.float64)
     defined = (blank_score < float("inf")) & (label_score < float("inf"))
     if LOGITS:
-        maximum, total = softmax_statistics(scores, starts, stride_v, num_classes, real, WORK, BLOCK, ALIGNED)
+        maximum, total = softmax_statistics(
+            scores, starts, stride_v, num_classes, real, WORK, BLOCK, ALIGNED, RAGGED=RAGGED
+        )
         tl.store(maxima + rows, maximum, mask=real)
         tl.store(sums + rows, total, mask=real)
         defined = total == total
@@ -64,7 +74,7 @@ def score_rows(
     tl.store(blank_scores + rows, blank_score, mask=real)
     tl.store(label_scores + rows, label_score, mask=real)
     # The same integer whoever comes first.
-    tl.atomic_max(undefined + n, tl.full(n.shape, 1, tl.int32), mask=real & ~defined)
+    tl.atomic_max(undefined + n, tl.full(n.shape, 1, tl.int32), mask=real & ~defined, sem="relaxed")
 
 
 @triton.jit
@@ -202,6 +212,27 @@ def find_posteriors(
     tl.store(label_scores + rows, posterior, mask=rows < num_rows)
 
 
+@triton.jit
+def _write_block(
+    places, out, v, written, within, alive, possible, undefined, scale, maximum, blank, label, blank_posterior,
+    label_posterior, upstream, clamp, LOGITS: tl.constexpr, WORK: tl.constexpr,
+):  # fmt: skip
+    """The gradient of classes ``v`` of rows."""
+    gradient = tl.zeros((alive[:, None] & within).shape, WORK)
+    if LOGITS:
+        # A row without a posterior is not read.
+        x = tl.load(places, mask=alive[:, None] & within, other=float("-inf")).to(WORK)
+        gradient = scale[:, None] * tl.exp(x - maximum[:, None])
+    gradient -= tl.where(v == blank, blank_posterior[:, None], 0.0)
+    gradient -= tl.where(v == label[:, None], label_posterior[:, None], 0.0)
+    if clamp > 0:
+        bound = (tl.zeros([1, 1], tl.float64) + clamp).to(WORK)
+        gradient = tl.minimum(tl.maximum(gradient, -bound), bound)
+    gradient = tl.where(possible[:, None], upstream[:, None] * gradient, 0.0)
+    gradient = tl.where(undefined[:, None], float("nan"), gradient)
+    tl.store(out, gradient.to(out.dtype.element_ty), mask=written[:, None] & within)
+
+
 @kernel
 def write_gradient(
     grad_losses, scores, stride_n: tl.int64, stride_t: tl.int64, stride_u: tl.int64, stride_v: tl.int64,
@@ -210,7 +241,7 @@ def write_gradient(
     losses, maxima, sums, blank_posteriors, label_posteriors, fastemit_lambda: tl.float64, clamp: tl.float64, out,
     out_stride_n: tl.int64, out_stride_t: tl.int64, out_stride_u: tl.int64, out_stride_v: tl.int64,
     LOGITS: tl.constexpr, PACKED: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    ALIGNED: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """upstream * clamp(occupancy * softmax - posterior of each class), padding included; out may be the scores."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -219,9 +250,7 @@ def write_gradient(
     )
     starts = starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED)
     out_starts = starts_of(n, t, u, rows, out_stride_n, out_stride_t, out_stride_u, PACKED)
-    if ALIGNED > 1:
-        num_classes = in_pieces(num_classes, ALIGNED)
-        starts, out_starts = in_pieces(starts, ALIGNED), in_pieces(out_starts, ALIGNED)
+    if RAGGED or ALIGNED > 1:
         stride_v, out_stride_v = 1, 1
     loss = tl.load(losses + n)
     undefined = real & (loss != loss)
@@ -242,22 +271,20 @@ def write_gradient(
         # Of a row of nothing but -inf there is no softmax.
         alive = alive & (total > 0)
         maximum = tl.where(alive, maximum, 0.0)
-    columns = tl.arange(0, BLOCK)
-    for first in range(0, num_classes, BLOCK):
-        v = first + columns
-        within = (v < num_classes)[None, :]
-        gradient = tl.zeros([ROWS, BLOCK], WORK)
-        if LOGITS:
-            places = scores + starts[:, None] + v.to(tl.int64)[None, :] * stride_v
-            # A row without a posterior is not read.
-            x = tl.load(places, mask=alive[:, None] & within, other=float("-inf")).to(WORK)
-            gradient = scale[:, None] * tl.exp(x - maximum[:, None])
-        gradient -= tl.where(v[None, :] == blank, blank_posterior[:, None], 0.0)
-        gradient -= tl.where(v[None, :] == label[:, None], label_posterior[:, None], 0.0)
-        if clamp > 0:
-            bound = (tl.zeros([1, 1], tl.float64) + clamp).to(WORK)
-            gradient = tl.minimum(tl.maximum(gradient, -bound), bound)
-        gradient = tl.where(possible[:, None], upstream[:, None] * gradient, 0.0)
-        gradient = tl.where(undefined[:, None], float("nan"), gradient)
-        places = out + out_starts[:, None] + v.to(tl.int64)[None, :] * out_stride_v
-        tl.store(places, gradient.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & within)
+    written = rows < num_rows
+    head, body = whole_pieces(starts, num_classes, ALIGNED, RAGGED)
+    origins = from_whole(starts, ALIGNED, RAGGED)[:, None]
+    out_origins = from_whole(out_starts, ALIGNED, RAGGED)[:, None]
+    for first in range(0, in_pieces(num_classes, ALIGNED), BLOCK):
+        v, place, within = columns_of(first, head, body, BLOCK, RAGGED)
+        _write_block(
+            scores + origins + place * stride_v, out + out_origins + place * out_stride_v, v, written, within, alive,
+            possible, undefined, scale, maximum, blank, label, blank_posterior, label_posterior, upstream, clamp,
+            LOGITS, WORK,
+        )  # fmt: skip
+    if RAGGED and ALIGNED > 1:
+        v, within = edge_columns(head, body, num_classes, ALIGNED)
+        _write_block(
+            scores + starts[:, None] + v, out + out_starts[:, None] + v, v, written, within, alive, possible,
+            undefined, scale, maximum, blank, label, blank_posterior, label_posterior, upstream, clamp, LOGITS, WORK,
+        )  # fmt: skip

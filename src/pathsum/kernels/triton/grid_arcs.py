@@ -1,8 +1,10 @@
 """Grids with arcs of several kinds on the GPU: planes of the arcs' scores in, losses and posteriors out.
 
-Planes are (kinds, nodes) in float64, packed; ``ARCS`` has the (frames, labels) that each kind goes on. As in ``grid``
-two programs a sample go over anti-diagonals, in strips; but arcs come from several diagonals back, so that masses are
-read from the plane that keeps them, which costs a barrier a diagonal. A grid of Graves' two arcs goes through ``grid``.
+Planes are (K, stride) in float64, the nodes packed at their beginning; ``ARCS`` has the (frames, labels) that each kind
+goes on, and ``TERMS`` what its score is the sum of: plane, labels, plane, ..., each plane's so many labels on, of the
+first none. As in ``grid`` two programs a sample go over anti-diagonals, in strips; but arcs come from several diagonals
+back, so that masses are read from the plane that keeps them, which costs a barrier a diagonal. A grid of Graves' two
+arcs goes through ``grid``.
 
 ``SKIPS``: how many frames before the end it is that the last frames may be left out to, -1 where none may.
 """
@@ -21,17 +23,28 @@ NOTHING = tl.constexpr(float("-inf"))
 
 @kernel
 def mark_undefined(
-    planes, num_nodes: tl.int64, logit_lengths, target_lengths, row_offsets, num_samples: tl.int32, undefined,
+    planes, stride: tl.int64, logit_lengths, target_lengths, row_offsets, num_samples: tl.int32, undefined,
     NUM_KINDS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """undefined[n] = 1 where a score of the sample is NaN or +inf."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    n, _, _, _, _, real = locate(rows, num_nodes, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True)
+    n, _, _, _, _, real = locate(rows, stride, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True)
     wrong = rows < 0
     for k in tl.static_range(NUM_KINDS):
-        wrong = wrong | ~(tl.load(planes + k * num_nodes + rows, mask=real, other=0.0) < float("inf"))
+        wrong = wrong | ~(tl.load(planes + k * stride + rows, mask=real, other=0.0) < float("inf"))
     # The same integer whoever comes first.
-    tl.atomic_max(undefined + n, tl.full([ROWS], 1, tl.int32), mask=real & wrong)
+    tl.atomic_max(undefined + n, tl.full([ROWS], 1, tl.int32), mask=real & wrong, sem="relaxed")
+
+
+@triton.jit
+def _arc_score(planes, stride, node, leaves, u, labels, K: tl.constexpr, TERMS: tl.constexpr):
+    """The score of an arc of one kind out of each node, of its terms; -inf where none leaves."""
+    score = tl.load(planes + TERMS[K][0] * stride + node, mask=leaves, other=NOTHING)
+    for i in tl.static_range(2, len(TERMS[K]), 2):
+        term = planes + TERMS[K][i] * stride + node + TERMS[K][i + 1]
+        # One label on is the next node; behind the last label there is none, and no arc that asks for it.
+        score += tl.load(term, mask=leaves & (u + TERMS[K][i + 1] <= labels), other=NOTHING)
+    return score
 
 
 @triton.jit
@@ -42,8 +55,8 @@ def _number(word, where):
 
 @triton.jit
 def _alpha(
-    planes, num_nodes, alpha, origin, frames, labels, skip_score, ARCS: tl.constexpr, LABEL_ENDS: tl.constexpr,
-    SKIPS: tl.constexpr, BLOCK: tl.constexpr,
+    planes, stride, alpha, origin, frames, labels, skip_score, ARCS: tl.constexpr, TERMS: tl.constexpr,
+    LABEL_ENDS: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill a plane of packed masses; that of all paths, and its logarithm."""
     lanes, width = tl.arange(0, BLOCK), (labels + 1).to(tl.int64)
@@ -65,7 +78,7 @@ def _alpha(
                 arrives = arrives & (t >= ARCS[k][0]) & (t - ARCS[k][0] < frames) & (u >= ARCS[k][1])
                 source = node - ARCS[k][0] * width - ARCS[k][1]
                 other, other_exponent = unpack(tl.load(alpha + source, mask=arrives, other=NOTHING))
-                score = tl.load(planes + k * num_nodes + source, mask=arrives, other=NOTHING)
+                score = _arc_score(planes, stride, source, arrives, u - ARCS[k][1], labels, k, TERMS)
                 weight, weight_exponent = split(score)
                 mantissa, exponent = add(mantissa, exponent, other * weight, other_exponent + weight_exponent)
             if SKIPS >= 0:
@@ -98,8 +111,8 @@ def _onwards(beta, node, width, t, u, frames, labels, leaves, FRAMES: tl.constex
 
 @triton.jit
 def _beta(
-    planes, num_nodes, beta, origin, frames, labels, skip_score, ARCS: tl.constexpr, LABEL_ENDS: tl.constexpr,
-    SKIPS: tl.constexpr, BLOCK: tl.constexpr,
+    planes, stride, beta, origin, frames, labels, skip_score, ARCS: tl.constexpr, TERMS: tl.constexpr,
+    LABEL_ENDS: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill a plane of the masses that leave each node; what the first frames' skips bring is not among it."""
     lanes, width = tl.arange(0, BLOCK), (labels + 1).to(tl.int64)
@@ -116,7 +129,7 @@ def _beta(
             for k in tl.static_range(len(ARCS)):
                 word = _onwards(beta, node, width, t, u, frames, labels, inside, ARCS[k][0], ARCS[k][1], LABEL_ENDS)
                 other, other_exponent = unpack(word)
-                weight, weight_exponent = split(tl.load(planes + k * num_nodes + node, mask=inside, other=NOTHING))
+                weight, weight_exponent = split(_arc_score(planes, stride, node, inside, u, labels, k, TERMS))
                 mantissa, exponent = add(mantissa, exponent, other * weight, other_exponent + weight_exponent)
             if SKIPS >= 0:
                 leaves = inside & (u == labels) & (t < frames - 1)
@@ -131,8 +144,9 @@ def _beta(
 
 @kernel
 def solve(
-    planes, num_nodes: tl.int64, logit_lengths, target_lengths, row_offsets, undefined, skip_score: tl.float64, alpha,
-    beta, losses, totals, ARCS: tl.constexpr, LABEL_ENDS: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
+    planes, stride: tl.int64, logit_lengths, target_lengths, row_offsets, undefined, skip_score: tl.float64, alpha,
+    beta, losses, totals, ARCS: tl.constexpr, TERMS: tl.constexpr, LABEL_ENDS: tl.constexpr, SKIPS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Alpha and the loss of a sample, or, by the second program of it, beta."""
     n = tl.program_id(0)
@@ -141,53 +155,114 @@ def solve(
     is_defined = (tl.load(undefined + n) == 0) & (frames >= 0)
     if tl.program_id(1) == 1:
         if is_defined & (frames > 0):
-            _beta(planes, num_nodes, beta, origin, frames, labels, skip_score, ARCS, LABEL_ENDS, SKIPS, BLOCK)
+            _beta(planes, stride, beta, origin, frames, labels, skip_score, ARCS, TERMS, LABEL_ENDS, SKIPS, BLOCK)
     else:
         loss = tl.where(is_defined, float("inf"), float("nan")).to(tl.float64)
         if is_defined & (frames > 0):
             total, log_total = _alpha(
-                planes, num_nodes, alpha, origin, frames, labels, skip_score, ARCS, LABEL_ENDS, SKIPS, BLOCK
+                planes, stride, alpha, origin, frames, labels, skip_score, ARCS, TERMS, LABEL_ENDS, SKIPS, BLOCK
             )
             tl.store(totals + n, total)
             loss = -log_total
         tl.store(losses + n, loss)
 
 
-@kernel
-def find_posteriors(
-    planes, alpha, beta, losses, totals, num_nodes: tl.int64, logit_lengths, target_lengths, row_offsets,
-    num_samples: tl.int32, skip_score: tl.float64, posteriors, skips, ARCS: tl.constexpr, LABEL_ENDS: tl.constexpr,
-    SKIPS: tl.constexpr, ROWS: tl.constexpr,
+@triton.jit
+def _posterior(
+    planes, stride, alpha, beta, node, t, u, frames, labels, possible, total, total_exponent, K: tl.constexpr,
+    ARCS: tl.constexpr, TERMS: tl.constexpr, LABEL_ENDS: tl.constexpr,
 ):  # fmt: skip
-    """Posteriors of the arcs out of each node, and of the skips (2, nodes) into and out of it; NaN where undefined."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    """The share of the paths that leave each node by an arc of one kind."""
+    before, before_exponent = unpack(tl.load(alpha + node, mask=possible, other=NOTHING))
+    before, before_exponent = before / total, before_exponent - total_exponent
+    word = _onwards(beta, node, labels + 1, t, u, frames, labels, possible, ARCS[K][0], ARCS[K][1], LABEL_ENDS)
+    after, after_exponent = unpack(word)
+    weight, weight_exponent = split(_arc_score(planes, stride, node, possible, u, labels, K, TERMS))
+    return plain(before * weight * after, before_exponent + weight_exponent + after_exponent)
+
+
+@triton.jit
+def _located(rows, stride, losses, logit_lengths, target_lengths, row_offsets, num_samples):
+    """Of each node sample, place and lengths, whether paths may go through it, and NaN where a loss is, 0 elsewhere."""
     n, t, u, frames, labels, real = locate(
-        rows, num_nodes, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True
+        rows, stride, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True
     )
     loss = tl.load(losses + n)
-    possible = real & (loss < float("inf"))
     elsewhere = tl.where(real & (loss != loss), float("nan"), 0.0).to(tl.float64)
-    before, before_exponent = unpack(tl.load(alpha + rows, mask=possible, other=NOTHING))
+    return n, t, u, frames, labels, real & (loss < float("inf")), elsewhere
+
+
+@kernel
+def find_posteriors(
+    planes, alpha, beta, losses, totals, stride: tl.int64, logit_lengths, target_lengths, row_offsets,
+    num_samples: tl.int32, skip_score: tl.float64, posteriors, skips, ARCS: tl.constexpr, TERMS: tl.constexpr,
+    LABEL_ENDS: tl.constexpr, SKIPS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Posteriors of the arcs out of each node, and of the skips (2, stride) into and out of it; NaN where undefined."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n, t, u, frames, labels, possible, elsewhere = _located(
+        rows, stride, losses, logit_lengths, target_lengths, row_offsets, num_samples
+    )
     total, total_exponent = unpack(tl.load(totals + n, mask=possible, other=0.0))
-    before, before_exponent = before / total, before_exponent - total_exponent
-    width = labels + 1
     for k in tl.static_range(len(ARCS)):
-        word = _onwards(beta, rows, width, t, u, frames, labels, possible, ARCS[k][0], ARCS[k][1], LABEL_ENDS)
-        after, after_exponent = unpack(word)
-        weight, weight_exponent = split(tl.load(planes + k * num_nodes + rows, mask=possible, other=NOTHING))
-        posterior = plain(before * weight * after, before_exponent + weight_exponent + after_exponent)
-        tl.store(posteriors + k * num_nodes + rows, posterior + elsewhere, mask=rows < num_nodes)
+        posterior = _posterior(
+            planes, stride, alpha, beta, rows, t, u, frames, labels, possible, total, total_exponent, k, ARCS, TERMS,
+            LABEL_ENDS,
+        )  # fmt: skip
+        tl.store(posteriors + k * stride + rows, posterior + elsewhere, mask=rows < stride)
     if SKIPS >= 0:
+        before, before_exponent = unpack(tl.load(alpha + rows, mask=possible, other=NOTHING))
+        before, before_exponent = before / total, before_exponent - total_exponent
         skip, skip_exponent = split(tl.zeros([ROWS], tl.float64) + skip_score)
         entered = possible & (u == 0) & (t > 0)
         after, after_exponent = unpack(tl.load(beta + rows, mask=entered, other=NOTHING))
         posterior = plain(skip * after / total, skip_exponent + after_exponent - total_exponent)
-        tl.store(skips + rows, posterior, mask=rows < num_nodes)
+        tl.store(skips + rows, posterior, mask=rows < stride)
         leaves = possible & (u == labels) & (t < frames - 1)
         word = tl.zeros([ROWS], tl.float64)
         if SKIPS == 1:
-            last = rows + (frames - 1 - t) * width
+            last = rows + (frames - 1 - t) * (labels + 1)
             word = tl.load(beta + last, mask=leaves, other=NOTHING)
         after, after_exponent = unpack(tl.where(leaves, word, NOTHING))
         posterior = plain(before * skip * after, before_exponent + skip_exponent + after_exponent)
-        tl.store(skips + num_nodes + rows, posterior, mask=rows < num_nodes)
+        tl.store(skips + stride + rows, posterior, mask=rows < stride)
+
+
+@kernel
+def differentiate(
+    planes, alpha, beta, losses, totals, upstream, fastemit_lambda: tl.float64, stride: tl.int64, logit_lengths,
+    target_lengths, row_offsets, num_samples: tl.int32, out, ARCS: tl.constexpr, TERMS: tl.constexpr,
+    READ: tl.constexpr, NUM_PLANES: tl.constexpr, LABEL_ENDS: tl.constexpr, SOLVED: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the losses by the planes that the arcs' scores were read from, ``READ`` the terms of these: minus
+    the posteriors, those of labels 1 + lambda times, times ``upstream`` where that is given. NaN where undefined.
+
+    ``SOLVED``: the planes hold posteriors of the arcs.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n, t, u, frames, labels, possible, elsewhere = _located(
+        rows, stride, losses, logit_lengths, target_lengths, row_offsets, num_samples
+    )
+    total, total_exponent = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.int64)
+    if not SOLVED:
+        total, total_exponent = unpack(tl.load(totals + n, mask=possible, other=0.0))
+    weight = tl.zeros([ROWS], tl.float64) - 1.0
+    if upstream is not None:
+        weight = -tl.load(upstream + n, mask=possible, other=0.0).to(tl.float64)
+    for p in tl.static_range(NUM_PLANES):
+        gradient = tl.zeros([ROWS], tl.float64)
+        for k in tl.static_range(len(ARCS)):
+            for i in tl.static_range(0, len(READ[k]), 2):
+                if READ[k][i] == p:
+                    # A score is of the arc out of its own node, or of the node so many labels before.
+                    back = READ[k][i + 1]
+                    leaves = possible & (u >= back)
+                    if SOLVED:
+                        own = tl.load(planes + k * stride + rows - back, mask=leaves, other=0.0)
+                    else:
+                        own = _posterior(
+                            planes, stride, alpha, beta, rows - back, t, u - back, frames, labels, leaves, total,
+                            total_exponent, k, ARCS, TERMS, LABEL_ENDS,
+                        )  # fmt: skip
+                    gradient += own * (1.0 + fastemit_lambda if ARCS[k][1] else 1.0)
+        tl.store(out + p * stride + rows, tl.where(possible, weight * gradient, 0.0) + elsewhere, mask=rows < stride)

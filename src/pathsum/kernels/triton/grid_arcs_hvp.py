@@ -19,7 +19,7 @@ def _mean(total, mass):
 
 @triton.jit
 def _before(
-    posteriors, skips, tangents, num_nodes, before, origin, frames, labels, ARCS: tl.constexpr, SKIPS: tl.constexpr,
+    posteriors, skips, tangents, stride, before, origin, frames, labels, ARCS: tl.constexpr, SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill a plane of the mean costs of the paths up to each node; that of all paths."""
@@ -40,9 +40,9 @@ def _before(
                 # An arc that there is not has the posterior 0.
                 arrives = (inside | is_end) & (t >= ARCS[k][0]) & (t - ARCS[k][0] < frames) & (u >= ARCS[k][1])
                 source = node - ARCS[k][0] * width - ARCS[k][1]
-                posterior = tl.load(posteriors + k * num_nodes + source, mask=arrives, other=0.0)
+                posterior = tl.load(posteriors + k * stride + source, mask=arrives, other=0.0)
                 passed = tl.load(before + source, mask=arrives, other=0.0)
-                passed += tl.load(tangents + k * num_nodes + source, mask=arrives, other=0.0)
+                passed += tl.load(tangents + k * stride + source, mask=arrives, other=0.0)
                 total += tl.where(posterior > 0, posterior * passed, 0.0)
                 mass += posterior
             if SKIPS >= 0:
@@ -53,7 +53,7 @@ def _before(
                 mass += tl.where(lands, skipped_mass, 0.0)
             mean = _mean(total, mass)
             if SKIPS >= 0:
-                posterior = tl.load(skips + num_nodes + node, mask=inside & (u == labels), other=0.0)
+                posterior = tl.load(skips + stride + node, mask=inside & (u == labels), other=0.0)
                 skipped, skipped_mass = skipped + posterior * mean, skipped_mass + posterior
             tl.store(before + node, mean, mask=inside)
             cost += tl.sum(tl.where(is_end, mean, 0.0), 0)
@@ -62,7 +62,7 @@ def _before(
 
 @triton.jit
 def _after(
-    posteriors, skips, tangents, num_nodes, after, origin, frames, labels, ARCS: tl.constexpr, SKIPS: tl.constexpr,
+    posteriors, skips, tangents, stride, after, origin, frames, labels, ARCS: tl.constexpr, SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill a plane of the mean costs from each node on."""
@@ -79,13 +79,13 @@ def _after(
             total, mass = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
             for k in tl.static_range(len(ARCS)):
                 lands = inside & (t + ARCS[k][0] < frames) & (u + ARCS[k][1] <= labels)
-                posterior = tl.load(posteriors + k * num_nodes + node, mask=inside, other=0.0)
+                posterior = tl.load(posteriors + k * stride + node, mask=inside, other=0.0)
                 left = tl.load(after + node + ARCS[k][0] * width + ARCS[k][1], mask=lands, other=0.0)
-                left += tl.load(tangents + k * num_nodes + node, mask=inside, other=0.0)
+                left += tl.load(tangents + k * stride + node, mask=inside, other=0.0)
                 total += tl.where(posterior > 0, posterior * left, 0.0)
                 mass += posterior
             if SKIPS >= 0:
-                posterior = tl.load(skips + num_nodes + node, mask=inside & (u == labels), other=0.0)
+                posterior = tl.load(skips + stride + node, mask=inside & (u == labels), other=0.0)
                 total, mass = total + posterior * rest, mass + posterior
             mean = _mean(total, mass)
             if SKIPS == 1:
@@ -95,7 +95,7 @@ def _after(
 
 @kernel
 def solve(
-    posteriors, skips, tangents, losses, num_nodes: tl.int64, logit_lengths, target_lengths, row_offsets, before,
+    posteriors, skips, tangents, losses, stride: tl.int64, logit_lengths, target_lengths, row_offsets, before,
     after, costs, ARCS: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Mean cost of the paths up to each node, and of all of a sample, or, by its second program, from each node on."""
@@ -105,23 +105,23 @@ def solve(
     possible = loss < float("inf")
     if tl.program_id(1) == 1:
         if possible:
-            _after(posteriors, skips, tangents, num_nodes, after, origin, frames, labels, ARCS, SKIPS, BLOCK)
+            _after(posteriors, skips, tangents, stride, after, origin, frames, labels, ARCS, SKIPS, BLOCK)
     else:
         cost = tl.where(loss == loss, 0.0, float("nan")).to(tl.float64)
         if possible:
-            cost = _before(posteriors, skips, tangents, num_nodes, before, origin, frames, labels, ARCS, SKIPS, BLOCK)
+            cost = _before(posteriors, skips, tangents, stride, before, origin, frames, labels, ARCS, SKIPS, BLOCK)
         tl.store(costs + n, cost)
 
 
 @kernel
 def move_posteriors(
-    posteriors, tangents, losses, before, after, costs, num_nodes: tl.int64, logit_lengths, target_lengths, row_offsets,
+    posteriors, tangents, losses, before, after, costs, stride: tl.int64, logit_lengths, target_lengths, row_offsets,
     num_samples: tl.int32, moved, ARCS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """How the posteriors of the arcs out of each node move; 0 where there is no path, NaN where it is not defined."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     n, t, u, frames, labels, real = locate(
-        rows, num_nodes, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True
+        rows, stride, logit_lengths, target_lengths, row_offsets, num_samples, 1, 0, True
     )
     loss = tl.load(losses + n)
     possible = real & (loss < float("inf"))
@@ -130,7 +130,7 @@ def move_posteriors(
     for k in tl.static_range(len(ARCS)):
         lands = possible & (t + ARCS[k][0] < frames) & (u + ARCS[k][1] <= labels)
         left = tl.load(after + rows + ARCS[k][0] * (labels + 1) + ARCS[k][1], mask=lands, other=0.0)
-        left += tl.load(tangents + k * num_nodes + rows, mask=possible, other=0.0)
-        posterior = tl.load(posteriors + k * num_nodes + rows, mask=possible, other=0.0)
+        left += tl.load(tangents + k * stride + rows, mask=possible, other=0.0)
+        posterior = tl.load(posteriors + k * stride + rows, mask=possible, other=0.0)
         product = tl.where(posterior > 0, posterior * (passed + left), 0.0)
-        tl.store(moved + k * num_nodes + rows, product + elsewhere, mask=rows < num_nodes)
+        tl.store(moved + k * stride + rows, product + elsewhere, mask=rows < stride)

@@ -17,7 +17,15 @@ import triton.language as tl
 
 from pathsum.kernels.triton.compilation import barrier, kernel
 from pathsum.kernels.triton.grid import origin_and_width, starts_of
-from pathsum.kernels.triton.rows import in_pieces, locate, softmax_mean
+from pathsum.kernels.triton.rows import (
+    columns_of,
+    edge_columns,
+    from_whole,
+    in_pieces,
+    locate,
+    softmax_mean,
+    whole_pieces,
+)
 
 
 @kernel
@@ -28,6 +36,7 @@ def gather_tangents(
     num_frames: tl.int32, num_labels: tl.int32, targets_width: tl.int32, num_classes: tl.int32, blank: tl.int32,
     maxima, sums, blank_posteriors, label_posteriors, means, blank_costs, label_costs, LOGITS: tl.constexpr,
     PACKED: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    RAGGED: tl.constexpr,
 ):  # fmt: skip
     """What the two arcs out of each node cost, and of each row the mean tangent under its softmax."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -48,7 +57,7 @@ def gather_tangents(
         maximum = tl.load(maxima + rows, mask=alive, other=0.0)
         mean = softmax_mean(
             scores, starts, stride_v, tangent, moved, tangent_stride_v, num_classes, maximum, alive, WORK, BLOCK,
-            ALIGNED,
+            ALIGNED, RAGGED=RAGGED,
         ) / tl.load(sums + rows, mask=alive, other=1.0)  # fmt: skip
         tl.store(means + rows, mean, mask=real)
         blank_cost -= mean
@@ -178,6 +187,25 @@ def move_posteriors(
     tl.store(label_costs + rows, posterior * (passed + left), mask=rows < num_rows)
 
 
+@triton.jit
+def _write_block(
+    places, moved, out, v, written, within, alive, undefined, scale, maximum, mean, occupancy, total_tangent, blank,
+    label, blank_tangent, label_tangent, upstream, LOGITS: tl.constexpr, WORK: tl.constexpr,
+):  # fmt: skip
+    """The product's part of classes ``v`` of rows."""
+    product = tl.zeros((alive[:, None] & within).shape, WORK)
+    if LOGITS:
+        x = tl.load(places, mask=alive[:, None] & within, other=float("-inf")).to(WORK)
+        cost = tl.load(moved, mask=alive[:, None] & within, other=0.0).to(WORK)
+        slope = total_tangent[:, None] + occupancy[:, None] * (cost - mean[:, None])
+        product = scale[:, None] * tl.exp(x - maximum[:, None]) * slope
+    product -= tl.where(v == blank, blank_tangent[:, None], 0.0)
+    product -= tl.where(v == label[:, None], label_tangent[:, None], 0.0)
+    product = tl.where(alive[:, None], upstream[:, None] * product, 0.0)
+    product = tl.where(undefined[:, None], float("nan"), product)
+    tl.store(out, product.to(out.dtype.element_ty), mask=written[:, None] & within)
+
+
 @kernel
 def write_product(
     grad_losses, tangent, tangent_stride_n: tl.int64, tangent_stride_t: tl.int64, tangent_stride_u: tl.int64,
@@ -187,7 +215,7 @@ def write_product(
     losses, maxima, sums, blank_posteriors, label_posteriors, means, blank_tangents, label_tangents, out,
     out_stride_n: tl.int64, out_stride_t: tl.int64, out_stride_u: tl.int64, out_stride_v: tl.int64,
     LOGITS: tl.constexpr, PACKED: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    ALIGNED: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """upstream * the tangent of (occupancy * softmax - posterior of each class), padding included."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -205,30 +233,29 @@ def write_product(
     starts = starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED)
     moved = starts_of(n, t, u, rows, tangent_stride_n, tangent_stride_t, tangent_stride_u, PACKED)
     out_starts = starts_of(n, t, u, rows, out_stride_n, out_stride_t, out_stride_u, PACKED)
-    if ALIGNED > 1:
-        num_classes = in_pieces(num_classes, ALIGNED)
-        starts, moved = in_pieces(starts, ALIGNED), in_pieces(moved, ALIGNED)
-        out_starts = in_pieces(out_starts, ALIGNED)
+    if RAGGED or ALIGNED > 1:
         stride_v, tangent_stride_v, out_stride_v = 1, 1, 1
     maximum, scale, mean = tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK), tl.zeros([ROWS], WORK)
     if LOGITS:
         maximum = tl.load(maxima + rows, mask=alive, other=0.0)
         scale = 1.0 / tl.load(sums + rows, mask=alive, other=1.0)
         mean = tl.load(means + rows, mask=alive, other=0.0)
-    for first in range(0, num_classes, BLOCK):
-        v = first + tl.arange(0, BLOCK)
-        within = (v < num_classes)[None, :]
-        product = tl.zeros([ROWS, BLOCK], WORK)
-        if LOGITS:
-            columns = v.to(tl.int64)[None, :]
-            read = alive[:, None] & within
-            x = tl.load(scores + starts[:, None] + columns * stride_v, mask=read, other=float("-inf")).to(WORK)
-            cost = tl.load(tangent + moved[:, None] + columns * tangent_stride_v, mask=read, other=0.0).to(WORK)
-            slope = (blank_tangent + label_tangent)[:, None] + occupancy[:, None] * (cost - mean[:, None])
-            product = scale[:, None] * tl.exp(x - maximum[:, None]) * slope
-        product -= tl.where(v[None, :] == blank, blank_tangent[:, None], 0.0)
-        product -= tl.where(v[None, :] == label[:, None], label_tangent[:, None], 0.0)
-        product = tl.where(alive[:, None], upstream[:, None] * product, 0.0)
-        product = tl.where(undefined[:, None], float("nan"), product)
-        places = out + out_starts[:, None] + v.to(tl.int64)[None, :] * out_stride_v
-        tl.store(places, product.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & within)
+    written, total_tangent = rows < num_rows, blank_tangent + label_tangent
+    head, body = whole_pieces(starts, num_classes, ALIGNED, RAGGED)
+    origins = from_whole(starts, ALIGNED, RAGGED)[:, None]
+    moved_origins = from_whole(moved, ALIGNED, RAGGED)[:, None]
+    out_origins = from_whole(out_starts, ALIGNED, RAGGED)[:, None]
+    for first in range(0, in_pieces(num_classes, ALIGNED), BLOCK):
+        v, place, within = columns_of(first, head, body, BLOCK, RAGGED)
+        _write_block(
+            scores + origins + place * stride_v, tangent + moved_origins + place * tangent_stride_v,
+            out + out_origins + place * out_stride_v, v, written, within, alive, undefined, scale, maximum, mean,
+            occupancy, total_tangent, blank, label, blank_tangent, label_tangent, upstream, LOGITS, WORK,
+        )  # fmt: skip
+    if RAGGED and ALIGNED > 1:
+        v, within = edge_columns(head, body, num_classes, ALIGNED)
+        _write_block(
+            scores + starts[:, None] + v, tangent + moved[:, None] + v, out + out_starts[:, None] + v, v, written,
+            within, alive, undefined, scale, maximum, mean, occupancy, total_tangent, blank, label, blank_tangent,
+            label_tangent, upstream, LOGITS, WORK,
+        )  # fmt: skip

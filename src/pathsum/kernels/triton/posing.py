@@ -26,25 +26,32 @@ def _bounded(value, most):
 def _before(
     n, input_lengths, target_lengths, num_samples, most_frames, most_labels, width, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The labels, and the rows of a grid, of the samples before one, and the labels of all."""
+    """The labels, and the rows of a grid, of the samples before one, and of all; whether all lengths are good."""
     labels_before, rows, total = tl.zeros([BLOCK], tl.int64), tl.zeros([BLOCK], tl.int64), tl.zeros([BLOCK], tl.int64)
+    all_rows, all_good = tl.zeros([BLOCK], tl.int64), tl.full([BLOCK], 1, tl.int32)
     for first in range(0, num_samples, BLOCK):
         i = first + tl.arange(0, BLOCK)
         mask = i < num_samples
-        frames, _ = _bounded(tl.load(input_lengths + i, mask=mask, other=0), most_frames)
-        labels, _ = _bounded(tl.load(target_lengths + i, mask=mask, other=0), most_labels)
+        frames, good = _bounded(tl.load(input_lengths + i, mask=mask, other=0), most_frames)
+        labels, good_labels = _bounded(tl.load(target_lengths + i, mask=mask, other=0), most_labels)
+        all_good = all_good & (good & good_labels).to(tl.int32)
+        own = frames * (tl.minimum(labels, width) + 1)
         labels_before += tl.where(i < n, labels, 0)
-        rows += tl.where(i < n, frames * (tl.minimum(labels, width) + 1), 0)
+        rows += tl.where(i < n, own, 0)
+        all_rows += tl.where(mask, own, 0)
         total += labels
-    return tl.sum(labels_before, 0), tl.sum(rows, 0), tl.sum(total, 0)
+    labels_before, rows, total = tl.sum(labels_before, 0), tl.sum(rows, 0), tl.sum(total, 0)
+    return labels_before, rows, total, tl.sum(all_rows, 0), tl.min(all_good, 0) > 0
 
 
 @triton.jit
-def _label(targets, first, s, labels, size, num_classes, blank, filler):
+def _label(targets, first, s, labels, size, num_classes, blank, filler, OTHERS: tl.constexpr):
     """The labels at positions of a target, ``filler`` behind it; whether they are some."""
     used = (s >= 0) & (s < labels)
     label = tl.load(targets + first + s, mask=used & (first + s < size), other=0).to(tl.int64)
     good = (label >= 0) & (label < num_classes) & (label != blank)
+    for i in tl.static_range(len(OTHERS)):
+        good = good & (label != OTHERS[i])
     return tl.where(used, tl.where(good, label, 0), filler), ~used | good
 
 
@@ -52,9 +59,11 @@ def _label(targets, first, s, labels, size, num_classes, blank, filler):
 def pose(
     targets, input_lengths, target_lengths, num_samples: tl.int32, targets_width: tl.int64, width: tl.int32,
     most_frames: tl.int64, most_labels: tl.int64, num_classes: tl.int64, blank: tl.int64, filler: tl.int64, lengths,
-    sizes, labels_out, other, another, skips, rows, LATTICE: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
+    sizes, labels_out, other, another, skips, rows, num_rows: tl.int64, OTHERS: tl.constexpr, LATTICE: tl.constexpr,
+    FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pose a sample, of labels that must not be the ``blank``; ``filler`` stands behind a target.
+    """Pose a sample, of labels that must be neither the ``blank`` nor one of ``OTHERS``; ``filler`` stands behind a
+    target. Of a grid all samples must have ``num_rows`` together, unless that is -1.
 
     ``lengths``, and of LATTICE
 
@@ -69,7 +78,7 @@ def pose(
     good = good & good_labels
     first, size = n * targets_width, num_samples * targets_width
     if FLAT or LATTICE == "grid":
-        before, rows_before, total = _before(
+        before, rows_before, total, all_rows, all_good_lengths = _before(
             n, input_lengths, target_lengths, num_samples, most_frames, most_labels, width, BLOCK
         )
         if FLAT:
@@ -77,16 +86,20 @@ def pose(
             good, first, size = good & (total == targets_width), before, targets_width
             labels = tl.minimum(labels, width)
         if LATTICE == "grid":
-            tl.store(rows + n + 1, rows_before + frames * (labels + 1))
+            # Of other rows than there are nobody knows whose are whose.
+            unknown = (num_rows >= 0) & ((all_rows != num_rows) | ~all_good_lengths)
+            good = good & ~unknown
+            labels = tl.where(unknown, -1, labels)
+            tl.store(rows + n + 1, tl.where(unknown, 0, rows_before + frames * (labels + 1)))
             tl.store(rows, tl.zeros([], tl.int64), mask=n == 0)
     all_good = tl.full([BLOCK], 1, tl.int32)
     for start in range(0, width, BLOCK):
         s = start + tl.arange(0, BLOCK)
         within = s < width
-        label, is_good = _label(targets, first, s, labels, size, num_classes, blank, filler)
+        label, is_good = _label(targets, first, s, labels, size, num_classes, blank, filler, OTHERS)
         all_good = all_good & is_good.to(tl.int32)
         if LATTICE == "ctc":
-            before_it, _ = _label(targets, first, s - 1, labels, size, num_classes, blank, filler)
+            before_it, _ = _label(targets, first, s - 1, labels, size, num_classes, blank, filler, OTHERS)
             places = n * (2 * width + 1) + 2 * s
             tl.store(labels_out + places, tl.zeros([BLOCK], tl.int64) + filler, mask=within)
             tl.store(labels_out + places + 1, label, mask=within)
@@ -100,7 +113,7 @@ def pose(
         else:
             tl.store(labels_out + n * width + s, label, mask=within)
             if LATTICE == "asg":
-                before_it, _ = _label(targets, first, s - 1, labels, size, num_classes, blank, filler)
+                before_it, _ = _label(targets, first, s - 1, labels, size, num_classes, blank, filler, OTHERS)
                 places = n * width + s
                 tl.store(skips + places, tl.zeros([BLOCK], tl.int1), mask=within)
                 tl.store(other + places, label * num_classes + label, mask=within)

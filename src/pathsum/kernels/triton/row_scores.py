@@ -1,6 +1,6 @@
 """Rows of scores to planes on the GPU: log-probabilities of a few classes of each node, the log-softmax fused.
 
-Classes are the same for all nodes, or ``LABEL``, each node's own label, which is -inf where none may be emitted. A
+``CLASSES`` are the same for all nodes, or ``LABEL``, each node's own label, which is -inf where none may be emitted. A
 ``lone`` class has no share in the softmax: its probability is the sigmoid of its score, and the others share the rest.
 Programs go over the rows of the scores, padded or packed; planes have a word for each node, (K, nodes), packed.
 
@@ -39,28 +39,29 @@ def _nodes(
     rows, num_rows, logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames, listed, begin,
     count, num_samples, num_frames, num_labels, targets_width, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Sample, frame and label position of each row, whether it is a node, which one, and its label or -1."""
+    """Sample, frame and label position of each row, its sample's frames, whether it is a node, which one, and its label
+    or -1.
+    """
     if PACKED:
         node = nodes_of_tile(rows, num_rows, listed, begin, count)
-        n, t, u, _, labels, real = locate(
+        n, t, u, frames, labels, real = locate(
             node, NOWHERE, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels, PACKED
         )
     else:
-        n, t, u, _, labels, real = locate(
+        n, t, u, frames, labels, real = locate(
             rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels, PACKED
         )
         node = tl.load(row_offsets + n) + t * (labels + 1) + u
     places, emits = n * targets_width + u, real & (u < labels)
     emits = emits & (tl.load(first_frames + places, mask=emits, other=0) <= t)
     emits = emits & (tl.load(last_frames + places, mask=emits, other=-1) >= t)
-    return n, t, u, real, node, tl.load(targets + places, mask=emits, other=-1)
+    return n, t, u, frames, real, node, tl.load(targets + places, mask=emits, other=-1)
 
 
 @triton.jit
-def _column(classes, k, label):
-    """The class that plane k reads of each row, -1 where it has none."""
-    wanted = tl.load(classes + k).to(tl.int64)
-    return tl.where(wanted == LABEL, label, wanted)
+def _column(CLASS: tl.constexpr, label):
+    """The class that a plane reads of each row, -1 where it has none."""
+    return label if CLASS == LABEL else tl.zeros_like(label) + CLASS
 
 
 @triton.jit
@@ -82,6 +83,15 @@ def _share(grad_planes, stride, factors, k, node, read):
 
 
 @triton.jit
+def _weight(upstream, n, real, WORK: tl.constexpr):
+    """What multiplies the gradient of each row: 1 where nothing is given."""
+    if upstream is None:
+        return tl.zeros(n.shape, WORK) + 1.0
+    else:
+        return tl.load(upstream + n, mask=real, other=0.0).to(WORK)
+
+
+@triton.jit
 def _log_sigmoid(x):
     return tl.minimum(x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
 
@@ -96,13 +106,17 @@ def score_rows(
     scores, stride_n: tl.int64, stride_t: tl.int64, stride_u: tl.int64, stride_v: tl.int64, num_rows: tl.int64,
     logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames, listed, begin: tl.int64, count,
     num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32, targets_width: tl.int32, num_classes: tl.int32,
-    classes, num_planes: tl.int32, lone: tl.int32, stride: tl.int64, bias, maxima, sums, planes, LOGITS: tl.constexpr,
-    LONE: tl.constexpr, PACKED: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr, RAGGED: tl.constexpr,
+    lone: tl.int32, stride: tl.int64, bias, maxima, sums, sigma: tl.float64, delay: tl.float64, undefined, planes,
+    CLASSES: tl.constexpr, LOGITS: tl.constexpr, LONE: tl.constexpr, PACKED: tl.constexpr, WORK: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
-    """Softmax statistics and planes; of a row with an undefined score one entry at least is NaN or +inf."""
+    """Softmax statistics and planes; of a row with an undefined score one entry at least is NaN or +inf.
+
+    ``sigma`` is taken from every plane, and ``delay`` for each frame behind the middle one from those of labels.
+    ``undefined[n]`` = 1 where such a row is of the sample.
+    """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    n, t, u, real, node, label = _nodes(
+    n, t, u, frames, real, node, label = _nodes(
         rows, num_rows, logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames, listed, begin,
         count, num_samples, num_frames, num_labels, targets_width, PACKED,
     )  # fmt: skip
@@ -121,15 +135,23 @@ def score_rows(
         if LONE:
             alone = _score(scores + starts + lone.to(tl.int64) * stride_v, lone, real, bias, 0.0)
             log_sum -= tl.where(alone < float("inf"), _log_sigmoid(-alone), float("nan"))
-    for k in range(num_planes):
-        column = _column(classes, k, label)
+    wrong = rows < 0
+    for k in tl.static_range(len(CLASSES)):
+        column = _column(CLASSES[k], label)
         x = _score(scores + starts + column * stride_v, column, real & (column >= 0), bias, float("-inf"))
         # The reference first: beside a huge one the logarithm would be lost.
         score = x - reference - log_sum
         if LONE:
             by_itself = tl.where(x < float("inf"), _log_sigmoid(x), float("nan"))
             score = tl.where(column == lone, by_itself, score)
+        score -= sigma
+        if CLASSES[k] == LABEL:
+            score += delay * 0.5 * (frames - 1 - 2 * t).to(tl.float64)
+        wrong = wrong | ~(score < float("inf"))
         tl.store(planes + k * stride + node, score, mask=real)
+    if undefined is not None:
+        # The same integer whoever comes first.
+        tl.atomic_max(undefined + n, tl.full([ROWS], 1, tl.int32), mask=real & wrong, sem="relaxed")
 
 
 @triton.jit
@@ -150,16 +172,16 @@ def _statistics(
 
 @triton.jit
 def _write_block(
-    places, out, v, real, written, within, label, node, grad_planes, stride, factors, classes, num_planes, bias,
-    factor, maximum, weight, lone, alone, clamp, LOGITS: tl.constexpr, LONE: tl.constexpr, WORK: tl.constexpr,
+    places, out, v, real, written, within, label, node, grad_planes, stride, factors, bias, factor, maximum, weight,
+    lone, alone, clamp, CLASSES: tl.constexpr, LOGITS: tl.constexpr, LONE: tl.constexpr, WORK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of classes ``v`` of rows."""
     gradient = tl.zeros((real[:, None] & within).shape, WORK)
     if LOGITS:
         x = read_scores(places, v, real, within, bias, WORK)
         gradient = factor[:, None] * tl.exp(x - maximum[:, None])
-    for k in range(num_planes):
-        column = _column(classes, k, label)
+    for k in tl.static_range(len(CLASSES)):
+        column = _column(CLASSES[k], label)
         own = _share(grad_planes, stride, factors, k, node, real & (column >= 0)).to(WORK)
         gradient += tl.where(v == column[:, None], own[:, None], 0.0)
     if LONE:
@@ -176,14 +198,14 @@ def write_gradient(
     grad_planes, factors, upstream, scores, stride_n: tl.int64, stride_t: tl.int64, stride_u: tl.int64,
     stride_v: tl.int64, num_rows: tl.int64, logit_lengths, target_lengths, targets, row_offsets, first_frames,
     last_frames, listed, begin: tl.int64, count, num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32,
-    targets_width: tl.int32, num_classes: tl.int32, classes, num_planes: tl.int32, lone: tl.int32, stride: tl.int64,
-    bias, maxima, sums, clamp: tl.float64, out, out_stride_n: tl.int64, out_stride_t: tl.int64, out_stride_u: tl.int64,
-    out_stride_v: tl.int64, LOGITS: tl.constexpr, LONE: tl.constexpr, PACKED: tl.constexpr, WORK: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr, RAGGED: tl.constexpr,
+    targets_width: tl.int32, num_classes: tl.int32, lone: tl.int32, stride: tl.int64, bias, maxima, sums,
+    clamp: tl.float64, out, out_stride_n: tl.int64, out_stride_t: tl.int64, out_stride_u: tl.int64,
+    out_stride_v: tl.int64, CLASSES: tl.constexpr, LOGITS: tl.constexpr, LONE: tl.constexpr, PACKED: tl.constexpr,
+    WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """upstream * clamp(the gradient of the planes with respect to the scores), padding included; out may be these."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    n, t, u, real, node, label = _nodes(
+    n, t, u, _, real, node, label = _nodes(
         rows, num_rows, logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames, listed, begin,
         count, num_samples, num_frames, num_labels, targets_width, PACKED,
     )  # fmt: skip
@@ -191,8 +213,8 @@ def write_gradient(
     out_starts = starts_of(n, t, u, rows, out_stride_n, out_stride_t, out_stride_u, PACKED)
     # The mass that the softmax spreads over its classes, and what the lone one has besides.
     mass, alone = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
-    for k in range(num_planes):
-        column = _column(classes, k, label)
+    for k in tl.static_range(len(CLASSES)):
+        column = _column(CLASSES[k], label)
         gradient = _share(grad_planes, stride, factors, k, node, real & (column >= 0))
         is_lone = (column == lone) & (column >= 0)
         mass += tl.where(is_lone, 0.0, gradient)
@@ -208,8 +230,7 @@ def write_gradient(
         )  # fmt: skip
         factor = tl.where(total > 0, -mass.to(WORK) / tl.where(total > 0, total, 1.0), 0.0).to(WORK)
         factor = tl.where(mass == mass, factor, float("nan"))
-    weight = tl.load(upstream + n, mask=real, other=0.0).to(WORK)
-    written = rows < num_rows
+    weight, written = _weight(upstream, n, real, WORK), rows < num_rows
     if RAGGED or ALIGNED > 1:
         stride_v, out_stride_v = 1, 1
     head, body = whole_pieces(starts, num_classes, ALIGNED, RAGGED)
@@ -219,15 +240,15 @@ def write_gradient(
         v, place, within = columns_of(first, head, body, BLOCK, RAGGED)
         _write_block(
             scores + origins + place * stride_v, out + out_origins + place * out_stride_v, v, real, written, within,
-            label, node, grad_planes, stride, factors, classes, num_planes, bias, factor, maximum, weight, lone, alone,
-            clamp, LOGITS, LONE, WORK,
+            label, node, grad_planes, stride, factors, bias, factor, maximum, weight, lone, alone, clamp, CLASSES,
+            LOGITS, LONE, WORK,
         )  # fmt: skip
     if RAGGED and ALIGNED > 1:
         v, within = edge_columns(head, body, num_classes, ALIGNED)
         _write_block(
             scores + starts[:, None] + v, out + out_starts[:, None] + v, v, real, written, within, label, node,
-            grad_planes, stride, factors, classes, num_planes, bias, factor, maximum, weight, lone, alone, clamp,
-            LOGITS, LONE, WORK,
+            grad_planes, stride, factors, bias, factor, maximum, weight, lone, alone, clamp, CLASSES, LOGITS, LONE,
+            WORK,
         )  # fmt: skip
 
 
@@ -254,9 +275,9 @@ def write_product(
     tangent_stride_v: tl.int64, grad_planes, factors, upstream, scores, stride_n: tl.int64, stride_t: tl.int64,
     stride_u: tl.int64, stride_v: tl.int64, num_rows: tl.int64, logit_lengths, target_lengths, targets, row_offsets,
     first_frames, last_frames, listed, begin: tl.int64, count, num_samples: tl.int32, num_frames: tl.int32,
-    num_labels: tl.int32, targets_width: tl.int32, num_classes: tl.int32, classes, num_planes: tl.int32, lone: tl.int32,
-    stride: tl.int64, bias, maxima, sums, slopes, out, out_stride_n: tl.int64, out_stride_t: tl.int64,
-    out_stride_u: tl.int64, out_stride_v: tl.int64, LOGITS: tl.constexpr, LONE: tl.constexpr, PACKED: tl.constexpr,
+    num_labels: tl.int32, targets_width: tl.int32, num_classes: tl.int32, lone: tl.int32, stride: tl.int64, bias,
+    maxima, sums, slopes, out, out_stride_n: tl.int64, out_stride_t: tl.int64, out_stride_u: tl.int64,
+    out_stride_v: tl.int64, CLASSES: tl.constexpr, LOGITS: tl.constexpr, LONE: tl.constexpr, PACKED: tl.constexpr,
     WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """The derivatives of <tangent, gradient>: ``slopes`` (K, nodes) with respect to the planes' gradients, and with
@@ -265,7 +286,7 @@ def write_product(
         slope of class c = v[c] - <softmax, v>      product = -mass * softmax * (v - <softmax, v>)
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    n, t, u, real, node, label = _nodes(
+    n, t, u, _, real, node, label = _nodes(
         rows, num_rows, logit_lengths, target_lengths, targets, row_offsets, first_frames, last_frames, listed, begin,
         count, num_samples, num_frames, num_labels, targets_width, PACKED,
     )  # fmt: skip
@@ -288,8 +309,8 @@ def write_product(
         of_lone = tangent + moved + lone.to(tl.int64) * tangent_stride_v
         alone_cost = tl.load(of_lone, mask=real, other=0.0).to(tl.float64)
     mass, alone = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
-    for k in range(num_planes):
-        column = _column(classes, k, label)
+    for k in tl.static_range(len(CLASSES)):
+        column = _column(CLASSES[k], label)
         read = real & (column >= 0)
         cost = tl.load(tangent + moved + column * tangent_stride_v, mask=read, other=0.0).to(tl.float64)
         gradient = _share(grad_planes, stride, factors, k, node, read)
@@ -302,7 +323,7 @@ def write_product(
     if out is not None:
         alone = -(mass + alone) * probability * (1.0 - probability) * alone_cost
         factor = -mass.to(WORK) * share
-        weight, written = tl.load(upstream + n, mask=real, other=0.0).to(WORK), rows < num_rows
+        weight, written = _weight(upstream, n, real, WORK), rows < num_rows
         out_starts = starts_of(n, t, u, rows, out_stride_n, out_stride_t, out_stride_u, PACKED)
         if RAGGED or ALIGNED > 1:
             stride_v, tangent_stride_v, out_stride_v = 1, 1, 1

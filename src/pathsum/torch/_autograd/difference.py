@@ -68,7 +68,8 @@ class _LossesApart(torch.autograd.Function):
 
 def _subtracted(own: Tensor, every: Tensor) -> Tensor:
     if not own.is_cpu:
-        return difference(own, every)
+        # As ``difference`` in two operations: where there is no path at all the part has none.
+        return own - every.nan_to_num(torch.nan, posinf=0.0, neginf=-torch.inf)
     losses = np.empty(len(own))
     subtract(own.numpy(), every.numpy(), losses)
     return torch.from_numpy(losses)
@@ -80,7 +81,7 @@ def _weights(upstream: Tensor, losses: Tensor) -> Sequence[Tensor]:
         own, every = np.empty((2, len(losses)))
         spread_apart(upstream.numpy(), losses.numpy(), own, every)
         return torch.from_numpy(own), torch.from_numpy(every)
-    own = torch.where(losses == torch.inf, 0.0, upstream)
+    own = upstream.masked_fill(losses == torch.inf, 0.0)
     return own, -own
 
 

@@ -28,7 +28,6 @@ from pathsum.torch._triton.launching import (
     launch,
     nowhere,
     programs,
-    scan,
     tiles,
     warps,
     work_dtype,
@@ -52,7 +51,7 @@ class Chain(ChainOperators):
         relative = call.options.relative and transitions is not None
         empty, work = empties(scores), work_dtype(scores)
         num_rows = scores.shape[:2].numel()
-        maxima, sums = empty(num_rows, dtype=work), empty(num_rows if logits else 0)
+        maxima, sums = empty(num_rows, dtype=work), empty(num_rows) if logits else empty(0, dtype=work)
         powers = empty(num_rows if logits else 0, dtype=torch.int32)
         step_scores = empty(num_rows, own.width, dtype=work)
         stay_scores = step_scores if own.shared else empty(num_rows, own.width, dtype=work)
@@ -86,7 +85,8 @@ class Chain(ChainOperators):
     def backward(
         self, call: Call, saved: ChainSaved, upstream: Tensor, needed: Sequence[bool]
     ) -> Sequence[Tensor | None]:
-        own, (scores, transitions), options = _Chains.of(call), call.scores, call.options
+        # The gradient needs no transitions, but to know where they are.
+        own, (scores, transitions), options = _Chains.of(call, prepared=False), call.scores, call.options
         upstream, step = upstream.contiguous(), saved.step
         gradient, transition_gradient = scores.new_empty(0), scores.new_empty(0)
         if options.by_logits:
@@ -94,8 +94,8 @@ class Chain(ChainOperators):
         if needed[0]:
             gradient = _gradient(own, upstream, scores, options.softmax or options.by_logits, saved)
         if transitions is not None and needed[1]:
-            transition_gradient = _transition_gradient(own, upstream, saved.losses, step, entries=1.0)
-            transition_gradient = transition_gradient.to(transitions.dtype)
+            dtype = transitions.dtype
+            transition_gradient = _transition_gradient(own, upstream, saved.losses, step, dtype, entries=1.0)
         return gradient, transition_gradient
 
     def second(
@@ -141,8 +141,8 @@ class Chain(ChainOperators):
         slopes = means.view(scores.shape[:2]).sum(1, dtype=torch.float64) - costs if logits else -costs
         if transitions is None:
             return slopes, (product, scores.new_empty(0, 0))
-        moved = _transition_gradient(own, upstream, losses, moved_step, entries=0.0)
-        return slopes, (product, moved.to(transitions.dtype))
+        moved = _transition_gradient(own, upstream, losses, moved_step, transitions.dtype, entries=0.0)
+        return slopes, (product, moved)
 
     def best(self, call: Call) -> ChainPath:
         scores = call.scores[0]
@@ -195,12 +195,12 @@ class _Chains(NamedTuple):
     common: Tensor | None
 
     @classmethod
-    def of(cls, call: Call) -> _Chains:
+    def of(cls, call: Call, prepared: bool = True) -> _Chains:
         (scores, transitions), own = call.scores, call.lattice
         lengths = in_rows(own.input_lengths, own.num_states)
         labels = in_rows(own.stay_labels, own.step_labels)
-        table = common = None
-        if transitions is not None:
+        table, common = transitions, None
+        if transitions is not None and prepared:
             table, common, *_ = Transitions.of(transitions.contiguous())
         arcs = in_rows(own.skips, own.stay_transitions, own.step_transitions, table)
         return cls(
@@ -322,7 +322,7 @@ class _Entries:
 
 
 def _transition_gradient(
-    own: _Chains, upstream: Tensor, losses: Tensor, posteriors: Tensor, *, entries: float
+    own: _Chains, upstream: Tensor, losses: Tensor, posteriors: Tensor, dtype: torch.dtype, *, entries: float
 ) -> Tensor:
     """``entries``: how often a path enters a state, 0 where the posteriors are tangents."""
     _, stay, step, transitions = own.arcs
@@ -337,13 +337,11 @@ def _transition_gradient(
         chain_gradient.count_arcs, (num_samples, programs(width, block)), transitions,
         upstream, losses, *own.lengths, posteriors, entries, num_frames, width, counts, BLOCK=block,
     )  # fmt: skip
-    used = torch.arange(width, device=transitions.device) < own.lengths[1][:, None]
-    arcs = torch.stack([step, stay], 1)
-    arcs = torch.where(used[:, None] & (arcs >= 0), arcs, transitions.numel())
-    keys, listed = arcs.flatten().sort(dim=0, stable=True)
-    gradient = torch.zeros_like(transitions, memory_format=torch.contiguous_format)
+    size = len(transitions)
+    gradient = torch.empty_like(transitions, dtype=dtype, memory_format=torch.contiguous_format)
+    columns = bucket(size, 16, 64)
     launch(
-        chain_gradient.add_counts, (1,), transitions,
-        counts, keys, listed, keys.numel(), transitions.numel(), gradient, BLOCK=1024, **scan(),
+        chain_gradient.add_counts, (size, programs(size, columns)), transitions,
+        counts, own.lengths[1], stay, step, num_samples, width, size, gradient, ENTRIES=32, FROM=columns,
     )  # fmt: skip
     return gradient

@@ -89,11 +89,11 @@ class Dense(DenseOperators):
                 input_lengths, losses, num_frames, num_classes, alpha, scales, beta, entering, lost,
                 **_block(num_classes),
             )  # fmt: skip
-        nothing = torch.zeros(num_classes, dtype=torch.float64, device=scores.device)
         linear, losses, final = losses, torch.empty_like(losses), torch.empty_like(losses)
+        extended = empty(num_samples, dtype=torch.bool)
         launch(
             dense_log.solve, each, scores,
-            *frames, arcs.table, nothing, alpha, beta, entering, linear, in_common, arcs.common, lost, losses, final,
+            *frames, arcs.table, alpha, beta, entering, linear, in_common, arcs.common, lost, losses, final, extended,
             RELATIVE=call.options.relative, **tile,
         )  # fmt: skip
         if need_gradient:
@@ -102,8 +102,8 @@ class Dense(DenseOperators):
                 input_lengths, losses, num_frames, num_classes, alpha, beta, entering, lost, **_block(num_classes),
             )  # fmt: skip
         if not need_gradient:
-            return DenseSaved(final, lost != 0, beta, beta, entering)
-        return DenseSaved(final, lost != 0, beta, alpha, entering)
+            return DenseSaved(final, extended, beta, beta, entering)
+        return DenseSaved(final, extended, beta, alpha, entering)
 
     def backward(
         self, call: Call, saved: DenseSaved, upstream: Tensor, needed: Sequence[bool]
@@ -197,16 +197,21 @@ def _transition_gradient(
 ) -> Tensor:
     num_samples, num_frames, num_classes = shape
     table, _, matrix, *_ = Transitions.of(transitions)
-    undefined, (enters, sources) = _linear(upstream, shape, input_lengths, saved)
-    gradient = matrix * (enters.T @ sources)
-    tile = _tile(num_classes)
+    enters, sources = torch.empty_like(saved.entering), torch.empty_like(saved.alpha)
+    num_rows, (rows, block) = num_samples * num_frames, tiles(num_classes, torch.float64)
+    launch(
+        dense.weigh_arcs, (programs(num_rows, rows),), transitions,
+        upstream, saved.losses, input_lengths, saved.extended, num_frames, num_classes, num_rows, saved.alpha,
+        saved.entering, enters, sources, ROWS=rows, BLOCK=block,
+    )  # fmt: skip
+    gradient, tile = torch.empty_like(transitions), _tile(num_classes)
     launch(
         dense_log.add_transition_gradient,
         (programs(num_classes, tile["TO"]), programs(num_classes, tile["FROM"])), transitions,
-        upstream, input_lengths, saved.losses, num_samples, num_frames, num_classes, table, saved.alpha,
-        saved.entering, saved.extended.to(torch.int32), gradient, **tile,
+        upstream, input_lengths, saved.losses, num_samples, num_frames, num_classes, table, matrix, saved.alpha,
+        saved.entering, saved.extended, enters.T @ sources, gradient, **tile,
     )  # fmt: skip
-    return torch.where(undefined, torch.nan, gradient).to(transitions.dtype)
+    return gradient
 
 
 def _transition_product(

@@ -19,12 +19,12 @@ from pathsum.lattice import GridLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import GridOperators
 from pathsum.torch._triton.launching import (
-    aligned,
     bucket,
     empties,
     in_rows,
     in_triton,
     launch,
+    layout,
     nowhere,
     programs,
     tiles,
@@ -71,7 +71,7 @@ class Grid(GridOperators):
         launch(
             grid.write_gradient, rows.grid, scores,
             upstream.contiguous(), *rows.read, *saved, options.fastemit_lambda, options.clamp, out, *rows.strides(out),
-            **rows.constants, ALIGNED=aligned(scores, out),
+            **rows.constants, **layout(scores, out),
         )  # fmt: skip
 
     def second(
@@ -87,7 +87,7 @@ class Grid(GridOperators):
         arc_costs = empty(rows.num_rows), empty(rows.num_rows)
         launch(
             grid_hvp.gather_tangents, rows.grid, scores,
-            *read, maxima, sums, *posteriors, means, *arc_costs, **rows.constants, ALIGNED=aligned(scores, tangent),
+            *read, maxima, sums, *posteriors, means, *arc_costs, **rows.constants, **layout(scores, tangent),
         )  # fmt: skip
         before, after, costs = empty(rows.num_rows), empty(rows.num_rows), empty(len(losses))
         block = bucket(rows.width, 32, MEANS_STRIP)
@@ -105,7 +105,7 @@ class Grid(GridOperators):
         launch(
             grid_hvp.write_product, rows.grid, scores,
             upstream.contiguous(), *read, losses, maxima, sums, *posteriors, means, *moved, product,
-            *rows.strides(product), **rows.constants, ALIGNED=aligned(scores, tangent, product),
+            *rows.strides(product), **rows.constants, **layout(scores, tangent, product),
         )  # fmt: skip
         return -costs, (product,)
 
@@ -172,7 +172,7 @@ def _scored(call: Call) -> tuple[_Rows, tuple[Tensor, Tensor], tuple[Tensor, Ten
     undefined = torch.zeros(rows.sizes[0], dtype=torch.int32, device=scores.device)
     launch(
         grid.score_rows, rows.grid, scores,
-        *rows.read, *statistics, *planes, undefined, **rows.constants, ALIGNED=aligned(scores),
+        *rows.read, *statistics, *planes, undefined, **rows.constants, **layout(scores),
     )  # fmt: skip
     return rows, statistics, planes, undefined
 
@@ -191,15 +191,15 @@ def take_off_common(
     num_samples, num_frames, num_labels = sizes
     (plane, *_), device = by_frame, logit_lengths.device
     rows = torch.arange(len(plane), device=device)
-    samples = torch.arange(num_samples, device=device)
     offsets = row_offsets if packed else torch.arange(num_samples + 1, device=device) * num_frames * (num_labels + 1)
-    n = samples.repeat_interleave(offsets.diff(), output_size=len(plane))
+    # Of packed planes there may be words behind the last node.
+    n = torch.searchsorted(offsets[1:], rows, right=True).clamp(max=num_samples - 1)
     width = (target_lengths[n] + 1).clamp(min=1) if packed else num_labels + 1
     t, u = (rows - offsets[n]) // width, (rows - offsets[n]) % width
     real = (t < logit_lengths[n]) & (u <= target_lengths[n])
     totals = torch.zeros(num_samples, dtype=plane.dtype, device=device)
     # Nodes are grouped by the first of them.
-    for planes, first in ((by_frame, rows - u), (by_label, offsets[n] + u)):
+    for planes, first in ((by_frame, rows - u), (by_label, (offsets[n] + u).clamp(max=len(plane) - 1))):
         greatest = torch.full_like(plane, -torch.inf)
         for own in planes:
             greatest.scatter_reduce_(0, first, torch.where(real, own, -torch.inf), "amax")

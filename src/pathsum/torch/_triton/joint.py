@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,9 +10,8 @@ from torch import Tensor
 from pathsum.kernels.protocol import Call, JointSaved
 from pathsum.kernels.triton import grid_arcs
 from pathsum.lattice import LABEL, ArcLattice
-from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import JointOperators
-from pathsum.torch._ops.arrays import as_tensor
+from pathsum.torch._triton.arcs import sent_arcs
 from pathsum.torch._triton.grid import move_packed, solve_packed
 from pathsum.torch._triton.launching import launch, programs, written
 from pathsum.torch._triton.tiles import JoinerTiles
@@ -29,8 +27,7 @@ class Joint(JointOperators):
         return regular
 
     def sent(self, lattice: ArcLattice, device: torch.device) -> ArcLattice:
-        # How many nodes there are is asked of the offsets, where that can be told without waiting.
-        return replace(on_device(lattice, device), row_offsets=as_tensor(lattice.row_offsets))
+        return sent_arcs(lattice, device)
 
     def forward(self, call: Call, need_gradient: bool) -> JointSaved:
         tiles = _tiles(call)

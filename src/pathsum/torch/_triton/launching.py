@@ -116,6 +116,11 @@ def sent(device: torch.device, *integers: Tensor) -> list[Tensor]:
     ]
 
 
+def in_memory(integers: Tensor) -> bool:
+    """Whether a look at them waits for no device."""
+    return integers.device.type == "cpu"
+
+
 def empty_gradient(scores: Tensor) -> Tensor:
     """Memory for a gradient (N, T, C), in the order of the scores' own, so that what comes before reads it in order."""
     time_major = scores.stride(1) > scores.stride(0)

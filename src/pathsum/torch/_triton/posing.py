@@ -48,7 +48,8 @@ class _Posed:
             posing.pose, (num_samples,), self.lengths,
             given.targets, given.input_lengths, given.target_lengths, num_samples, given.targets.shape[-1],
             given.width, given.most_frames, given.most_labels, given.num_classes, given.blank, filler, self.lengths,
-            self.sizes, self.labels, *self.others, self.skips, self.rows, LATTICE=lattice,
+            self.sizes, self.labels, *self.others, self.skips, self.rows,
+            -1 if given.num_rows is None else given.num_rows, OTHERS=given.others, LATTICE=lattice,
             FLAT=given.targets.ndim == 1, BLOCK=bucket(given.width, 32, 256), num_warps=1,
         )  # fmt: skip
 
@@ -73,13 +74,7 @@ def _asg(given: Unread, num_classes: int) -> tuple[DenseLattice, ChainLattice]:
 
 def _rnnt(given: Unread, blank: int) -> GridLattice:
     own = _Posed(given, "grid", blank, given.width)
-    lengths, sizes, rows = own.lengths, own.sizes, own.rows
-    if given.num_rows is not None:
-        # Which of the samples is wrong cannot be told, and an undefined one has no rows by which the others are found.
-        undefined = (lengths < 0).any() | (rows[-1] != given.num_rows)
-        lengths, sizes = (torch.where(undefined, -1, values) for values in (lengths, sizes))
-        rows = torch.where(undefined, 0, rows)
-    return GridLattice(lengths, sizes, own.labels, blank, rows)
+    return GridLattice(own.lengths, own.sizes, own.labels, blank, own.rows)
 
 
 _POSED = {pose_ctc: _ctc, pose_simple_ctc: _simple_ctc, pose_asg: _asg, pose_rnnt: _rnnt}

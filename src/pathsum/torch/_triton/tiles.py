@@ -21,6 +21,7 @@ from pathsum.torch._triton.launching import (
     bucket,
     empties,
     even,
+    in_memory,
     in_rows,
     in_triton,
     launch,
@@ -28,7 +29,6 @@ from pathsum.torch._triton.launching import (
     sent,
     tiles,
     work_dtype,
-    written,
 )
 
 _NODES = 256
@@ -101,13 +101,13 @@ class JoinerTiles:
         self.gate = torch.finfo(self.work).eps / 2 if gate is None else gate
         self.weight, self.bias = self._padded(weight), self._padded_bias(bias, -torch.inf)
         offsets = lattice.row_offsets
-        self.known = _in_memory(offsets)
+        self.known = in_memory(offsets)
         self.num_nodes = int(offsets[-1]) if self.known else self.num_samples * self.num_frames * self.width
         self.integers = sent(
             device, lattice.logit_lengths, lattice.target_lengths, lattice.targets, offsets, lattice.first_frames,
             lattice.last_frames,
         )  # fmt: skip
-        self.classes, self.num_planes = written(device, torch.int32, *classes), len(classes)
+        self.classes = tuple(classes)
         self.tile_memory = tile_memory
 
     @property
@@ -121,14 +121,14 @@ class JoinerTiles:
 
     def read(self) -> Tensor:
         """Planes (K, stride) of log-probabilities, of the nodes at their beginning."""
-        planes = empties(self.weight)(self.num_planes, self.stride)
+        planes = empties(self.weight)(len(self.classes), self.stride)
         room = _Room(self)
         for begin in range(0, self.num_nodes, room.rows):
             count = min(room.rows, self.num_nodes - begin)
             logits = self._logits(self._join(room, begin, count), room)
             launch(
                 row_scores.score_rows, self._row_programs(count), self.weight,
-                logits, 0, 0, logits.stride(0), 1, *self._rows(count, begin, None), None, None, planes,
+                logits, 0, 0, logits.stride(0), 1, *self._rows(count, begin, None), None, None, 0.0, 0.0, None, planes,
                 **self._constants,
             )  # fmt: skip
         return planes
@@ -197,7 +197,7 @@ class JoinerTiles:
         grid = (programs(self.num_nodes, _NODES),)
         launch(
             joint.mark_rows, grid, planes,
-            planes, factors, self.num_planes, planes.shape[1], weights, self.gate, self.num_nodes, *self.lengths,
+            planes, factors, len(self.classes), planes.shape[1], weights, self.gate, self.num_nodes, *self.lengths,
             self.num_samples, alive, ROWS=_NODES,
         )  # fmt: skip
         places, nodes = alive.cumsum(0, dtype=index), torch.empty(self.num_nodes, dtype=index, device=device)
@@ -272,7 +272,7 @@ class JoinerTiles:
         nodes, number = (None, None) if listed is None else (listed.nodes, listed.count)
         return (
             count, *self.integers, nodes, begin, number, self.num_samples, 1, 0, self.integers[2].shape[1],
-            len(self.weight), self.classes, self.num_planes, self.lone, self.stride, self.bias,
+            len(self.weight), self.lone, self.stride, self.bias,
         )  # fmt: skip
 
     def _row_programs(self, count: int) -> tuple[int]:
@@ -282,8 +282,8 @@ class JoinerTiles:
     def _constants(self) -> dict[str, Any]:
         rows, block = tiles(len(self.weight), self.work)
         return {
-            "LOGITS": True, "LONE": self.lone >= 0, "PACKED": True, "WORK": in_triton(self.work), "ROWS": rows,
-            "BLOCK": block, "ALIGNED": self.piece, "RAGGED": False,
+            "CLASSES": self.classes, "LOGITS": True, "LONE": self.lone >= 0, "PACKED": True,
+            "WORK": in_triton(self.work), "ROWS": rows, "BLOCK": block, "ALIGNED": self.piece, "RAGGED": False,
         }  # fmt: skip
 
     @cached_property
@@ -445,7 +445,3 @@ def product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
         # Products of halves are exact in float32.
         return torch.mm(left.to(out.dtype), right.to(out.dtype), out=out)
     return torch.mm(left, right, out_dtype=out.dtype, out=out)
-
-
-def _in_memory(integers: Tensor) -> bool:
-    return integers.device.type == "cpu"

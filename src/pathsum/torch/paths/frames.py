@@ -396,7 +396,7 @@ def frame_batch(
     num_samples, num_frames, _ = scores.shape
     labels: Any = targets
     if target_lengths is None or not batched:
-        as_given = as_integers if known else as_values if device is None else as_integer_tensor
+        as_given = as_integer_tensor if device is not None else as_integers if known else as_values
         labels = as_given(function, "targets", targets)
         labels = labels[None] if labels.ndim == 1 and not batched else labels
         if target_lengths is None and labels.ndim < 2:

@@ -269,7 +269,8 @@ class GridPaths(Paths):
         losses, posteriors = posteriors_of(lambda planes: self._solve(planes, lattice), planes)
         offsets = as_tensor(lattice.row_offsets).to(losses.device)
         rows = torch.arange(posteriors.shape[1], device=losses.device)
-        sample = torch.searchsorted(offsets[1:], rows, right=True)
+        # There may be rows behind the last node, without a posterior.
+        sample = torch.searchsorted(offsets[1:], rows, right=True).clamp(max=len(losses) - 1)
         return Expected(losses, torch.zeros_like(losses).index_add(0, sample, product(posteriors, costs).sum(0)))
 
     def _real(self, device: torch.device) -> Tensor:
@@ -277,9 +278,10 @@ class GridPaths(Paths):
         lengths, labels = (
             as_tensor(values).to(device) for values in (self.lattice.logit_lengths, self.lattice.target_lengths)
         )
-        num_frames, width = int(lengths.amax()) if len(lengths) else 0, self.lattice.targets.shape[1] + 1
         if self.heads[0].ndim == 4:
             _, num_frames, width, _ = self.heads[0].shape
+        else:
+            num_frames, width = int(lengths.amax()) if len(lengths) else 0, self.lattice.targets.shape[1] + 1
         frame, label = torch.arange(num_frames, device=device), torch.arange(width, device=device)
         return (frame < lengths[:, None])[:, :, None] & (label <= labels[:, None])[:, None, :]
 

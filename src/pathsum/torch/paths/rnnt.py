@@ -112,7 +112,6 @@ def grid_paths(
         raise InvalidValueError(function, "hat", "be False with fused_log_softmax=False", True)
     plain = rnnt_type == "regular" and not options.hat and not options.delay_penalty
     kernels = dispatch.choose(function, logits.device.type, impl, "grid" if plain else "arcs")
-    # Sizes of a variant's planes are of the lengths' values.
     device = unread_on(function, check, kernels, logits, *integers) if kernels.reads_on_device else None
     lattice = pose_logits(function, logits, integers, blank, device=device)
     if plain:
@@ -155,7 +154,7 @@ def joint_paths(
         kernels = dispatch.kernels_of(kernels.impl, "arcs")
     integers = (targets, logit_lengths, target_lengths)
     integers = integers if batched else batch_of_one(function, integers)
-    device = unread_on(function, check, kernels, joiner.encoder_out, *integers) if kernels.reads_on_device else None
+    device = unread_on(function, check, kernels, joiner, *integers) if kernels.reads_on_device else None
     lattice = pose_rnnt_type(pose_nodes(function, shape, integers, blank, device=device), rnnt_type)
     if fused:
         numbers = {"delay_penalty": options.delay_penalty, "gate": joiner.gate}

@@ -9,12 +9,12 @@ from torch import Tensor
 from pathsum import _checks, dispatch
 from pathsum.errors import InvalidValueError
 from pathsum.kernels.protocol import ArcOptions
-from pathsum.options import FINALS, Final, RNNTType, TorchImpl
-from pathsum.problems.alignment_restricted import restrict
+from pathsum.options import CHECKS, FINALS, Check, Final, RNNTType, TorchImpl
+from pathsum.problems.alignment_restricted import pose_ar_rnnt
 from pathsum.problems.multi_blank import pose_multi_blank
-from pathsum.problems.rnnt_types import pose_rnnt_type
 from pathsum.problems.tdt import pose_tdt
 from pathsum.problems.wildcard import pose_wildcard
+from pathsum.torch._bounded import unread_on
 from pathsum.torch._inputs import Integers, as_alignment, head_of, pose_head, tdt_durations
 from pathsum.torch.joiner import Joiner
 from pathsum.torch.paths.grid import GridPaths
@@ -34,6 +34,7 @@ def tdt_paths(
     final: Final = "blank",
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
+    check: Check = "sync",
     impl: TorchImpl = "auto",
     function: str = "tdt_paths",
 ) -> GridPaths:
@@ -52,6 +53,7 @@ def tdt_paths(
         sigma: As in ``tdt_loss``.
         final: As in ``tdt_loss``.
         fastemit_lambda, clamp: As in ``tdt_loss``, of the gradient of ``loss`` and ``losses`` alone.
+        check: As in ``tdt_loss``.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
         function: What errors call the function.
 
@@ -82,8 +84,10 @@ def tdt_paths(
     blank = _checks.check_blank(function, blank, tokens.shape[-1])
     sigma = _checks.check_number(function, "sigma", sigma)
     options = ArcOptions(sigma=sigma, **_checks.check_shares(function, fastemit_lambda, clamp))
+    _checks.check_option(function, "check", check, CHECKS)
     kernels = dispatch.choose(function, tokens.device.type, impl, "arcs")
-    grid = pose_head(function, tokens, integers, blank, argument="token_logits")
+    device = unread_on(function, check, kernels, tokens, *integers) if kernels.reads_on_device else None
+    grid = pose_head(function, tokens, integers, blank, argument="token_logits", device=device)
     if tuple(lengths.shape) != wanted:
         rule = f"have shape (..., D) = {wanted}"
         raise InvalidValueError(function, "duration_logits", rule, f"shape {tuple(lengths.shape)}")
@@ -102,6 +106,7 @@ def multi_blank_rnnt_paths(
     sigma: float = 0.0,
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
+    check: Check = "sync",
     impl: TorchImpl = "auto",
     function: str = "multi_blank_rnnt_paths",
 ) -> GridPaths:
@@ -117,6 +122,7 @@ def multi_blank_rnnt_paths(
         blank: Index of the blank; negative counts from the end.
         sigma: As in ``multi_blank_rnnt_loss``.
         fastemit_lambda, clamp: As in ``multi_blank_rnnt_loss``, of the gradient of ``loss`` and ``losses`` alone.
+        check: As in ``multi_blank_rnnt_loss``.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
         function: What errors call the function.
 
@@ -143,8 +149,10 @@ def multi_blank_rnnt_paths(
         raise InvalidValueError(function, "big_blanks", rule, list(big_blanks))
     sigma = _checks.check_number(function, "sigma", sigma)
     options = ArcOptions(sigma=sigma, **_checks.check_shares(function, fastemit_lambda, clamp))
+    _checks.check_option(function, "check", check, CHECKS)
     kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
-    grid = pose_head(function, logits, integers, blank, big_blanks=classes)
+    device = unread_on(function, check, kernels, logits, *integers) if kernels.reads_on_device else None
+    grid = pose_head(function, logits, integers, blank, big_blanks=classes, device=device)
     return GridPaths(function, (logits,), pose_multi_blank(grid, durations, classes), options, kernels, batched)
 
 
@@ -163,6 +171,7 @@ def ar_rnnt_paths(
     hat: bool = False,
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
+    check: Check = "sync",
     impl: TorchImpl = "auto",
     function: str = "ar_rnnt_paths",
 ) -> GridPaths:
@@ -181,6 +190,7 @@ def ar_rnnt_paths(
         delay_penalty: As in ``rnnt_loss``.
         hat: As in ``rnnt_loss``.
         fastemit_lambda, clamp: As in ``ar_rnnt_loss``, of the gradient of ``loss`` and ``losses`` alone.
+        check: As in ``ar_rnnt_loss``.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
         function: What errors call the function.
 
@@ -203,9 +213,12 @@ def ar_rnnt_paths(
     options = arc_options(function, rnnt_type, delay_penalty, hat, fastemit_lambda, clamp)
     buffers = [_checks.check_count(function, name, value) for name, value in (("left", left), ("right", right))]
     blank = _checks.check_blank(function, blank, logits.shape[-1])
+    _checks.check_option(function, "check", check, CHECKS)
     kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
-    grid = pose_head(function, logits, integers, blank)
-    lattice = restrict(pose_rnnt_type(grid, rnnt_type), as_alignment(function, alignment, grid), *buffers)
+    unread = (function, check, kernels, logits, *integers, alignment)
+    device = unread_on(*unread) if kernels.reads_on_device else None
+    grid = pose_head(function, logits, integers, blank, device=device)
+    lattice = pose_ar_rnnt(grid, rnnt_type, as_alignment(function, alignment, grid, device), *buffers)
     return GridPaths(function, (logits,), lattice, options, kernels, batched)
 
 
@@ -220,6 +233,7 @@ def wildcard_rnnt_paths(
     final: Final = "blank",
     fastemit_lambda: float = 0.0,
     clamp: float = -1,
+    check: Check = "sync",
     impl: TorchImpl = "auto",
     function: str = "wildcard_rnnt_paths",
 ) -> GridPaths:
@@ -234,6 +248,7 @@ def wildcard_rnnt_paths(
         skip_score: As in ``wildcard_rnnt_loss``.
         final: As in ``wildcard_rnnt_loss``.
         fastemit_lambda, clamp: As in ``wildcard_rnnt_loss``, of the gradient of ``loss`` and ``losses`` alone.
+        check: As in ``wildcard_rnnt_loss``.
         impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"reference"``.
         function: What errors call the function.
 
@@ -256,6 +271,8 @@ def wildcard_rnnt_paths(
     blank = _checks.check_blank(function, blank, logits.shape[-1])
     skip_score = _checks.check_number(function, "skip_score", skip_score)
     options = ArcOptions(skip_score=skip_score, **_checks.check_shares(function, fastemit_lambda, clamp))
+    _checks.check_option(function, "check", check, CHECKS)
     kernels = dispatch.choose(function, logits.device.type, impl, "arcs")
-    grid = pose_head(function, logits, integers, blank)
+    device = unread_on(function, check, kernels, logits, *integers) if kernels.reads_on_device else None
+    grid = pose_head(function, logits, integers, blank, device=device)
     return GridPaths(function, (logits,), pose_wildcard(grid, final), options, kernels, batched)
