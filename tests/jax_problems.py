@@ -1,5 +1,6 @@
 """What the tests of ``pathsum.jax`` share: small batches, losses as functions of scores alone, their answers."""
 
+import os
 import subprocess
 import sys
 
@@ -96,7 +97,8 @@ def hard_batch(name):
 
 
 def in_fresh_process(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
-                          env={"PYTHONPATH": ":".join(sys.path), "PATH": "", "JAX_PLATFORMS": "cpu"})  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+    environment |= {"PYTHONPATH": ":".join(sys.path), "PATH": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

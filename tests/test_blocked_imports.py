@@ -1,6 +1,7 @@
 """Each front end and each drop-in runs with the other frameworks blocked."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -102,7 +103,8 @@ sys.meta_path.insert(0, Block())
 assert not set(blocked) & sys.modules.keys()
 print("ran")
 """
-    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
+    environment = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+    environment |= {"PYTHONPATH": ":".join(sys.path), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
     return done.stdout.split(), done.stderr
 

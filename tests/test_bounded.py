@@ -49,15 +49,16 @@ def zero_transitions(scores, *integers, **options):
 
 def of_encoders(scores, *integers, **options):
     """The fused joiner's, of its first operand."""
-    predictor, weight = torch.linspace(-1, 1, 36).view(3, 3, 4), torch.linspace(1, -1, 20).view(5, 4).sin()
+    predictor, weight = torch.linspace(-1, 1, 12).view(1, 3, 4), torch.linspace(1, -1, 20).view(5, 4).sin()
+    predictor = predictor.repeat(len(scores), 1, 1)
     return rnnt_joint_loss(scores[..., :4], predictor, weight, None, *integers, **options)
 
 
-def case(loss):
+def case(loss, samples=3):
     if loss in CHAINS:
-        inputs = chain_inputs(3, 3, 5, 2, seed=1, ragged=False)
+        inputs = chain_inputs(3, samples, 5, 2, seed=1, ragged=False)
     else:
-        inputs = grid_inputs(3, 4, 2, 5, blank=0, seed=1, ragged=False)
+        inputs = grid_inputs(samples, 4, 2, 5, blank=0, seed=1, ragged=False)
     scores = pack_rows(inputs.logits, *inputs[2:]) if loss is rnnt_packed_loss else inputs.logits
     scores = scores[:, :, 0] if loss is of_encoders else scores
     options = {"impl": "triton"} | ({} if loss is zero_transitions else {"blank": 0})
@@ -79,26 +80,48 @@ def test_good_integers_give_the_same_loss(loss):
         assert_same_bits(solved.gradient, expected.gradient)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
-@pytest.mark.parametrize("argument, value", [(0, 5), (0, -1), (0, 2**40), (1, -1), (1, 99), (2, -1), (2, 4)])
-def test_a_bad_integer_makes_its_sample_undefined(loss, argument, value):
-    scores, integers, options = case(loss)
+# Which argument, and what is wrong in it.
+BAD = [(0, 5), (0, -1), (0, 2**40), (1, -1), (1, 99), (2, -1), (2, 4)]
+
+
+def spoiled(integers, n, argument, value):
+    integers = [array.clone() for array in integers]
+    integers[argument][(n, 0) if argument == 0 else n] = value
+    return integers
+
+
+@pytest.mark.parametrize("loss", [*CHAINS, rnnt_loss, of_encoders], ids=lambda loss: loss.__name__)
+def test_a_bad_integer_makes_its_sample_undefined(loss):
+    scores, integers, options = case(loss, samples=len(BAD) + 2)
     expected = solve(loss, scores, *integers, **options, check="sync")
-    integers[argument] = integers[argument].clone()
-    integers[argument][(1, 0) if argument == 0 else 1] = value
-    solved = solve(loss, scores, *integers, **options)
-    if loss is rnnt_packed_loss and argument > 0:  # which rows are whose cannot be told
+    all_bad = integers
+    for n, bad in enumerate(BAD, 1):
+        all_bad = spoiled(all_bad, n, *bad)
+        with pytest.raises(InvalidValueError, match=f"at sample {n}"):
+            solve(loss, scores, *spoiled(integers, n, *bad), **options, check="sync")
+    solved = solve(loss, scores, *all_bad, **options)
+    others, axis = torch.tensor([0, len(BAD) + 1]), int(loss in CHAINS)
+    assert solved.loss.isnan().tolist() == [False, *[True] * len(BAD), False]
+    assert_same_bits(solved.loss[others], expected.loss[others])
+    assert_same_bits(solved.gradient.index_select(axis, others), expected.gradient.index_select(axis, others))
+
+
+@pytest.mark.parametrize("argument, value", BAD)
+def test_a_bad_integer_makes_packed_samples_undefined(argument, value):
+    scores, integers, options = case(rnnt_packed_loss)
+    expected = solve(rnnt_packed_loss, scores, *integers, **options, check="sync")
+    bad = spoiled(integers, 1, argument, value)
+    solved = solve(rnnt_packed_loss, scores, *bad, **options)
+    if argument > 0:  # which rows are whose cannot be told
         assert solved.loss.isnan().all()
         assert not solved.gradient.any()
     else:
-        others, axis = torch.tensor([0, 2]), int(loss in CHAINS)
         assert solved.loss[1].isnan()
-        assert_same_bits(solved.loss[others], expected.loss[others])
-        if loss is rnnt_packed_loss:  # whose rows are of all samples
-            axis, others = 0, torch.tensor([*range(12), *range(24, 36)])
-        assert_same_bits(solved.gradient.index_select(axis, others), expected.gradient.index_select(axis, others))
+        assert_same_bits(solved.loss[[0, 2]], expected.loss[[0, 2]])
+        for own, wanted in zip(*(x.gradient.split(12)[::2] for x in (solved, expected)), strict=True):
+            assert_same_bits(own, wanted)
     with pytest.raises(InvalidValueError):
-        solve(loss, scores, *integers, **options, check="sync")
+        solve(rnnt_packed_loss, scores, *bad, **options, check="sync")
 
 
 @pytest.mark.parametrize("name", ["tdt", "multi-blank", "band"])

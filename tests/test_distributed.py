@@ -1,5 +1,6 @@
 """Losses of several processes, on gloo: what each process checks is in ``processes.py``."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,11 +23,13 @@ if not (dist.is_available() and dist.is_gloo_available()):
 
 def test_four_processes_find_what_one_finds(tmp_path):
     script, logs = str(Path(__file__).parent / "processes.py"), [tmp_path / f"{rank}.log" for rank in range(4)]
+    # Four processes on a few cores have no use for threads, which wait busily for each other.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     runs = []
     for rank, log in enumerate(logs):
         with log.open("w") as file:
             command = [sys.executable, script, str(rank), str(tmp_path / "store")]
-            runs.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
+            runs.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
     wanted, end = [0, 0, -signal.SIGKILL, 0], time.monotonic() + 300
     try:
         # Where one fails the others wait for it in vain.
