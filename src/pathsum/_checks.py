@@ -268,8 +268,13 @@ def check_count(function: str, argument: str, value: Any, minimum: int = 0, maxi
 
 
 def check_copies(function: str, argument: str, value: Any, minimum: int, size: int) -> int:
-    """How many copies of something of a size are made: in all, fewer numbers than 64 bits count the bytes of."""
-    return check_count(function, argument, value, minimum, 2**59 // max(size, 1))
+    """How many copies of something of a size are made: in all no more than 2**31 numbers, where they are many."""
+    return check_count(function, argument, value, minimum, max(2**31 // max(size, 1), minimum, 1))
+
+
+def check_beam_size(function: str, value: Any, maximum: int = 2**20) -> int:
+    """How many hypotheses are kept. Where as many are met they are in memory, so there is a largest number."""
+    return check_count(function, "beam_size", value, 1, maximum)
 
 
 def check_num_classes(function: str, num_classes: Any) -> int:

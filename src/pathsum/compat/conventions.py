@@ -6,16 +6,72 @@ from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pathsum.errors import InvalidValueError
+from pathsum.compat import doors
+from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.options import REDUCTIONS
 from pathsum.reductions import reduce
 from pathsum.torch import rnnt_loss, rnnt_packed_loss
 
 Integers = Tensor | Sequence[int]
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def tensor(function: str, argument: str, value: Any) -> Tensor:
+    """A dense tensor whose values are in memory as they are; a NumPy array is made one."""
+    if isinstance(value, np.ndarray):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError) as error:
+            rule = "be a tensor, or an array that torch makes one of"
+            raise InvalidTypeError(function, argument, rule, f"an array of {value.dtype.name}") from error
+    if not is_dense(value):
+        kind = "meta" if isinstance(value, Tensor) and value.is_meta else _layout(value)
+        raise InvalidTypeError(function, argument, "be a dense tensor that has values", kind)
+    return value.resolve_neg()
+
+
+def _layout(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.is_nested:
+        return "a nested tensor"
+    return "a quantised tensor" if value.is_quantized else f"a {str(value.layout).removeprefix('torch.')} tensor"
+
+
+_RULES = doors.RULES | {"Tensor": tensor, "TorchImpl": doors.text}
+
+
+def checked(function: doors.Function) -> doors.Function:
+    """``doors.checked``, with a rule for tensors."""
+    return doors.checked(function, _RULES)
+
+
+def check_floats(function: str, argument: str, scores: Tensor, axes: str) -> None:
+    """Scores must be floats of so many axes, and have a row at least where rows of classes are the last."""
+    if not scores.is_floating_point() or scores.dtype.itemsize < 2:
+        raise InvalidTypeError(function, argument, "have a float dtype", scores.dtype)
+    of_classes = axes.endswith(("C)", "V)"))
+    if scores.ndim != axes.count(",") + 1 or (of_classes and not (scores.shape[-1] and scores.shape[-2])):
+        raise InvalidValueError(function, argument, f"have shape {axes}", f"shape {tuple(scores.shape)}")
+
+
+def check_size(function: str, argument: str, value: Tensor, sizes: tuple[int | None, ...], axes: str) -> None:
+    """A tensor must have its rank, and the sizes that are given."""
+    shape = tuple(value.shape)
+    if len(shape) != len(sizes) or any(size not in (None, own) for size, own in zip(sizes, shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise InvalidValueError(function, argument, f"have shape {axes} = ({wanted})", f"shape {shape}")
+
+
+def check_class(function: str, argument: str, index: int, num_classes: int) -> int:
+    """The index of a class, counted from the end where negative, as one in [0, C)."""
+    if not -num_classes <= index < num_classes:
+        raise InvalidValueError(function, argument, f"lie in [-C, C) with C = {num_classes}", index)
+    return index % num_classes
 
 
 def report(value: Tensor, source: Tensor) -> Tensor:
@@ -73,7 +129,7 @@ def _as_integers(values: Any) -> Tensor | None:
             values = torch.as_tensor(values)
         except (RuntimeError, TypeError, ValueError):
             return None
-    return values if is_dense(values) and values.dtype in _INTEGERS else None
+    return values if is_dense(values) and values.dtype in INTEGERS else None
 
 
 def blanks_apart(log_probs: Tensor, targets: Integers, is_blank: Tensor, blank: int) -> tuple[Tensor, Tensor]:

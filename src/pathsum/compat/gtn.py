@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pathsum import graphs
+from pathsum.compat.conventions import checked
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.torch import lattice_align, lattice_score
 
@@ -43,6 +44,7 @@ class Graph:
         [0.5, 0.5]
     """
 
+    @checked
     def __init__(self, calc_grad: bool = True) -> None:
         self.calc_grad = calc_grad
         self._starts: list[bool] = []
@@ -54,6 +56,7 @@ class Graph:
         self._frames: tuple[int, int] | None = None
         self._parts: tuple[Graph, Graph] | None = None
 
+    @checked
     def add_node(self, start: bool = False, accept: bool = False) -> int:
         """A node more, and its number."""
         self._become_plain()
@@ -61,6 +64,7 @@ class Graph:
         self._accepts.append(accept)
         return len(self._starts) - 1
 
+    @checked
     def add_arc(self, src_node: int, dst_node: int, label: int, olabel: int | None = None, weight: float = 0.0) -> int:
         """An arc more, and its number; -1 is the label of an epsilon."""
         self._become_plain()
@@ -140,14 +144,19 @@ class Graph:
             _compose(self, *parts)
 
 
+@checked
 def linear_graph(M: int, N: int, calc_grad: bool = True) -> Graph:
     """``gtn.linear_graph``: M arcs in a row, each of N labels. Weight N*t + c is that of label c in frame t."""
+    for name, count, most in (("M", M, 2**31), ("N", N, 2**31 // max(M, 1))):
+        if not 0 <= count <= most:
+            raise InvalidValueError("linear_graph", name, f"lie in [0, {most}]", count)
     graph = Graph(calc_grad)
     graph._frames = M, N
     graph._weights = torch.zeros(M * N, dtype=torch.float64, device="cpu").requires_grad_(calc_grad)
     return graph
 
 
+@checked
 def scalar_graph(weight: float, calc_grad: bool = True) -> Graph:
     """``gtn.scalar_graph``: one arc."""
     graph = linear_graph(1, 1, calc_grad)

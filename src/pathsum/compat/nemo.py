@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pathsum.compat import warp_transducer
-from pathsum.compat.conventions import Integers, as_one, report, transducer_losses
+from pathsum.compat.conventions import Integers, as_one, check_floats, checked, report, transducer_losses
 from pathsum.compat.warprnnt_numba import RNNTLossNumba, numba_utils
 from pathsum.compat.warprnnt_numba.rnnt_numpy import RNNTLoss as RNNTLossNumpy
-from pathsum.errors import InvalidValueError
+from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.torch import multi_blank_rnnt_loss, tdt_loss, wildcard_rnnt_loss
 
 REDUCTIONS = (None, "mean", "sum", "mean_batch", "mean_volume")
 
 
+@checked
 def reduce(
     losses: Tensor | Sequence[Tensor], target_lengths: Tensor | Sequence[Tensor], reduction: str | None
 ) -> Tensor:
@@ -64,6 +65,7 @@ class MultiblankRNNTLossNumba(nn.Module):
         [0.3125]
     """
 
+    @checked
     def __init__(
         self,
         blank: int,
@@ -96,6 +98,7 @@ class MultiblankRNNTLossNumba(nn.Module):
             reduction="none",
         )
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
         losses = self.losses(acts, labels, act_lens, label_lens)
         return as_one(report(losses * (1 + self.fastemit_lambda), losses), self.reduction)
@@ -113,6 +116,7 @@ class TDTLossNumba(nn.Module):
         [4.155739]
     """
 
+    @checked
     def __init__(
         self,
         blank: int,
@@ -133,6 +137,10 @@ class TDTLossNumba(nn.Module):
         self.omega = omega
 
     def losses(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
+        check_floats("TDTLoss", "acts", acts, "(N, T, U+1, V)")
+        if len(self.durations) >= acts.shape[-1]:
+            rule = f"have more columns than the {len(self.durations)} of the durations"
+            raise InvalidValueError("TDTLoss", "acts", rule, f"shape {tuple(acts.shape)}")
         tokens, spans = acts.split([acts.shape[-1] - len(self.durations), len(self.durations)], -1)
         integers = labels, act_lens, label_lens
         emphasis: dict[str, Any] = {"fastemit_lambda": self.fastemit_lambda, "clamp": self.clamp}
@@ -147,6 +155,7 @@ class TDTLossNumba(nn.Module):
         by_durations = tdt_loss(tokens.detach(), spans, *options, **common)
         return report(by_labels, by_labels + by_durations)
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
         losses = self.losses(acts, labels, act_lens, label_lens)
         return as_one(report(losses * (1 + self.fastemit_lambda), losses), self.reduction)
@@ -163,11 +172,13 @@ class RNNTLossPytorch(nn.Module):
         1.3863
     """
 
+    @checked
     def __init__(self, blank: int, reduction: str | None) -> None:
         super().__init__()
         self.blank = blank
         self.reduction = reduction
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Tensor, label_lens: Tensor) -> Tensor:
         losses = transducer_losses(acts, labels, act_lens, label_lens, self.blank)
         return reduce(losses, label_lens, self.reduction)
@@ -176,11 +187,13 @@ class RNNTLossPytorch(nn.Module):
 class MultiblankRNNTLossPytorch(MultiblankRNNTLossNumba):
     """``MultiblankRNNTLossPytorch``: ``MultiblankRNNTLossNumba`` with NeMo's own reductions."""
 
+    @checked
     def __init__(
         self, blank: int, big_blank_durations: Sequence[int], reduction: str | None = "sum", sigma: float = 0.0
     ) -> None:
         super().__init__(blank, big_blank_durations, reduction, sigma=sigma)
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Tensor, label_lens: Tensor) -> Tensor:
         return reduce(self.losses(acts, labels, act_lens, label_lens), label_lens, self.reduction)
 
@@ -188,11 +201,13 @@ class MultiblankRNNTLossPytorch(MultiblankRNNTLossNumba):
 class TDTLossPytorch(TDTLossNumba):
     """``TDTLossPytorch``: ``TDTLossNumba`` with NeMo's own reductions."""
 
+    @checked
     def __init__(
         self, blank: int, durations: Sequence[int] = (), reduction: str | None = "sum", sigma: float = 0.0
     ) -> None:
         super().__init__(blank, durations, reduction, sigma=sigma)
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Tensor, label_lens: Tensor) -> Tensor:
         return reduce(self.losses(acts, labels, act_lens, label_lens), label_lens, self.reduction)
 
@@ -208,6 +223,7 @@ class GraphRnntLoss(nn.Module):
         [1.3863]
     """
 
+    @checked
     def __init__(
         self,
         blank: int,
@@ -224,6 +240,7 @@ class GraphRnntLoss(nn.Module):
         self.blank = blank
         self.reduction: str | None = None
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
         return transducer_losses(acts, labels, act_lens, label_lens, self.blank)
 
@@ -240,6 +257,7 @@ class GraphWTransducerLoss(nn.Module):
         [0.75]
     """
 
+    @checked
     def __init__(
         self,
         blank: int,
@@ -253,9 +271,15 @@ class GraphWTransducerLoss(nn.Module):
         super().__init__()
         self.blank = blank
         self.eps_weight = eps_weight
-        self.final = {"force_final": "blank", "allow_ignore": "any"}[last_blank_mode]
+        modes = {"force_final": "blank", "allow_ignore": "any"}
+        if last_blank_mode not in modes:
+            raise InvalidValueError(
+                "GraphWTransducerLoss", "last_blank_mode", f"be one of {', '.join(modes)}", last_blank_mode
+            )
+        self.final = modes[last_blank_mode]
         self.reduction: str | None = None
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
         options: dict[str, Any] = {"skip_score": self.eps_weight, "final": self.final, "reduction": "none"}
         return wildcard_rnnt_loss(acts, labels, act_lens, label_lens, self.blank, **options)
@@ -300,12 +324,13 @@ class RNNTLoss(nn.Module):
         4.155739
     """
 
+    @checked
     def __init__(
         self,
         num_classes: int,
         reduction: str | None = "mean_batch",
         loss_name: str = "default",
-        loss_kwargs: dict[str, Any] | None = None,
+        loss_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
@@ -313,6 +338,8 @@ class RNNTLoss(nn.Module):
         if loss_name not in _LOSSES:
             raise ValueError(f"Provided `loss_name` {loss_name} not in list of available RNNT losses {list(_LOSSES)}")
         make, taken = _LOSSES[loss_name]
+        if loss_kwargs is not None and not isinstance(loss_kwargs, Mapping):
+            raise InvalidTypeError("RNNTLoss", "loss_kwargs", "be a dict", type(loss_kwargs).__name__)
         given = dict(loss_kwargs or {})
         ignored = {name: value for name, value in given.items() if name not in taken}
         if ignored:
@@ -321,10 +348,12 @@ class RNNTLoss(nn.Module):
         self._loss = make(blank=num_classes, **graph, **{name: given[name] for name in given if name in taken})
         self.reduction = reduction
 
+    @checked
     def reduce(self, losses: Tensor | Sequence[Tensor], target_lengths: Tensor | Sequence[Tensor]) -> Tensor:
         """The losses of a batch reduced, or those of its parts in a list: NeMo's fused joint calls it."""
         return reduce(losses, target_lengths, self.reduction)
 
+    @checked
     def forward(self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
         losses = self._loss(acts=log_probs, labels=targets, act_lens=input_lengths, label_lens=target_lengths)
         return self.reduce(losses, target_lengths)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pathsum.compat.conventions import Integers, reduced, transducer_losses
+from pathsum.compat.conventions import Integers, checked, reduced, transducer_losses
 
 
+@checked
 def transducer_loss(
     logits: Tensor,
     targets: Integers,
@@ -81,11 +82,13 @@ class TransducerLoss(nn.Module):
         1.3863
     """
 
+    @checked
     def __init__(self, blank: int, reduction: str = "mean") -> None:
         super().__init__()
         self.blank = blank
         self.reduction = reduction
 
+    @checked
     def forward(
         self,
         logits: Tensor,

@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pathsum.compat.conventions import Integers, reduced, report, transducer_losses
+from pathsum.compat.conventions import Integers, checked, reduced, report, transducer_losses
 
 
+@checked
 def transducer_loss(
     log_probs: Tensor,
     labels: Integers,
@@ -83,12 +84,14 @@ class TransducerLoss(nn.Module):
         0.6931
     """
 
+    @checked
     def __init__(self, blank: int = 0, reduction: str = "mean", *, corrected: bool = False) -> None:
         super().__init__()
         self.blank = blank
         self.reduction = reduction
         self.corrected = corrected
 
+    @checked
     def forward(self, logits: Tensor, labels: Integers, T: Integers, U: Integers) -> Tensor:
         # The log-softmax inside saves two copies of the logits.
         losses = transducer_losses(logits, labels, T, U, self.blank, arcs="both" if self.corrected else "label")

@@ -13,6 +13,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from pathsum.compat.conventions import check_floats, check_size, checked
+from pathsum.errors import InvalidValueError
 from pathsum.torch import asg_loss, asg_viterbi
 
 
@@ -36,16 +38,24 @@ class ASGLoss(nn.Module):
         1.3863
     """
 
+    @checked
     def __init__(
-        self, num_labels: int, reduction: str = "mean", forward_only: bool = False, gpu_no_stream_impl: bool = False
+        self,
+        num_labels: int,
+        reduction: str | None = "mean",
+        forward_only: bool = False,
+        gpu_no_stream_impl: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 < num_labels < 2**15:  # a table of 4 GB
+            raise InvalidValueError("ASGLoss", "num_labels", "lie in [1, 2**15)", num_labels)
         self.num_labels = num_labels
         self.reduction = reduction
         self.transition = nn.Parameter(torch.zeros(num_labels, num_labels))
         self.forward_only = forward_only
         self.gpu_no_stream_impl = gpu_no_stream_impl
 
+    @checked
     def forward(
         self,
         inputs: Tensor,
@@ -53,6 +63,8 @@ class ASGLoss(nn.Module):
         input_lengths: Tensor | None = None,
         target_lengths: Tensor | None = None,
     ) -> Tensor:
+        check_floats("ASGLoss", "inputs", inputs, "(T, N, C)")
+        check_size("ASGLoss", "targets", targets, (inputs.shape[1], None), "(N, S)")
         num_frames = len(inputs)
         if targets.shape[1] > num_frames:
             targets = targets[:, :num_frames]
@@ -63,6 +75,7 @@ class ASGLoss(nn.Module):
             return asg_loss(inputs, targets, self.transition, input_lengths, target_lengths, reduction)
 
 
+@checked
 def full_connect(
     transition: Tensor, inputs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
 ) -> Tensor:
@@ -76,6 +89,7 @@ def full_connect(
         8.0
     """
     # A target of as many labels as frames has one path: what the loss lacks to the sum over all is its score.
+    check_floats("full_connect", "inputs", inputs, "(T, N, C)")
     best = asg_viterbi(inputs.transpose(0, 1), transition, input_lengths)
     with warnings.catch_warnings():
         # Equal neighbours are no fault in a target that fills its frames.
@@ -84,6 +98,7 @@ def full_connect(
     return losses + best.scores.sum(1)
 
 
+@checked
 def force_align(
     transition: Tensor, inputs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
 ) -> Tensor:

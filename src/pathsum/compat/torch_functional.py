@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathsum.compat.conventions import Integers, blanks_among, blanks_apart, reduced, report
+from pathsum.compat.conventions import Integers, blanks_among, blanks_apart, checked, reduced, report, tensor
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.torch.paths.ctc import CTC, chain_paths
 
 
+@checked
 def ctc_loss(
     log_probs: Tensor,
-    targets: Tensor,
+    targets: Integers,
     input_lengths: Integers,
     target_lengths: Integers,
     blank: int = 0,
@@ -67,8 +68,8 @@ def ctc_loss(
         >>> log_probs.grad.sum().abs().item() < 1e-6  # as the logits' gradient does, it sums to 0
         True
     """
-    targets = torch.as_tensor(targets).to(torch.int64)
-    input_lengths, target_lengths = _lengths(input_lengths), _lengths(target_lengths)
+    targets = _integers("targets", targets).to(torch.int64)
+    input_lengths, target_lengths = _lengths("input_lengths", input_lengths), _lengths("target_lengths", target_lengths)
     scores, labels = log_probs, targets
     is_blank = blanks_among(targets, target_lengths, blank)
     apart = is_blank is not None and bool(is_blank.any())
@@ -95,9 +96,17 @@ def ctc_loss(
     return reduced("ctc_loss", losses, reduction, target_lengths.clamp(min=1).to(losses).view_as(losses))
 
 
-def _lengths(lengths: Integers) -> Tensor:
+def _integers(argument: str, values: Any) -> Tensor:
+    """Numbers of any dtype as a tensor."""
+    try:
+        return tensor("ctc_loss", argument, torch.as_tensor(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RuntimeError(f"ctc_loss: {argument} must be a tensor of integers; got {values!r}") from error
+
+
+def _lengths(argument: str, lengths: Integers) -> Tensor:
     """Lengths of an integer dtype as int64 (N,); all else is refused where the others are checked."""
-    lengths = torch.as_tensor(lengths).reshape(-1)
+    lengths = _integers(argument, lengths).reshape(-1)
     is_integer = not (lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex())
     return lengths.to(torch.int64) if is_integer else lengths
 

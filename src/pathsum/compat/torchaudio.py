@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from pathsum import decoding
 from pathsum import torch as pathsum_torch
-from pathsum.compat.conventions import Integers, reduced, transducer_losses
+from pathsum.compat.conventions import Integers, checked, reduced, transducer_losses
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.options import TorchImpl
 
 
+@checked
 def rnnt_loss(
     logits: Tensor,
     targets: Integers,
@@ -104,6 +105,7 @@ class RNNTLoss(nn.Module):
         return rnnt_loss(logits, targets, logit_lengths, target_lengths, *options)
 
 
+@checked
 def forced_align(
     log_probs: Tensor,
     targets: Integers,

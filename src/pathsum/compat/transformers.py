@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pathsum.compat.conventions import Integers
+from pathsum.compat.conventions import Integers, checked
 from pathsum.compat.nemo import reduce
 from pathsum.errors import InvalidValueError
 from pathsum.torch import tdt_loss as _tdt_loss
@@ -19,6 +19,7 @@ from pathsum.torch import tdt_loss as _tdt_loss
 REDUCTIONS = ("mean_volume", "mean_batch", "mean", "sum", "none")
 
 
+@checked
 def tdt_loss(
     token_logits: Tensor,
     duration_logits: Tensor,

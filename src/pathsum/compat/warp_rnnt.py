@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pathsum.compat.conventions import Integers, reduced, transducer_losses
+from pathsum.compat.conventions import Integers, checked, reduced, transducer_losses
 
 
+@checked
 def rnnt_loss(
     log_probs: Tensor,
     labels: Integers,

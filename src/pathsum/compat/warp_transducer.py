@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pathsum.compat.conventions import Integers, as_one, transducer_losses
+from pathsum.compat.conventions import Integers, as_one, checked, transducer_losses
 
 
+@checked
 def rnnt_loss(
     acts: Tensor,
     labels: Integers,
@@ -75,12 +76,14 @@ class RNNTLoss(nn.Module):
         [1.3863]
     """
 
+    @checked
     def __init__(self, blank: int = 0, reduction: str | None = "mean", *, fastemit_lambda: float = 0.0) -> None:
         super().__init__()
         self.blank = blank
         self.reduction = reduction
         self.fastemit_lambda = fastemit_lambda
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
         options = {"blank": self.blank, "reduction": self.reduction, "fastemit_lambda": self.fastemit_lambda}
         return rnnt_loss(acts, labels, act_lens, label_lens, **options)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pathsum.compat.conventions import checked
 from pathsum.torch import ctc_loss
 
 
@@ -32,6 +33,7 @@ class CTCLoss(nn.Module):
         [0.2877]
     """
 
+    @checked
     def __init__(
         self, blank: int = 0, size_average: bool = False, length_average: bool = False, reduce: bool = True
     ) -> None:
@@ -41,6 +43,7 @@ class CTCLoss(nn.Module):
         self.length_average = length_average
         self.reduce = reduce
 
+    @checked
     def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
         losses = ctc_loss(acts, labels, act_lens, label_lens, self.blank, "none", fused_log_softmax=True)
         if not self.reduce:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from pathsum.compat import install
-from pathsum.compat.conventions import blanks_apart
+from pathsum.compat.conventions import blanks_apart, check_class, check_floats, checked
+from pathsum.errors import InvalidValueError
 from pathsum.torch import simple_ctc_align
 
 
@@ -52,6 +53,7 @@ class Segment:
         return self.end - self.start
 
 
+@checked
 def get_trellis(emission: Tensor, tokens: Sequence[int], blank_id: int = 0) -> Tensor:
     """``whisperx.alignment.get_trellis``: the best score of the first t frames with the first j tokens in them.
 
@@ -70,7 +72,8 @@ def get_trellis(emission: Tensor, tokens: Sequence[int], blank_id: int = 0) -> T
         >>> round(get_trellis(emission, [1, 2])[3, 2].exp().item(), 3)  # 0.8 * 0.6 * 0.7
         0.336
     """
-    blanks, labels = emission[:, blank_id].double(), emission[:, list(tokens)].double()
+    tokens, blank_id = _classes("get_trellis", emission, tokens, blank_id)
+    blanks, labels = emission[:, blank_id].double(), emission[:, tokens].double()
     # Relative to blanks in all frames a token's column is a running maximum, anew behind a frame that cannot be blank.
     never = blanks == -torch.inf
     blanks = blanks.masked_fill(never, 0)
@@ -86,6 +89,14 @@ def get_trellis(emission: Tensor, tokens: Sequence[int], blank_id: int = 0) -> T
     return (torch.stack(columns, 1) + all_blank[:, None]).to(torch.get_default_dtype())
 
 
+def _classes(function: str, emission: Tensor, tokens: Sequence[int], blank_id: int) -> tuple[list[int], int]:
+    """The tokens and the blank as classes of the emission, checked."""
+    check_floats(function, "emission", emission, "(T, C)")
+    classes = [check_class(function, "tokens", token, emission.shape[1]) for token in tokens]
+    return classes, check_class(function, "blank_id", blank_id, emission.shape[1])
+
+
+@checked
 def backtrack(trellis: Tensor, emission: Tensor, tokens: Sequence[int], blank_id: int = 0) -> list[Point] | None:
     """``whisperx.alignment.backtrack``: the best path from the first token's frame to the last token's.
 
@@ -106,8 +117,12 @@ def backtrack(trellis: Tensor, emission: Tensor, tokens: Sequence[int], blank_id
         >>> merge_repeats(path, "ab")
         [a	(0.70): [    0,     2), b	(0.70): [    2,     3)]
     """
+    tokens, blank_id = _classes("backtrack", emission, tokens, blank_id)
+    check_floats("backtrack", "trellis", trellis, "(T+1, J+1)")
+    if not trellis.numel():
+        raise InvalidValueError("backtrack", "trellis", "have shape (T+1, J+1)", f"shape {tuple(trellis.shape)}")
     end = int(trellis[:, -1].argmax())
-    targets = torch.as_tensor(tokens, dtype=torch.int64)[None]
+    targets = torch.tensor([tokens], dtype=torch.int64)
     is_blank = targets == blank_id
     scores = emission[None, :end]
     if is_blank.any():

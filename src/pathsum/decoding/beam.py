@@ -154,7 +154,7 @@ def ctc_beam_decode(
         log_probs: Log-probabilities (N, T, C), or (T, C) for one sample; float32, float64, bfloat16 or float16.
         input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
         blank: Index of the blank class; negative counts from the end.
-        beam_size: How many labellings are kept after each frame.
+        beam_size: How many labellings are kept after each frame, at most 2**20.
         n_best: How many hypotheses are returned at most.
         lm: Language model of the words; of the tokens where there are neither lexicon nor separator.
         lm_weight: What ln P of the language model counts.
@@ -369,7 +369,7 @@ def _decode(
     lengths = _lengths(function, input_lengths, num_samples, num_frames, batched)
     own_blank = -1 if blank is None else _checks.check_blank(function, blank, num_classes)
     own_separator = -1 if separator is None else _separator(function, separator, num_classes, own_blank)
-    beam_size = min(_checks.check_count(function, "beam_size", beam_size, 1), 2**31)
+    beam_size = _checks.check_beam_size(function, beam_size)
     n_best = _checks.check_count(function, "n_best", n_best, 1)
     lm = as_ngram(function, "lm", lm)
     lm_weight = _checks.check_number(function, "lm_weight", lm_weight)

@@ -22,6 +22,9 @@ from pathsum.torch.greedy import ENDLESS
 from pathsum.torch.rnnt import rnnt_loss
 from pathsum.torch.variants import multi_blank_rnnt_loss, tdt_loss
 
+# A hypothesis holds the predictor's output and state, and is Python's: some thousand bytes each.
+MOST_HYPOTHESES = 2**16
+
 _TYPES = ("regular", "modified", "one_sym_per_frame")
 
 
@@ -60,7 +63,7 @@ def rnnt_beam_decode(
         join: The joiner, as in ``rnnt_greedy_decode``: ``join(frames, outputs)`` are logits (N, V), and logits (N, D)
             of the durations beside them where there are durations.
         blank: As in ``rnnt_greedy_decode``.
-        beam_size: How many hypotheses are kept, in each frame and after each label of a frame.
+        beam_size: How many hypotheses are kept, in each frame and after each label of a frame, at most 2**16.
         n_best: How many hypotheses are returned at most.
         max_symbols: How many labels a frame has at most while hypotheses are looked for. Above 1000 a frame of 1000
             labels raises.
@@ -119,7 +122,7 @@ def rnnt_beam_decode(
     search = _Search(
         kind,
         predict,
-        _checks.check_count(function, "beam_size", beam_size, 1),
+        _checks.check_beam_size(function, beam_size, MOST_HYPOTHESES),
         _checks.check_count(function, "max_symbols", max_symbols, 1),
         beam_threshold,
         _checks.check_count(function, "state_axis", state_axis, -BEYOND, BEYOND),

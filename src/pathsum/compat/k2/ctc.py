@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pathsum import torch as pathsum_torch
-from pathsum.compat.conventions import reduced
+from pathsum.compat.conventions import checked, reduced
 from pathsum.compat.k2.fsa import Fsa, intersect_dense
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph, ctc_topology, linear, over_ctc
@@ -86,6 +86,7 @@ class DenseFsaVec:
         durations: Frames of each segment.
     """
 
+    @checked
     def __init__(self, log_probs: Tensor, supervision_segments: Tensor, allow_truncate: int = 0) -> None:
         num_frames = log_probs.shape[1]
         segments = supervision_segments.tolist()
@@ -111,6 +112,7 @@ class DenseFsaVec:
         return moved
 
 
+@checked
 def ctc_topo(max_token: int, modified: bool = False, device: Any = None) -> CtcTopology:
     """``k2.ctc_topo``; the labels and the device are those of the scores."""
     return CtcTopology(modified, max_token)
@@ -131,6 +133,7 @@ def compose(a_fsa: CtcTopology, b_fsa: LinearFsa) -> CtcGraph:
     return CtcGraph(b_fsa.transcripts, a_fsa.modified)
 
 
+@checked
 def ctc_graph(symbols: Any, modified: bool = False, device: Any = "cpu") -> CtcGraph:
     """``k2.ctc_graph`` of a list of transcripts, or of what has them as its ``tolist()``."""
     return compose(ctc_topo(0, modified), linear_fsa(symbols))
@@ -154,12 +157,14 @@ class CtcLoss(nn.Module):
         [1, 5]
     """
 
+    @checked
     def __init__(self, output_beam: float, reduction: str = "sum", use_double_scores: bool = True) -> None:
         super().__init__()
         self.output_beam = output_beam
         self.reduction = reduction
         self.use_double_scores = use_double_scores
 
+    @checked
     def forward(
         self,
         decoding_graph: CtcGraph | Fsa,
@@ -198,6 +203,7 @@ def _of_transcripts(decoding_graph: CtcGraph, dense_fsa_vec: DenseFsaVec) -> Ten
     )
 
 
+@checked
 def ctc_loss(
     decoding_graph: CtcGraph | Fsa,
     dense_fsa_vec: DenseFsaVec,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pathsum import torch as pathsum_torch
+from pathsum.compat.conventions import checked
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph
 
@@ -74,6 +75,7 @@ class Lattice:
     def __init__(self, graphs: list[Graph], dense: DenseFsaVec) -> None:
         self._graphs, self._dense = graphs, dense
 
+    @checked
     def get_tot_scores(self, log_semiring: bool, use_double_scores: bool = True) -> Tensor:
         """The log-sum over the paths of each segment (M,), or the score of the best where ``log_semiring`` is False.
 
@@ -89,6 +91,7 @@ class Lattice:
         return best.log_probs.to(dtype) + (own - own.detach())
 
 
+@checked
 def intersect_dense(
     a_fsas: Any,
     b_fsas: DenseFsaVec,

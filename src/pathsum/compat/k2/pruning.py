@@ -13,9 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.compat.k2.transducer import Planes, reduced_planes, typed_planes
+from pathsum.compat.conventions import check_class, check_floats, check_size, checked
+from pathsum.compat.k2.transducer import (
+    Planes,
+    as_int64,
+    check_boundary,
+    check_planes,
+    check_symbols,
+    reduced_planes,
+    typed_planes,
+)
+from pathsum.errors import InvalidValueError
 
 
+@checked
 def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_range: int) -> Tensor:
     """``k2.get_rnnt_prune_ranges``: for each frame the band of positions that most of the occupation is in.
 
@@ -38,9 +49,14 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
         >>> k2.get_rnnt_prune_ranges(*occupations, boundary, s_range=2)[0, :, 0].tolist()
         [0, 0, 0, 1, 1, 2, 3, 3]
     """
-    num_symbols, num_frames = px_grad.shape[1], py_grad.shape[2]
+    function = "get_rnnt_prune_ranges"
+    num_symbols, num_frames = check_planes(function, px_grad, py_grad, ("px_grad", "py_grad"))
+    bounds = check_boundary(function, boundary, len(px_grad), num_symbols, num_frames)
+    assert bounds is not None
+    if s_range < 1:
+        raise InvalidValueError(function, "s_range", "be at least 1", s_range)
     regular = px_grad.shape[2] > num_frames
-    symbol_counts, frame_counts = boundary[:, 2, None], boundary[:, 3, None]
+    symbol_counts, frame_counts = bounds[:, 2, None], bounds[:, 3, None]
     width = _width(s_range, symbol_counts, frame_counts) if regular else s_range
     width = min(width, num_symbols + 1)
     # What is occupied in a band, but for the walks that enter it in this frame from below.
@@ -56,12 +72,19 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
     return first[..., None] + torch.arange(width, device=first.device)
 
 
+@checked
 def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor]:
     """``k2.do_rnnt_pruning``: encoder (B, T, H) and predictor (B, S+1, H) output in a band, both (B, T, R, H)."""
+    function = "do_rnnt_pruning"
+    check_floats(function, "am", am, "(B, T, H)")
+    check_floats(function, "lm", lm, "(B, S+1, H)")
+    check_size(function, "lm", lm, (len(am), None, am.shape[2]), "(B, S+1, H)")
+    ranges = check_ranges(function, ranges, len(am), am.shape[1], lm.shape[1] - 1)
     samples = torch.arange(len(lm), device=lm.device)[:, None, None]
     return am[:, :, None].expand(-1, -1, ranges.shape[2], -1), lm[samples, ranges]
 
 
+@checked
 def rnnt_loss_pruned(
     logits: Tensor,
     symbols: Tensor,
@@ -102,6 +125,7 @@ def rnnt_loss_pruned(
     return reduced_planes(planes, boundary, delay_penalty, reduction, return_grad)
 
 
+@checked
 def get_rnnt_logprobs_pruned(
     logits: Tensor,
     symbols: Tensor,
@@ -112,13 +136,31 @@ def get_rnnt_logprobs_pruned(
     use_hat_loss: bool = False,
 ) -> Planes:
     """``k2.get_rnnt_logprobs_pruned``: the two planes of logits (B, T, R, C) in a band, -inf outside of it."""
-    log_probs = _hat(logits, termination_symbol) if use_hat_loss else logits.log_softmax(-1)
-    padded = torch.nn.functional.pad(symbols, (0, 1), value=termination_symbol)
-    labels = padded[:, None].expand(-1, logits.shape[1], -1).gather(2, ranges)
-    banded = log_probs.gather(3, labels[..., None])[..., 0], log_probs[..., termination_symbol]
+    function = "get_rnnt_logprobs_pruned"
+    check_floats(function, "logits", logits, "(B, T, R, C)")
+    num_samples, num_frames, width, num_classes = logits.shape
+    blank = check_class(function, "termination_symbol", termination_symbol, num_classes)
+    symbols = check_symbols(function, symbols, num_samples, None, num_classes)
+    boundary = check_boundary(function, boundary, num_samples, symbols.shape[1], num_frames)
+    ranges = check_ranges(function, ranges, num_samples, num_frames, symbols.shape[1], width)
+    log_probs = _hat(logits, blank) if use_hat_loss else logits.log_softmax(-1)
+    padded = torch.nn.functional.pad(symbols, (0, 1), value=blank)
+    labels = padded[:, None].expand(-1, num_frames, -1).gather(2, ranges)
+    banded = log_probs.gather(3, labels[..., None])[..., 0], log_probs[..., blank]
     impossible = logits.new_full((*logits.shape[:2], padded.shape[1]), -torch.inf)
     px, py = (impossible.scatter(2, ranges, plane).transpose(1, 2) for plane in banded)
     return typed_planes(px[:, :-1], py, rnnt_type, boundary)
+
+
+def check_ranges(
+    function: str, ranges: Tensor, num_samples: int, num_frames: int, num_symbols: int, width: int | None = None
+) -> Tensor:
+    """Positions (B, T, R) as int64, among the S+1."""
+    check_size(function, "ranges", ranges, (num_samples, num_frames, width), "(B, T, R)")
+    ranges = as_int64(function, "ranges", ranges)
+    if ranges.is_cpu and ((ranges < 0) | (ranges > num_symbols)).any():
+        raise InvalidValueError(function, "ranges", f"lie in [0, S] with S = {num_symbols}", ranges.tolist())
+    return ranges
 
 
 def _hat(logits: Tensor, blank: int) -> Tensor:
@@ -130,7 +172,8 @@ def _hat(logits: Tensor, blank: int) -> Tensor:
 
 def _width(s_range: int, symbol_counts: Tensor, frame_counts: Tensor) -> int:
     """The width asked for, or the least that lets every sample's walk get to its last position."""
-    least = int(((symbol_counts - 1).clamp(min=0) // frame_counts + 2).max())
+    least = (symbol_counts - 1).clamp(min=0) // frame_counts.clamp(min=1) + 2
+    least = int(least.max()) if len(least) else 1
     if s_range < least:
         warnings.warn(f"get_rnnt_prune_ranges: s_range must be {least} at least; got {s_range}; widened.", stacklevel=3)
     return max(s_range, least)

@@ -15,11 +15,23 @@ import torch
 from torch import Tensor
 
 from pathsum import torch as pathsum_torch
-from pathsum.compat.conventions import reduced, transducer_losses
+from pathsum.compat.conventions import (
+    INTEGERS,
+    check_class,
+    check_floats,
+    check_size,
+    checked,
+    reduced,
+    tensor,
+    transducer_losses,
+)
+from pathsum.errors import InvalidTypeError, InvalidValueError
 
 Planes = tuple[Tensor, Tensor]
+RNNT_TYPES = ("regular", "modified", "constrained")
 
 
+@checked
 def rnnt_loss(
     logits: Tensor,
     symbols: Tensor,
@@ -55,10 +67,13 @@ def rnnt_loss(
         >>> round(1 / rnnt_loss(torch.zeros(1, 3, 2, 2), torch.tensor([[0]]), 1, rnnt_type="modified").exp().item(), 4)
         0.375
     """
+    check_floats("rnnt_loss", "logits", logits, "(B, T, S+1, C)")
+    num_samples, num_frames, width, _ = logits.shape
+    boundary = check_boundary("rnnt_loss", boundary, num_samples, width - 1, num_frames)
     if return_grad or (boundary is not None and boundary[:, :2].any()):
         planes = get_rnnt_logprobs_joint(logits, symbols, termination_symbol, rnnt_type, boundary)
         return reduced_planes(planes, boundary, delay_penalty, reduction, return_grad)
-    _, _, symbol_counts, frame_counts = _boundary(boundary, logits.shape[2] - 1, logits.shape[1], symbols).unbind(1)
+    _, _, symbol_counts, frame_counts = _boundary(boundary, width - 1, num_frames, symbols).unbind(1)
     losses = transducer_losses(
         logits,
         symbols,
@@ -71,6 +86,7 @@ def rnnt_loss(
     return reduced("rnnt_loss", losses, reduction)
 
 
+@checked
 def rnnt_loss_simple(
     lm: Tensor,
     am: Tensor,
@@ -109,6 +125,7 @@ def rnnt_loss_simple(
     return reduced_planes(planes, boundary, delay_penalty, reduction, return_grad)
 
 
+@checked
 def rnnt_loss_smoothed(
     lm: Tensor,
     am: Tensor,
@@ -152,6 +169,7 @@ def rnnt_loss_smoothed(
     return reduced_planes(planes, boundary, delay_penalty, reduction, return_grad)
 
 
+@checked
 def get_rnnt_logprobs(
     lm: Tensor,
     am: Tensor,
@@ -164,6 +182,7 @@ def get_rnnt_logprobs(
     return get_rnnt_logprobs_smoothed(lm, am, symbols, termination_symbol, 0.0, 0.0, boundary, rnnt_type)
 
 
+@checked
 def get_rnnt_logprobs_smoothed(
     lm: Tensor,
     am: Tensor,
@@ -175,6 +194,14 @@ def get_rnnt_logprobs_smoothed(
     rnnt_type: str = "regular",
 ) -> Planes:
     """``k2.get_rnnt_logprobs_smoothed``: the planes of ``get_rnnt_logprobs``, smoothed."""
+    function = "get_rnnt_logprobs"
+    check_floats(function, "lm", lm, "(B, S+1, C)")
+    check_floats(function, "am", am, "(B, T, C)")
+    num_samples, num_frames, num_classes = am.shape
+    check_size(function, "lm", lm, (num_samples, None, num_classes), "(B, S+1, C)")
+    blank = check_class(function, "termination_symbol", termination_symbol, num_classes)
+    symbols = check_symbols(function, symbols, num_samples, lm.shape[1] - 1, num_classes)
+    boundary = check_boundary(function, boundary, num_samples, lm.shape[1] - 1, num_frames)
     am_max, lm_max = am.amax(2, keepdim=True), lm.amax(2, keepdim=True)
     # Where lm and am have their maxima far apart the products get small: down to exp(-700) in float64.
     am_probs, lm_probs = (am - am_max).double().exp(), (lm - lm_max).double().exp()
@@ -196,11 +223,11 @@ def get_rnnt_logprobs_smoothed(
     label_am = am.mT.gather(1, symbols[..., None].expand(-1, -1, am.shape[1]))
     label_lm = lm[:, :-1].gather(2, symbols[..., None])
     px = mixed(label_am, label_lm, log_unigram[symbols][..., None], slice(None, -1))
-    blank = termination_symbol
     py = mixed(am[:, None, :, blank], lm[:, :, blank, None], log_unigram[blank], slice(None))
     return typed_planes(px, py, rnnt_type, boundary)
 
 
+@checked
 def get_rnnt_logprobs_joint(
     logits: Tensor,
     symbols: Tensor,
@@ -209,12 +236,19 @@ def get_rnnt_logprobs_joint(
     boundary: Tensor | None = None,
 ) -> Planes:
     """``k2.get_rnnt_logprobs_joint``: the two planes of logits (B, T, S+1, C)."""
+    function = "get_rnnt_logprobs_joint"
+    check_floats(function, "logits", logits, "(B, T, S+1, C)")
+    num_samples, num_frames, width, num_classes = logits.shape
+    blank = check_class(function, "termination_symbol", termination_symbol, num_classes)
+    symbols = check_symbols(function, symbols, num_samples, width - 1, num_classes)
+    boundary = check_boundary(function, boundary, num_samples, width - 1, num_frames)
     log_probs = logits.log_softmax(-1)
     labels = symbols[:, None, :, None].expand(-1, logits.shape[1], -1, -1)
     px = log_probs[:, :, :-1].gather(3, labels)[..., 0].transpose(1, 2)
-    return typed_planes(px, log_probs[..., termination_symbol].transpose(1, 2), rnnt_type, boundary)
+    return typed_planes(px, log_probs[..., blank].transpose(1, 2), rnnt_type, boundary)
 
 
+@checked
 def mutual_information_recursion(
     px: Tensor, py: Tensor, boundary: Tensor | None = None, return_grad: bool = False
 ) -> Any:
@@ -257,6 +291,10 @@ def joint_mutual_information_recursion(
         (K, B): the scores of each pair, expected over the walks; in the first also the walks' entropy. They add up to
         the log-sums, and their gradients by the planes to its gradient; the occupations are constants to them.
     """
+    function = "joint_mutual_information_recursion"
+    px, py = ([tensor(function, name, plane) for plane in planes] for name, planes in (("px", px), ("py", py)))
+    for pair in zip(px, py, strict=True):
+        check_planes(function, *pair)
     planes = torch.stack(list(px)).sum(0), torch.stack(list(py)).sum(0)
     scores, occupations = mutual_information_recursion(*planes, boundary, return_grad=True)
     # An impossible step has the score -inf and the occupation 0.
@@ -270,8 +308,10 @@ def joint_mutual_information_recursion(
 
 
 def _log_sums(px: Tensor, py: Tensor, boundary: Tensor | None) -> Tensor:
-    num_samples, num_symbols, width = px.shape
-    num_frames = py.shape[2]
+    function = "mutual_information_recursion"
+    num_symbols, num_frames = check_planes(function, px, py)
+    num_samples, width = len(px), px.shape[2]
+    boundary = check_boundary(function, boundary, num_samples, num_symbols, num_frames)
     bounds = _boundary(boundary, num_symbols, num_frames, px)
     first_symbol, first_frame, last_symbol, last_frame = (bound[:, None, None] for bound in bounds.unbind(1))
     # One frame more, behind the last, whose blank costs nothing and ends every walk.
@@ -302,18 +342,66 @@ def _boundary(boundary: Tensor | None, num_symbols: int, num_frames: int, beside
     return torch.tensor([[0, 0, num_symbols, num_frames]], device=beside.device).expand(len(beside), 4)
 
 
+def check_planes(function: str, px: Tensor, py: Tensor, names: tuple[str, str] = ("px", "py")) -> tuple[int, int]:
+    """S and T of two planes, (B, S, T+1) or (B, S, T), and (B, S+1, T)."""
+    check_floats(function, names[0], px, "(B, S, T+1)")
+    check_floats(function, names[1], py, "(B, S+1, T)")
+    num_symbols, num_frames = px.shape[1], py.shape[2]
+    check_size(function, names[1], py, (len(px), num_symbols + 1, None), "(B, S+1, T)")
+    if px.shape[2] - num_frames not in (0, 1):
+        rule = f"have T+1 or T frames with T = {num_frames}"
+        raise InvalidValueError(function, names[0], rule, f"shape {tuple(px.shape)}")
+    return num_symbols, num_frames
+
+
+def check_symbols(
+    function: str, symbols: Tensor, num_samples: int, num_symbols: int | None, num_classes: int
+) -> Tensor:
+    """Labels (B, S) as int64. Values are looked at where that is free: on the CPU."""
+    check_size(function, "symbols", symbols, (num_samples, num_symbols), "(B, S)")
+    symbols = as_int64(function, "symbols", symbols)
+    if symbols.is_cpu and ((symbols < 0) | (symbols >= num_classes)).any():
+        raise InvalidValueError(function, "symbols", f"lie in [0, C) with C = {num_classes}", symbols.tolist())
+    return symbols
+
+
+def check_boundary(
+    function: str, boundary: Tensor | None, num_samples: int, num_symbols: int, num_frames: int
+) -> Tensor | None:
+    """Bounds (B, 4) as int64, and within the planes, which is looked at as the labels are."""
+    if boundary is None:
+        return None
+    check_size(function, "boundary", boundary, (num_samples, 4), "(B, 4)")
+    boundary = as_int64(function, "boundary", boundary)
+    if boundary.is_cpu:
+        first, last = boundary[:, :2], boundary[:, 2:]
+        if ((first < 0) | (first > last) | (last > torch.tensor([num_symbols, num_frames], device="cpu"))).any():
+            rule = f"have 0 <= first <= last, at most S = {num_symbols} and T = {num_frames}"
+            raise InvalidValueError(function, "boundary", rule, boundary.tolist())
+    return boundary
+
+
+def as_int64(function: str, name: str, value: Tensor) -> Tensor:
+    if value.dtype not in INTEGERS:
+        raise InvalidTypeError(function, name, "have an integer dtype", value.dtype)
+    return value.long()
+
+
+@checked
 def typed_planes(px: Tensor, py: Tensor, rnnt_type: str, boundary: Tensor | None) -> Planes:
     """The planes of a type, from label scores (B, S, T): no label behind the last frame, or two arcs in one."""
+    if rnnt_type not in RNNT_TYPES:
+        raise InvalidValueError("rnnt_loss", "rnnt_type", f"be one of {', '.join(RNNT_TYPES)}", repr(rnnt_type))
     if rnnt_type == "constrained":
         return px + py[:, 1:], py
     if rnnt_type == "modified":
         return px, py
-    assert rnnt_type == "regular", rnnt_type
     last = px.shape[2] if boundary is None else boundary[:, 3, None, None]
     px = torch.nn.functional.pad(px, (0, 1), value=-torch.inf)
     return px.masked_fill(torch.arange(px.shape[2], device=px.device) == last, -torch.inf), py
 
 
+@checked
 def reduced_planes(
     planes: Planes, boundary: Tensor | None, delay_penalty: float, reduction: str, return_grad: bool = False
 ) -> Any:

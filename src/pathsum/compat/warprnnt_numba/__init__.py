@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pathsum.compat.conventions import Integers, as_one, bounded, report, transducer_losses
+from pathsum.compat.conventions import Integers, as_one, bounded, checked, report, transducer_losses
 from pathsum.compat.warprnnt_numba import numba_utils as numba_utils
 from pathsum.compat.warprnnt_numba import rnnt_numpy as rnnt_numpy
 
 __NUMBA_MINIMUM_VERSION__ = numba_utils.__NUMBA_MINIMUM_VERSION__
 
 
+@checked
 def rnnt_loss(
     acts: Tensor,
     labels: Integers,
@@ -90,6 +91,7 @@ class RNNTLossNumba(nn.Module):
         torch.Size([1])
     """
 
+    @checked
     def __init__(
         self, blank: int = 0, reduction: str | None = "mean", fastemit_lambda: float = 0.0, clamp: float = -1
     ) -> None:
@@ -99,6 +101,7 @@ class RNNTLossNumba(nn.Module):
         self.clamp = float(clamp) if clamp > 0 else 0.0
         self.reduction = reduction
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
         options = (self.blank, self.reduction, self.fastemit_lambda, self.clamp)
         return rnnt_loss(acts, labels, act_lens, label_lens, *options)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pathsum.compat.conventions import Integers, as_one, bounded, report, transducer_losses
+from pathsum.compat.conventions import Integers, as_one, bounded, checked, report, transducer_losses
 
 
 class RNNTLoss(nn.Module):
@@ -21,12 +21,14 @@ class RNNTLoss(nn.Module):
         1.3863
     """
 
+    @checked
     def __init__(self, blank: int = 0, fastemit_lambda: float = 0.0, clamp: float = -1.0) -> None:
         super().__init__()
         self.blank = blank
         self.fastemit_lambda = fastemit_lambda
         self.clamp = float(clamp) if clamp > 0 else 0.0
 
+    @checked
     def forward(self, acts: Tensor, labels: Integers, act_lens: Integers, label_lens: Integers) -> Tensor:
         losses = transducer_losses(
             bounded(acts, self.clamp),

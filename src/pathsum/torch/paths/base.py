@@ -137,8 +137,9 @@ class Paths:
         dispatch.check_written(self.function, self.impl, kernels)
         return dispatch.kernels_of(self.impl, kernels)
 
-    def _count(self, k: int) -> int:
-        return _checks.check_count(self.function, "k", k, 1)
+    def _count(self, k: int, places: int) -> int:
+        """How many paths are listed, as many of them kept in each of some places."""
+        return _checks.check_copies(self.function, "k", k, 1, places)
 
     def _draws(self, num_samples: int, generator: torch.Generator | None, size: int, choices: int) -> Tensor:
         """(N, K, choices) numbers drawn evenly from [0, 1)."""

@@ -173,7 +173,8 @@ class FramePaths(Paths):
         Returns:
             A ``PathList``, of chains an ``AlignmentList``. Of equals that one comes first that ``best`` takes.
         """
-        return self._told(self._lister("routes").k_best(self._as_graphs(), self._count(k)))
+        call = self._as_graphs()
+        return self._told(self._lister("routes").k_best(call, self._count(k, places_of(call))))
 
     def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> Any:
         """Paths drawn at random, independently, each as probable as its share in the sum over all paths.
@@ -429,6 +430,12 @@ def label_dtype(targets: Integers) -> torch.dtype:
 def centred(table: Tensor, *dims: int) -> Tensor:
     """Scores less the largest along some axes, a constant: where all paths take one of them it changes no share."""
     return table - common(table, *dims)
+
+
+def places_of(call: Call) -> int:
+    """How many states there are in all frames of a question about graphs, those of the samples' own paths with them."""
+    num_samples, num_frames, _ = call.scores[0].shape
+    return (num_frames + 1) * (num_samples + int(call.lattice.state_offsets[-1]))
 
 
 def part_of(lattice: Any, samples: slice) -> Any:

@@ -29,7 +29,7 @@ from pathsum.torch._inputs import (
 )
 from pathsum.torch._ops.arrays import work_dtype
 from pathsum.torch.paths.base import Paths
-from pathsum.torch.paths.frames import centred
+from pathsum.torch.paths.frames import centred, places_of
 
 Graphs = Graph | Sequence[Graph]
 
@@ -138,7 +138,8 @@ class GraphPaths(Paths):
             ([[0, 0], [1, 0]], [0.42, 0.28])
         """
         outputs = self._outputs_by_weight() if _checks.check_flag(self.function, "distinct", distinct) else None
-        return self._told(self._lister("routes").k_best(self._detached(), self._count(k), outputs))
+        call = self._detached()
+        return self._told(self._lister("routes").k_best(call, self._count(k, places_of(call)), outputs))
 
     def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> LatticeAlignment:
         """Paths drawn at random, independently, each as probable as its share in the sum over all paths.
