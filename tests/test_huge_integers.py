@@ -9,19 +9,26 @@ import torch
 
 from pathsum.compat.optimized_transducer import transducer_loss
 from pathsum.errors import InvalidTypeError, InvalidValueError
+from pathsum.graphs import ctc_topology
 from pathsum.testing import assert_close
 from pathsum.torch import (
     ar_rnnt_loss,
+    asg_beam_decode,
+    ctc_beam_decode,
     ctc_loss,
     multi_blank_rnnt_loss,
+    rnnt_beam_decode,
     rnnt_entropy,
     rnnt_expected_risk,
     rnnt_joint_loss,
     rnnt_loss_from_joint,
     rnnt_packed_loss,
+    sample_labellings,
+    simple_ctc_beam_decode,
     tdt_loss,
     wildcard_rnnt_loss,
 )
+from pathsum.torch.paths import ctc_paths, graph_paths, rnnt_paths
 
 ROWS = torch.zeros(4, 5)
 HUGE = [2**31, 2**32 + 1, 2**61, 2**62 + 1, 2**63 - 1]
@@ -118,3 +125,32 @@ def test_tiles_as_large_as_one_likes():
 def test_the_messages_count_without_wrapping():
     with pytest.raises(InvalidValueError, match=f"= {4 * (2**62 + 1)} rows"):
         rnnt_packed_loss(ROWS, np.array([[1, 2, 3]]), np.array([2**62 + 1]), np.array([3]), blank=0)
+
+
+FRAMES = torch.zeros(1, 3, 4).log_softmax(2)
+PATHS = {
+    "ctc": lambda: ctc_paths(FRAMES, [[1, 2]], [3], [2], batch_first=True),
+    "graphs": lambda: graph_paths(FRAMES, ctc_topology(4), batch_first=True),
+    "rnnt": lambda: rnnt_paths(torch.zeros(1, 3, 3, 4), [[1, 2]], [3], [2], blank=0),
+}
+
+
+@pytest.mark.parametrize("huge", [2**31, 2**40, 2**62, 2**63, 10**30])
+def test_no_more_is_listed_or_drawn_or_searched_than_memory_holds(huge):
+    decoders = {
+        "ctc_beam_decode": lambda size: ctc_beam_decode(FRAMES, beam_size=size),
+        "simple_ctc_beam_decode": lambda size: simple_ctc_beam_decode(FRAMES, beam_size=size),
+        "asg_beam_decode": lambda size: asg_beam_decode(FRAMES, torch.zeros(4, 4), beam_size=size),
+        "rnnt_beam_decode": lambda size: rnnt_beam_decode(FRAMES, None, lambda *of: of, torch.add, beam_size=size),
+    }
+    for name, decode in decoders.items():
+        with pytest.raises(InvalidValueError, match=f"^{name}: beam_size must be at most [0-9]+; got {huge}$"):
+            decode(huge)
+    for name, paths in PATHS.items():
+        with pytest.raises(InvalidValueError, match=f"k must be at most [0-9]+; got {huge}$"):
+            paths().k_best(huge)
+        with pytest.raises(InvalidValueError, match=f"num_samples must be at most [0-9]+; got {huge}$"):
+            paths().sample(huge)
+        assert paths().k_best(9).log_probs.shape == (1, 9), name
+    with pytest.raises(InvalidValueError, match=f"num_samples must be at most [0-9]+; got {huge}$"):
+        sample_labellings(FRAMES, huge)

@@ -42,7 +42,7 @@ def _layout(value: Any) -> str:
     return "a quantised tensor" if value.is_quantized else f"a {str(value.layout).removeprefix('torch.')} tensor"
 
 
-_RULES = doors.RULES | {"Tensor": tensor, "TorchImpl": doors.text}
+_RULES = doors.RULES | {"Tensor": tensor}
 
 
 def checked(function: doors.Function) -> doors.Function:
@@ -95,9 +95,14 @@ def bounded(scores: Tensor, clamp: float) -> Tensor:
     """The scores, their gradient bounded to [-clamp, clamp] behind the upstream gradient; as they are at clamp <= 0."""
     if clamp <= 0 or not scores.requires_grad:
         return scores
-    scores = scores.view_as(scores)
+    scores, clamp = scores.view_as(scores), _finite(clamp, scores)
     scores.register_hook(lambda gradient: gradient.clamp(-clamp, clamp))
     return scores
+
+
+def _finite(clamp: float, beside: Tensor) -> float:
+    """The bound, or the largest number of a dtype where that is less."""
+    return min(clamp, torch.finfo(beside.dtype).max)
 
 
 def blanks_among(targets: Integers, target_lengths: Integers, blank: int) -> Tensor | None:
@@ -204,6 +209,7 @@ def _clamped(losses: Tensor, logits: Tensor, clamp: float) -> Tensor:
     if not losses.requires_grad:
         return losses
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    clamp = _finite(clamp, gradient)
     gradient = gradient.clamp(-clamp, clamp)
     # -inf, and whatever is in the padding, has the gradient 0.
     linear = torch.where(gradient == 0, 0.0, logits) * gradient

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathsum.compat.doors import array
 from pathsum.compat.torchaudio import forced_align as _forced_align
 from pathsum.errors import InvalidValueError
 
@@ -71,10 +72,9 @@ def forced_align(
         >>> paths.tolist(), scores.shape
         ([[1, 0, 2]], (3,))
     """
-    paths, scores = (
-        result.numpy()
-        for result in _forced_align(torch.as_tensor(log_probs), targets, input_lengths, target_lengths, blank)
-    )
+    given = array("forced_align", "log_probs", log_probs, torch.as_tensor)
+    found = _forced_align(given, targets, input_lengths, target_lengths, blank)
+    paths, scores = (result.numpy() for result in found)
     return paths, scores[0] if len(scores) == 1 else scores
 
 

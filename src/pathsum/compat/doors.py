@@ -64,11 +64,28 @@ def integers(function: str, argument: str, value: Any) -> list[int]:
     return [integer(function, argument, entry) for entry in value]
 
 
+def array(function: str, argument: str, value: Any, convert: Callable[[Any], Any]) -> Any:
+    """What a framework's ``convert`` makes an array of, an array."""
+    try:
+        return convert(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InvalidTypeError(function, argument, "be an array, or what one is made of", _kind(value)) from error
+
+
 def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-RULES: dict[str, Rule] = {"bool": flag, "int": integer, "float": number, "str": text, "Sequence[int]": integers}
+RULES: dict[str, Rule] = {
+    "bool": flag,
+    "int": integer,
+    "float": number,
+    "str": text,
+    "TorchImpl": text,
+    "JAXImpl": text,
+    "TensorFlowImpl": text,
+    "Sequence[int]": integers,
+}
 
 
 def checked(function: Function, rules: Mapping[str, Rule] = RULES) -> Function:
@@ -78,6 +95,7 @@ def checked(function: Function, rules: Mapping[str, Rule] = RULES) -> Function:
     """
     name = function.__qualname__.partition(".")[0]
     parameters = inspect.signature(function).parameters
+    places = [argument for argument, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY]
     found: dict[str, Rule] = {}
     for argument, parameter in parameters.items():
         annotation, may_be_none, _ = str(parameter.annotation).partition(" | None")
@@ -90,7 +108,7 @@ def checked(function: Function, rules: Mapping[str, Rule] = RULES) -> Function:
 
     @wraps(function)
     def call(*given: Any, **options: Any) -> Any:
-        arguments = [passed(argument, value) for argument, value in zip(parameters, given, strict=False)]
+        arguments = [passed(argument, value) for argument, value in zip(places, given, strict=False)]
         options = {argument: passed(argument, value) for argument, value in options.items()}
         return function(*arguments, *given[len(arguments) :], **options)
 

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from pathsum.compat.doors import array, checked
 from pathsum.decoding import ctc_beam_decode, simple_ctc_beam_decode
+from pathsum.errors import InvalidTypeError
 
 
+@checked
 def beam_search(
     network_output: np.ndarray,
     alphabet: Sequence[str],
@@ -45,7 +48,7 @@ def beam_search(
         >>> beam_search(np.array([[0.1, 0.9, 0.0], [0.9, 0.1, 0.0], [0.1, 0.9, 0.0]]), "NAC")
         ('AA', [0, 2])
     """
-    probs = _checked(network_output, alphabet)
+    probs = _checked("beam_search", network_output, alphabet)
     if beam_size == 0:
         raise ValueError("beam_size cannot be 0")
     if not 0.0 <= beam_cut_threshold < 1.0 / len(alphabet):
@@ -63,6 +66,7 @@ def beam_search(
     return _text(alphabet, found.tokens[0, :length].tolist()), found.frames[0, :length].tolist()
 
 
+@checked
 def viterbi_search(
     network_output: np.ndarray,
     alphabet: Sequence[str],
@@ -94,7 +98,7 @@ def viterbi_search(
         >>> viterbi_search(np.array([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.01, 0.99]]), "NA", qstring=True)
         ('AA+5', [0, 3])
     """
-    probs = _checked(network_output, alphabet)
+    probs = _checked("viterbi_search", network_output, alphabet)
     classes = probs.argmax(1)
     begins = classes != 0
     if collapse_repeats:
@@ -117,8 +121,12 @@ def _text(alphabet: Sequence[str], classes: list[int]) -> str:
     return "".join(alphabet[c] for c in classes)
 
 
-def _checked(network_output: Any, alphabet: Sequence[str]) -> np.ndarray:
-    probs = np.asarray(network_output)
+def _checked(function: str, network_output: Any, alphabet: Sequence[str]) -> np.ndarray:
+    if not isinstance(alphabet, (str, list, tuple)) or not all(isinstance(label, str) for label in alphabet):
+        raise InvalidTypeError(function, "alphabet", "be a list of texts", type(alphabet).__name__)
+    probs = array(function, "network_output", network_output, np.asarray)
+    if probs.dtype.kind not in "fiub":
+        raise InvalidTypeError(function, "network_output", "be real numbers", probs.dtype.name)
     if not len(alphabet) or probs.ndim != 2 or probs.shape[1] != len(alphabet):
         rule = f"alphabet size {len(alphabet)} does not match probability matrix inner dimension"
         raise ValueError(f"{rule}, shape {probs.shape}")

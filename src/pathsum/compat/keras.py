@@ -18,6 +18,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from pathsum.compat.doors import array, checked
+from pathsum.errors import InvalidTypeError, InvalidValueError
+
 
 @keras.saving.register_keras_serializable(package="pathsum")
 class CTC(keras.losses.Loss):
@@ -61,6 +64,7 @@ class CTC(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="pathsum")
+@checked
 def ctc(y_true: Any, y_pred: Any, *, zero_infinity: bool = False, impl: str = "auto") -> Any:
     """``keras.losses.ctc``: losses (N,) of labels (N, L), 0 where padded, and logits (N, T, C).
 
@@ -70,12 +74,14 @@ def ctc(y_true: Any, y_pred: Any, *, zero_infinity: bool = False, impl: str = "a
         >>> round(float(ctc(np.array([[1, 2]]), np.zeros((1, 2, 3), np.float32))[0]), 4)
         2.1972
     """
-    labels, sizes = ops.cast(y_true, "int32"), ops.shape(y_pred)
+    labels = ops.cast(_numbers("ctc", "y_true", y_true, "(N, L)"), "int32")
+    sizes = ops.shape(_numbers("ctc", "y_pred", y_pred, "(N, T, C)"))
     label_length = ops.sum(ops.cast(labels != 0, "int32"), axis=-1)
     logit_length = sizes[1] * ops.ones((sizes[0],), dtype="int32")  # pyright: ignore
     return ctc_loss(labels, y_pred, label_length, logit_length, zero_infinity=zero_infinity, impl=impl)
 
 
+@checked
 def ctc_loss(
     target: Any,
     output: Any,
@@ -95,8 +101,13 @@ def ctc_loss(
         >>> round(float(loss[0]), 4)
         2.1972
     """
-    logits: Any = ops.convert_to_tensor(output)
-    integers: list[Any] = [ops.cast(array, "int32") for array in (target, target_length, output_length)]
+    logits = _numbers("ctc_loss", "output", output, "(N, T, C)")
+    given = (
+        ("target", target, "(N, L)"),
+        ("target_length", target_length, "(N)"),
+        ("output_length", output_length, "(N)"),
+    )
+    integers: list[Any] = [ops.cast(_numbers("ctc_loss", *argument), "int32") for argument in given]
     labels, label_length, logit_length = integers
     options: dict[str, Any] = {"zero_infinity": zero_infinity, "impl": impl}
     backend = keras.config.backend()
@@ -118,6 +129,7 @@ def ctc_loss(
     raise ValueError(f"ctc_loss: Keras must have the backend tensorflow, jax or torch; got {backend}")
 
 
+@checked
 def ctc_batch_cost(y_true: Any, y_pred: Any, input_length: Any, label_length: Any, *, impl: str = "auto") -> Any:
     """``keras.backend.ctc_batch_cost``: losses (N, 1) of labels and of what a softmax gave.
 
@@ -140,11 +152,27 @@ def ctc_batch_cost(y_true: Any, y_pred: Any, input_length: Any, label_length: An
         >>> [round(float(x), 4) for x in loss[0]]  # 6 of the 8 labellings read as the label
         [0.2877]
     """
-    probabilities: Any = ops.convert_to_tensor(y_pred)
+    function = "ctc_batch_cost"
+    probabilities = _numbers(function, "y_pred", y_pred, "(N, T, C)")
+    label_length = _numbers(function, "label_length", label_length, "(N, 1)")
+    input_length = _numbers(function, "input_length", input_length, "(N, 1)")
     scores: Any = ops.log(probabilities + keras.config.epsilon())
     label_length, input_length = (ops.squeeze(lengths, axis=-1) for lengths in (label_length, input_length))
     losses = ctc_loss(y_true, scores, label_length, input_length, scores.shape[-1] - 1, impl=impl)
     return ops.expand_dims(losses, 1)
+
+
+def _numbers(function: str, argument: str, value: Any, axes: str) -> Any:
+    """A tensor of real numbers of so many axes."""
+    found: Any = array(function, argument, value, ops.convert_to_tensor)
+    if not keras.backend.standardize_dtype(found.dtype).startswith(("int", "uint", "float", "bfloat", "bool")):
+        raise InvalidTypeError(function, argument, "be real numbers", found.dtype)
+    shape: Any = found.shape
+    if getattr(shape, "rank", shape) is None:
+        return found  # of a rank that only a running graph knows
+    if len(shape) != axes.count(",") + 1 or (axes.endswith("1)") and shape[-1] not in (1, None)):
+        raise InvalidValueError(function, argument, f"have shape {axes}", f"shape {tuple(shape)}")
+    return found
 
 
 _LOSSES, _OPERATIONS, _BACKEND = {"CTC": CTC, "ctc": ctc}, {"ctc_loss": ctc_loss}, {"ctc_batch_cost": ctc_batch_cost}

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathsum import jax as pathsum_jax
+from pathsum.compat.doors import array, checked
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.kernels.jax.extended import varying_as
 from pathsum.kernels.jax.rows import work_dtype
@@ -47,6 +48,7 @@ class _Batch(NamedTuple):
     log_epsilon: Array
 
 
+@checked
 def ctc_loss(
     logits: jax.typing.ArrayLike,
     logit_paddings: jax.typing.ArrayLike,
@@ -93,6 +95,7 @@ def ctc_loss(
     return _compiled_losses(_options("ctc_loss", scores, blank_id, corrected, impl), scores, batch)
 
 
+@checked
 def ctc_loss_with_forward_probs(
     logits: jax.typing.ArrayLike,
     logit_paddings: jax.typing.ArrayLike,
@@ -146,7 +149,16 @@ def ctc_loss_with_forward_probs(
 def _inputs(
     function: str, logits: Any, logit_paddings: Any, labels: Any, label_paddings: Any, log_epsilon: Any, corrected: bool
 ) -> tuple[Array, _Batch]:
-    scores, paddings, labels, label_paddings = map(jnp.asarray, (logits, logit_paddings, labels, label_paddings))
+    scores, paddings, labels, label_paddings, log_epsilon = (
+        array(function, name, value, jnp.asarray)
+        for name, value in (
+            ("logits", logits),
+            ("logit_paddings", logit_paddings),
+            ("labels", labels),
+            ("label_paddings", label_paddings),
+            ("log_epsilon", log_epsilon),
+        )
+    )
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise InvalidTypeError(function, "logits", "be floats", scores.dtype.name)
     if scores.ndim != 3:
@@ -159,6 +171,8 @@ def _inputs(
         raise InvalidValueError(function, "label_paddings", f"have shape {labels.shape}", label_paddings.shape)
     if paddings.shape != scores.shape[:2]:
         raise InvalidValueError(function, "logit_paddings", f"have shape {scores.shape[:2]}", paddings.shape)
+    if log_epsilon.ndim or jnp.iscomplexobj(log_epsilon):
+        raise InvalidValueError(function, "log_epsilon", "be a number", f"shape {log_epsilon.shape}")
     lengths = (label_paddings == 0).sum(1)
     epsilon = jnp.asarray(-jnp.inf if corrected else log_epsilon, work_dtype(scores))
     return scores, _Batch(paddings == 0, labels.astype(jnp.int32), lengths.astype(jnp.int32), epsilon)

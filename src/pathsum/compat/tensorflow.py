@@ -13,11 +13,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from pathsum.compat.doors import array, checked
 from pathsum.errors import InvalidValueError
 from pathsum.options import TensorFlowImpl
 from pathsum.tensorflow import ctc_loss as _ctc_loss
 
 
+@checked
 def ctc_loss(
     labels: Any,
     logits: Any,
@@ -60,7 +62,10 @@ def ctc_loss(
         1.3333
     """
     with tf.name_scope(name or "ctc_loss"):
-        scores = tf.convert_to_tensor(logits)
+        scores = array("ctc_loss", "logits", logits, tf.convert_to_tensor)
+        if scores.shape.rank not in (3, None):
+            axes = "(T, N, C)" if logits_time_major else "(N, T, C)"
+            raise InvalidValueError("ctc_loss", "logits", f"have shape {axes}", f"shape {scores.shape}")
         if isinstance(labels, tf.SparseTensor):
             if blank_index is None:
                 raise InvalidValueError("ctc_loss", "blank_index", "be given where labels are sparse", None)

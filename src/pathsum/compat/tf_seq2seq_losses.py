@@ -18,6 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pathsum.compat.doors import array
 from pathsum.tensorflow import ctc_loss as _classic
 from pathsum.tensorflow import simple_ctc_loss as _simple
 
@@ -356,8 +357,11 @@ class _Scores:
 
 def _at_most_all(logit_length: Any, scores: Any) -> Any:
     """(N,) at most T."""
-    lengths = tf.convert_to_tensor(logit_length)
-    return tf.minimum(lengths, tf.shape(scores, lengths.dtype)[1])
+    lengths = array("ctc_loss", "logit_length", logit_length, tf.convert_to_tensor)
+    scores = array("ctc_loss", "logits", scores, tf.convert_to_tensor)
+    if not lengths.dtype.is_integer or scores.shape.rank not in (3, None):
+        return logit_length  # the loss says what is wrong
+    return tf.minimum(lengths, tf.cast(tf.shape(scores)[1], lengths.dtype))
 
 
 def _log_add(*terms: Any) -> Any:

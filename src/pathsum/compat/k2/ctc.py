@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pathsum import torch as pathsum_torch
-from pathsum.compat.conventions import checked, reduced
+from pathsum.compat.conventions import checked, reduced, tensor
+from pathsum.compat.doors import integers
 from pathsum.compat.k2.fsa import Fsa, intersect_dense
 from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.graphs import Graph, ctc_topology, linear, over_ctc
@@ -124,8 +125,13 @@ def _kind(modified: bool) -> str:
 
 def linear_fsa(labels: Any, device: Any = None) -> LinearFsa:
     """``k2.linear_fsa`` of a list of labels, or of a list of such lists."""
+    if isinstance(labels, Tensor):
+        labels = tensor("linear_fsa", "labels", labels)
     labels = labels.tolist() if hasattr(labels, "tolist") else labels
-    return LinearFsa(labels if not labels or isinstance(labels[0], list) else [labels])
+    if not isinstance(labels, (list, tuple)):
+        raise InvalidTypeError("linear_fsa", "labels", "be a list of labels, or of such lists", type(labels).__name__)
+    lists = list(labels) if not labels or isinstance(labels[0], (list, tuple)) else [labels]
+    return LinearFsa([integers("linear_fsa", "labels", one) for one in lists])
 
 
 def compose(a_fsa: CtcTopology, b_fsa: LinearFsa) -> CtcGraph:

@@ -185,7 +185,8 @@ class GridPaths(Paths):
         Returns:
             A ``WalkList``. Of equals that one comes first that ``best`` takes.
         """
-        return self._told(self._lister("walks").k_best(self._planes_alone(), self._count(k, int(self.lattice.row_offsets[-1]))))
+        count = self._count(k, int(self.lattice.row_offsets[-1]))
+        return self._told(self._lister("walks").k_best(self._planes_alone(), count))
 
     def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> WalkList:
         """Walks drawn at random, independently, each as probable as its share in the sum over all walks.
