@@ -29,7 +29,7 @@ def test_the_example_of_them_all(criterion):
         (4, 3, InvalidValueError, r"blank must lie in \[-3, 3\); got 3"),
         (4, -4, InvalidValueError, "blank must lie in"),
         (4, torch.tensor([0, 1]), InvalidTypeError, "blank must be an int"),
-        (0, [[0.0]], InvalidTypeError, "logits must have dtype"),
+        (0, [[0.0]], InvalidTypeError, "(logits|acts) must be a dense tensor that has values"),
         (1, [["a"]], InvalidTypeError, "targets must"),
         (1, torch.tensor([[2**62]]), InvalidValueError, "targets must lie in"),
         (1, torch.tensor([[1.5]]), InvalidTypeError, "targets must have an integer dtype"),

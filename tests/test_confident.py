@@ -4,8 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from pathsum.graphs import ctc_topology, linear, over_ctc
 from pathsum.testing import assert_close
-from pathsum.torch import asg_loss, ctc_entropy, ctc_loss, rnnt_loss, simple_ctc_loss, tdt_loss
+from pathsum.torch import (
+    ar_rnnt_loss,
+    asg_loss,
+    ctc_entropy,
+    ctc_linear_loss,
+    ctc_loss,
+    lfmmi_loss,
+    multi_blank_rnnt_loss,
+    rnnt_loss,
+    simple_ctc_loss,
+    tdt_loss,
+)
 
 LONG = 20_000
 
@@ -142,3 +154,47 @@ def test_a_loss_without_a_gradient_is_made_in_strips_and_the_same_bits(monkeypat
             with torch.no_grad():
                 assert torch.equal(loss(*call, **options), whole.detach())
             monkeypatch.undo()
+
+
+@pytest.mark.parametrize("margin", [25.0, 14.0])
+def test_a_linear_layer_of_long_confident_audio(margin):
+    logits, labels = confident(4000, 30, 400, margin)
+    found, exact = (
+        ctc_linear_loss(logits.to(dtype), torch.eye(30, dtype=dtype), None, labels, [4000], [400], reduction="none")
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert_as_exact(found, exact)
+
+
+@pytest.mark.parametrize("margin", [25.0, 14.0])
+def test_graphs_of_long_confident_audio(margin):
+    logits, (labels,) = confident(1500, 4, 300, margin)
+    call = [over_ctc(linear(labels), 4)], ctc_topology(4), [1500]
+    found, exact = (lfmmi_loss(logits.to(d), *call, reduction="none") for d in (torch.float32, torch.float64))
+    assert_close(found, exact, relative=1.2e-7, absolute=1e-7)
+
+
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+def test_losses_of_probabilities_are_not_below_zero(impl):
+    num_frames, num_labels = (200, 60) if impl == "numba" else (20, 6)
+    logits = torch.randn(1, num_frames, num_labels + 1, 5, generator=torch.Generator().manual_seed(0)) * 0.3
+    labels = torch.tensor([[1 + i % 3 for i in range(num_labels)]])
+    for u in range(num_labels):
+        logits[0, 3 * u :, u, labels[0, u]] += 40.0
+        logits[0, : 3 * u, u, 0] += 40.0
+    logits[0, :, num_labels, 0] += 40.0
+    call = (labels, [num_frames], [num_labels])
+    options = {"blank": 0, "reduction": "none", "impl": impl}
+    halves = torch.randn(1, num_frames, num_labels + 1, 3, generator=torch.Generator().manual_seed(1)) * 0.3
+    for dtype in (torch.float32, torch.float64):
+        given = logits.to(dtype)
+        losses = {
+            kind: rnnt_loss(given, *call, rnnt_type=kind, **options)
+            for kind in ("regular", "modified", "one_sym_per_frame", "constrained")
+        }
+        losses["restricted"] = ar_rnnt_loss(given, *call, 3 * torch.arange(num_labels)[None], 5, 5, **options)
+        losses["multi_blank"] = multi_blank_rnnt_loss(given, *call, [2], [4], **options)
+        losses["tdt"] = tdt_loss(given, halves.to(dtype), *call, [0, 1, 2], **options)
+        for kind, loss in losses.items():
+            assert loss.item() >= 0, (kind, dtype)
+            assert ((1 - (-loss.double()).exp()) ** 0.5).isfinite(), kind

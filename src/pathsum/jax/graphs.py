@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from pathsum import _checks
 from pathsum.errors import InvalidTypeError, InvalidValueError
@@ -127,9 +128,11 @@ def lfmmi_loss(
     if not isinstance(denominator, Graph):
         raise InvalidTypeError(function, "denominator", "be a Graph", type(denominator).__name__)
     batch = _batch(function, scores, input_lengths)
+    den_scale = _checks.check_number(function, "den_scale", den_scale)
+    scores, in_common = _apart(scores, batch.integers.input_lengths)
     every = _losses(function, "denominator", scores, denominator, batch, None, False, impl)
     own = _losses(function, "numerators", scores, numerators, batch, None, False, impl)
-    losses = _difference(own, _checks.check_number(function, "den_scale", den_scale) * every)
+    losses = _difference(own, den_scale * every) - (1 - den_scale) * in_common
     if reduction != "mean":
         return _finished(losses, reduction, zero_infinity)
     return _finished(losses, "sum", zero_infinity) / jnp.maximum(batch.integers.input_lengths.sum(), 1)
@@ -193,6 +196,7 @@ def crf_ctc_loss(
         max_labels=None,
         blank=0,
     )
+    scores, _ = _apart(scores, batch.integers.input_lengths)
     every = _losses(function, "scores", scores, all_kmers(state_len), batch, None, False, impl)
     solver = ChainSolver(check_impl(function, impl, scores), pose_crf, state_len, False)
     own = solve(solver, (scores,), batch, reduction="none", zero_infinity=False)
@@ -251,6 +255,18 @@ def _losses(
     if logits:
         scores = log_softmax(scores, batch.integers.input_lengths)
     return solve(solver, (scores, table), batch, reduction="none", zero_infinity=False)
+
+
+def _apart(scores: Array, input_lengths: Array) -> tuple[Array, Array]:
+    """Scores less the greatest of each frame, a constant, and the sum of these (N,).
+
+    Of two sums over paths that have it in common the difference would have what float32 leaves beside it.
+    """
+    scores = scores.astype(work_dtype(scores))
+    greatest = lax.stop_gradient(scores).max(2)
+    real = jnp.arange(scores.shape[1]) < input_lengths[:, None]
+    greatest = jnp.where(real & jnp.isfinite(greatest), greatest, 0)
+    return scores - greatest[:, :, None], greatest.sum(1)
 
 
 def _difference(own: Array, every: Array) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pathsum.lattice import Array
+from pathsum.lattice import ArcLattice, Array
 
 
 class ChainSaved(NamedTuple):
@@ -328,6 +328,11 @@ class ArcOptions(NamedTuple):
     clamp: float = -1.0
     given: bool = False
     joiners: tuple = ((), ())
+
+    def share_one(self, lattice: ArcLattice) -> bool:
+        """Whether the paths of a sample share a probability of 1: what rounding has left of a loss below 0 is 0."""
+        as_read = self.softmax and not self.given and self.sigma >= 0 and self.delay_penalty == 0
+        return as_read and lattice.skips_to is None
 
     @property
     def once_only(self) -> str | None:

@@ -109,7 +109,7 @@ class LinearOperators(OperatorKernels):
         rows = tile.rows
         columns[rows] += layer.read(tile, logits)
         largest = torch.maximum(maxima[rows], logits.amax(1))
-        total = logits.sub_(largest[:, None]).exp_().sum(1)
+        total = logits.sub_(largest[:, None]).exp_().sum(1, dtype=torch.float64)
         sums[rows] = sums[rows] * (maxima[rows] - largest).exp() + total
         maxima[rows] = largest
 

@@ -32,7 +32,7 @@ from pathsum.kernels.reference import (
     sparse,
 )
 from pathsum.kernels.reference.grid import _nodes, _zero_with_gradient
-from pathsum.kernels.reference.log_domain import exact
+from pathsum.kernels.reference.log_domain import exact, not_negative
 from pathsum.lattice import ArcLattice
 from pathsum.torch._autograd.reweighted import first_derivative_only
 from pathsum.torch._expectations import real_log_softmax
@@ -161,7 +161,8 @@ class Arcs(Kernels):
                 delay_penalty=options.delay_penalty,
                 fastemit_lambda=options.fastemit_lambda,
             )
-            return grid_arcs.forward(arcs, lattice, options.skip_score)
+            losses = grid_arcs.forward(arcs, lattice, options.skip_score)
+            return not_negative(losses) if options.share_one(lattice) else losses
 
         heads = _once(call)
         if options.clamp > 0:

@@ -99,5 +99,5 @@ def crf_ctc_loss(
         function, given, None, pose_crf(*batch, state_len), dispatch.kernels_of(every.impl, "chain"), batched
     )
     target.target_lengths = batch.target_lengths
-    losses = difference(target.losses(), every.losses())
+    losses = difference(target.exact_losses(), every.exact_losses())
     return target.reduce(finish(losses, given, zero_infinity), reduction)

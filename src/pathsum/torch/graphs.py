@@ -446,7 +446,7 @@ def lfmmi_loss(
     own = paths_of_graphs(
         function, scores, numerators, input_lengths, scores_name="scores", graphs_name="numerators", **options
     )
-    losses = finish(difference(own.losses(), den_scale * every.losses()), own.scores, zero_infinity)
+    losses = finish(difference(own.exact_losses(), den_scale * every.exact_losses()), own.scores, zero_infinity)
     if reduction != "mean":
         return own.reduce(losses, reduction)
     return losses.sum() / max(int(own.lattice.input_lengths.sum()), 1)

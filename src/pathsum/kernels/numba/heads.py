@@ -138,6 +138,10 @@ def forward(
     losses = grid_arcs.solve(
         scores, lattice, skip_score, need_gradient=need_gradient, num_threads=num_threads, skips=skips
     )
+    raised = lattice.skips_to is not None or label_bonus is not None or sigma < 0
+    if not raised and all(not isinstance(head, Given) and head.wanted.logits for head in heads):
+        # The paths share a probability of 1: what rounding has left below 0 is 0.
+        np.maximum(losses, 0.0, out=losses)
     statistics += [_NOTHING] * (4 - len(statistics))
     return ArcSaved(losses, scores if need_gradient else scores[:0], skips, *statistics)
 

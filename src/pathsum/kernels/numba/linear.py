@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.extended import scaled_exp
 from pathsum.kernels.numba.rows import borrow, less_both, softmax_row, softmax_statistics, unit_of
 from pathsum.numerics import LN_2
 
@@ -31,7 +32,10 @@ def read_rows(logits, first, last, first_class, classes, samples, maxima, sums, 
         before = maxima[r]
         largest = before if maximum <= before else maximum
         if total != 0:
-            own = total * np.exp(_unit(maximum) + (np.float64(maximum) - np.float64(largest)))
+            # Over the very exponential that was summed: a confident row's sum is then 1 and what its other classes add.
+            taken_off, power = unit_of(maximum)
+            own = total / np.float64(scaled_exp(maximum - taken_off, power))
+            own *= np.exp(np.float64(maximum) - np.float64(largest))
             sums[r] = sums[r] * np.exp(np.float64(before) - np.float64(largest)) + own
             maxima[r] = largest
         own_classes = classes[samples[r]]

@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathsum.kernels.reference.log_domain import IMPOSSIBLE, common, exact, log_add, log_softmax, log_sum, tied
+from pathsum.kernels.reference.log_domain import (
+    IMPOSSIBLE,
+    common,
+    exact,
+    log_add,
+    log_softmax,
+    log_sum,
+    not_negative,
+    tied,
+)
 from pathsum.lattice import ChainLattice
 
 
@@ -32,6 +41,7 @@ def forward(scores: Tensor, lattice: ChainLattice, transitions: Tensor | None = 
     last = lattice.num_states[:, None]
     final = (state >= last - lattice.num_final) & (state < last)
     losses = -(log_sum(torch.where(final, alpha, IMPOSSIBLE), 1) + offset.sum((1, 2)))
+    losses = not_negative(losses) if logits else losses
     return tied(losses, scores, *([] if transitions is None else [transitions]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pathsum.kernels.reference.log_domain import IMPOSSIBLE, common, exact, log_add, log_softmax
+from pathsum.kernels.reference.log_domain import IMPOSSIBLE, common, exact, log_add, log_softmax, not_negative
 from pathsum.lattice import ArcLattice, GridLattice
 
 
@@ -42,7 +42,8 @@ def forward(
     batch = torch.arange(shape[0], device=scores.device)
     log_z = alpha[batch, lattice.logit_lengths, lattice.target_lengths]
     log_z = log_z + offsets[0].sum((1, 2)) + offsets[1].sum((1, 2))
-    return -torch.where(lattice.logit_lengths > 0, log_z, IMPOSSIBLE)
+    losses = -torch.where(lattice.logit_lengths > 0, log_z, IMPOSSIBLE)
+    return not_negative(losses) if logits else losses
 
 
 def _nodes(lattice: GridLattice | ArcLattice) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,6 +40,11 @@ def common(scores: Tensor, *dims: int) -> Tensor:
     return torch.where(largest == IMPOSSIBLE, 0.0, largest)
 
 
+def not_negative(losses: Tensor) -> Tensor:
+    """Losses whose paths share a probability of 1: what rounding has left below 0 is 0, and has a gradient still."""
+    return torch.where(losses < 0, losses - losses.detach(), losses)
+
+
 def choose(parts: Sequence[float], left: float) -> tuple[int, float]:
     """Which part of a whole a number in [0, 1) falls in, and what is left of the number, spread over [0, 1) again.
 

@@ -30,7 +30,7 @@ class Joint(ArrayKernels, JointOperators):
         options, matmul = call.options, matmul_of(call.scores[2].dtype)
         solve = _solve_of(call.lattice, options.delay_penalty)
         joiner = as_joiner(*call.scores, options.activation)
-        saved = joint.forward(
+        losses, posteriors = joint.forward(
             joiner,
             call.lattice,
             matmul,
@@ -39,7 +39,10 @@ class Joint(ArrayKernels, JointOperators):
             num_threads=torch.get_num_threads(),
             solve=solve,
         )
-        return JointSaved(*saved)
+        if not options.delay_penalty:
+            # The paths share a probability of 1: what rounding has left below 0 is 0.
+            np.maximum(losses, 0.0, out=losses)
+        return JointSaved(losses, posteriors)
 
     def backward(self, call: Call, saved: JointSaved, upstream: np.ndarray, needed: Sequence[bool]) -> Sequence[Tensor]:
         options, matmul, follows = call.options, matmul_of(call.scores[2].dtype), _blank_follows(call.lattice)

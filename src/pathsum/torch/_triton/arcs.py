@@ -113,6 +113,8 @@ class Arcs(OperatorKernels):
         losses, *solved = _solve(own, planes, undefined, options.skip_score, need_gradient)
         if isinstance(in_common, Tensor):
             losses = losses - in_common
+        elif options.share_one(call.lattice):
+            losses = losses.clamp(min=0)
         statistics += [losses.new_empty(0) for _ in range(4 - len(statistics))]
         return Kept(losses, planes if need_gradient else planes.new_empty(0, 0), *solved, *statistics)
 

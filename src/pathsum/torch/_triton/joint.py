@@ -38,6 +38,7 @@ class Joint(JointOperators):
             planes, stride, *tiles.lengths, tiles.num_samples, undefined, NUM_KINDS=2, ROWS=_NODES,
         )  # fmt: skip
         losses = solve_packed((planes[0], planes[1]), undefined, tiles.lengths, tiles.width, need_gradient)
+        losses = losses if call.options.delay_penalty else losses.clamp(min=0)
         return JointSaved(losses, planes if need_gradient else planes.new_empty(0, 0))
 
     def backward(

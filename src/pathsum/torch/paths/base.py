@@ -53,6 +53,10 @@ class Paths:
         """Minus the log-sum over the paths, ``-log Z`` (N,), differentiable twice; inf where no path exists."""
         return self.kernels.losses(self.call(), Reduction(self.dtype, "none"))
 
+    def exact_losses(self) -> Tensor:
+        """The losses before they are rounded to the dtype of the result, of which differences are made."""
+        return self.kernels.losses(self.call())
+
     def loss(self, reduction: ReductionName = "mean", zero_infinity: bool = False) -> Tensor:
         """The losses reduced, as the function named after the loss does it.
 
