@@ -471,6 +471,18 @@ def test_what_goes_wrong_in_another_process_is_told():
 
 
 @pytest.mark.usefixtures("uncompiled")
+def test_a_process_that_has_ended_is_started_again_for_the_next_problem(tmp_path):
+    peers.save(make_problem(TINY_CTC), tmp_path)
+    with contenders.Worker(sys.executable, 1) as worker:
+        worker._process.kill()
+        worker._process.wait()
+        with pytest.raises(contenders.WorkerError, match="without an answer"):
+            worker.ask("step", peer="torch")
+        worker.ask("load", peer="torch", folder=str(tmp_path))
+        assert worker.ask("step", peer="torch")["loss"] > 0
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_memory_rows_measure_in_fresh_processes(ours):
     # torch's, since kernels run as plain Python here: logits of 8 MB, their log-softmax and two gradients.
     torch_alone = [contender for contender in contenders.gather({}) if contender.name == "torch"]

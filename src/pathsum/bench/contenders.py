@@ -27,7 +27,8 @@ class WorkerError(CommandError):
 class Worker:
     """A process that runs implementations on request, in this or another interpreter.
 
-    It may hold ``memory_bytes`` at most, and takes ``seconds`` at most for an answer; then it is ended.
+    It may hold ``memory_bytes`` at most, and takes ``seconds`` at most for an answer; then it is ended. One that has
+    ended is started again for the next problem.
     """
 
     def __init__(
@@ -44,18 +45,19 @@ class Worker:
         if python == sys.executable:
             variables["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
         variables |= {"OMP_NUM_THREADS": str(num_threads), "NUMBA_NUM_THREADS": str(num_threads)}
+        self._environment = variables | dict(environment or {})
+        self._command = [python, str(Path(peers.__file__).parent), str(num_threads)]
+        self._command += [] if memory_bytes is None else [str(memory_bytes)]
         self._complaints = tempfile.TemporaryFile("w+")
+        self._start()
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
-            [
-                python,
-                str(Path(peers.__file__).parent),
-                str(num_threads),
-                *([] if memory_bytes is None else [str(memory_bytes)]),
-            ],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
-            env=variables | dict(environment or {}),
+            env=self._environment,
             text=True,
         )
 
@@ -68,6 +70,9 @@ class Worker:
 
     def ask(self, task: str, **details: str) -> dict[str, Any]:
         """Send one request and wait for its answer."""
+        if task == "load" and self._process.poll() is not None:
+            self._process.communicate()
+            self._start()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

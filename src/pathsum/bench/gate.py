@@ -58,10 +58,10 @@ class Errors:
 class Truth:
     """Loss and gradient of a problem in float64.
 
-    CTC's, and those made of several CTCs, come from torch's own loss, which shares no code with ours; those of the
-    other losses from pathsum's reference implementation; those of a joiner from ``rnnt_loss`` of its logits, whose gate
-    is the ``rnnt`` group's. Of decoders it has the log-probabilities of what they find: torch's of labels, and of words
-    those of the graph that reads as them.
+    CTC's, and those made of several CTCs, come from torch's own loss, which shares no code with ours; those of a random
+    graph from a recursion here; those of the other losses from pathsum's reference implementation; those of a joiner
+    from ``rnnt_loss`` of its logits, whose gate is the ``rnnt`` group's. Of decoders it has the log-probabilities of
+    what they find: torch's of labels, and of words those of the graph that reads as them.
     """
 
     def __init__(self, problem: Problem):
@@ -207,20 +207,32 @@ def _graph(problem: Problem) -> tuple[float, np.ndarray]:
     if problem.kind == "ctc":
         loss, gradient = _ctc(problem)
         return loss, _by_log_probs(problem, gradient)
-    import torch
-
-    from pathsum.graphs import Graph
-    from pathsum.torch import lattice_loss
-
-    arcs, weights, final = problem.graph
-    graph = Graph(arcs[:, 0], arcs[:, 1], arcs[:, 2], weights, final=dict.fromkeys(final.tolist(), 0.0))
     gradient, total = np.zeros(problem.scores.shape), 0.0
     for n, frames in enumerate(problem.input_lengths.tolist()):
-        scores = torch.from_numpy(problem.scores[:frames, n]).double().requires_grad_()
-        loss = lattice_loss(scores, graph, reduction="sum", impl="reference")
-        gradient[:frames, n] = torch.autograd.grad(loss, scores)[0].numpy()
-        total += loss.item()
+        loss, gradient[:frames, n] = _of_graph(np.exp(problem.scores[:frames, n].astype(np.float64)), problem.graph)
+        total += loss
     return total, gradient
+
+
+def _of_graph(probabilities: np.ndarray, graph: tuple[np.ndarray, ...]) -> tuple[float, np.ndarray]:
+    """Alpha and beta of one sample in plain float64, each frame's alpha summing to 1: for scores that are not peaky."""
+    (sources, destinations, labels), weights, final = graph[0].T, np.exp(graph[1].astype(np.float64)), graph[2]
+    num_states = int(graph[0][:, :2].max()) + 1
+    alpha, sums = np.zeros((len(probabilities) + 1, num_states)), np.ones(len(probabilities) + 1)
+    alpha[0, 0] = 1.0
+    for t, row in enumerate(probabilities):
+        arriving = alpha[t, sources] * weights * row[labels]
+        alpha[t + 1] = np.bincount(destinations, arriving, num_states)
+        sums[t + 1] = alpha[t + 1].sum()
+        alpha[t + 1] /= sums[t + 1]
+    beta, gradient = np.zeros(num_states), np.zeros(probabilities.shape)
+    ending = alpha[-1, final].sum()
+    beta[final] = 1 / ending
+    for t in range(len(probabilities) - 1, -1, -1):
+        leaving = weights * probabilities[t, labels] * beta[destinations] / sums[t + 1]
+        gradient[t] = -np.bincount(labels, alpha[t, sources] * leaving, probabilities.shape[1])
+        beta = np.bincount(sources, leaving, num_states)
+    return -float(np.log(sums).sum() + np.log(ending)), gradient
 
 
 def _errors_of_texts(problem: Problem, step: Step) -> Errors:

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from pathsum.bench import librispeech, measure, report, rows
 from pathsum.bench.cases import GROUPS, ON_REQUEST, TIMED, Case, cases
-from pathsum.bench.contenders import Contender, Worker, gather
+from pathsum.bench.contenders import Contender, Worker, available_memory, gather
+from pathsum.bench.measure import TRIAL_MEMORY
 from pathsum.bench.peers import OURS
 from pathsum.bench.rows import Row, Run
 from pathsum.console import Console
@@ -58,7 +59,8 @@ def run(
     threads = threads or torch.get_num_threads()
     with ExitStack() as stack:
         stack.enter_context(_limited_to(threads))
-        workers = {python: stack.enter_context(Worker(python, threads)) for python in peer_pythons}
+        limit = int(TRIAL_MEMORY * available_memory())
+        workers = {python: stack.enter_context(Worker(python, threads, memory_bytes=limit)) for python in peer_pythons}
         contenders = gather(workers, None if only is None else frozenset(only))
         console.print(
             Text("pathsum bench", style="bold"),
