@@ -191,6 +191,23 @@ def test_epsilons_ends_and_what_is_refused():
         constant.grad()
 
 
+def test_what_the_peers_own_tests_look_at():
+    # No node: no path. New weights leave a gradient alone. A composition has no arcs that lead nowhere.
+    assert gtn.forward_score(gtn.Graph()).item() == -math.inf
+    first, second = gtn.Graph(), gtn.Graph()
+    for graph, last in ((first, (1, 2)), (second, (1,))):
+        for node in range(3):
+            graph.add_node(node == 0, node in last)
+        graph.add_arc(0, 1, 1, 1, 1.0)
+        graph.add_arc(0, 2, 2, 2, 2.0)
+    gtn.backward(gtn.forward_score(first))
+    gradient = first.grad().weights_to_list()
+    first.set_weights([0.0, 0.0])
+    assert first.grad().weights_to_list() == gradient
+    composed = gtn.compose(first, second)
+    assert (composed.num_nodes(), composed.num_arcs(), composed.weights_to_list()) == (2, 1, [1.0])
+
+
 def test_installed():
     with install("gtn"):
         peer = importlib.import_module("gtn")

@@ -109,7 +109,9 @@ class Graph:
         values = np.array(weights, np.float64).ravel()
         if len(values) != count:
             raise InvalidValueError("Graph.set_weights", "weights", f"have one entry an arc, {count}", len(values))
+        gradient = self._weights.grad
         self._weights = torch.from_numpy(values).requires_grad_(self.calc_grad)
+        self._weights.grad = gradient
 
     def grad(self) -> Graph:
         """The same graph, its weights being their gradient."""
@@ -289,7 +291,8 @@ def _columns(g: Graph) -> np.ndarray:
 
 def _ends(g: Graph) -> tuple[np.ndarray, np.ndarray]:
     g._become_plain()
-    start, final = (np.where(np.array(ends, bool), 0.0, -np.inf) for ends in (g._starts, g._accepts))
+    # A graph has one node at least.
+    start, final = (np.where(np.array(ends or [False]), 0.0, -np.inf) for ends in (g._starts, g._accepts))
     return start, final
 
 
@@ -321,18 +324,40 @@ def _compose(out: Graph, first: Graph, second: Graph) -> None:
     for a in np.flatnonzero(first._starts).tolist():
         for b in np.flatnonzero(second._starts).tolist():
             node((a, b))
-    pairs: list[tuple[int, int]] = []
+    found: list[tuple[int, int, int, int]] = []
     while waiting:
         a, b = waiting.pop(0)
         for one in out_of[a]:
             for other in leaving[b].get(int(left[one, 3]), ()):
                 to = node((int(left[one, 1]), int(right[other, 1])))
-                out._arcs.append((numbers[a, b], to, int(left[one, 2]), int(right[other, 3])))
-                pairs.append((one, other))
+                found.append((numbers[a, b], to, one, other))
+    useful = _leading_on(out._accepts, found)
+    found = [arc for arc in found if useful[arc[1]]]
+    place = (np.cumsum(useful) - 1).tolist()
+    out._starts, out._accepts = ([own for own, kept in zip(ends, useful, strict=True) if kept]
+                                 for ends in (out._starts, out._accepts))  # fmt: skip
+    out._arcs = [
+        (place[source], place[to], int(left[one, 2]), int(right[other, 3])) for source, to, one, other in found
+    ]
+    pairs = [arc[2:] for arc in found]
     ones, others = torch.from_numpy(np.array(pairs, np.int64).reshape(-1, 2)).T
     out._weights = first._tensor()[ones] + second._tensor()[others]
     if out._weights.requires_grad:
         out._weights.retain_grad()
+
+
+def _leading_on(accepts: list[bool], arcs: list[tuple[int, int, int, int]]) -> list[bool]:
+    """Whether an end can be reached from each node."""
+    useful, before = list(accepts), [[] for _ in accepts]
+    for source, to, *_ in arcs:
+        before[to].append(source)
+    waiting = [node for node, accepted in enumerate(accepts) if accepted]
+    while waiting:
+        for source in before[waiting.pop()]:
+            if not useful[source]:
+                useful[source] = True
+                waiting.append(source)
+    return useful
 
 
 # The peer's names are put in its place together: its graphs and these do not mix.
