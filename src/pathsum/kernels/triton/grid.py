@@ -156,9 +156,9 @@ def _sweep(
 @kernel
 def solve(
     blank_scores, label_scores, logit_lengths, target_lengths, row_offsets, num_frames: tl.int32, num_labels: tl.int32,
-    undefined, alpha, beta, losses, totals, PACKED: tl.constexpr, BLOCK: tl.constexpr,
+    undefined, at_least: tl.float64, alpha, beta, losses, totals, PACKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Alpha and the loss of a sample, or, by the second program of it, beta."""
+    """Alpha and the loss of a sample, or, by the second program of it, beta. No loss is below ``at_least``."""
     n = tl.program_id(0)
     frames, labels = tl.load(logit_lengths + n).to(tl.int32), tl.load(target_lengths + n).to(tl.int32)
     origin, width = origin_and_width(n, frames, labels, row_offsets, num_frames, num_labels, PACKED)
@@ -176,7 +176,7 @@ def solve(
             is_last = tl.arange(0, BLOCK) == labels % BLOCK
             tl.store(totals + n, tl.max(tl.where(is_last, pack(mantissa, exponent), float("-inf")), 0))
             loss = -tl.max(tl.where(is_last, log(mantissa, exponent), float("-inf")), 0)
-        tl.store(losses + n, loss)
+        tl.store(losses + n, tl.where(loss < at_least, at_least, loss))
 
 
 @kernel

@@ -144,11 +144,11 @@ def _beta(
 
 @kernel
 def solve(
-    planes, stride: tl.int64, logit_lengths, target_lengths, row_offsets, undefined, skip_score: tl.float64, alpha,
-    beta, losses, totals, ARCS: tl.constexpr, TERMS: tl.constexpr, LABEL_ENDS: tl.constexpr, SKIPS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    planes, stride: tl.int64, logit_lengths, target_lengths, row_offsets, undefined, skip_score: tl.float64,
+    at_least: tl.float64, alpha, beta, losses, totals, ARCS: tl.constexpr, TERMS: tl.constexpr,
+    LABEL_ENDS: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Alpha and the loss of a sample, or, by the second program of it, beta."""
+    """Alpha and the loss of a sample, or, by the second program of it, beta. No loss is below ``at_least``."""
     n = tl.program_id(0)
     frames, labels = tl.load(logit_lengths + n).to(tl.int32), tl.load(target_lengths + n).to(tl.int32)
     origin = tl.load(row_offsets + n)
@@ -164,7 +164,7 @@ def solve(
             )
             tl.store(totals + n, total)
             loss = -log_total
-        tl.store(losses + n, loss)
+        tl.store(losses + n, tl.where(loss < at_least, at_least, loss))
 
 
 @triton.jit

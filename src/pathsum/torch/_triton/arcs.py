@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -110,11 +111,10 @@ class Arcs(OperatorKernels):
                 planes, own.stride, *own.lengths, own.num_samples, undefined, NUM_KINDS=len(planes), ROWS=_NODES,
             )  # fmt: skip
             statistics = [tensor for _, *kept in read for tensor in kept]
-        losses, *solved = _solve(own, planes, undefined, options.skip_score, need_gradient)
+        at_least = 0.0 if options.share_one(call.lattice) else -math.inf
+        losses, *solved = _solve(own, planes, undefined, options.skip_score, at_least, need_gradient)
         if isinstance(in_common, Tensor):
             losses = losses - in_common
-        elif options.share_one(call.lattice):
-            losses = losses.clamp(min=0)
         statistics += [losses.new_empty(0) for _ in range(4 - len(statistics))]
         return Kept(losses, planes if need_gradient else planes.new_empty(0, 0), *solved, *statistics)
 
@@ -237,19 +237,19 @@ def sent_arcs(lattice: ArcLattice, device: torch.device) -> ArcLattice:
 
 
 def _solve(
-    own: _Arcs, planes: Tensor, undefined: Tensor, skip_score: float, need_gradient: bool
+    own: _Arcs, planes: Tensor, undefined: Tensor, skip_score: float, at_least: float, need_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Losses, and alpha, beta and totals; the planes of Graves' arcs are overwritten by their posteriors instead."""
     empty = empties(planes)
     if own.is_regular:
-        losses = solve_packed((planes[0], planes[1]), undefined, own.lengths, own.width, need_gradient)
+        losses = solve_packed((planes[0], planes[1]), undefined, own.lengths, own.width, need_gradient, at_least)
         return losses, empty(0), empty(0), empty(0)
     losses, totals, alpha = empty(own.num_samples), empty(own.num_samples), empty(own.num_nodes)
     beta = empty(own.num_nodes if need_gradient else 0)
     block = bucket(own.width, 32, STRIP)
     launch(
         grid_arcs.solve, (own.num_samples, 2 if need_gradient else 1), planes,
-        planes, own.stride, *own.lengths, undefined, skip_score, alpha, beta, losses, totals, TERMS=own.terms,
+        planes, own.stride, *own.lengths, undefined, skip_score, at_least, alpha, beta, losses, totals, TERMS=own.terms,
         **own.kinds, BLOCK=block, num_warps=warps(block),
     )  # fmt: skip
     return losses, alpha, beta, totals

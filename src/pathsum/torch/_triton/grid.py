@@ -6,6 +6,7 @@ a look at the lengths.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,13 +49,13 @@ class Grid(GridOperators):
 
     def forward(self, call: Call, need_gradient: bool) -> GridSaved:
         rows, (maxima, sums), planes, undefined = _scored(call)
-        in_common = 0.0
-        if not call.options.softmax:
-            in_common = take_off_common(planes[:1], planes[1:], rows.lengths, rows.sizes, rows.packed)
-        losses = _solve(planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed, need_gradient) - in_common
+        question = (planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed, need_gradient)
         if call.options.softmax:
             # Their paths share a probability of 1: what rounding has left below 0 is 0.
-            losses = losses.clamp(min=0)
+            losses = _solve(*question, 0.0)
+        else:
+            in_common = take_off_common(planes[:1], planes[1:], rows.lengths, rows.sizes, rows.packed)
+            losses = _solve(*question) - in_common
         if not need_gradient:
             planes = (planes[0].new_empty(0), planes[1].new_empty(0))
         return GridSaved(losses, maxima, sums, *planes)
@@ -216,9 +217,10 @@ def solve_packed(
     lengths: tuple[Tensor, Tensor, Tensor],
     width: int,
     need_gradient: bool,
+    at_least: float = -math.inf,
 ) -> Tensor:
     """Losses of the planes of packed rows, of samples with at most ``width - 1`` labels; the planes are overwritten."""
-    return _solve(planes, undefined, lengths, (len(undefined), 1, 0), width, True, need_gradient)
+    return _solve(planes, undefined, lengths, (len(undefined), 1, 0), width, True, need_gradient, at_least)
 
 
 def move_packed(
@@ -251,6 +253,7 @@ def _solve(
     width: int,
     packed: bool,
     need_gradient: bool,
+    at_least: float = -math.inf,
 ) -> Tensor:
     """Losses of the two score planes, which are overwritten by the posteriors where asked."""
     empty = empties(undefined)
@@ -261,7 +264,7 @@ def _solve(
     block = bucket(width, 32, STRIP)
     launch(
         grid.solve, (num_samples, 2 if need_gradient else 1), undefined,
-        *planes, *lengths, num_frames, num_labels, undefined, alpha, beta, losses, totals,
+        *planes, *lengths, num_frames, num_labels, undefined, at_least, alpha, beta, losses, totals,
         PACKED=packed, BLOCK=block, num_warps=warps(block),
     )  # fmt: skip
     if need_gradient:

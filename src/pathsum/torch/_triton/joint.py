@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,8 +38,9 @@ class Joint(JointOperators):
             grid_arcs.mark_undefined, (programs(stride, _NODES),), planes,
             planes, stride, *tiles.lengths, tiles.num_samples, undefined, NUM_KINDS=2, ROWS=_NODES,
         )  # fmt: skip
-        losses = solve_packed((planes[0], planes[1]), undefined, tiles.lengths, tiles.width, need_gradient)
-        losses = losses if call.options.delay_penalty else losses.clamp(min=0)
+        # The paths share a probability of 1: what rounding has left below 0 is 0.
+        at_least = -math.inf if call.options.delay_penalty else 0.0
+        losses = solve_packed((planes[0], planes[1]), undefined, tiles.lengths, tiles.width, need_gradient, at_least)
         return JointSaved(losses, planes if need_gradient else planes.new_empty(0, 0))
 
     def backward(
