@@ -64,10 +64,10 @@ def _derive(kernels, call, tangents=(), second=True):
 
 
 def _grid():
-    # Padded with rows that are aligned, in bfloat16; packed with rows that are not, in float32; wide, in float64.
+    # Packed with rows that are aligned, in bfloat16; padded with rows that are not, in float32; wide, in float64.
     for shape, packed, dtype in (
-        ((2, 3, 40, 64), False, torch.bfloat16),
-        ((2, 3, 40, 33), True, torch.float32),
+        ((2, 3, 40, 64), True, torch.bfloat16),
+        ((2, 3, 40, 33), False, torch.float32),
         ((1, 2, 3000, 2), False, torch.float64),
     ):
         scores, lattice = _transducer(shape, packed, dtype)

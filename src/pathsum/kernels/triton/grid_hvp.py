@@ -229,7 +229,8 @@ def write_product(
     alive = real & (loss < float("inf")) & (occupancy > 0)
     blank_tangent = tl.load(blank_tangents + rows, mask=real, other=0.0).to(WORK)
     label_tangent = tl.load(label_tangents + rows, mask=real, other=0.0).to(WORK)
-    label = tl.load(targets + n * targets_width + u, mask=alive & (u < labels), other=-1)
+    # Masked by what is alive, Triton 3.7 fails to compile it for some widths.
+    label = tl.load(targets + n * targets_width + u, mask=real & (u < labels), other=-1)
     starts = starts_of(n, t, u, rows, stride_n, stride_t, stride_u, PACKED)
     moved = starts_of(n, t, u, rows, tangent_stride_n, tangent_stride_t, tangent_stride_u, PACKED)
     out_starts = starts_of(n, t, u, rows, out_stride_n, out_stride_t, out_stride_u, PACKED)

@@ -28,7 +28,7 @@ from pathsum.torch._triton.launching import (
     layout,
     nowhere,
     programs,
-    tiles,
+    row_tiles,
     warps,
     work_dtype,
 )
@@ -152,7 +152,7 @@ class _Rows:
         self.read = (
             scores, *self.strides(scores), self.num_rows, *integers, *self.sizes, longest, num_classes, own.blank,
         )  # fmt: skip
-        rows, block = tiles(num_classes, work)
+        rows, block = row_tiles(num_classes, work)
         self.grid = (programs(self.num_rows, rows),)
         self.constants: dict[str, Any] = {
             "LOGITS": call.options.softmax, "PACKED": self.packed, "WORK": in_triton(work), "ROWS": rows,

@@ -100,6 +100,12 @@ def tiles(num_classes: int, work: torch.dtype) -> Tiles:
     return Tiles(min(size // classes, 8) if work == torch.float64 else size // classes, classes)
 
 
+def row_tiles(num_classes: int, work: torch.dtype) -> Tiles:
+    """Of kernels that hold much of each row beside its classes: many rows of few classes would fill the registers."""
+    rows, classes = tiles(num_classes, work)
+    return Tiles(min(rows, 16), classes)
+
+
 def in_rows(*tensors: Tensor | None) -> list[Any]:
     """Integers as kernels read them, contiguous; posing may leave them strided."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]

@@ -23,12 +23,10 @@ from pathsum.torch._triton.launching import (
     launch,
     layout,
     programs,
+    row_tiles,
     sent,
-    tiles,
     work_dtype,
 )
-
-_MOST_ROWS = 32
 
 
 def room_for(lattice: ArcLattice, num_rows: int) -> int:
@@ -56,9 +54,7 @@ class Reader:
             num_rows, *lengths, None, 0, None, len(own.logit_lengths), frames, labels, own.targets.shape[1],
             num_classes, lone,
         )  # fmt: skip
-        rows, block = tiles(num_classes, work)
-        # What belongs to a row is held beside its classes: of many rows of few classes it would fill the registers.
-        rows = min(rows, _MOST_ROWS)
+        rows, block = row_tiles(num_classes, work)
         self._grid = (programs(num_rows, rows),)
         self._constants: dict[str, Any] = {
             "CLASSES": tuple(options.classes), "LOGITS": options.softmax, "LONE": lone >= 0, "PACKED": packed,
