@@ -446,7 +446,7 @@ class _Planes:
         return [self._given(moving), None, None, None]
 
     def _given(self, planes: Tensor) -> Tensor:
-        return planes[:, : self.scores.shape[1]].to(self.scores.dtype)
+        return planes[:, : self.scores.shape[1]].to(self.scores.dtype).contiguous()
 
 
 def _scores(planes: list[Tensor], call: Call) -> Tensor:

@@ -17,7 +17,6 @@ from pathsum.kernels.triton import row_scores
 from pathsum.lattice import ArcLattice
 from pathsum.torch._triton.launching import (
     empties,
-    even,
     in_memory,
     in_triton,
     launch,
@@ -63,8 +62,8 @@ class Reader:
 
     def read(self) -> RowsSaved:
         """Planes (K, nodes), and statistics to be kept."""
-        planes = empties(self._scores)(self.num_planes, even(self.num_nodes))
-        return RowsSaved(planes[:, : self.num_nodes], *self.read_into(planes, None))
+        planes = empties(self._scores)(self.num_planes, self.num_nodes)
+        return RowsSaved(planes, *self.read_into(planes, None))
 
     def read_into(
         self, planes: Tensor, undefined: Tensor | None, sigma: float = 0.0, delay_penalty: float = 0.0
