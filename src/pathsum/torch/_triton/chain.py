@@ -339,7 +339,7 @@ def _transition_gradient(
     )  # fmt: skip
     size = len(transitions)
     gradient = torch.empty_like(transitions, dtype=dtype, memory_format=torch.contiguous_format)
-    columns = bucket(size, 16, 64)
+    columns = bucket(size, 16, 32)
     launch(
         chain_gradient.add_counts, (size, programs(size, columns)), transitions,
         counts, own.lengths[1], stay, step, num_samples, width, size, gradient, ENTRIES=32, FROM=columns,
