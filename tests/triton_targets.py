@@ -3,6 +3,8 @@
 Not where torch sees a device: there ``test_gpu.py`` is collected into the same process, and wants the kernels compiled.
 """
 
+import functools
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -29,7 +31,25 @@ def patch_language_once(function):
     return patch_language(function)
 
 
+numpy_dtype = interpreter._get_np_dtype
+
+
+@functools.cache
+def numpy_dtype_of_scalars(kind):
+    return numpy_dtype(kind)
+
+
+def numpy_dtype_once(kind):
+    """The interpreter's own, which makes a table of all dtypes to look one up."""
+    scalar = kind.element_ty if isinstance(kind, tl.block_type) else kind
+    return numpy_dtype(kind) if isinstance(scalar, tl.pointer_type) else numpy_dtype_of_scalars(scalar)
+
+
+FASTER = {"_patch_lang": patch_language_once, "_get_np_dtype": numpy_dtype_once}
+
+
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(interpreter, "_patch_lang", patch_language_once)
+    for name, function in FASTER.items():
+        monkeypatch.setattr(interpreter, name, function)
