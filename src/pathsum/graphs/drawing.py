@@ -140,6 +140,13 @@ def curve(a: Place, b: Place) -> Curve:
         loop = [Place(left, top), Place(left - 16, top - 38), Place(right + 16, top - 38), Place(right, top)]
         return Curve(loop, Place(a.x, top - 28.5), Place(0.0, -1.0))
     dx, dy = b.x - a.x, b.y - a.y
+    if dx == 0:
+        # Around the loops that stand between two states of a column.
+        side = float(np.sign(dy))
+        begin = Place(a.x + 0.86 * side * RADIUS, a.y + 0.5 * side * RADIUS)
+        end = Place(b.x + 0.86 * side * (RADIUS + 1), b.y - 0.5 * side * (RADIUS + 1))
+        control, middle = Place(a.x + 44 * side, (a.y + b.y) / 2), Place(a.x + 27 * side, a.y + 0.4 * dy)
+        return Curve([begin, control, end], middle, Place(side, 0.0))
     length = float(np.hypot(dx, dy))
     ux, uy = dx / length, dy / length
     bend = 14 + 0.12 * length * (length > 1.5 * _WIDTH)
