@@ -119,3 +119,9 @@ def test_a_clamp_beyond_the_floats_is_none():
         warprnnt_numba.rnnt_loss(**given | {"acts": leaf}, clamp=clamp).sum().backward()
         gradients.append(leaf.grad)
     assert_close(*gradients, absolute=0)
+
+
+def test_labels_in_a_row_cannot_have_the_blank_among_them_where_its_arcs_are_told_apart():
+    given = calls.base("compat.warprnnt_numba.rnnt_loss")
+    with pytest.raises(InvalidValueError, match=r"^rnnt_loss: targets must have shape \(N, U\) where the blank is"):
+        warprnnt_numba.rnnt_loss(**given | {"labels": torch.tensor([1, 0, 2])})

@@ -182,6 +182,9 @@ def transducer_losses(
         log_probs = logits.log_softmax(-1) if fused_log_softmax else logits
         scores, targets = blanks_apart(log_probs, targets, is_blank, column)
         if arcs != "both":
+            if is_blank.ndim < 2:
+                rule = "have shape (N, U) where the blank is among them"
+                raise InvalidValueError("rnnt_loss", "targets", rule, f"shape {tuple(is_blank.shape)}")
             # The label u leaves the nodes (t, u); no label leaves those of the last u.
             doubled = torch.nn.functional.pad(is_blank, (0, logits.shape[2] - is_blank.shape[1]))[:, None, :, None]
             doubled = doubled.to(scores.device)

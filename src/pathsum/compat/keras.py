@@ -153,7 +153,7 @@ def ctc_batch_cost(y_true: Any, y_pred: Any, input_length: Any, label_length: An
         [0.2877]
     """
     function = "ctc_batch_cost"
-    probabilities = _numbers(function, "y_pred", y_pred, "(N, T, C)")
+    probabilities = _numbers(function, "y_pred", y_pred, "(N, T, C)", ("float", "bfloat"))
     label_length = _numbers(function, "label_length", label_length, "(N, 1)")
     input_length = _numbers(function, "input_length", input_length, "(N, 1)")
     scores: Any = ops.log(probabilities + keras.config.epsilon())
@@ -162,11 +162,14 @@ def ctc_batch_cost(y_true: Any, y_pred: Any, input_length: Any, label_length: An
     return ops.expand_dims(losses, 1)
 
 
-def _numbers(function: str, argument: str, value: Any, axes: str) -> Any:
-    """A tensor of real numbers of so many axes."""
+_REAL = ("int", "uint", "float", "bfloat", "bool")
+
+
+def _numbers(function: str, argument: str, value: Any, axes: str, kinds: tuple[str, ...] = _REAL) -> Any:
+    """A tensor of real numbers of so many axes, whose dtype begins as one of the kinds."""
     found: Any = array(function, argument, value, ops.convert_to_tensor)
-    if not keras.backend.standardize_dtype(found.dtype).startswith(("int", "uint", "float", "bfloat", "bool")):
-        raise InvalidTypeError(function, argument, "be real numbers", found.dtype)
+    if not keras.backend.standardize_dtype(found.dtype).startswith(kinds):
+        raise InvalidTypeError(function, argument, f"have a dtype of {', '.join(kinds)}", found.dtype)
     shape: Any = found.shape
     if getattr(shape, "rank", shape) is None:
         return found  # of a rank that only a running graph knows

@@ -71,7 +71,9 @@ def ctc_loss(
     targets = _integers("targets", targets).to(torch.int64)
     input_lengths, target_lengths = _lengths("input_lengths", input_lengths), _lengths("target_lengths", target_lengths)
     scores, labels = log_probs, targets
-    is_blank = blanks_among(targets, target_lengths, blank)
+    num_classes = log_probs.shape[-1] if log_probs.ndim else 0
+    is_class = -num_classes <= blank < num_classes
+    is_blank = blanks_among(targets, target_lengths, blank) if is_class else None
     apart = is_blank is not None and bool(is_blank.any())
     if is_blank is not None and apart:
         scores, labels = blanks_apart(log_probs, targets, is_blank, blank)
