@@ -14,9 +14,10 @@ if not hasattr(os, "fork"):
     pytest.skip("no fork on this system", allow_module_level=True)
 
 import torch
+from torch._subclasses import FakeTensorMode
 
 import pathsum.torch
-from pathsum.errors import InvalidTypeError
+from pathsum.errors import ImplementationError, InvalidTypeError
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 import calls
@@ -50,6 +51,24 @@ def test_a_tensor_that_is_not_dense_is_named(name, argument, kind):
         arguments[argument] = make(arguments[argument])
     with pytest.raises(InvalidTypeError, match=f"^{name}: {argument} must .*; got a {kind}"):
         getattr(pathsum.torch, name)(**arguments)
+
+
+@pytest.mark.parametrize("name", ["forced_align", "lattice_align", "ctc_beam_decode", "asg_viterbi", "rnnt_posteriors"])
+def test_fake_tensors_have_no_values(name):
+    mode, arguments = FakeTensorMode(), calls.base(name)
+    scores = next(key for key in ("log_probs", "inputs", "logits") if key in arguments)
+    with pytest.raises((InvalidTypeError, ImplementationError), match=r"fake tensor|FakeTensor"):
+        getattr(pathsum.torch, name)(**arguments | {scores: mode.from_tensor(arguments[scores])})
+
+
+@pytest.mark.parametrize("name", ["ctc_loss", "rnnt_loss", "asg_loss"])
+def test_fake_integers_have_no_values(name):
+    mode, arguments = FakeTensorMode(allow_non_fake_inputs=True), calls.base(name)
+    fake = {"targets": mode.from_tensor(arguments["targets"])}
+    with pytest.raises(
+        InvalidTypeError, match=f"^{name}: targets must be integers that have values; got a fake tensor$"
+    ):
+        getattr(pathsum.torch, name)(**arguments | fake)
 
 
 @pytest.mark.parametrize("name", ["ctc_loss", "forced_align"])

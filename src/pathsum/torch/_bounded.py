@@ -130,6 +130,13 @@ def special_kind(tensor: Tensor) -> str | None:
     return "masked tensor" if type(tensor).__name__ == "MaskedTensor" else None
 
 
+def valueless_kind(tensor: Tensor) -> str | None:
+    """What a tensor is that has a shape and no values: a meta or a fake tensor; ``None`` of others."""
+    if type(tensor).__name__ == "FakeTensor":
+        return "fake tensor"
+    return "meta tensor" if tensor.is_meta else None
+
+
 def check_integer_dtype(function: str, argument: str, tensor: Tensor) -> None:
     kind = special_kind(tensor)
     if kind is not None:

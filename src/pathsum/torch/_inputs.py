@@ -16,7 +16,15 @@ from pathsum.kernels.numba.posing import COMPILED
 from pathsum.lattice import GridLattice
 from pathsum.options import ReductionName
 from pathsum.problems.rnnt import pose_rnnt
-from pathsum.torch._bounded import Unread, check_integer_dtype, posed, special_kind, unread_alignment, unread_batch
+from pathsum.torch._bounded import (
+    Unread,
+    check_integer_dtype,
+    posed,
+    special_kind,
+    unread_alignment,
+    unread_batch,
+    valueless_kind,
+)
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch._ops.checks import check_alignment, check_batch
 from pathsum.torch._private import peek_interpreter_stack
@@ -106,10 +114,9 @@ def check_generator(function: str, generator: Any) -> None:
 
 def check_values(function: str, argument: str, scores: Tensor) -> None:
     """Scores must have values to look at."""
-    if scores.is_meta:
-        raise InvalidTypeError(
-            function, argument, "be a tensor that has values", f"a meta tensor of {dtype_of(scores)}"
-        )
+    kind = valueless_kind(scores)
+    if kind is not None:
+        raise InvalidTypeError(function, argument, "be a tensor that has values", f"a {kind} of {dtype_of(scores)}")
 
 
 def tdt_durations(function: str, durations: Any) -> tuple[int, ...]:
@@ -124,8 +131,9 @@ def as_integers(function: str, argument: str, value: Any) -> np.ndarray:
     """A tensor, array or list of integers as an array, its memory shared where it can be."""
     if isinstance(value, Tensor):
         check_integer_dtype(function, argument, value)
-        if value.is_meta:
-            raise InvalidTypeError(function, argument, "be integers that have values", "a meta tensor")
+        kind = valueless_kind(value)
+        if kind is not None:
+            raise InvalidTypeError(function, argument, "be integers that have values", f"a {kind}")
         return value.cpu().resolve_neg().numpy()
     return _checks.integers_as_array(function, argument, value)
 

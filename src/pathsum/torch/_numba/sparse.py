@@ -13,7 +13,7 @@ from pathsum.kernels.numba import sparse, sparse_hvp, sparse_paths
 from pathsum.kernels.protocol import Call, Kernels, SparsePath, SparseSaved
 from pathsum.torch._lattices import SparseOperators
 from pathsum.torch._operators import ArrayKernels, from_arrays
-from pathsum.torch._ops.arrays import empty_gradient, work_dtype
+from pathsum.torch._ops.arrays import empty_gradient, memory_of, work_dtype
 
 
 class Sparse(ArrayKernels, SparseOperators):
@@ -98,7 +98,7 @@ def _question(call: Call) -> dict[str, Any]:
 
 def _as_numbers(scores: Tensor) -> np.ndarray:
     """The memory of the scores; half precision as float32, of which no kernel takes more than its graph's classes."""
-    return scores.detach().to(work_dtype(scores)).numpy()
+    return memory_of(scores.detach().to(work_dtype(scores)))
 
 
 def _as_table(weights: Tensor) -> np.ndarray:

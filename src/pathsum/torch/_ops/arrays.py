@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathsum.errors import ImplementationError
 from pathsum.kernels.numba import grid, joint
 from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, Strided
 from pathsum.lattice import ArcLattice, GridLattice
@@ -25,14 +26,23 @@ from pathsum.lattice import ArcLattice, GridLattice
 _ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
 
+def memory_of(tensor: Tensor) -> np.ndarray:
+    """The memory of a tensor without a graph, as an array."""
+    try:
+        return tensor.numpy()
+    except RuntimeError as error:
+        rule = "impl='numba' reads memory, which a tensor of this kind has not"
+        raise ImplementationError(f"{rule}: {type(tensor).__name__}") from error
+
+
 def as_strided(tensor: Tensor) -> Strided:
     """The memory of a tensor from its first element to its last, half precision as its bits; where its elements are."""
     encoding, strides = _ENCODINGS.get(tensor.dtype, NATIVE), tensor.stride()
     tensor = tensor.detach() if encoding == NATIVE else tensor.detach().view(torch.uint16)
     if tensor.is_contiguous():
-        return Strided(tensor.numpy().reshape(-1), strides, encoding)
+        return Strided(memory_of(tensor).reshape(-1), strides, encoding)
     extent = 0 if 0 in tensor.shape else 1 + sum((n - 1) * step for n, step in zip(tensor.shape, strides, strict=True))
-    return Strided(tensor.as_strided((extent,), (1,)).numpy(), strides, encoding)
+    return Strided(memory_of(tensor.as_strided((extent,), (1,))), strides, encoding)
 
 
 def as_tensor(array: Any) -> Any:
