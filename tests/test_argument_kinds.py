@@ -141,3 +141,15 @@ def test_other_front_ends_name_what_is_no_bool_and_no_array(front):
             foreign = torch.quantize_per_tensor(arguments[argument].float(), 0.1, 0, torch.quint8)
             with pytest.raises(InvalidTypeError, match=f"^{own}: {argument} must be an? "):
                 function(**{**arguments, argument: foreign})
+
+
+@pytest.mark.parametrize("front", ["jax", "tensorflow"])
+def test_scores_with_a_mask_are_refused_by_other_front_ends(front):
+    pytest.importorskip(front)
+    for name in calls.names(front):
+        arguments = {key: calls._as_front_has_it(name, value) for key, value in calls.base(name).items()}
+        for key, value in arguments.items():
+            if key in (*SCORES, "scores") and hasattr(value, "dtype"):
+                masked = np.ma.masked_array(np.asarray(value), mask=True)
+                with pytest.raises(InvalidTypeError, match=f"{key} must "):
+                    calls.function(name)(**arguments | {key: masked})

@@ -28,7 +28,15 @@ WRONG = {
     "bool": ("False", 2, None, 0.5, torch.tensor([True, False]), np.array([1, 0])),
     "int": ("0", 0.5, None, [0], torch.tensor([0, 1]), np.array([0, 1])),
     "float": ("0", None, [0.0], 1j, torch.tensor([0.0, 1.0])),
-    "Tensor": (3, [[1, 2]], None, torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2, device="meta"), np.array(["a"])),
+    "Tensor": (
+        3,
+        [[1, 2]],
+        None,
+        torch.zeros(2, 2).to_sparse(),
+        torch.zeros(2, 2, device="meta"),
+        np.array(["a"]),
+        np.ma.zeros((2, 2)),
+    ),
 }
 ARGUMENTS = [
     (name, argument, kind)

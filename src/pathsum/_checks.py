@@ -62,6 +62,7 @@ def check_option(function: str, argument: str, value: Any, options: tuple[str, .
 
 def as_array(function: str, argument: str, value: Any) -> np.ndarray:
     """What NumPy makes an array of, an array: not of other frameworks' kinds of tensors that are no memory."""
+    check_unmasked(function, argument, value)
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

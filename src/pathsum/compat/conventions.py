@@ -23,11 +23,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def tensor(function: str, argument: str, value: Any) -> Tensor:
     """A dense tensor whose values are in memory as they are; a NumPy array is made one."""
     if isinstance(value, np.ndarray):
-        try:
-            value = torch.as_tensor(value)
-        except (TypeError, ValueError) as error:
-            rule = "be a tensor, or an array that torch makes one of"
-            raise InvalidTypeError(function, argument, rule, f"an array of {value.dtype.name}") from error
+        value = doors.array(function, argument, value, torch.as_tensor)
     if not is_dense(value):
         kind = "meta" if isinstance(value, Tensor) and value.is_meta else _layout(value)
         raise InvalidTypeError(function, argument, "be a dense tensor that has values", kind)

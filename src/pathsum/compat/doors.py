@@ -66,6 +66,8 @@ def integers(function: str, argument: str, value: Any) -> list[int]:
 
 def array(function: str, argument: str, value: Any, convert: Callable[[Any], Any]) -> Any:
     """What a framework's ``convert`` makes an array of, an array."""
+    if isinstance(value, np.ma.MaskedArray):  # what the mask hides would be read
+        raise InvalidTypeError(function, argument, "have no mask", "a NumPy MaskedArray")
     try:
         return convert(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -101,7 +102,7 @@ def ctc_loss(
 def _integers(argument: str, values: Any) -> Tensor:
     """Numbers of any dtype as a tensor."""
     try:
-        return tensor("ctc_loss", argument, torch.as_tensor(values))
+        return tensor("ctc_loss", argument, values if isinstance(values, np.ndarray) else torch.as_tensor(values))
     except (TypeError, ValueError, RuntimeError) as error:
         raise RuntimeError(f"ctc_loss: {argument} must be a tensor of integers; got {values!r}") from error
 

@@ -46,6 +46,7 @@ def outside_autograph(function: Function) -> Function:
 
 def as_tensor(function: str, argument: str, value: Any) -> Array:
     """What TensorFlow makes a tensor of, a tensor."""
+    _checks.check_unmasked(function, argument, value)
     try:
         return tf.convert_to_tensor(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
