@@ -8,11 +8,11 @@ Example:
     >>> import torch
     >>> from pathsum.compat import fast_rnnt
     >>> lm, am, symbols = torch.zeros(1, 3, 4), torch.zeros(1, 5, 4), torch.tensor([[1, 2]])
-    >>> integers = {"symbols": symbols, "termination_symbol": 0, "boundary": torch.tensor([[0, 0, 2, 5]])}
-    >>> simple, occupations = fast_rnnt.rnnt_loss_simple(lm, am, **integers, return_grad=True)
-    >>> ranges = fast_rnnt.get_rnnt_prune_ranges(*occupations, integers["boundary"], s_range=2)
+    >>> boundary = torch.tensor([[0, 0, 2, 5]])
+    >>> simple, (labels, blanks) = fast_rnnt.rnnt_loss_simple(lm, am, symbols, 0, boundary, return_grad=True)
+    >>> ranges = fast_rnnt.get_rnnt_prune_ranges(labels, blanks, boundary, s_range=2)
     >>> am_pruned, lm_pruned = fast_rnnt.do_rnnt_pruning(am, lm, ranges)
-    >>> pruned = fast_rnnt.rnnt_loss_pruned(am_pruned + lm_pruned, ranges=ranges, **integers)
+    >>> pruned = fast_rnnt.rnnt_loss_pruned(am_pruned + lm_pruned, symbols, ranges, 0, boundary)
     >>> [round(4**7 / loss.exp().item()) for loss in (simple, pruned)]  # walks, and those of them in the band
     [15, 6]
 """

@@ -39,7 +39,7 @@ class CTC(keras.losses.Loss):
         >>> import keras, numpy as np
         >>> from pathsum.compat.keras import CTC
         >>> loss = CTC(reduction="sum")(np.array([[1, 0]]), np.zeros((1, 3, 2), np.float32))
-        >>> round(float(keras.ops.exp(loss)), 4)  # 6 of the 8 labellings read as the label
+        >>> round(np.asarray(keras.ops.exp(loss)).item(), 4)  # 6 of the 8 labellings read as the label
         1.3333
     """
 

@@ -114,7 +114,7 @@ def backtrack(trellis: Tensor, emission: Tensor, tokens: Sequence[int], blank_id
         >>> from pathsum.compat.whisperx import backtrack, get_trellis, merge_repeats
         >>> emission = torch.tensor([[0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.1, 0.7]]).log()
         >>> path = backtrack(get_trellis(emission, [1, 2]), emission, [1, 2])
-        >>> merge_repeats(path, "ab")
+        >>> merge_repeats(path or [], "ab")
         [a	(0.70): [    0,     2), b	(0.70): [    2,     3)]
     """
     tokens, blank_id = _classes("backtrack", emission, tokens, blank_id)

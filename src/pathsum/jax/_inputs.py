@@ -25,6 +25,8 @@ from pathsum.lattice import Array
 from pathsum.reductions import reduce
 
 IntegersLike = Array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
+# Several a sample, (N, K, U).
+Hypotheses = IntegersLike | Sequence[Sequence[Sequence[int]]]
 _NAMES = ("targets", "{}_lengths", "target_lengths")
 
 

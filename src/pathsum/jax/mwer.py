@@ -15,6 +15,7 @@ from pathsum.errors import InvalidValueError
 from pathsum.jax._columns import classes_of, log_softmax
 from pathsum.jax._inputs import (
     Batch,
+    Hypotheses,
     IntegersLike,
     as_array,
     as_integers,
@@ -35,7 +36,7 @@ from pathsum.reductions import reduce
 
 def ctc_mwer_loss(
     logits: Array,
-    hypotheses: IntegersLike,
+    hypotheses: Hypotheses,
     logit_lengths: IntegersLike | None,
     hypothesis_lengths: IntegersLike,
     errors: Any = None,

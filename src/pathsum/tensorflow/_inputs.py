@@ -24,6 +24,8 @@ from pathsum.tensorflow import _derivatives, _placement
 from pathsum.tensorflow._solvers import Batch, Integers, Solver
 
 IntegersLike = Array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
+# Several a sample, (N, K, U).
+Hypotheses = IntegersLike | Sequence[Sequence[Sequence[int]]]
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

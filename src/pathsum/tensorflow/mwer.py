@@ -19,6 +19,7 @@ from pathsum.problems.ctc import pose_ctc
 from pathsum.tensorflow import _placement
 from pathsum.tensorflow._columns import classes_of, log_softmax
 from pathsum.tensorflow._inputs import (
+    Hypotheses,
     IntegersLike,
     as_integers,
     as_tensor,
@@ -38,7 +39,7 @@ from pathsum.tensorflow._solvers import Batch, ChainSolver
 @outside_autograph
 def ctc_mwer_loss(
     logits: Array,
-    hypotheses: IntegersLike,
+    hypotheses: Hypotheses,
     logit_lengths: IntegersLike | None,
     hypothesis_lengths: IntegersLike,
     errors: Any = None,

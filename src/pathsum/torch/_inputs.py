@@ -31,6 +31,8 @@ from pathsum.torch._private import peek_interpreter_stack
 from pathsum.torch.joiner import ACTIVATIONS, Joiner
 
 Integers = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
+# Several a sample, (N, K, U).
+Hypotheses = Integers | Sequence[Sequence[Sequence[int]]]
 
 # How the names of weight and bias begin where they are one process's own.
 LOCAL = "local_"

@@ -16,6 +16,7 @@ from pathsum.reductions import reduce
 from pathsum.torch._autograd.columns import columns_of
 from pathsum.torch._autograd.hypotheses import Question, log_probs_of
 from pathsum.torch._inputs import (
+    Hypotheses,
     Integers,
     as_integers,
     as_scores,
@@ -36,7 +37,7 @@ from pathsum.torch.paths.rnnt import grid_paths, joint_paths
 
 def ctc_mwer_loss(
     log_probs: Tensor | np.ndarray,
-    hypotheses: Integers,
+    hypotheses: Hypotheses,
     input_lengths: Integers,
     hypothesis_lengths: Integers,
     errors: Tensor | np.ndarray | Any = None,
@@ -146,7 +147,7 @@ def ctc_mwer_loss(
 
 def rnnt_mwer_loss(
     logits: Tensor | Joiner,
-    hypotheses: Integers,
+    hypotheses: Hypotheses,
     logit_lengths: Integers,
     hypothesis_lengths: Integers,
     errors: Tensor | np.ndarray | Any = None,
@@ -249,7 +250,7 @@ def rnnt_mwer_loss(
 
 
 def edit_distances(
-    hypotheses: Integers,
+    hypotheses: Hypotheses,
     hypothesis_lengths: Integers,
     references: Integers,
     reference_lengths: Integers | None = None,

@@ -7,6 +7,7 @@ losses of ``pathsum.torch`` have kernels for it: a product costs about two gradi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ __all__ = [
     "hvp",
 ]
 
-Tensors = Tensor | tuple[Tensor, ...]
+# A tensor, or several: what comes back has the form of what was given.
+Tensors = TypeVar("Tensors", Tensor, tuple[Tensor, ...])
 
 # Entries of the rows that are computed together, where the caller does not say how many.
 _BLOCK_ENTRIES = 2**18
@@ -66,7 +68,7 @@ def hvp(func: Callable[..., Tensor], inputs: Tensors, vectors: Tensors) -> Tenso
     if several and [shape[1:] for shape in got] != wanted:
         raise InvalidValueError("hvp", "vectors", f"have the shapes of the inputs, {wanted}, or (K, *shape)", got)
     products = _products(leaves, gradients, given, batched=several)
-    return products[0] if isinstance(inputs, Tensor) else products
+    return _in_form_of(inputs, products)
 
 
 def hessian_blocks(
@@ -219,11 +221,13 @@ def fisher_vector_product(func: Callable[..., Tensor], scores: Tensors, vectors:
         >>> round((label * fisher_vector_product(loss, log_probs, label)).sum().item(), 4)  # variance of 1 1 1 2 2 3
         0.5556
     """
-    products = hvp(func, scores, vectors)
-    return -products if isinstance(products, Tensor) else tuple(-product for product in products)
+    products = _as_tuple(hvp(func, scores, vectors))
+    return _in_form_of(scores, tuple(-product for product in products))
 
 
-def gauss_newton_product(func: Callable[..., Tensor], outputs: Tensors, inputs: Tensors, vectors: Tensors) -> Tensors:
+def gauss_newton_product(
+    func: Callable[..., Tensor], outputs: Tensor | tuple[Tensor, ...], inputs: Tensors, vectors: Tensors
+) -> Tensors:
     """Product with the generalised Gauss-Newton matrix.
 
     ``J^T H J v`` with J = d outputs / d inputs and H = d2 func / d outputs2.
@@ -269,11 +273,15 @@ def gauss_newton_product(func: Callable[..., Tensor], outputs: Tensors, inputs: 
     pushed = _grad(pulled, anything, given)
     curved = hvp(func, made, pushed)
     products = _grad(made, leaves, _as_tuple(curved), retain_graph=True)
-    return products[0] if isinstance(inputs, Tensor) else products
+    return _in_form_of(inputs, products)
 
 
-def _as_tuple(tensors: Tensors) -> tuple[Tensor, ...]:
+def _as_tuple(tensors: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+
+
+def _in_form_of(given: Tensors, tensors: tuple[Tensor, ...]) -> Tensors:
+    return cast(Tensors, tensors[0] if isinstance(given, Tensor) else tensors)
 
 
 def _gradients(

@@ -45,8 +45,8 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
         >>> from pathsum.compat import k2
         >>> planes = torch.zeros(1, 4, 9).requires_grad_(), torch.zeros(1, 5, 8).requires_grad_()
         >>> boundary = torch.tensor([[0, 0, 4, 8]])
-        >>> _, occupations = k2.mutual_information_recursion(*planes, boundary, return_grad=True)
-        >>> k2.get_rnnt_prune_ranges(*occupations, boundary, s_range=2)[0, :, 0].tolist()
+        >>> _, (labels, blanks) = k2.mutual_information_recursion(*planes, boundary, return_grad=True)
+        >>> k2.get_rnnt_prune_ranges(labels, blanks, boundary, s_range=2)[0, :, 0].tolist()
         [0, 0, 0, 1, 1, 2, 3, 3]
     """
     function = "get_rnnt_prune_ranges"
