@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import pathsum
+from pathsum.bench.peers.problem import LETTERS
+from pathsum.bench.texts import make_problem
 from pathsum.decoding import (
     DecoderState,
     Lexicon,
@@ -308,13 +310,30 @@ def test_a_wider_beam_holds_a_narrower_one_where_classes_are_left_out(separator)
     scores[50:, :, 2:][rng.random((50, 12, 3)) < 0.3] = -np.inf
     for least in (-np.inf, -1.0):
         narrow = [set() for _ in scores]
-        for size in (1, 2, 3, 4, 6, 8):
+        for size in (1, 2, 4, 8, 16):
             options = {"beam_size": size, "n_best": size, "separator": separator, "token_min": least}
             found = ctc_beam_decode(scores, **options)
             for n in range(len(scores)):
                 wide = set(texts_of(found, n))
                 assert narrow[n] <= wide, (n, least, size)
                 narrow[n] = wide
+
+
+def test_a_late_entry_has_room_to_go_on():
+    """The right words promise most late. Where the last slot is all that follows from it, most sentences are wrong."""
+    problem = make_problem("decode", "words", 12, 300, 150, np.random.default_rng(7))
+    words = sorted({word for word in problem.arpa.split() if word.isalpha()})
+    lexicon = Lexicon.from_words(words, lambda word: [1 + LETTERS.index(letter) for letter in word])
+    options = {"lm": NGram.parse(problem.arpa.splitlines()), "lm_weight": 0.8, "word_score": 0.5, "lexicon": lexicon}
+    spoken = ["".join(LETTERS[c - 1] for c in own[:n]).split()
+              for own, n in zip(problem.targets, problem.target_lengths, strict=True)]  # fmt: skip
+    scores, separator = problem.scores.transpose(1, 0, 2), 1 + LETTERS.index(" ")
+    found = ctc_beam_decode(scores, beam_size=20, separator=separator, **options)
+    wrong = [words[0] != own for words, own in zip(found.words, spoken, strict=True)]
+    assert sum(wrong) <= 4, wrong
+    for size in (17, 32):
+        other = ctc_beam_decode(scores, beam_size=size, separator=separator, **options)
+        assert other.words == found.words
 
 
 @pytest.mark.parametrize("separator", [None, 1])

@@ -11,7 +11,7 @@ from pathsum import _checks
 from pathsum.decoding.lexicon import Lexicon, Spelling, _Tree
 from pathsum.decoding.ngram import EMPTY, NGram, phrases
 from pathsum.errors import InvalidTypeError, InvalidValueError
-from pathsum.kernels.numba.prefix_beam import FREE, SPELLED, WATCHED, Automaton, Rules, Trie
+from pathsum.kernels.numba.prefix_beam import FREE, SPELLED, WATCHED, Automaton, Rules, Trie, width_of
 
 _NONE, _OFFSETS = np.zeros(0, np.int32), np.zeros(2, np.int64)
 _NO_TRIE = Trie(_OFFSETS, _NONE, _NONE, _OFFSETS, _NONE, np.full(1, -1, np.int32), np.zeros(2))
@@ -191,7 +191,7 @@ def find_rules(
             scores = np.maximum(scores, unknown)
         trie = units.tree.worth(scores, alone, unknown)
     rules = Rules(
-        units.mode, blank, separator, collapses, beam_size, token_min, beam_threshold, lm_weight, word_score, lm_words,
-        EMPTY if lm is None else lm.automaton, hot, trie, transitions,
+        units.mode, blank, separator, collapses, width_of(beam_size), token_min, beam_threshold, lm_weight,
+        word_score, lm_words, EMPTY if lm is None else lm.automaton, hot, trie, transitions,
     )  # fmt: skip
     return rules, held

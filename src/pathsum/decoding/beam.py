@@ -154,8 +154,8 @@ def ctc_beam_decode(
         log_probs: Log-probabilities (N, T, C), or (T, C) for one sample; float32, float64, bfloat16 or float16.
         input_lengths: Frames of each sample (N,), at most T; T where ``None``. A number for one sample.
         blank: Index of the blank class; negative counts from the end.
-        beam_size: How many labellings are kept after each frame, at most 2**20.
-        n_best: How many hypotheses are returned at most.
+        beam_size: How many labellings are kept after each frame, at least: the next power of two. At most 2**20.
+        n_best: How many hypotheses are returned at most, and ``beam_size`` at most.
         lm: Language model of the words; of the tokens where there are neither lexicon nor separator.
         lm_weight: What ln P of the language model counts.
         word_score: What each word counts; each token where there are no words.
@@ -409,7 +409,7 @@ def _decode(
         sample.frames = np.concatenate([sample.frames, frames]) if len(sample.frames) else frames
         if not sample.broken:
             sample.search = advance(frames, rules, sample.search)
-            found[n] = _finish(sample, rules, units, held, lm, n_best, exact_scores)
+            found[n] = _finish(sample, rules, units, held, lm, min(n_best, beam_size), exact_scores)
 
     threads = parallel.worthwhile(num_threads or os.cpu_count() or 1, int(lengths.sum()) * min(beam_size, 1000) * 50)
     parallel.run(solve, [(int(n),) for n in np.argsort(-lengths, kind="stable")], threads)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pathsum import _checks
 from pathsum.decoding import Beams, NGram
 from pathsum.errors import InvalidTypeError, InvalidValueError
-from pathsum.kernels.numba.prefix_beam import step
+from pathsum.kernels.numba.prefix_beam import step, width_of
 from pathsum.lattice import BEYOND
 from pathsum.options import RNNTType
 from pathsum.torch._inputs import Integers, check_lengths, check_values, own_blank, samples_first, tdt_durations
@@ -63,8 +63,9 @@ def rnnt_beam_decode(
         join: The joiner, as in ``rnnt_greedy_decode``: ``join(frames, outputs)`` are logits (N, V), and logits (N, D)
             of the durations beside them where there are durations.
         blank: As in ``rnnt_greedy_decode``.
-        beam_size: How many hypotheses are kept, in each frame and after each label of a frame, at most 2**16.
-        n_best: How many hypotheses are returned at most.
+        beam_size: How many hypotheses are kept at least, in each frame and after each label of a frame: the next power
+            of two. At most 2**16.
+        n_best: How many hypotheses are returned at most, and ``beam_size`` at most.
         max_symbols: How many labels a frame has at most while hypotheses are looked for. Above 1000 a frame of 1000
             labels raises.
         durations: The D durations of a token-and-duration transducer.
@@ -119,10 +120,11 @@ def rnnt_beam_decode(
     if not (isinstance(beam_threshold, float) and beam_threshold == math.inf):
         beam_threshold = _checks.check_number(function, "beam_threshold", beam_threshold, 0.0)
     kind = _Kind(function, blank, steps, rnnt_type, bigs, join)
+    beam_size = _checks.check_beam_size(function, beam_size, MOST_HYPOTHESES)
     search = _Search(
         kind,
         predict,
-        _checks.check_beam_size(function, beam_size, MOST_HYPOTHESES),
+        width_of(beam_size),
         _checks.check_count(function, "max_symbols", max_symbols, 1),
         beam_threshold,
         _checks.check_count(function, "state_axis", state_axis, -BEYOND, BEYOND),
@@ -133,7 +135,7 @@ def rnnt_beam_decode(
             _labels(function, labels),
         ),
     )
-    n_best = _checks.check_count(function, "n_best", n_best, 1)
+    n_best = min(_checks.check_count(function, "n_best", n_best, 1), beam_size)
     exact_scores = _checks.check_flag(function, "exact_scores", exact_scores)
     encoder_out, batched = samples_first(function, "encoder_out", encoder_out, batch_first, "H")
     check_values(function, "encoder_out", encoder_out)
@@ -321,7 +323,7 @@ class _Entry(NamedTuple):
         slot: Its place, by which narrower beams are parts of wider ones; of a part that is added up, its source's.
         prefix: Its tokens.
         mass: Log-probability of the alignments that the search has met.
-        ranked: The same of those that slots before it and its own have met: what beams are ordered by.
+        ranked: The same of those that its block of slots and those before have met: what beams are ordered by.
         best: Log-probability of the best of them.
         frames: The frame of each token in that one.
     """
@@ -407,7 +409,7 @@ class _Search(NamedTuple):
         )  # fmt: skip
 
     def _beam(self, parts: list[_Entry]) -> list[_Entry]:
-        """The beam of what arrives in a place, the same prefixes added up: slot i is the best of slots 0 to i's."""
+        """The beam of what arrives in a place, the same prefixes added up, by blocks of slots as in ``prefix_beam``."""
         by_slot: dict[int, list[_Entry]] = {}
         whole: dict[_Prefix, tuple[float, float, tuple[int, ...]]] = {}
         for part in parts:
@@ -422,7 +424,9 @@ class _Search(NamedTuple):
         beam: list[_Entry] = []
         order, highest, last = 0, -math.inf, max(by_slot, default=-1)
         for slot in range(self.beam_size):
-            for part in by_slot.get(slot, []):
+            begins = slot & (slot - 1) == 0
+            block = range(slot, max(2 * slot, 1)) if begins else ()
+            for part in (part for each in block for part in by_slot.get(each, [])):
                 if part.prefix not in taken:
                     value = _log_add(ranked.get(part.prefix, -math.inf), part.ranked)
                     ranked[part.prefix] = value
