@@ -53,3 +53,19 @@ def test_without_processes_it_says_so():
         together.ctc_loss(*call)
     with pytest.raises(InvalidValueError, match=r"^global_mean: group must be processes of torch.distributed"):
         together.global_mean(torch.zeros(2))
+
+
+def of_one_process(rank, path):
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=1)
+    losses = torch.tensor([4.0, 6.0])
+    assert together.global_mean(losses, [2, 3]).item() == 2.0
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
+def test_a_forked_child_lets_its_parents_groups_be(tmp_path):
+    of_one_process(0, tmp_path / "parent")
+    context = torch.multiprocessing.start_processes(
+        of_one_process, (tmp_path / "child",), 1, join=False, start_method="fork"
+    )
+    assert context.join(timeout=60)

@@ -8,6 +8,7 @@ mistake on one process raises on all.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -168,6 +169,18 @@ class Processes:
 
 # So that operators, which take numbers and words, find theirs.
 NAMED: dict[str, Processes] = {}
+_of_parents: list[Processes] = []
+
+
+def _forget() -> None:
+    # A group of the parent's waits, when it ends, for threads that no child has. So it is kept, and never ends.
+    _of_parents.extend(NAMED.values())
+    NAMED.clear()
+    _spoken.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 _FACTS = 5
 
 
