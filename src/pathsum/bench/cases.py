@@ -195,12 +195,16 @@ def make_problem(case: Case, seed: int = 0) -> Problem:
 
 
 def _hypotheses(rng: np.random.Generator, targets: np.ndarray, classes: int) -> np.ndarray:
-    """(N, K, S): the targets, and lists of what differs from them in one to three labels, as a decoder's do."""
+    """(N, K, S): the targets, and lists of what differs from them in one to three labels, as a decoder's do.
+
+    No two of a sample are the same, which count once.
+    """
     hypotheses = np.repeat(targets[:, None], HYPOTHESES, 1)
     for each in hypotheses:
-        for own in each[1:]:
-            places = rng.integers(0, len(own), rng.integers(1, 4))
-            own[places] = rng.integers(1, classes, len(places))
+        for k in range(1, HYPOTHESES):
+            while (each[:k] == each[k]).all(1).any():
+                places = rng.integers(0, each.shape[1], rng.integers(1, 4))
+                each[k, places] = rng.integers(1, classes, len(places))
     return hypotheses
 
 
