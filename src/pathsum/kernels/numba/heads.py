@@ -6,7 +6,6 @@ gradients into its own; but for a joiner ``move`` and ``multiply`` are the deriv
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -158,15 +157,13 @@ def backward(
 ) -> list[Any]:
     """What each of the heads gives of its planes' gradients; ``None`` where it is not needed."""
     # A joiner's gate is of the posteriors, which are the gradients of a loss's own planes; a clamp is of a loss's own
-    # gradient. Either needs the upstream gradient apart; at infinity a clamp does nothing.
-    joined = [isinstance(head, Joined) for head in heads]
-    apart, ones = clamp > 0 or any(joined), np.ones(len(upstream))
+    # gradient. Either needs the upstream gradient apart.
+    apart, ones = clamp > 0 or any(isinstance(head, Joined) for head in heads), np.ones(len(upstream))
     scales = _scales(ones if apart else upstream, lattice, saved)
     by_planes = _by_planes(saved.posteriors, scales, lattice, fastemit_lambda)
     found, statistics = [], _statistics(saved)
     for k, head in enumerate(heads):
-        bound = math.inf if apart and clamp <= 0 and not joined[k] else clamp
-        asked = (by_planes[k], upstream if apart else ones, statistics[k], bound)
+        asked = (by_planes[k], upstream if apart else ones, statistics[k], clamp)
         found.append(head.differentiate(*asked) if needed[k] else None)
     return found
 
