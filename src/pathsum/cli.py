@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         "groups",
         nargs="*",
         metavar="group",
-        help="ctc simple_ctc rnnt mwer graphs decode small accuracy memory first_call (these by default); "
+        help="ctc simple_ctc rnnt mwer graphs decode small half accuracy memory first_call (these by default); "
         "rnnt-librispeech",
     )
     bench.add_argument("--quick", action="store_true", help="tiny shapes and few repeats: to see that everything runs")

@@ -18,12 +18,13 @@ GROUPS = {
     "graphs": "time of lattice_loss, of a random graph and of CTC's",
     "decode": "time of beam decoders, and their word error rates",
     "small": "time of losses so small that the call itself is most of it",
+    "half": "time of losses of half precision, beside float32",
     "rnnt-librispeech": "a training step of RNN-T, joiner included, on the public comparison's batches",
     "accuracy": "float32 gradients against float64, on long input and peaky scores",
     "memory": "peak memory of forward and backward, in fresh processes",
     "first_call": "the first call after imports, kernel cache cold and warm, in fresh processes",
 }
-TIMED = ("ctc", "simple_ctc", "rnnt", "mwer", "graphs", "small")
+TIMED = ("ctc", "simple_ctc", "rnnt", "mwer", "graphs", "small", "half")
 # Too long and too large to be measured unasked.
 ON_REQUEST = ("rnnt-librispeech",)
 
@@ -41,6 +42,7 @@ class Case:
         lengths: ``"full"``, or ``"ragged"``: from half of the padded size to all of it, one sample at the full size; or
             ``"batch K"``: those of a batch of the public comparison.
         std: Standard deviation of the logits.
+        dtype: What the scores are rounded to.
     """
 
     group: str
@@ -49,10 +51,12 @@ class Case:
     shape: tuple[int, int, int, int]
     lengths: str = "full"
     std: float = 1.0
+    dtype: str = "float32"
 
     def __str__(self) -> str:
         text = f"{self.op} {self.kind} {self.shape} {self.lengths}"
-        return text if self.std == 1 else f"{text} std {self.std:g}"
+        text = text if self.std == 1 else f"{text} std {self.std:g}"
+        return text if self.dtype == "float32" else f"{text} {self.dtype}"
 
 
 _CTC_SHAPES = [
@@ -111,8 +115,16 @@ def cases(
     if group == "small":
         ctc_shapes = [(1, 20, 5, 10)] if quick else [(1, 20, 5, 10), (8, 50, 10, 30)]
         rnnt_shapes = [(1, 10, 5, 10)] if quick else [(1, 10, 5, 10), (4, 30, 8, 30)]
-        chains = [Case(group, "ctc_loss", "log_probs", shape) for shape in ctc_shapes]
-        return chains + [Case(group, "rnnt_loss", "logits", shape) for shape in rnnt_shapes]
+        chains = [Case(group, "ctc_loss", "log_probs", *each) for each in _full_and_ragged(ctc_shapes)]
+        grids = [Case(group, "rnnt_loss", "logits", *each) for each in _full_and_ragged(rnnt_shapes)]
+        tables = [Case(group, "tdt_loss", "logits", rnnt_shapes[0]), Case(group, "asg_loss", "logits", ctc_shapes[0])]
+        return chains + grids + tables
+    if group == "half":
+        return [
+            Case(group, op, "logits", shape, dtype=dtype)
+            for op, shape in (("ctc_loss", ctc_shapes[0]), ("rnnt_loss", rnnt_shapes[0]))
+            for dtype in ("float32", "bfloat16", "float16")
+        ]
     if group == "rnnt-librispeech":
         return _librispeech_cases(group, quick, batches, utterances)
     if group == "accuracy":
@@ -127,8 +139,13 @@ def cases(
             Case(group, "rnnt_loss", "logits", rnnt_shapes[0]),
         ]
     small = (2, 20, 5, 8) if quick else (4, 100, 20, 30)
-    functions = ("ctc_loss", "simple_ctc_loss", "rnnt_loss", "rnnt_packed_loss")
+    functions = ("ctc_loss", "simple_ctc_loss", "rnnt_loss", "rnnt_packed_loss", "tdt_loss", "asg_loss")
     return [Case(group, op, "logits", small) for op in functions]
+
+
+def _full_and_ragged(shapes: list[tuple[int, int, int, int]]) -> list[tuple[tuple[int, int, int, int], str]]:
+    """Each shape with lengths of both kinds; one sample has but one."""
+    return [(shape, lengths) for shape in shapes for lengths in ("full", "ragged")[: shape[0]]]
 
 
 def _decode_cases(group: str, quick: bool) -> list[Case]:
@@ -163,9 +180,11 @@ def make_problem(case: Case, seed: int = 0) -> Problem:
     num_samples, frames, labels, classes = case.shape
     if case.op == "ctc_beam_decode":
         return texts.make_problem(case.op, case.kind, num_samples, frames, labels, rng)
-    grid = case.op.startswith("rnnt")
+    grid = case.op.startswith("rnnt") or case.op == "tdt_loss"
     blank = classes - 1 if grid else 0
     targets = rng.integers(0 if grid else 1, blank if grid else classes, (num_samples, labels))
+    if case.op == "asg_loss":
+        targets = _without_equal_neighbours(targets, classes)
     if case.lengths.startswith("batch"):
         batch = int(case.lengths.removeprefix("batch"))
         input_lengths, target_lengths = librispeech.batch_lengths(batch, num_samples).T
@@ -178,6 +197,11 @@ def make_problem(case: Case, seed: int = 0) -> Problem:
         return Problem(
             case.op, case.kind, scores, targets, input_lengths, target_lengths, blank, (joiner[0], joiner[1], joiner[2])
         )
+    further: tuple[np.ndarray, ...] = ()
+    if case.op == "asg_loss":
+        further = (rng.standard_normal((classes, classes), dtype=np.float32),)
+    elif case.op == "tdt_loss":
+        further = (rng.standard_normal((num_samples, frames, labels + 1, 5), dtype=np.float32),)
     shape = (num_samples, frames, labels + 1, classes) if grid else (frames, num_samples, classes)
     if case.op == "rnnt_packed_loss":
         shape = (int(np.sum(input_lengths * (target_lengths + 1))), classes)
@@ -186,12 +210,18 @@ def make_problem(case: Case, seed: int = 0) -> Problem:
     if case.kind != "logits":
         scores -= scores.max(-1, keepdims=True)
         scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
+    if case.dtype != "float32":
+        import torch
+
+        scores = torch.from_numpy(scores).to(getattr(torch, case.dtype)).float().numpy()
     graph: tuple[np.ndarray, ...] = ()
     if case.kind == "graph":
         graph, targets, target_lengths = _random_graph(rng, labels, classes), targets[:, :0], 0 * target_lengths
     if case.op == "ctc_mwer_loss":
         targets, target_lengths = _hypotheses(rng, targets, classes), np.repeat(target_lengths[:, None], HYPOTHESES, 1)
-    return Problem(case.op, case.kind, scores, targets, input_lengths, target_lengths, blank, graph=graph)
+    return Problem(
+        case.op, case.kind, scores, targets, input_lengths, target_lengths, blank, further, graph, dtype=case.dtype
+    )
 
 
 def _hypotheses(rng: np.random.Generator, targets: np.ndarray, classes: int) -> np.ndarray:
@@ -206,6 +236,11 @@ def _hypotheses(rng: np.random.Generator, targets: np.ndarray, classes: int) -> 
                 places = rng.integers(0, each.shape[1], rng.integers(1, 4))
                 each[k, places] = rng.integers(1, classes, len(places))
     return hypotheses
+
+
+def _without_equal_neighbours(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Labels that ASG can tell from their neighbours: each is some way behind the one before."""
+    return (targets[:, :1] + np.cumsum(targets % (classes - 1) + 1, 1)) % classes
 
 
 def _random_graph(rng: np.random.Generator, num_arcs: int, classes: int) -> tuple[np.ndarray, ...]:

@@ -16,10 +16,15 @@ GRADIENT_BARS = {
     "simple_ctc_loss": 2e-6,
     "rnnt_loss": 5e-6,
     "rnnt_packed_loss": 5e-6,
+    "asg_loss": 2e-6,
+    "tdt_loss": 5e-6,
     "lattice_loss": 2e-6,
     # Of errors up to three, less their mean.
     "ctc_mwer_loss": 6e-6,
 }
+
+# Half the distance from 1, which no entry is beyond, to the next smaller number.
+ROUNDING = {"float32": 0.0, "float16": 2.0**-12, "bfloat16": 2.0**-9}
 
 # A peer only has to solve the same problem: recursions on float32 logarithms lose digits with the number of frames.
 PEER_GRADIENT_BAR = 2e-2
@@ -98,9 +103,10 @@ class Truth:
         if errors.words is not None:
             # A text that the scores cannot have is no text of theirs: its log-probability is -inf.
             return errors.loss <= DECODER_BAR and errors.words <= DECODER_WORD_BAR
-        joint = bool(self.problem.joiner)
+        joint, rounding = self.problem.op == "rnnt_joint_loss", ROUNDING[self.problem.dtype]
         if name not in OURS:
-            return errors.loss <= PEER_LOSS_BAR and (errors.norm if joint else errors.gradient) <= PEER_GRADIENT_BAR
+            bar = PEER_GRADIENT_BAR + rounding
+            return errors.loss <= PEER_LOSS_BAR and (errors.norm if joint else errors.gradient) <= bar
         num_samples, frames = len(self.problem.targets), int(self.problem.input_lengths.max())
         # 1e-7 of the loss and 1e-6 * sqrt(T) a sample; 1e-7 more since their sum is rounded to float32.
         loss_bar = 2e-7 + num_samples * 1e-6 * frames**0.5 / max(1.0, abs(self.loss))
@@ -108,7 +114,7 @@ class Truth:
             near = errors.norm <= JOINT_NORM_BAR or errors.gradient <= JOINT_GRADIENT_BAR
             return errors.loss <= loss_bar and near
         bar = GRADIENT_BARS["ctc_loss" if name == "pathsum-ctc" else self.problem.op]
-        return errors.loss <= loss_bar and errors.gradient <= bar
+        return errors.loss <= loss_bar and errors.gradient <= bar + rounding
 
 
 def _ctc(problem: Problem) -> tuple[float, np.ndarray]:
@@ -175,6 +181,33 @@ def _rnnt(problem: Problem) -> tuple[float, np.ndarray]:
     return total, gradient
 
 
+def _asg(problem: Problem) -> tuple[float, np.ndarray]:
+    import torch
+
+    from pathsum.torch import asg_loss
+
+    scores, transitions = (torch.from_numpy(operand).double() for operand in problem.operands)
+    labels, *lengths = (torch.from_numpy(array) for array in problem.integers)
+    loss = asg_loss(scores.requires_grad_(), labels, transitions, *lengths, reduction="sum", impl="reference")
+    (gradient,) = torch.autograd.grad(loss, scores)
+    return loss.item(), gradient.numpy()
+
+
+def _tdt(problem: Problem) -> tuple[float, np.ndarray]:
+    import torch
+
+    from pathsum.torch import tdt_loss
+
+    tokens, durations = (torch.from_numpy(operand).double() for operand in problem.operands)
+    integers = [torch.from_numpy(array) for array in problem.integers]
+    steps = range(durations.shape[-1])
+    loss = tdt_loss(
+        tokens.requires_grad_(), durations, *integers, steps, problem.blank, reduction="sum", impl="reference"
+    )
+    (gradient,) = torch.autograd.grad(loss, tokens)
+    return loss.item(), gradient.numpy()
+
+
 def _joint(problem: Problem) -> tuple[float, np.ndarray]:
     import torch
 
@@ -182,7 +215,7 @@ def _joint(problem: Problem) -> tuple[float, np.ndarray]:
 
     # One sample at a time: the logits of one are some hundred MB.
     gradient = np.zeros(problem.scores.shape)
-    predictor, weight, bias = (torch.from_numpy(operand).double() for operand in problem.joiner)
+    predictor, weight, bias = (torch.from_numpy(operand).double() for operand in problem.beside)
     total = 0.0
     for n, (frames, labels) in enumerate(zip(problem.input_lengths, problem.target_lengths, strict=True)):
         encoder = torch.from_numpy(problem.scores[n, :frames]).double().requires_grad_()
@@ -299,6 +332,8 @@ _SOLVE = {
     "simple_ctc_loss": _simple_ctc,
     "rnnt_loss": _rnnt,
     "rnnt_packed_loss": _rnnt,
+    "asg_loss": _asg,
+    "tdt_loss": _tdt,
     "rnnt_joint_loss": _joint,
     "ctc_mwer_loss": _mwer,
     "lattice_loss": _graph,

@@ -122,7 +122,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel(_axis(group))
     first = rows[0]
-    title = f"{GROUPS[group]}\n{first.cpu}, {first.threads} threads, {first.dtype}, {first.timestamp[:10]}"
+    dtypes = ", ".join(dict.fromkeys(row.dtype for row in rows))
+    title = f"{GROUPS[group]}\n{first.cpu}, {first.threads} threads, {dtypes}, {first.timestamp[:10]}"
     axes.set_title(title, fontsize=10, loc="left")
     FigureCanvasAgg(figure).print_figure(path, dpi=120)
 
@@ -250,6 +251,8 @@ def _case_label(row: Row) -> str:
         details = [f"{row.cache} cache"]
     if row.std != 1:
         details.append(f"std {row.std:g}")
+    if row.dtype != "float32":
+        details.append(row.dtype)
     kind = f" of {row.kind}" if row.kind in ("log_probs", *_KINDS) else ""
     shape = "(" + ", ".join(map(str, row.shape)) + ")"
     return ", ".join([f"{row.op}{kind} {shape}", *details])

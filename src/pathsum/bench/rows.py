@@ -23,7 +23,7 @@ class Row:
     """One measurement. None where a field does not apply to the group.
 
     Attributes:
-        group, op, kind, shape, lengths, std: The case; shape is (N, T, L, C).
+        group, op, kind, shape, lengths, std, dtype: The case; shape is (N, T, L, C).
         impl: ``"pathsum"``, a peer's name, or ``"copy"``; ``"pathsum-packed"`` and ``"pathsum-padded"`` for our losses
             of a joiner's logits, where ``"pathsum"`` is the fused joiner; ``"pathsum-ctc"`` for one ``ctc_loss`` beside
             what is made of several; ``"pathsum-pyctcdecode"`` for the decoder in pyctcdecode's place;
@@ -119,7 +119,7 @@ class Run:
             shape=case.shape,
             lengths=case.lengths,
             std=case.std,
-            dtype="float32",
+            dtype=case.dtype,
             direction=direction,
             repeats=repeats,
             median_ms=median_ms,

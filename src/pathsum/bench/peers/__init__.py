@@ -19,6 +19,7 @@ _JOINT = frozenset({("rnnt_joint_loss", "initial")})
 _EITHER_JOINT = _JOINT | {("rnnt_joint_loss", "peaky")}
 _RNNT = frozenset({("rnnt_loss", "logits")})
 _SCORES = _CTC | _RNNT | {("simple_ctc_loss", "logits"), ("rnnt_packed_loss", "logits")}
+_WITH_TABLES = frozenset({("asg_loss", "logits"), ("tdt_loss", "logits")})
 
 _MWER = frozenset({("ctc_mwer_loss", "logits")})
 _GRAPHS = frozenset({("lattice_loss", "graph")})
@@ -42,7 +43,10 @@ def _prepare_torch(problem: Problem) -> Stepper:
 
 PEERS = {
     "pathsum": Peer(
-        ("pathsum", "torch"), "pathsum", _prepare_pathsum, _SCORES | _EITHER_JOINT | _MWER | _EITHER_GRAPH | _DECODED
+        ("pathsum", "torch"),
+        "pathsum",
+        _prepare_pathsum,
+        _SCORES | _WITH_TABLES | _EITHER_JOINT | _MWER | _EITHER_GRAPH | _DECODED,
     ),
     "pathsum-ctc": Peer(("pathsum", "torch"), "pathsum", losses.prepare_pathsum_ctc, _MWER | {("lattice_loss", "ctc")}),
     "pathsum-pyctcdecode": Peer(("pathsum",), "pathsum", decoders.prepare_pathsum_pyctcdecode, _TEXTS),
@@ -83,7 +87,7 @@ PEERS = {
     ),
     "flashlight-text": Peer(("flashlight",), "flashlight-text", decoders.prepare_flashlight, _TEXTS),
     "pyctcdecode": Peer(("pyctcdecode",), "pyctcdecode", decoders.prepare_pyctcdecode, _TEXTS),
-    "copy": Peer(("torch",), "torch", losses.prepare_copy, _SCORES | _MWER | _EITHER_GRAPH),
+    "copy": Peer(("torch",), "torch", losses.prepare_copy, _SCORES | _WITH_TABLES | _MWER | _EITHER_GRAPH),
 }
 
 # Ours that take part whatever peers are asked for: losses, of a joiner fused and of its logits, a CTC beside what is

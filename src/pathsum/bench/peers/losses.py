@@ -14,7 +14,9 @@ from .problem import Problem, Step, Stepper, milliseconds_of
 def autograd_step(problem: Problem, loss_of: Callable[..., Any]) -> Stepper:
     import torch
 
-    leaves = [torch.from_numpy(operand).requires_grad_() for operand in problem.operands]
+    dtype = getattr(torch, problem.dtype)
+    kept = torch.promote_types(dtype, torch.float32)  # NumPy has not all that are smaller
+    leaves = [torch.from_numpy(operand).to(dtype).requires_grad_() for operand in problem.operands]
 
     def step() -> Step:
         start = perf_counter()
@@ -22,7 +24,7 @@ def autograd_step(problem: Problem, loss_of: Callable[..., Any]) -> Stepper:
         middle = perf_counter()
         gradients = torch.autograd.grad(loss, leaves)
         end = perf_counter()
-        return Step(milliseconds_of(start, middle, end), loss.item(), gradients[0].numpy())
+        return Step(milliseconds_of(start, middle, end), loss.item(), gradients[0].to(kept).numpy())
 
     return step
 
@@ -56,8 +58,14 @@ def prepare_pathsum(problem: Problem) -> Stepper:
 
     function = getattr(pathsum.torch, problem.op)
     integers = [torch.from_numpy(array) for array in problem.integers]
-    options: dict[str, Any] = {"blank": problem.blank, "reduction": "sum"}
-    if not problem.joiner:
+    options: dict[str, Any] = {"reduction": "sum"}
+    if problem.op == "asg_loss":
+        labels, *lengths = integers
+        return autograd_step(problem, lambda scores, table: function(scores, labels, table, *lengths, **options))
+    options["blank"] = problem.blank
+    if problem.op == "tdt_loss":
+        options["durations"] = range(problem.beside[0].shape[-1])
+    elif not problem.beside:
         options["fused_log_softmax"] = problem.kind == "logits"
     return autograd_step(problem, lambda *operands: function(*operands, *integers, **options))
 
@@ -186,6 +194,7 @@ def compiled_step(problem: Problem, loss_of: Callable[..., Any], *arguments: np.
 
     time_first = problem.op in ("ctc_loss", "simple_ctc_loss")
     scores = np.ascontiguousarray(problem.scores.swapaxes(0, 1)) if time_first else problem.scores
+    scores = jax.numpy.asarray(scores, problem.dtype)
     given = jax.device_put((scores, *arguments), jax.devices("cpu")[0])
     forward = jax.jit(loss_of).lower(*given).compile()
     both = jax.jit(jax.value_and_grad(loss_of)).lower(*given).compile()
@@ -198,7 +207,7 @@ def compiled_step(problem: Problem, loss_of: Callable[..., Any], *arguments: np.
         loss, gradient = jax.block_until_ready(both(*given))
         end = perf_counter()
         milliseconds = {"forward": 1e3 * (middle - start), "both": 1e3 * (end - middle)}
-        gradient = np.asarray(gradient)
+        gradient = np.asarray(gradient, np.float32)
         return Step(milliseconds, float(loss), gradient.swapaxes(0, 1) if time_first else gradient)
 
     return step
@@ -245,7 +254,7 @@ def _graph_step(problem: Problem, loss_of: Callable[..., Any]) -> Stepper:
     time_first = problem.op in ("ctc_loss", "simple_ctc_loss")
     scores = np.ascontiguousarray(problem.scores.swapaxes(0, 1)) if time_first else problem.scores
     labels, frames, num_labels = (tf.constant(array.astype(np.int32)) for array in problem.integers)
-    given = (labels, tf.constant(scores), num_labels, frames)
+    given = (labels, tf.cast(scores, problem.dtype), num_labels, frames)
 
     def differentiate(labels: Any, scores: Any, *lengths: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -265,7 +274,7 @@ def _graph_step(problem: Problem, loss_of: Callable[..., Any]) -> Stepper:
         loss = float(loss)
         end = perf_counter()
         milliseconds = {"forward": 1e3 * (middle - start), "both": 1e3 * (end - middle)}
-        gradient = gradient.numpy()
+        gradient = tf.cast(gradient, tf.float32).numpy()
         return Step(milliseconds, loss, gradient.swapaxes(0, 1) if time_first else gradient)
 
     return step
@@ -274,9 +283,9 @@ def _graph_step(problem: Problem, loss_of: Callable[..., Any]) -> Stepper:
 def prepare_copy(problem: Problem) -> Stepper:
     import torch
 
-    source = torch.from_numpy(problem.scores)
-    buffer = torch.from_numpy(np.zeros_like(problem.scores))
-    buffer.fill_(1)  # zeros are not in memory until they are written to
+    source = torch.from_numpy(problem.scores).to(getattr(torch, problem.dtype))
+    buffer = torch.empty_like(source)
+    buffer.fill_(1)  # it is not in memory until it is written to
 
     def step() -> Step:
         start = perf_counter()
