@@ -169,8 +169,8 @@ def _parser() -> argparse.ArgumentParser:
         "groups",
         nargs="*",
         metavar="group",
-        help="ctc simple_ctc rnnt mwer graphs decode small half accuracy memory first_call (these by default); "
-        "rnnt-librispeech",
+        help="rnnt-librispeech on request; by default ctc simple_ctc rnnt mwer graphs decode small half accuracy "
+        "memory first_call",
     )
     bench.add_argument("--quick", action="store_true", help="tiny shapes and few repeats: to see that everything runs")
     bench.add_argument("--repeats", type=_positive(int), metavar="N", help="turns of each implementation (15)")

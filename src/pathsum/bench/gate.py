@@ -201,9 +201,8 @@ def _tdt(problem: Problem) -> tuple[float, np.ndarray]:
     tokens, durations = (torch.from_numpy(operand).double() for operand in problem.operands)
     integers = [torch.from_numpy(array) for array in problem.integers]
     steps = range(durations.shape[-1])
-    loss = tdt_loss(
-        tokens.requires_grad_(), durations, *integers, steps, problem.blank, reduction="sum", impl="reference"
-    )
+    options = {"reduction": "sum", "impl": "reference"}
+    loss = tdt_loss(tokens.requires_grad_(), durations, *integers, durations=steps, blank=problem.blank, **options)
     (gradient,) = torch.autograd.grad(loss, tokens)
     return loss.item(), gradient.numpy()
 
