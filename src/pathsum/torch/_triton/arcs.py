@@ -15,13 +15,14 @@ from pathsum.errors import ImplementationError
 from pathsum.kernels.protocol import ArcOptions, Call, RowOptions, RowsSaved
 from pathsum.kernels.reference import grid_arcs as reference
 from pathsum.kernels.triton import grid_arcs, grid_arcs_hvp
+from pathsum.kernels.triton.plan import bucket, programs
 from pathsum.lattice import ArcLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import ARC_OPERANDS, OPERANDS, RowsOperators
 from pathsum.torch._operators import OperatorKernels, unknown_size
 from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._triton.grid import move_packed, solve_packed, take_off_common
-from pathsum.torch._triton.launching import bucket, empties, even, launch, programs, sent, warps
+from pathsum.torch._triton.launching import empties, even, launch, sent, warps
 from pathsum.torch._triton.rows import Reader, room_for
 from pathsum.torch._triton.tiles import JoinerTiles
 

@@ -7,35 +7,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pathsum.kernels.protocol import Call, ChainOptions, ChainPath, ChainSaved
 from pathsum.kernels.triton import best_path, chain, chain_gradient, chain_hvp
+from pathsum.kernels.triton.plan import STRIP, bucket, entries, programs
 from pathsum.lattice import ChainLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import ChainOperators
 from pathsum.torch._triton.dense import Transitions
 from pathsum.torch._triton.launching import (
     aligned,
-    bucket,
     empties,
     empty_gradient,
     in_rows,
     in_triton,
     launch,
     nowhere,
-    programs,
     tiles,
     warps,
     work_dtype,
 )
 
-# States that a program of the recursion holds; longer chains are done in strips.
-STRIP = 2048
-# The same of the means of second derivatives, which need more registers a state.
+# States that a program holds of the means of second derivatives, which need more registers a state.
 MEANS_STRIP = 1024
 
 
@@ -309,16 +306,14 @@ class _Entries:
         labels, num_samples = own.labels, len(own.lengths[0])
         count = own.width if own.shared else 2 * own.width
         empty = empties(labels[0])
-        classes, entries = (empty(num_samples, count, dtype=torch.int32) for _ in range(2))
+        classes, owners = (empty(num_samples, count, dtype=torch.int32) for _ in range(2))
         launch(
             chain_gradient.sort_entries, (num_samples, programs(count, 32)), classes,
-            own.lengths[1], *labels, num_classes, own.width, count, classes, entries, BLOCK=32,
+            own.lengths[1], *labels, num_classes, own.width, count, classes, owners, BLOCK=32,
         )  # fmt: skip
-        self.listed = (classes, entries, count)
-        # A scan within a warp waits for no other.
-        block = bucket(count, 32, 256)
-        self.rows = 256 // block
-        self.constants: dict[str, Any] = {"ROWS": self.rows, "BLOCK": block, "num_warps": 1}
+        self.listed = (classes, owners, count)
+        self.constants = entries(count)
+        self.rows = self.constants["ROWS"]
 
 
 def _transition_gradient(

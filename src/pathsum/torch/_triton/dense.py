@@ -13,20 +13,11 @@ from torch import Tensor
 
 from pathsum.kernels.protocol import Call, DenseOptions, DensePath, DenseSaved
 from pathsum.kernels.triton import best_path, dense, dense_hvp, dense_log
+from pathsum.kernels.triton.plan import bucket, programs
 from pathsum.lattice import DenseLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import DenseOperators
-from pathsum.torch._triton.launching import (
-    bucket,
-    empties,
-    empty_gradient,
-    in_rows,
-    launch,
-    nowhere,
-    programs,
-    tiles,
-    warps,
-)
+from pathsum.torch._triton.launching import empties, empty_gradient, in_rows, launch, nowhere, tiles, warps
 
 
 class Transitions(NamedTuple):

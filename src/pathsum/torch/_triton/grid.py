@@ -16,28 +16,24 @@ from torch import Tensor
 from pathsum.kernels.protocol import Call, GridOptions, GridPath, GridSaved
 from pathsum.kernels.triton import best_path, grid, grid_hvp
 from pathsum.kernels.triton.extended import ORDINARY
+from pathsum.kernels.triton.plan import NODES, STRIP, bucket, programs
 from pathsum.lattice import GridLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import GridOperators
 from pathsum.torch._triton.launching import (
-    bucket,
     empties,
     in_rows,
     in_triton,
     launch,
     layout,
     nowhere,
-    programs,
     row_tiles,
     warps,
     work_dtype,
 )
 
-# Label positions that a program of the recursion holds; wider grids are done in strips.
-STRIP = 2048
-# The same of the means of second derivatives, which need more registers a node.
+# Label positions that a program holds of the means of second derivatives, which need more registers a node.
 MEANS_STRIP = 1024
-_NODES = 256
 
 
 class Grid(GridOperators):
@@ -98,9 +94,9 @@ class Grid(GridOperators):
             PACKED=rows.packed, BLOCK=block, num_warps=warps(block),
         )  # fmt: skip
         launch(
-            grid_hvp.move_posteriors, (programs(rows.num_rows, _NODES),), scores,
+            grid_hvp.move_posteriors, (programs(rows.num_rows, NODES),), scores,
             *posteriors, losses, before, after, costs, rows.num_rows, *rows.lengths, *rows.sizes, *arc_costs,
-            PACKED=rows.packed, ROWS=_NODES,
+            PACKED=rows.packed, ROWS=NODES,
         )  # fmt: skip
         moved = arc_costs
         launch(
@@ -238,9 +234,9 @@ def move_packed(
         num_warps=warps(block),
     )  # fmt: skip
     launch(
-        grid_hvp.move_posteriors, (programs(num_nodes, _NODES),), losses,
+        grid_hvp.move_posteriors, (programs(num_nodes, NODES),), losses,
         *posteriors, losses, before, after, means, num_nodes, *lengths, num_samples, 1, 0, *costs, PACKED=True,
-        ROWS=_NODES,
+        ROWS=NODES,
     )  # fmt: skip
     return -means
 
@@ -269,7 +265,7 @@ def _solve(
     )  # fmt: skip
     if need_gradient:
         launch(
-            grid.find_posteriors, (programs(num_rows, _NODES),), undefined,
-            *planes, alpha, beta, losses, totals, num_rows, *lengths, *sizes, PACKED=packed, ROWS=_NODES,
+            grid.find_posteriors, (programs(num_rows, NODES),), undefined,
+            *planes, alpha, beta, losses, totals, num_rows, *lengths, *sizes, PACKED=packed, ROWS=NODES,
         )  # fmt: skip
     return losses

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from pathsum.kernels.protocol import Call, JointSaved
 from pathsum.kernels.triton import grid_arcs
+from pathsum.kernels.triton.plan import programs
 from pathsum.lattice import LABEL, ArcLattice
 from pathsum.torch._lattices import JointOperators
 from pathsum.torch._triton.arcs import sent_arcs
 from pathsum.torch._triton.grid import move_packed, solve_packed
-from pathsum.torch._triton.launching import launch, programs, written
+from pathsum.torch._triton.launching import launch, written
 from pathsum.torch._triton.tiles import JoinerTiles
 
 _NODES = 256

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pathsum.kernels.triton import plan
 from pathsum.kernels.triton.compilation import float_of
-
-# Bytes, as the kernel computes with them, that one program of a row kernel works on at a time: more does not fit into
-# its registers.
-TILE = 4096
+from pathsum.kernels.triton.plan import Tiles
 
 
 def launch(kernel: Any, grid: tuple[int, ...], beside: Tensor, *arguments: Any, **constants: Any) -> None:
@@ -22,16 +20,6 @@ def launch(kernel: Any, grid: tuple[int, ...], beside: Tensor, *arguments: Any, 
         return
     with torch.cuda.device(beside.device) if beside.is_cuda else contextlib.nullcontext():
         kernel[grid](*arguments, **constants)
-
-
-def bucket(size: int, least: int, most: int) -> int:
-    """The power of two that a block of ``size`` is rounded up to."""
-    return min(max(1 << (max(size, 1) - 1).bit_length(), least), most)
-
-
-def programs(size: int, block: int) -> int:
-    """How many blocks cover a size."""
-    return -(-size // block)
 
 
 def even(size: int) -> int:
@@ -52,7 +40,7 @@ def scan() -> dict[str, int]:
 
 def warps(block: int) -> int:
     """Warps of a program whose lanes wait for each other: about one lane an element."""
-    return min(max(block // (64 if torch.version.hip else 32), 1), 16)
+    return plan.warps(block, 64 if torch.version.hip else 32)
 
 
 def work_dtype(scores: Tensor) -> torch.dtype:
@@ -86,24 +74,12 @@ def layout(*tensors: Tensor) -> dict[str, Any]:
     return {"ALIGNED": size if len(phases) == 1 else 1, "RAGGED": True}
 
 
-class Tiles(NamedTuple):
-    """Rows and classes that a program works on at a time."""
-
-    rows: int
-    classes: int
-
-
 def tiles(num_classes: int, work: torch.dtype) -> Tiles:
-    size = TILE // work.itemsize
-    classes = bucket(num_classes, 16, size)
-    # Triton 3.6 fails to compile some kernels for more rows than that in float64.
-    return Tiles(min(size // classes, 8) if work == torch.float64 else size // classes, classes)
+    return plan.tiles(num_classes, work.itemsize)
 
 
 def row_tiles(num_classes: int, work: torch.dtype) -> Tiles:
-    """Of kernels that hold much of each row beside its classes: many rows of few classes would fill the registers."""
-    rows, classes = tiles(num_classes, work)
-    return Tiles(min(rows, 16), classes)
+    return plan.row_tiles(num_classes, work.itemsize)
 
 
 def in_rows(*tensors: Tensor | None) -> list[Any]:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.triton import posing
+from pathsum.kernels.triton.plan import bucket
 from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._bounded import Unread
-from pathsum.torch._triton.launching import bucket, empties, launch
+from pathsum.torch._triton.launching import empties, launch
 
 
 def posed(pose: Callable[..., Any], given: Unread, last: int) -> Any:

@@ -14,18 +14,9 @@ from torch import Tensor
 
 from pathsum.kernels.protocol import Call, RowsSaved
 from pathsum.kernels.triton import row_scores
+from pathsum.kernels.triton.plan import programs
 from pathsum.lattice import ArcLattice
-from pathsum.torch._triton.launching import (
-    empties,
-    in_memory,
-    in_triton,
-    launch,
-    layout,
-    programs,
-    row_tiles,
-    sent,
-    work_dtype,
-)
+from pathsum.torch._triton.launching import empties, in_memory, in_triton, launch, layout, row_tiles, sent, work_dtype
 
 
 def room_for(lattice: ArcLattice, num_rows: int) -> int:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pathsum.kernels.protocol import Call, SparsePath, SparseSaved
 from pathsum.kernels.triton import best_path, sparse, sparse_hvp
+from pathsum.kernels.triton.plan import bucket, programs
 from pathsum.lattice import SparseLattice
 from pathsum.torch._lattices import SparseOperators
 from pathsum.torch._operators import as_arrays, as_tensors
-from pathsum.torch._triton.launching import bucket, empties, even, launch, nowhere, programs, sent, warps, work_dtype
+from pathsum.torch._triton.launching import empties, even, launch, nowhere, sent, warps, work_dtype
 
 # Arcs that a program has in hand at once, of states or of classes.
 _TILE = 512

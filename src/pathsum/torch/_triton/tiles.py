@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 
 from pathsum.kernels.triton import joint, row_scores
+from pathsum.kernels.triton.plan import bucket, programs
 from pathsum.lattice import ArcLattice
 from pathsum.torch._triton.launching import (
-    bucket,
     empties,
     even,
     in_memory,
     in_rows,
     in_triton,
     launch,
-    programs,
     sent,
     tiles,
     work_dtype,
