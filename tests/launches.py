@@ -29,7 +29,7 @@ from pathsum.testing import chain_inputs, grid_inputs
 from pathsum.torch._bounded import posed, unread_batch
 
 # Which launch; one lattice's launches may go through another's module.
-MODULES = ("chain", "dense", "grid", "rows", "arcs", "joint", "posing", "sparse", "tiles")
+MODULES = ("asg", "chain", "dense", "grid", "rows", "arcs", "joint", "posing", "sparse", "tiles")
 # In the second and third axis of a grid; the first has 2**31 - 1.
 MOST_PROGRAMS = 65535
 
@@ -110,6 +110,19 @@ def _dense():
         _derive(
             kernels_of("triton", "dense"), Call((scores, transitions), DenseLattice(lengths, size[2]), DenseOptions())
         )
+
+
+def _apart():
+    # Both lattices of ASG: a matrix of one tile, in float32; of many, in float64, with a chain in strips.
+    kernels = kernels_of("triton", "apart")
+    for size, dtype in (((9, 2, 30, 40), torch.float32), ((9, 1, 300, 2500), torch.float64)):
+        inputs = chain_inputs(*size, ragged=False)
+        targets, lengths, target_lengths = integers(*inputs[1:])
+        chain = pose_asg(targets, lengths, target_lengths, size[2])[1]
+        scores = (torch.empty(size[1], size[0], size[2], dtype=dtype), torch.empty(size[2], size[2], dtype=dtype))
+        call = Call(scores, chain, ChainOptions(relative=True))
+        solved = kernels.forward(call, True)
+        kernels.backward(call, solved, solved.losses, [True, True])
 
 
 def _best_path():

@@ -63,10 +63,11 @@ def run(script, *arguments, **environment):
     (
         "dense",
         {
-            "prepare_transitions", "score_rows", "solve", "combine", "write_gradient", "weigh_arcs",
+            "prepare", "prepare_transitions", "solve", "finish", "write_gradient", "weigh_arcs",
             "add_transition_gradient", "move_posteriors", "add_transition_product",
         },
     ),
+    ("apart", {"prepare", "solve", "finish", "write_gradient", "add_transition_gradient"}),
     (
         "sparse",
         {
@@ -139,7 +140,7 @@ import json
 import torch
 import machine_code as m
 
-chains, own = ("ctc", "simple_ctc"), dict.fromkeys(("band",), 3)
+chains, own = ("ctc", "simple_ctc", "asg"), dict.fromkeys(("band",), 3)
 for loss in (*chains, "rnnt", "tdt", "hat", "constrained", "multi_blank", "wildcard", "band"):
     size = (50, 3, 20, 9) if loss in chains else (3, 20, 9, 20)
     leaves, integers = m.make(m.Case(loss, size))

@@ -41,6 +41,8 @@ TABLE: dict[tuple[str, str], str] = {
         for name in _LATTICES
         if name not in ("Routes", "Walks")
     },
+    # Both lattices of a loss at once.
+    ("triton", "apart"): "pathsum.torch._triton.asg.Apart",
 }
 LOADED: dict[tuple[str, str], Kernels] = {}
 

@@ -117,21 +117,20 @@ def gather_by_state(
     return tl.where(of_rows < float("inf"), of_rows, float("nan"))
 
 
-@kernel
-def score_rows(
-    scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
-    num_classes: tl.int32, input_lengths, num_states, stay_labels, step_labels, labels_width: tl.int32,
-    num_columns: tl.int32, maxima, sums, powers, stay_scores, step_scores, extents, LOGITS: tl.constexpr,
-    SHARED: tl.constexpr, RELATIVE: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr,
+@triton.jit
+def score_tile(
+    scores, stride_n, stride_t, stride_c, program, num_samples, num_frames, num_classes, input_lengths, num_states,
+    stay_labels, step_labels, labels_width, num_columns, maxima, sums, powers, stay_scores, step_scores, extents,
+    LOGITS: tl.constexpr, SHARED: tl.constexpr, RELATIVE: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Softmax statistics, scores of each state's arcs, and for each sample the bits of the largest of them by size.
 
     ``powers`` are those of the units that alpha takes each frame's scores in.
 
-    Without LOGITS a row's maximum is ``greatest_of_rows``.
+    Without LOGITS a row's maximum is ``greatest_of_rows``, and is left where ``maxima`` are given.
     """
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     within = rows < num_samples.to(tl.int64) * num_frames
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
     real = within & (t < tl.load(input_lengths + n))
@@ -149,7 +148,8 @@ def score_rows(
             scores, starts, stride_c, num_classes, stay_labels, step_labels, labels_width, n, states, num_columns, real,
             SHARED, RELATIVE, WORK, BLOCK,
         )  # fmt: skip
-    tl.store(maxima + rows, maximum, mask=real)
+    if maxima is not None:
+        tl.store(maxima + rows, maximum, mask=real)
     reference = reference_of(maximum)
     largest = gather_by_state(
         scores, starts, stride_c, step_labels, labels_width, n, states, num_columns, reference, step_scores, rows, real,
@@ -171,6 +171,22 @@ def score_rows(
     # The bits of floats that are not negative are in their order: the same integer whoever comes first. Nothing else is
     # handed on by it, which a stricter order would wait for.
     tl.atomic_max(extents + n, bits, mask=real, sem="relaxed")
+
+
+@kernel
+def score_rows(
+    scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
+    num_classes: tl.int32, input_lengths, num_states, stay_labels, step_labels, labels_width: tl.int32,
+    num_columns: tl.int32, maxima, sums, powers, stay_scores, step_scores, extents, LOGITS: tl.constexpr,
+    SHARED: tl.constexpr, RELATIVE: tl.constexpr, WORK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """``score_tile`` of all rows."""
+    score_tile(
+        scores, stride_n, stride_t, stride_c, tl.program_id(0), num_samples, num_frames, num_classes, input_lengths,
+        num_states, stay_labels, step_labels, labels_width, num_columns, maxima, sums, powers, stay_scores, step_scores,
+        extents, LOGITS, SHARED, RELATIVE, WORK, ROWS, BLOCK, ALIGNED,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -442,18 +458,17 @@ def _final_mass(alpha, frame, frames, states, num_columns, num_final):
 
 
 @triton.jit
-def _solve(
-    stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
-    transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses,
-    LOGITS: tl.constexpr,
-    SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, STRIPS: tl.constexpr, WIDE: tl.constexpr,
+def solve_sample(
+    n, backwards, stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays,
+    steps, transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses,
+    LOGITS: tl.constexpr, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr, BLOCK: tl.constexpr, STRIPS: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """``solve`` of a sample, in the pair that holds its paths."""
-    n = tl.program_id(0).to(tl.int64)
     frames, states = tl.load(input_lengths + n).to(tl.int32), tl.load(num_states + n).to(tl.int32)
     frame = n * num_frames
     is_defined = (tl.load(extents + n) != UNDEFINED) & (frames >= 0)
-    if tl.program_id(1) == 1:
+    if backwards:
         if is_defined & (frames > 0):
             _beta(
                 stay_scores, step_scores, stays, steps, transitions, skips, n, frame, frames, states, width,
@@ -494,18 +509,18 @@ def solve(
 
     Without ``maxima`` the loss lacks what alpha lacks, without ``common`` what transitions have in common.
     """
-    n = tl.program_id(0).to(tl.int64)
+    n, backwards = tl.program_id(0).to(tl.int64), tl.program_id(1) == 1
     if is_wide(tl.load(extents + n), tl.load(input_lengths + n), FIXED):
-        _solve(
-            stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
-            transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS,
-            SHARED, TRANSITIONS, BLOCK, STRIPS, True,
+        solve_sample(
+            n, backwards, stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips,
+            stays, steps, transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta,
+            losses, LOGITS, SHARED, TRANSITIONS, BLOCK, STRIPS, True,
         )  # fmt: skip
     elif not FIXED:
-        _solve(
-            stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips, stays, steps,
-            transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta, losses, LOGITS,
-            SHARED, TRANSITIONS, BLOCK, STRIPS, False,
+        solve_sample(
+            n, backwards, stay_scores, step_scores, maxima, sums, powers, extents, input_lengths, num_states, skips,
+            stays, steps, transitions, common, num_frames, width, num_columns, start_state, num_final, alpha, beta,
+            losses, LOGITS, SHARED, TRANSITIONS, BLOCK, STRIPS, False,
         )  # fmt: skip
 
 
@@ -557,13 +572,13 @@ def _masses(
 
 
 @triton.jit
-def _find_posteriors(
-    stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions, alpha,
-    beta, num_samples, num_frames, width, num_columns, start_state, SHARED: tl.constexpr, TRANSITIONS: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, FIXED: tl.constexpr,
+def posteriors_of_tile(
+    program, stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions,
+    alpha, beta, num_samples, num_frames, width, num_columns, start_state, SHARED: tl.constexpr,
+    TRANSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
     """``find_posteriors`` of the samples whose paths a pair holds; the others are left alone."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     within = rows < num_samples.to(tl.int64) * num_frames
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
     frames, states = tl.load(input_lengths + n), tl.load(num_states + n)
@@ -609,15 +624,16 @@ def find_posteriors(
     Those of a frame sum to 1, so dividing by their own sum keeps what alpha and beta have in common, and its rounding,
     out of them. There is a program for the rows of each pair, unless FIXED.
     """
+    program = tl.program_id(0)
     if tl.program_id(1) == 0:
-        _find_posteriors(
-            stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions,
-            alpha, in_words(beta, True), num_samples, num_frames, width, num_columns, start_state, SHARED, TRANSITIONS,
-            ROWS, BLOCK, True, FIXED,
+        posteriors_of_tile(
+            program, stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps,
+            transitions, alpha, in_words(beta, True), num_samples, num_frames, width, num_columns, start_state, SHARED,
+            TRANSITIONS, ROWS, BLOCK, True, FIXED,
         )  # fmt: skip
     elif not FIXED:
-        _find_posteriors(
-            stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions,
-            alpha, beta, num_samples, num_frames, width, num_columns, start_state, SHARED, TRANSITIONS, ROWS, BLOCK,
-            False, FIXED,
+        posteriors_of_tile(
+            program, stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps,
+            transitions, alpha, beta, num_samples, num_frames, width, num_columns, start_state, SHARED, TRANSITIONS,
+            ROWS, BLOCK, False, FIXED,
         )  # fmt: skip

@@ -153,25 +153,26 @@ def write_entries(
         tl.store(out + out_starts[:, None] + own * out_stride_c, gradient.to(out.dtype.element_ty), mask=ends)
 
 
-@kernel
-def count_arcs(
-    grad_losses, losses, input_lengths, num_states, posteriors, entries: tl.float64, num_frames: tl.int32,
-    num_columns: tl.int32, counts, BLOCK: tl.constexpr,
+@triton.jit
+def count_arcs_of_states(
+    grad_losses, losses, input_lengths, num_states, posteriors, entries, n, s, num_frames, num_columns, counts,
+    TIME: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Expected number of times, times minus the upstream gradient, that a sample takes each arc: (N, 2, S').
 
     Every path enters a state once, and stays in it for the rest of the frames that it spends there; along a tangent,
     where ``posteriors`` are how they move, the one entry (``entries`` is 0 then) does not move.
     """
-    n, s = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     loss, upstream = tl.load(losses + n), tl.load(grad_losses + n).to(tl.float64)
     used = s < tl.where(loss < float("inf"), tl.load(num_states + n), 0)
     frames = tl.load(input_lengths + n).to(tl.int32)
     entering = tl.where(used & (frames > 0), entries, 0.0)
-    staying = -entering
-    for t in range(frames):
-        places = (n * num_frames + t) * num_columns + s
-        staying += tl.load(posteriors + places, mask=used, other=0.0).to(tl.float64)
+    spent = tl.zeros([TIME, BLOCK], tl.float64)
+    for first in range(0, frames, TIME):
+        t = first + tl.arange(0, TIME)
+        places = (n * num_frames + t)[:, None] * num_columns + s[None, :]
+        spent += tl.load(posteriors + places, mask=(t < frames)[:, None] & used[None, :], other=0.0).to(tl.float64)
+    staying = tl.sum(spent, 0) - entering
     undefined = (loss != loss) & (upstream != 0)
     places = counts + n * 2 * num_columns + s
     tl.store(places, tl.where(undefined, float("nan"), -upstream * entering), mask=s < num_columns)
@@ -179,24 +180,49 @@ def count_arcs(
 
 
 @kernel
+def count_arcs(
+    grad_losses, losses, input_lengths, num_states, posteriors, entries: tl.float64, num_frames: tl.int32,
+    num_columns: tl.int32, counts, TIME: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``count_arcs_of_states`` of all samples."""
+    n, s = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    count_arcs_of_states(
+        grad_losses, losses, input_lengths, num_states, posteriors, entries, n, s, num_frames, num_columns, counts,
+        TIME, BLOCK,
+    )  # fmt: skip
+
+
+@triton.jit
+def counts_of_cells(
+    counts, num_states, stay, step, num_samples, num_columns, cells, ENTRIES: tl.constexpr, FROM: tl.constexpr
+):  # fmt: skip
+    """The sum of the ``counts`` (N, 2, S') of the states that have each of some transitions: where they are entered,
+    and where one stays in them. All states are gone through in order.
+    """
+    total = tl.zeros([ENTRIES, FROM], tl.float64)
+    for n in range(num_samples):
+        sample = tl.zeros([], tl.int64) + n
+        states = tl.load(num_states + n)
+        for first in range(0, states, ENTRIES):
+            s = first + tl.arange(0, ENTRIES)
+            used, place = s < states, sample * num_columns + s
+            entered = tl.load(step + place, mask=used, other=-1)
+            stayed = tl.load(stay + place, mask=used, other=-1)
+            places = sample * 2 * num_columns + s
+            entering = tl.load(counts + places, mask=entered >= 0, other=0.0)
+            staying = tl.load(counts + places + num_columns, mask=stayed >= 0, other=0.0)
+            total += tl.where(entered[:, None] == cells[None, :], entering[:, None], 0.0)
+            total += tl.where(stayed[:, None] == cells[None, :], staying[:, None], 0.0)
+    return tl.sum(total, 0)
+
+
+@kernel
 def add_counts(
     counts, num_states, stay, step, num_samples: tl.int32, num_columns: tl.int32, num_classes: tl.int32, out,
     ENTRIES: tl.constexpr, FROM: tl.constexpr,
 ):  # fmt: skip
-    """out[transition] = the sum of the ``counts`` (N, 2, S') of the states that have it: where they are entered, and
-    where one stays in them. A program has transitions of one destination, and goes through all entries in order.
-    """
+    """out[transition] = ``counts_of_cells``. A program has transitions of one destination."""
     i = tl.program_id(1) * FROM + tl.arange(0, FROM)
     cells = tl.program_id(0).to(tl.int64) * num_classes + i
-    total = tl.zeros([ENTRIES, FROM], tl.float64)
-    num_entries = num_samples.to(tl.int64) * 2 * num_columns
-    for first in range(0, num_entries, ENTRIES):
-        e = first + tl.arange(0, ENTRIES)
-        n, stays, s = e // (2 * num_columns), e // num_columns % 2 == 1, e % num_columns
-        used = (e < num_entries) & (s < tl.load(num_states + n, mask=e < num_entries, other=0))
-        place = n * num_columns + s
-        cell = tl.load(step + place, mask=used & ~stays, other=-1)
-        cell = tl.where(stays, tl.load(stay + place, mask=used & stays, other=-1), cell)
-        count = tl.load(counts + e, mask=cell >= 0, other=0.0)
-        total += tl.where(cell[:, None] == cells[None, :], count[:, None], 0.0)
-    tl.store(out + cells, tl.sum(total, 0).to(out.dtype.element_ty), mask=i < num_classes)
+    total = counts_of_cells(counts, num_states, stay, step, num_samples, num_columns, cells, ENTRIES, FROM)
+    tl.store(out + cells, total.to(out.dtype.element_ty), mask=i < num_classes)

@@ -1,12 +1,14 @@
 """Dense lattices on the GPU, in plain float64: every frame is one product with the matrix of transitions.
 
 Each row of alpha and of beta is a vector times a power of two of its own. That is sound while no possible state lies
-below ``WATCH``, the greatest of the row before being about 1; a sample in which one does is marked as lost, and
-``dense_log`` solves it again, slower and without limits. Nobody has to look at scores before launching.
+below ``WATCH``, the greatest of the row before being about 1: a product of two such states is a normal float. A sample
+in which one does is marked as lost, and ``dense_log`` solves it again, slower and without limits. Nobody has to look at
+scores before launching.
 
-Frames are exponentiated before the recursion, all at once. The recursion is one launch: a program for alpha and one for
-beta of every sample. A frame's row goes through the plane that keeps it, tile by tile, so that there is no limit to the
-number of states; a frame waits once for other threads, and adds lanes up once for each block of its row.
+Three launches: frames are exponentiated, all at once, beside the transitions; the recursion has a program for alpha
+and one for beta of every sample; ``dense_log.finish`` makes posteriors of the two. A frame's row goes through the plane
+that keeps it, tile by tile, so that there is no limit to the number of states; a frame waits once for other threads,
+and adds lanes up once for each block of its row. ``asg`` launches the same functions for both lattices of its loss.
 """
 
 from __future__ import annotations
@@ -19,12 +21,10 @@ from pathsum.kernels.triton.extended import LN_2, reference_of
 
 # No product of a transition, down to 2**-340, and a state leaves the normal floats.
 WATCH = tl.constexpr(2.0**-500)
-# A frame's sum of alpha * beta that is further below 1 has lost digits.
-LEAST_MASS = tl.constexpr(2.0**-900)
 # Transitions that are further apart than this many nats, 340 bits, leave plain floats.
 SPREAD = tl.constexpr(235.0)
-# A sample that has a score of NaN or +inf; one that is lost has 1.
-UNDEFINED = tl.constexpr(2)
+# Whether a sample is lost, or has a score of NaN or +inf.
+LOST, UNDEFINED = tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
@@ -45,13 +45,16 @@ def greatest_of_frame(scores, start, stride_c, num_classes, BLOCK: tl.constexpr)
     return tl.where(largest > float("-inf"), largest, 0.0), tl.max(undefined, 0)
 
 
-@kernel
-def prepare_transitions(
-    transitions, num_classes: tl.int32, table, common, matrix, transposed, shift, status, BLOCK: tl.constexpr
+@triton.jit
+def weigh_transitions(
+    transitions, num_classes, program, num_programs, table, common, matrix, transposed, shift, status,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """By one program: ``table``, the transitions in float64 less the greatest where that is huge, ``common``, which all
-    paths of a sample take as often; ``matrix``, exp(table - shift), and its transpose, 0 of what is not defined; and
-    ``status``, whether a transition is NaN or +inf, and whether finite ones lie ``SPREAD`` apart.
+    """``table``, the transitions in float64 less the greatest where that is huge, ``common``, which all paths of a
+    sample take as often; ``matrix``, exp(table - shift), and its transpose, 0 of what is not defined; and ``status``,
+    whether a transition is NaN or +inf, and whether finite ones lie ``SPREAD`` apart: zeros before.
+
+    Each program finds the greatest of all, and writes some.
     """
     count = num_classes.to(tl.int64) * num_classes
     greatest, undefined = tl.full([BLOCK], float("-inf"), tl.float64), tl.zeros([BLOCK], tl.int32)
@@ -64,7 +67,7 @@ def prepare_transitions(
     largest = tl.where(largest > float("-inf"), largest, 0.0)
     huge = tl.where(wrong == 0, reference_of(largest), 0.0)
     least = tl.zeros([BLOCK], tl.int32)
-    for first in range(0, count, BLOCK):
+    for first in range(program * BLOCK, count, num_programs * BLOCK):
         i = first + tl.arange(0, BLOCK)
         mask = i < count
         x = tl.load(transitions + i, mask=mask, other=float("-inf")).to(tl.float64) - huge
@@ -75,36 +78,87 @@ def prepare_transitions(
         tl.store(table + i, x, mask=mask)
         tl.store(matrix + i, weight, mask=mask)
         tl.store(transposed + i % num_classes * num_classes + i // num_classes, weight, mask=mask)
-    tl.store(common, huge)
-    tl.store(shift, largest - huge)
-    tl.store(status, wrong)
-    tl.store(status + 1, tl.max(least, 0))
+    far_apart = tl.max(least, 0)
+    tl.atomic_max(status + 1, far_apart, mask=far_apart > 0, sem="relaxed")
+    if program == 0:
+        tl.store(common, huge)
+        tl.store(shift, largest - huge)
+        tl.store(status, wrong)
 
 
 @kernel
+def prepare_transitions(
+    transitions, num_classes: tl.int32, table, common, matrix, transposed, shift, status, BLOCK: tl.constexpr
+):  # fmt: skip
+    """``weigh_transitions`` alone."""
+    weigh_transitions(
+        transitions, num_classes, tl.program_id(0), tl.num_programs(0), table, common, matrix, transposed, shift,
+        status, BLOCK,
+    )  # fmt: skip
+
+
+@triton.jit
+def _scores_of_rows(scores, starts, stride_c, c, num_classes, real):
+    places = scores + starts[:, None] + c.to(tl.int64)[None, :] * stride_c
+    x = tl.load(places, mask=real[:, None] & (c < num_classes)[None, :], other=float("-inf"))
+    return x.to(tl.float64)
+
+
+@triton.jit
 def score_rows(
-    scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, input_lengths, num_frames: tl.int32,
-    num_classes: tl.int32, references, emits, lost, BLOCK: tl.constexpr,
+    scores, stride_n, stride_t, stride_c, program, num_samples, num_frames, num_classes, input_lengths, references,
+    emits, lost, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each frame's greatest score, 0 of nothing but -inf, and the exponentials of its scores less that.
 
-    ``lost`` of a sample becomes ``UNDEFINED`` where a score is NaN or +inf, 1 where an exponential leaves the range.
+    ``lost`` of a sample becomes ``UNDEFINED`` where a score is NaN or +inf, ``LOST`` where an exponential leaves the
+    range.
     """
-    row = tl.program_id(0).to(tl.int64)
-    n, t = row // num_frames, row % num_frames
-    if t < tl.load(input_lengths + n):
-        start = n * stride_n + t * stride_t
-        reference, undefined = greatest_of_frame(scores, start, stride_c, num_classes, BLOCK)
-        tl.store(references + row, reference)
-        far_below = tl.zeros([BLOCK], tl.int32)
-        for first in range(0, num_classes, BLOCK):
-            c = first + tl.arange(0, BLOCK)
-            x = load_scores(scores, start, stride_c, c, num_classes)
-            emit = tl.exp(x - reference)
-            tl.store(emits + row * num_classes + c, emit, mask=c < num_classes)
-            far_below = far_below | ((x > float("-inf")) & (emit < WATCH)).to(tl.int32)
-        status = tl.where(undefined != 0, UNDEFINED, tl.max(far_below, 0))
-        tl.atomic_max(lost + n, status, mask=status > 0, sem="relaxed")
+    rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    within = rows < num_samples.to(tl.int64) * num_frames
+    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+    real = within & (t < tl.load(input_lengths + n))
+    starts = n * stride_n + t * stride_t
+    greatest, status = tl.full([ROWS, BLOCK], float("-inf"), tl.float64), tl.zeros([ROWS, BLOCK], tl.int32)
+    for first in range(0, num_classes, BLOCK):
+        x = _scores_of_rows(scores, starts, stride_c, first + tl.arange(0, BLOCK), num_classes, real)
+        greatest = tl.maximum(greatest, x)
+        status = tl.maximum(status, tl.where(x < float("inf"), 0, UNDEFINED))
+    largest = tl.max(greatest, 1)
+    reference = tl.where(largest > float("-inf"), largest, 0.0)
+    tl.store(references + rows, reference, mask=real)
+    for first in range(0, num_classes, BLOCK):
+        c = first + tl.arange(0, BLOCK)
+        x = _scores_of_rows(scores, starts, stride_c, c, num_classes, real)
+        emit = tl.exp(x - reference[:, None])
+        places = emits + rows[:, None] * num_classes + c[None, :]
+        tl.store(places, emit, mask=real[:, None] & (c < num_classes)[None, :])
+        status = tl.maximum(status, tl.where((x > float("-inf")) & (emit < WATCH), LOST, 0))
+    worst = tl.max(status, 1)
+    tl.atomic_max(lost + n, worst, mask=real & (worst > 0), sem="relaxed")
+
+
+@kernel
+def prepare(
+    scores, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, num_samples: tl.int32, num_frames: tl.int32,
+    num_classes: tl.int32, input_lengths, references, emits, lost, row_programs: tl.int32, transitions, table, common,
+    matrix, transposed, shift, status, table_programs: tl.int32, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    TABLE: tl.constexpr,
+):  # fmt: skip
+    """Frames, and by programs of their own transitions, as the recursion takes them."""
+    program = tl.program_id(0)
+    if tl.program_id(1) == 0:
+        if program < row_programs:
+            score_rows(
+                scores, stride_n, stride_t, stride_c, program, num_samples, num_frames, num_classes, input_lengths,
+                references, emits, lost, ROWS, BLOCK,
+            )  # fmt: skip
+    else:
+        if program < table_programs:
+            weigh_transitions(
+                transitions, num_classes, program, table_programs, table, common, matrix, transposed, shift, status,
+                TABLE,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -185,7 +239,7 @@ def _sweep(
 
 
 @triton.jit
-def _in_common(references, shift, row, frames, FROM: tl.constexpr):
+def in_common(references, shift, row, frames, FROM: tl.constexpr):
     """What alpha lacks of the log-sum: what is not huge of it, and the rest."""
     ordinary, huge = tl.zeros([FROM], tl.float64), tl.zeros([FROM], tl.float64)
     for first in range(0, frames, FROM):
@@ -208,23 +262,17 @@ def _last_mass(last, num_classes, FROM: tl.constexpr):
     return exponent, tl.sum(total, 0) * _power(-exponent)
 
 
-@kernel
-def solve(
-    input_lengths, num_frames: tl.int32, num_classes: tl.int32, references, emits, matrix, transposed, shift, status,
-    alpha, scales, beta, entering, losses, in_common, lost, TO: tl.constexpr, FROM: tl.constexpr,
+@triton.jit
+def solve_sample(
+    n, backwards, input_lengths, num_frames, num_classes, references, emits, matrix, transposed, shift, common, status,
+    alpha, scales, beta, entering, losses, lost, RELATIVE: tl.constexpr, TO: tl.constexpr, FROM: tl.constexpr,
     SINGLE: tl.constexpr,
 ):  # fmt: skip
-    """Alpha and the loss of a sample, or, by the second program of it, beta; the loss lacks what is ``in_common``.
-
-    SINGLE: the matrix is one tile.
-
-    ``status``: whether a transition is NaN or +inf, and whether the finite ones are too far apart.
-    """
-    n = tl.program_id(0).to(tl.int64)
+    """``solve`` of a sample."""
     frames = tl.load(input_lengths + n).to(tl.int32)
     row = n * num_frames
     if frames > 0:
-        if tl.program_id(1) == 1:
+        if backwards:
             near_end, _ = _sweep(
                 transposed, emits, row, frames, num_classes, entering, scales, beta, True, TO, FROM, SINGLE
             )
@@ -234,55 +282,76 @@ def solve(
                 matrix, emits, row, frames, num_classes, alpha, scales, beta, False, TO, FROM, SINGLE
             )
             barrier()
-            log_z, huge = _in_common(references, tl.load(shift), row, frames, FROM)
+            log_z, huge = in_common(references, tl.load(shift), row, frames, FROM)
             last = row + frames - 1
             exponent, mass = _last_mass(alpha + last * num_classes, num_classes, FROM)
             tl.store(scales + last, _power(-exponent))
             log_z += (powers + exponent).to(tl.float64) * LN_2 + tl.log(tl.where(mass > 0, mass, 1.0))
+            if not RELATIVE:
+                log_z += huge + (frames - 1) * tl.load(common)
             loss = tl.where(mass > 0, -log_z, float("inf"))
             has_arcs = frames > 1
             undefined = (tl.load(lost + n) >= UNDEFINED) | (has_arcs & (tl.load(status) != 0))
             far_apart = has_arcs & (tl.load(status + 1) != 0)
-            tl.atomic_max(lost + n, near_end | far_apart.to(tl.int32), sem="relaxed")
+            found = tl.where(undefined, UNDEFINED, near_end | far_apart.to(tl.int32))
+            tl.atomic_max(lost + n, found, sem="relaxed")
             tl.store(losses + n, tl.where(undefined, float("nan"), loss))
-            tl.store(in_common + n, huge)
     else:
-        if tl.program_id(1) == 0:
+        if not backwards:
             # There is one path, the empty one; lengths of -1 say that the sample is not defined.
             tl.store(losses + n, tl.where(frames == 0, 0.0, float("nan")).to(tl.float64))
-            tl.store(in_common + n, tl.zeros([], tl.float64))
 
 
 @kernel
+def solve(
+    input_lengths, num_frames: tl.int32, num_classes: tl.int32, references, emits, matrix, transposed, shift, common,
+    status, alpha, scales, beta, entering, losses, lost, RELATIVE: tl.constexpr, TO: tl.constexpr, FROM: tl.constexpr,
+    SINGLE: tl.constexpr,
+):  # fmt: skip
+    """Alpha and the loss of a sample, or, by the second program of it, beta; RELATIVE: less what is huge in it.
+
+    SINGLE: the matrix is one tile.
+
+    ``status``: whether a transition is NaN or +inf, and whether the finite ones are too far apart. ``lost`` becomes
+    ``UNDEFINED`` of a sample that is not defined.
+    """
+    solve_sample(
+        tl.program_id(0).to(tl.int64), tl.program_id(1) == 1, input_lengths, num_frames, num_classes, references, emits,
+        matrix, transposed, shift, common, status, alpha, scales, beta, entering, losses, lost, RELATIVE, TO, FROM,
+        SINGLE,
+    )  # fmt: skip
+
+
+@triton.jit
 def combine(
-    input_lengths, losses, num_frames: tl.int32, num_classes: tl.int32, alpha, scales, beta, entering, lost,
+    n, t, input_lengths, losses, num_frames, num_classes, alpha, scales, beta, entering, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of each frame: beta becomes the posteriors of the states, gamma, and ``entering`` what entering a state is worth:
-    entering[t, j] * matrix[j, i] * alpha[t-1, i] is the posterior of an arc. 0 in padding and where there is no path.
+    """Of frames ``t`` of a sample: beta becomes the posteriors of the states, gamma, and ``entering`` what entering a
+    state is worth: entering[t, j] * matrix[j, i] * alpha[t-1, i] is the posterior of an arc. 0 in padding and where
+    there is no path.
     """
-    row = tl.program_id(0).to(tl.int64)
-    n, t = row // num_frames, row % num_frames
-    possible = (t < tl.load(input_lengths + n)) & (tl.load(losses + n) < float("inf"))
-    total = tl.zeros([BLOCK], tl.float64)
+    rows = n * num_frames + t
+    within = t < num_frames
+    possible = t < tl.where(tl.load(losses + n) < float("inf"), tl.load(input_lengths + n), 0)
+    total = tl.zeros([ROWS, BLOCK], tl.float64)
     for first in range(0, num_classes, BLOCK):
         c = first + tl.arange(0, BLOCK)
-        mask = c < tl.where(possible, num_classes, 0)
-        places = row * num_classes + c
+        mask, places = possible[:, None] & (c < num_classes)[None, :], rows[:, None] * num_classes + c[None, :]
         total += tl.load(alpha + places, mask=mask, other=0.0) * tl.load(beta + places, mask=mask, other=0.0)
-    mass = tl.sum(total, 0)
-    tl.atomic_max(lost + n, (mass < LEAST_MASS).to(tl.int32), mask=possible, sem="relaxed")
-    weight = tl.where(mass > 0, 1.0 / tl.where(mass > 0, mass, 1.0), 0.0)
-    scale = tl.load(scales + row, mask=possible, other=0.0)
+    mass = tl.sum(total, 1)
+    weight = tl.where(mass > 0, 1.0 / tl.where(mass > 0, mass, 1.0), 0.0)[:, None]
+    scale = tl.load(scales + rows, mask=possible, other=0.0)[:, None]
     for first in range(0, num_classes, BLOCK):
         c = first + tl.arange(0, BLOCK)
-        mask, places = c < tl.where(possible, num_classes, 0), row * num_classes + c
+        mask, places = possible[:, None] & (c < num_classes)[None, :], rows[:, None] * num_classes + c[None, :]
+        kept = within[:, None] & (c < num_classes)[None, :]
         before = tl.load(alpha + places, mask=mask, other=0.0)
         after = tl.load(beta + places, mask=mask, other=0.0)
         enters = tl.load(entering + places, mask=mask, other=0.0)
-        tl.store(alpha + places, before * scale, mask=c < num_classes)
-        tl.store(beta + places, before * after * weight, mask=c < num_classes)
-        tl.store(entering + places, enters * weight, mask=c < num_classes)
+        tl.store(alpha + places, before * scale, mask=kept)
+        tl.store(beta + places, before * after * weight, mask=kept)
+        tl.store(entering + places, enters * weight, mask=kept)
 
 
 @kernel
@@ -308,16 +377,16 @@ def write_gradient(
         tl.store(places, gradient.to(out.dtype.element_ty), mask=within[:, None] & mask)
 
 
-@kernel
-def weigh_arcs(
-    grad_losses, losses, input_lengths, extended, num_frames: tl.int32, num_classes: tl.int32, num_rows: tl.int64,
-    alpha, entering, enters, sources, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit
+def weigh_rows(
+    grad_losses, losses, input_lengths, extended, program, num_frames, num_classes, num_rows, alpha, entering, enters,
+    sources, FACTOR: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of each frame that arcs enter, what entering a state is worth times minus the upstream gradient, and alpha of the
-    frame before; 0 elsewhere, and of samples that are lost. The sum over rows of enters[:, j] * sources[:, i] is the
+    """Of each frame that arcs enter, what entering a state is worth times FACTOR * upstream, and alpha of the frame
+    before; 0 elsewhere, and of samples that are lost. The sum over rows of enters[:, j] * sources[:, i] is the
     gradient by the exponential of a transition, times it.
     """
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     within = rows < num_rows
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
     upstream = tl.load(grad_losses + n).to(tl.float64)
@@ -328,5 +397,17 @@ def weigh_arcs(
         mask = within[:, None] & (c < num_classes)[None, :]
         read, places = real[:, None] & mask, rows[:, None] * num_classes + c[None, :]
         enter = tl.load(entering + places, mask=read, other=0.0)
-        tl.store(enters + places, -upstream[:, None] * enter, mask=mask)
+        tl.store(enters + places, FACTOR * upstream[:, None] * enter, mask=mask)
         tl.store(sources + places, tl.load(alpha + places - num_classes, mask=read, other=0.0), mask=mask)
+
+
+@kernel
+def weigh_arcs(
+    grad_losses, losses, input_lengths, extended, num_frames: tl.int32, num_classes: tl.int32, num_rows: tl.int64,
+    alpha, entering, enters, sources, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``weigh_rows`` alone, times minus the upstream gradient."""
+    weigh_rows(
+        grad_losses, losses, input_lengths, extended, tl.program_id(0), num_frames, num_classes, num_rows, alpha,
+        entering, enters, sources, -1.0, ROWS, BLOCK,
+    )  # fmt: skip

@@ -70,3 +70,21 @@ def entries(count: int) -> dict[str, Any]:
     # A scan within a warp waits for no other.
     block = bucket(count, 32, 256)
     return {"ROWS": 256 // block, "BLOCK": block, "num_warps": 1}
+
+
+def table_blocks(num_classes: int) -> tuple[int, int]:
+    """How many programs weigh transitions (C, C), each of which looks at all, and how many of these at a time."""
+    block = bucket(num_classes**2, 128, 1024)
+    return min(programs(num_classes**2, block), 64), block
+
+
+class Cells(NamedTuple):
+    """Programs of transitions (C, C), each of a block of those into one state."""
+
+    grid: tuple[int, int]
+    block: int
+
+
+def cells(num_classes: int) -> Cells:
+    block = bucket(num_classes, 16, 32)
+    return Cells((num_classes, programs(num_classes, block)), block)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pathsum import dispatch
 from pathsum.kernels.numba.reduction import spread_apart, subtract
 from pathsum.kernels.protocol import Call, Kernels
 from pathsum.torch._operators import OperatorKernels, Reduction, gradients_of, is_plain, traced
@@ -28,27 +30,49 @@ def difference(own: Tensor, every: Tensor) -> Tensor:
 
 
 def losses_apart(own: Asked, every: Asked, reduction: Reduction) -> Tensor:
-    """``difference`` of what two kernels make of the same scores, reduced; differentiable twice."""
+    """``difference`` of what two kernels make of the same scores, reduced; differentiable twice.
+
+    ``own`` is asked of a chain, ``every`` of a dense lattice; what all paths have in common is in neither.
+    """
     scores = own[1].scores
-    if traced(scores) or not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scores)):
+    if traced(scores):
         return reduction.of(difference(*(kernels.losses(call) for kernels, call in (own, every))))
-    return _LossesApart.apply(own, every, reduction, *scores)
+    sent = [_sent(*asked) for asked in (own, every)]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scores):
+        return _LossesApart.apply(*sent, reduction, *scores)
+    at_once = _at_once(own[0])
+    if at_once is not None:
+        return reduction.of_plain(at_once.forward(sent[0][1], False).losses)
+    return reduction.of(difference(*(kernels.losses(call) for kernels, call in sent)))
+
+
+def _sent(kernels: Kernels, call: Call) -> tuple[OperatorKernels, Call]:
+    """Kernels, and a call on a lattice that is where they are to find it."""
+    assert isinstance(kernels, OperatorKernels)
+    return kernels, call._replace(lattice=kernels.sent(call.lattice, call.scores[0].device))
+
+
+def _at_once(kernels: Kernels) -> Any:
+    """What solves both lattices at once, where the implementation has such kernels."""
+    return dispatch.kernels_of(kernels.impl, "apart") if (kernels.impl, "apart") in dispatch.TABLE else None
 
 
 class _LossesApart(torch.autograd.Function):
     """The kernels called at once, as by ``_operators``: one node of the graph in place of a dozen."""
 
     @staticmethod
-    def forward(ctx: Any, own: Asked, every: Asked, reduction: Reduction, *scores: Tensor) -> Tensor:
-        ctx.asked, kept = [], []
+    def forward(ctx: Any, own: Any, every: Any, reduction: Reduction, *scores: Tensor) -> Tensor:
+        ctx.asked, ctx.reduction = [], reduction
         for kernels, call in (own, every):
-            assert isinstance(kernels, OperatorKernels)
-            lattice = kernels.sent(call.lattice, scores[0].device)
-            ctx.asked.append((kernels, lattice, call.options))
-            kept.append(kernels.kept(kernels.forward(Call(scores, lattice, call.options), True)))
-        losses = _subtracted(kept[0][0], kept[1][0])
-        ctx.save_for_backward(*scores, losses, *kept[0], *kept[1])
-        ctx.reduction = reduction
+            ctx.asked.append((kernels, call.lattice, call.options))
+        at_once = _at_once(own[0])
+        if at_once is None:
+            kept = [kernels.kept(kernels.forward(call._replace(scores=scores), True)) for kernels, call in (own, every)]
+            losses, others = _subtracted(kept[0][0], kept[1][0]), ()
+        else:
+            losses, *kept, table, matrix = at_once.forward(own[1]._replace(scores=scores), True)
+            others = (table, matrix)
+        ctx.save_for_backward(*scores, losses, *kept[0], *kept[1], *others)
         return reduction.of_plain(losses)
 
     @staticmethod
@@ -56,10 +80,13 @@ class _LossesApart(torch.autograd.Function):
         needed = ctx.needs_input_grad[3:]
         tensors, count = ctx.saved_tensors, len(needed)
         scores, losses, saved = tensors[:count], tensors[count].detach(), tensors[count + 1 :]
+        upstream, at_once = ctx.reduction.upstream(upstream, losses), _at_once(ctx.asked[0][0])
+        if at_once is not None and is_plain(upstream):
+            call, kept = Call(scores, *ctx.asked[0][1:]), iter(saved)
+            parts = [kernels.saved(*islice(kept, len(kernels.saved._fields))) for kernels, *_ in ctx.asked]
+            return None, None, None, *at_once.backward(call, (losses, *parts, *kept), upstream, needed)
         found = []
-        for (kernels, *asked), weights in zip(
-            ctx.asked, _weights(ctx.reduction.upstream(upstream, losses), losses), strict=True
-        ):
+        for (kernels, *asked), weights in zip(ctx.asked, _weights(upstream, losses), strict=True):
             size = len(kernels.saved._fields)
             found.append(gradients_of(kernels, Call(scores, *asked), saved[:size], weights, needed))
             saved = saved[size:]

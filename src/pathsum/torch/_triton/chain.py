@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pathsum.kernels.protocol import Call, ChainOptions, ChainPath, ChainSaved
 from pathsum.kernels.triton import best_path, chain, chain_gradient, chain_hvp
-from pathsum.kernels.triton.plan import STRIP, bucket, entries, programs
+from pathsum.kernels.triton.plan import STRIP, bucket, cells, entries, programs
 from pathsum.lattice import ChainLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import ChainOperators
@@ -34,6 +34,8 @@ from pathsum.torch._triton.launching import (
 
 # States that a program holds of the means of second derivatives, which need more registers a state.
 MEANS_STRIP = 1024
+# States, and frames at a time, whose posteriors a program adds up.
+COUNTED, TIME = 64, 16
 
 
 class Chain(ChainOperators):
@@ -56,9 +58,10 @@ class Chain(ChainOperators):
         rows, classes = tiles(scores.shape[2], work)
         launch(
             chain.score_rows, (programs(num_rows, rows),), scores,
-            scores, *scores.stride(), *scores.shape, *own.lengths, *own.labels, own.width, own.width, maxima, sums,
-            powers, stay_scores, step_scores, extents, LOGITS=logits, SHARED=own.shared, RELATIVE=relative,
-            WORK=in_triton(work), ROWS=rows, BLOCK=classes, ALIGNED=aligned(scores),
+            scores, *scores.stride(), *scores.shape, *own.lengths, *own.labels, own.width, own.width,
+            None if relative else maxima, sums, powers, stay_scores, step_scores, extents, LOGITS=logits,
+            SHARED=own.shared, RELATIVE=relative, WORK=in_triton(work), ROWS=rows, BLOCK=classes,
+            ALIGNED=aligned(scores),
         )  # fmt: skip
 
         losses, alpha = empty(len(scores)), empty(num_rows, own.width)
@@ -327,16 +330,16 @@ def _transition_gradient(
     num_samples, width = len(losses), own.width
     num_frames = len(posteriors) // max(num_samples, 1)
     counts = empties(transitions)(num_samples, 2, width)
-    block = bucket(width, 32, 256)
+    block = bucket(width, 32, COUNTED)
     launch(
         chain_gradient.count_arcs, (num_samples, programs(width, block)), transitions,
-        upstream, losses, *own.lengths, posteriors, entries, num_frames, width, counts, BLOCK=block,
+        upstream, losses, *own.lengths, posteriors, entries, num_frames, width, counts, TIME=TIME, BLOCK=block,
     )  # fmt: skip
-    size = len(transitions)
     gradient = torch.empty_like(transitions, dtype=dtype, memory_format=torch.contiguous_format)
-    columns = bucket(size, 16, 32)
+    arcs_into_one = cells(len(transitions))
     launch(
-        chain_gradient.add_counts, (size, programs(size, columns)), transitions,
-        counts, own.lengths[1], stay, step, num_samples, width, size, gradient, ENTRIES=32, FROM=columns,
+        chain_gradient.add_counts, arcs_into_one.grid, transitions,
+        counts, own.lengths[1], stay, step, num_samples, width, len(transitions), gradient, ENTRIES=32,
+        FROM=arcs_into_one.block,
     )  # fmt: skip
     return gradient

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from pathsum.kernels.protocol import Call, DenseOptions, DensePath, DenseSaved
 from pathsum.kernels.triton import best_path, dense, dense_hvp, dense_log
-from pathsum.kernels.triton.plan import bucket, programs
+from pathsum.kernels.triton.plan import bucket, cells, programs, table_blocks
 from pathsum.lattice import DenseLattice
 from pathsum.torch._inputs import on_device
 from pathsum.torch._lattices import DenseOperators
-from pathsum.torch._triton.launching import empties, empty_gradient, in_rows, launch, nowhere, tiles, warps
+from pathsum.torch._triton.launching import empties, empty_gradient, flags, in_rows, launch, nowhere, tiles, warps
 
 
 class Transitions(NamedTuple):
-    """Transitions (C, C) as ``dense.prepare_transitions`` makes them."""
+    """Transitions (C, C) as ``dense.weigh_transitions`` makes them."""
 
     table: Tensor
     common: Tensor
@@ -31,14 +31,19 @@ class Transitions(NamedTuple):
     status: Tensor
 
     @classmethod
+    def room(cls, transitions: Tensor, status: Tensor) -> Transitions:
+        """Memory for them; ``status`` is two zeros."""
+        empty, shape = empties(transitions), transitions.shape
+        return cls(empty(*shape), empty(1), empty(*shape), empty(*shape), empty(1), status)
+
+    @classmethod
     def of(cls, transitions: Tensor) -> Transitions:
         """Of contiguous ones."""
-        empty, shape = empties(transitions), transitions.shape
-        made = cls(empty(*shape), empty(1), empty(*shape), empty(*shape), empty(1), empty(2, dtype=torch.int32))
-        block = bucket(transitions.numel(), 128, 1024)
+        (status,) = flags(transitions, 2)
+        made, (count, block) = cls.room(transitions, status), table_blocks(len(transitions))
         launch(
-            dense.prepare_transitions, (1,), transitions,
-            transitions, shape[0], *made, BLOCK=block, num_warps=min(warps(block), 8),
+            dense.prepare_transitions, (count,), transitions,
+            transitions, len(transitions), *made, BLOCK=block,
         )  # fmt: skip
         return made
 
@@ -51,50 +56,38 @@ class Dense(DenseOperators):
         return on_device(lattice, device)
 
     def forward(self, call: Call, need_gradient: bool) -> DenseSaved:
-        scores = call.scores[0]
+        scores, relative = call.scores[0], call.options.relative
         num_samples, num_frames, num_classes = scores.shape
         num_rows = num_samples * num_frames
         input_lengths, transitions = in_rows(call.lattice.input_lengths, call.scores[1])
-        empty, arcs = empties(scores), Transitions.of(transitions)
-        losses, in_common, scales = empty(num_samples), empty(num_samples), empty(num_rows)
-        alpha = empty(num_rows, num_classes)
+        lost, status = flags(scores, num_samples, 2)
+        arcs = Transitions.room(transitions, status)
+        empty, sizes = empties(scores), (num_frames, num_classes)
+        references, emits, scales = empty(num_rows), empty(num_rows, num_classes), empty(num_rows)
+        alpha, losses = empty(num_rows, num_classes), empty(num_samples)
         beta, entering = (empty(num_rows if need_gradient else 0, num_classes) for _ in range(2))
-        lost = torch.zeros(num_samples, dtype=torch.int32, device=scores.device)
-        frames = (scores, *scores.stride(), input_lengths, num_frames, num_classes)
-        references, emits = empty(num_rows), empty(num_rows, num_classes)
+        (rows, block), (table_count, table_block) = tiles(num_classes, torch.float64), table_blocks(len(transitions))
+        row_count = programs(num_rows, rows)
         launch(
-            dense.score_rows, (num_rows,), scores,
-            *frames, references, emits, lost, **_block(num_classes),
+            dense.prepare, (max(row_count, table_count), 2), scores,
+            scores, *scores.stride(), num_samples, *sizes, input_lengths, references, emits, lost, row_count,
+            transitions, *arcs, table_count, ROWS=rows, BLOCK=block, TABLE=table_block,
         )  # fmt: skip
-        tile = _tile(num_classes)
-        each = (num_samples, 2 if need_gradient else 1)
+        tile = tile_of_matrix(num_classes)
         launch(
-            dense.solve, each, scores,
-            input_lengths, num_frames, num_classes, references, emits, arcs.matrix, arcs.transposed, arcs.shift,
-            arcs.status, alpha, scales, beta, entering, losses, in_common, lost, SINGLE=num_classes <= tile["TO"],
-            **tile,
+            dense.solve, (num_samples, 2 if need_gradient else 1), scores,
+            input_lengths, *sizes, references, emits, arcs.matrix, arcs.transposed, arcs.shift, arcs.common, status,
+            alpha, scales, beta, entering, losses, lost, RELATIVE=relative, SINGLE=num_classes <= tile["TO"], **tile,
         )  # fmt: skip
-        if need_gradient:
-            launch(
-                dense.combine, (num_rows,), scores,
-                input_lengths, losses, num_frames, num_classes, alpha, scales, beta, entering, lost,
-                **_block(num_classes),
-            )  # fmt: skip
-        linear, losses, final = losses, torch.empty_like(losses), torch.empty_like(losses)
         extended = empty(num_samples, dtype=torch.bool)
+        parts = max(programs(num_frames, rows), 1) if need_gradient else 1
         launch(
-            dense_log.solve, each, scores,
-            *frames, arcs.table, alpha, beta, entering, linear, in_common, arcs.common, lost, losses, final, extended,
-            RELATIVE=call.options.relative, **tile,
+            dense_log.finish, (num_samples * parts,), scores,
+            scores, *scores.stride(), parts, input_lengths, *sizes, arcs.table, arcs.common, arcs.shift, references,
+            alpha, scales, beta, entering, losses, lost, extended, RELATIVE=relative, GRADIENT=need_gradient, ROWS=rows,
+            BLOCK=block, **tile,
         )  # fmt: skip
-        if need_gradient:
-            launch(
-                dense_log.combine, (num_rows,), scores,
-                input_lengths, losses, num_frames, num_classes, alpha, beta, entering, lost, **_block(num_classes),
-            )  # fmt: skip
-        if not need_gradient:
-            return DenseSaved(final, extended, beta, beta, entering)
-        return DenseSaved(final, extended, beta, alpha, entering)
+        return DenseSaved(losses, extended, beta, alpha if need_gradient else beta, entering)
 
     def backward(
         self, call: Call, saved: DenseSaved, upstream: Tensor, needed: Sequence[bool]
@@ -126,7 +119,7 @@ class Dense(DenseOperators):
         launch(
             dense_hvp.solve, (num_samples, 2), scores,
             *frames, *arcs, gamma, alpha, entering, losses, lost, before, behind, costs,
-            CONSTANTS=constants is not None, **_tile(num_classes),
+            CONSTANTS=constants is not None, **tile_of_matrix(num_classes),
         )  # fmt: skip
         launch(
             dense_hvp.move_posteriors, (num_samples * num_frames,), scores,
@@ -152,7 +145,7 @@ class Dense(DenseOperators):
             best_path.dense, (num_samples,), scores,
             scores, *scores.stride(), input_lengths, transitions, undefined, num_frames, num_classes,
             empty(num_samples, 2, num_classes), empty(num_samples, num_frames, num_classes, dtype=torch.int32),
-            log_probs, states, **_tile(num_classes),
+            log_probs, states, **tile_of_matrix(num_classes),
         )  # fmt: skip
         return DensePath(log_probs, states)
 
@@ -195,12 +188,11 @@ def _transition_gradient(
         upstream, saved.losses, input_lengths, saved.extended, num_frames, num_classes, num_rows, saved.alpha,
         saved.entering, enters, sources, ROWS=rows, BLOCK=block,
     )  # fmt: skip
-    gradient, tile = torch.empty_like(transitions), _tile(num_classes)
+    gradient, arcs_into_one = torch.empty_like(transitions), cells(num_classes)
     launch(
-        dense_log.add_transition_gradient,
-        (programs(num_classes, tile["TO"]), programs(num_classes, tile["FROM"])), transitions,
+        dense_log.add_transition_gradient, arcs_into_one.grid, transitions,
         upstream, input_lengths, saved.losses, num_samples, num_frames, num_classes, table, matrix, saved.alpha,
-        saved.entering, saved.extended, enters.T @ sources, gradient, **tile,
+        saved.entering, saved.extended, enters.T @ sources, gradient, TIME=16, FROM=arcs_into_one.block,
     )  # fmt: skip
     return gradient
 
@@ -225,7 +217,7 @@ def _transition_product(
     if constants is not None:
         product += constants * (enters.T @ sources)
     product *= matrix
-    tile = _tile(num_classes)
+    tile = tile_of_matrix(num_classes)
     launch(
         dense_hvp.add_transition_product,
         (programs(num_classes, tile["TO"]), programs(num_classes, tile["FROM"])), transitions,
@@ -257,6 +249,6 @@ def _block(num_classes: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": warps(block)}
 
 
-def _tile(num_classes: int) -> dict[str, int]:
+def tile_of_matrix(num_classes: int) -> dict[str, int]:
     """States that arcs come to and from, of a tile of the matrix: a row of it is a warp's, which adds it up alone."""
     return {"TO": bucket(num_classes, 16, 32), "FROM": 32, "num_warps": 4 if num_classes <= 32 else 8}

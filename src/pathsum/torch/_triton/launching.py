@@ -115,6 +115,13 @@ def written(device: torch.device, dtype: torch.dtype, *numbers: float) -> Tensor
     return torch.cat([torch.full((1,), number, dtype=dtype, device=device) for number in numbers])
 
 
+def flags(beside: Tensor, *sizes: int) -> list[Tensor]:
+    """Rows of zeros (size,) in int32, made at once; each begins at a multiple of 16 bytes, see ``even``."""
+    size = plan.programs(max(sizes), 4) * 4
+    rows = torch.zeros(len(sizes), size, dtype=torch.int32, device=beside.device)
+    return [row[:size] for row, size in zip(rows, sizes, strict=True)]
+
+
 def nowhere(beside: Tensor, *shape: int) -> Tensor:
     """Places of paths that do not exist."""
     return torch.full(shape, -1, dtype=torch.int64, device=beside.device)
