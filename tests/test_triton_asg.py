@@ -83,6 +83,16 @@ def test_an_undefined_transition_makes_all_samples_undefined_that_have_arcs():
     assert counts.isnan().all()
 
 
+def test_a_long_target_is_done_in_strips(monkeypatch):
+    from pathsum.torch._triton import chain
+
+    inputs, scores, transitions = case(9, 2, 3, 7, seed=7)
+    whole = solve(scores, transitions, inputs, "triton")
+    monkeypatch.setattr(chain, "STRIP", 4)
+    # At the seams masses are read back from words of 64 bits.
+    assert_agrees(solve(scores, transitions, inputs, "triton"), whole, 1e-11)
+
+
 def test_without_a_gradient_the_loss_is_the_same():
     inputs, scores, transitions = case(5, 2, 4, 2, seed=6)
     expected = solve(scores, transitions, inputs, "triton", torch.float32)[0]
