@@ -37,22 +37,17 @@ def losses_apart(own: Asked, every: Asked, reduction: Reduction) -> Tensor:
     scores = own[1].scores
     if traced(scores):
         return reduction.of(difference(*(kernels.losses(call) for kernels, call in (own, every))))
-    sent = [_sent(*asked) for asked in (own, every)]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scores):
-        return _LossesApart.apply(*sent, reduction, *scores)
+        return _LossesApart.apply(own, every, reduction, *scores)
     at_once = _at_once(own[0])
     if at_once is not None:
-        return reduction.of_plain(at_once.forward(sent[0][1], False).losses)
-    return reduction.of(difference(*(kernels.losses(call) for kernels, call in sent)))
+        assert isinstance(own[0], OperatorKernels)
+        lattice = own[0].sent(own[1].lattice, scores[0].device)
+        return reduction.of_plain(at_once.forward(Call(scores, lattice, own[1].options), False).losses)
+    return reduction.of(difference(*(kernels.losses(call) for kernels, call in (own, every))))
 
 
-def _sent(kernels: Kernels, call: Call) -> tuple[OperatorKernels, Call]:
-    """Kernels, and a call on a lattice that is where they are to find it."""
-    assert isinstance(kernels, OperatorKernels)
-    return kernels, call._replace(lattice=kernels.sent(call.lattice, call.scores[0].device))
-
-
-def _at_once(kernels: Kernels) -> Any:
+def _at_once(kernels: Any) -> Any:
     """What solves both lattices at once, where the implementation has such kernels."""
     return dispatch.kernels_of(kernels.impl, "apart") if (kernels.impl, "apart") in dispatch.TABLE else None
 
@@ -62,16 +57,18 @@ class _LossesApart(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Any, every: Any, reduction: Reduction, *scores: Tensor) -> Tensor:
-        ctx.asked, ctx.reduction = [], reduction
+        ctx.asked, kept, others, at_once = [], [], (), _at_once(own[0])
         for kernels, call in (own, every):
-            ctx.asked.append((kernels, call.lattice, call.options))
-        at_once = _at_once(own[0])
+            lattice = kernels.sent(call.lattice, scores[0].device)
+            ctx.asked.append((kernels, lattice, call.options))
+            if at_once is None:
+                kept.append(kernels.kept(kernels.forward(Call(scores, lattice, call.options), True)))
         if at_once is None:
-            kept = [kernels.kept(kernels.forward(call._replace(scores=scores), True)) for kernels, call in (own, every)]
-            losses, others = _subtracted(kept[0][0], kept[1][0]), ()
+            losses = _subtracted(kept[0][0], kept[1][0])
         else:
-            losses, *kept, table, matrix = at_once.forward(own[1]._replace(scores=scores), True)
+            losses, *kept, table, matrix = at_once.forward(Call(scores, *ctx.asked[0][1:]), True)
             others = (table, matrix)
+        ctx.reduction = reduction
         ctx.save_for_backward(*scores, losses, *kept[0], *kept[1], *others)
         return reduction.of_plain(losses)
 
