@@ -1,4 +1,4 @@
-"""What each of four processes does in the tests of ``pathsum.torch.distributed``: python tests/processes.py RANK STORE.
+"""What each of four processes does in the tests of ``pathsum.torch.distributed``: python tests/processes.py FOLDER.
 
 Groups of 1, 2, 3 and 4 of them compare what they find together with what each finds alone, in float64. The numbers that
 travel are counted where torch.distributed is called. At last one process does not come, and one is killed.
@@ -382,11 +382,30 @@ def main(rank, store):
     killed(rank, groups[1])
 
 
-if __name__ == "__main__":
+def forked(rank, folder):
+    """The process of a rank, whose words go to a file."""
+    process = os.fork()
+    if process:
+        return process
+    log = os.open(f"{folder}/{rank}.log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
     try:
-        main(int(sys.argv[1]), sys.argv[2])
+        main(rank, f"{folder}/store")
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)  # the group has lost a member: nothing is left to be ended in order
+
+
+if __name__ == "__main__":
+    # Forked where all is imported, which takes as long as what each has to do.
+    ranks = {forked(rank, sys.argv[1]): rank for rank in range(4)}
+    while ranks:
+        process, status = os.wait()
+        rank, code = ranks.pop(process), os.waitstatus_to_exitcode(status)
+        print(rank, code)
+        # Where one fails the others wait for it in vain.
+        for other in ranks if code != (-signal.SIGKILL if rank == 2 else 0) else ():
+            os.kill(other, signal.SIGKILL)

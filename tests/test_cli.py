@@ -26,13 +26,18 @@ sys.exit(main({arguments!r}))
 """
 
 
-def run(*arguments, blocked=(), **variables):
+# Importing them is most of a process's time: what they have no part in is asked without them.
+FRAMEWORKS = ("torch", "tensorflow", "jax")
+
+
+def run(*arguments, blocked=(), stdout=subprocess.PIPE, **variables):
     """The command in a fresh process in which some packages cannot be found."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
     code = BLOCKED.format(names=tuple(blocked), arguments=list(arguments))
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120, check=False
-    )
+        [sys.executable, "-c", code],
+        stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, timeout=120, check=False,
+    )  # fmt: skip
 
 
 def test_module_runs_the_command():
@@ -119,7 +124,7 @@ print(info.report())
 
 
 def test_info_says_that_kernels_run_uncompiled():
-    done = run("info", NUMBA_DISABLE_JIT="1")
+    done = run("info", blocked=FRAMEWORKS, NUMBA_DISABLE_JIT="1")
     assert done.returncode == 0, done.stderr
     assert "NUMBA_DISABLE_JIT is set" in done.stdout
 
@@ -224,11 +229,6 @@ def test_an_interrupted_command_says_so(monkeypatch, capsys):
 @pytest.mark.parametrize("arguments", [["info"], ["--version"], ["--help"], ["bench", "--help"]])
 @pytest.mark.parametrize("full", [False, True], ids=["closed", "full"])
 def test_output_that_cannot_be_written_is_one_line(arguments, full):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "NUMBA_DISABLE_JIT": "1",  # no warning about anybody's kernel cache
-    }
     if full:
         if not os.path.exists("/dev/full"):
             pytest.skip("no /dev/full on this system")
@@ -236,8 +236,8 @@ def test_output_that_cannot_be_written_is_one_line(arguments, full):
     else:
         reader, output = os.pipe()
         os.close(reader)
-    command = [sys.executable, "-m", "pathsum", *arguments]
-    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    # Uncompiled: no warning about anybody's kernel cache.
+    done = run(*arguments, blocked=FRAMEWORKS, stdout=output, NUMBA_DISABLE_JIT="1")
     os.close(output)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -246,15 +246,7 @@ def test_output_that_cannot_be_written_is_one_line(arguments, full):
 
 
 def test_characters_that_the_output_lacks_are_escaped():
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "PYTHONIOENCODING": "ascii",
-        "NUMBA_ODD": "ü",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "pathsum", "info"], capture_output=True, text=True, env=environment, check=False
-    )
+    done = run("info", blocked=FRAMEWORKS, PYTHONIOENCODING="ascii", NUMBA_ODD="ü")
     assert done.returncode == 0, done.stderr
     assert r"NUMBA_ODD" in done.stdout
     assert r"\xfc" in done.stdout

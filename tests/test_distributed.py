@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,31 +19,23 @@ from pathsum.errors import InvalidValueError
 if not (dist.is_available() and dist.is_gloo_available()):
     pytest.skip("this torch has no gloo", allow_module_level=True)
 
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
 
+
+@forks
 def test_four_processes_find_what_one_finds(tmp_path):
-    script, logs = str(Path(__file__).parent / "processes.py"), [tmp_path / f"{rank}.log" for rank in range(4)]
     # Four processes on a few cores have no use for threads, which wait busily for each other.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    runs = []
-    for rank, log in enumerate(logs):
-        with log.open("w") as file:
-            command = [sys.executable, script, str(rank), str(tmp_path / "store")]
-            runs.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
-    wanted, end = [0, 0, -signal.SIGKILL, 0], time.monotonic() + 300
+    run = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "processes.py"), str(tmp_path)],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
     try:
-        # Where one fails the others wait for it in vain.
-        while (codes := [run.poll() for run in runs]) != wanted:
-            assert all(code in (None, right) for code, right in zip(codes, wanted, strict=True)), _texts(logs)
-            assert time.monotonic() < end, _texts(logs)
-            time.sleep(0.1)
-    finally:
-        for run in runs:
-            run.kill()
-            run.wait()
-
-
-def _texts(logs):
-    return "\n\n".join(log.read_text() for log in logs)
+        found, _ = run.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)
+        raise
+    logs = "\n\n".join(log.read_text() for log in sorted(tmp_path.glob("*.log")))
+    assert sorted(found.splitlines()) == ["0 0", "1 0", f"2 -{int(signal.SIGKILL)}", "3 0"], logs
 
 
 def test_without_processes_it_says_so():
@@ -62,7 +53,7 @@ def of_one_process(rank, path):
     dist.destroy_process_group()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
+@forks
 def test_a_forked_child_lets_its_parents_groups_be(tmp_path):
     of_one_process(0, tmp_path / "parent")
     context = torch.multiprocessing.start_processes(
