@@ -217,6 +217,9 @@ def test_fast_math_never_assumes_away_nan_and_infinity():
     assert FASTMATH <= {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 
+DECORATORS = ("part", "njit", "jit", "vectorize", "guvectorize", "stencil")
+
+
 def compiled(tree):
     """Every use of a compiling decorator: its name and its keywords, ``None`` standing for ``**``."""
     for node in ast.walk(tree):
@@ -226,7 +229,7 @@ def compiled(tree):
                 name = ast.unparse(call.func if call else decorator)
                 if name in ("kernel", "exact_kernel", "uncounted_kernel"):
                     yield name, {None: "COMPILE"}
-                elif name.rpartition(".")[2] in ("njit", "jit", "vectorize", "guvectorize", "stencil", "overload"):
+                elif name.rpartition(".")[2] in (*DECORATORS, "overload"):
                     yield name, {word.arg: ast.unparse(word.value) for word in call.keywords} if call else {}
 
 
@@ -260,6 +263,7 @@ def test_only_the_glue_says_ctx():
 PRIVATE = {
     "torch/_private.py",
     "kernels/numba/compilation.py",
+    "kernels/numba/linking.py",
     "kernels/numba/uncounted.py",
     "kernels/numba/rows.py",
     "info.py",

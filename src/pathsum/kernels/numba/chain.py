@@ -8,11 +8,11 @@ frames of the samples one after another.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.chain_recursion import FRONT, finish, pairs_for, solve_samples, split_all, start
 from pathsum.kernels.numba.compilation import COMPILE, exact_kernel, kernel
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     Strided,
     borrow,
@@ -254,7 +254,7 @@ def _add_frames(posteriors, frame_offsets, num_states, visits):
         visits[n, : total.size] = total
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
     """Sample and frame of a position, neighbouring positions being neighbours in memory."""
     if stride_t > stride_n:
@@ -262,7 +262,7 @@ def in_memory_order(position, num_samples, num_frames, stride_n, stride_t):
     return position // num_frames, position % num_frames
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def longest_of(frame_offsets):
     """The most frames of a sample. (numba's ``diff`` takes as long to compile as a recursion.)"""
     longest = np.int64(0)
@@ -313,7 +313,7 @@ def _advance(
     return left
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _gather_scores(
     flat, stride_n, stride_t, stride_c, encoding, scratch, first, last, first_frame, frame_offsets, num_states,
     stay_labels, step_labels, shared_labels, logits, relative, maxima, sums, log_sums, stay_scores, step_scores,
@@ -353,7 +353,7 @@ def _gather_scores(
             take_off(stay, common)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _gather_row(row, labels, num_states, out):
     for s in range(num_states):
         out[s] = row[labels[s]]
@@ -361,7 +361,7 @@ def _gather_row(row, labels, num_states, out):
         out[s] = -np.inf
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def greatest_of(step, stay, shared_labels):
     """The greatest score of a frame's arcs, NaN where one is NaN or +inf."""
     largest = greatest(step)
@@ -405,7 +405,7 @@ def _write_gradient(
         store_row(out, start, out_stride_c, encoding, row)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def subtract_by_class(upstream, plane, labels, num_states, row):
     """row -= upstream * the sum over the states of each class."""
     # The class of the first state, CTC's blank, is every other state's: summed apart, its additions need not wait for

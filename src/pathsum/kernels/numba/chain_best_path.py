@@ -8,11 +8,11 @@ path can have come, and the path traced through it by comparing the scores befor
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.chain_recursion import FRONT
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import Strided, borrow, copy_row, load_row, work_dtype
 from pathsum.kernels.protocol import ChainPath
 from pathsum.lattice import ChainLattice
@@ -139,7 +139,7 @@ def _solve_sample(
     return log_prob
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _load_emitted(flat, start, stride_c, encoding, scratch, classes, emitted):
     """The frame's scores of the classes that occur; whether all of them are numbers below +inf."""
     row = load_row(flat, start, stride_c, encoding, scratch)
@@ -150,7 +150,7 @@ def _load_emitted(flat, start, stride_c, encoding, scratch, classes, emitted):
     return defined
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _advance(
     alpha, emitted, stay_positions, step_positions, stay_constants, step_constants, skips, shared_scores, first, last,
     entered,

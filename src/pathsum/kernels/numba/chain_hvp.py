@@ -13,7 +13,6 @@ all nodes is taken off, so that what is swept on stays as small as the deviation
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.chain import (
@@ -30,6 +29,7 @@ from pathsum.kernels.numba.chain import (
 from pathsum.kernels.numba.chain_recursion import FRONT, fill_alpha, is_held, of_sample, pairs_for, start, stay_in
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import shift
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     BLOCK,
     Strided,
@@ -250,7 +250,7 @@ def _move_samples(
     return left
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _tell_arcs_apart(
     step_scores, stay_scores, stays, stay_posteriors, step_posteriors, num_states, skips, shared_labels, alpha,
     exponents, zero, running_mass, running_exponents, least, arcs,
@@ -302,7 +302,7 @@ def _tell_arcs_apart(
             stay[s], step[s], skip[s] = impossible, impossible, impossible
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _sweep_forward(arcs, stay_costs, step_costs, stay_constants, width, before, frame_slopes):
     """Mean cost of the paths up to each node less that of all paths: before[t] in front of frame t."""
     arcs, stay_costs, step_costs, before = borrow(arcs), borrow(stay_costs), borrow(step_costs), borrow(before)
@@ -331,7 +331,7 @@ def _sweep_forward(arcs, stay_costs, step_costs, stay_constants, width, before, 
             following[FRONT + s] = arrived[s] - mean
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _sweep_back(arcs, before, frame_slopes, width, shared_labels, stay_constants, stay_costs, step_costs):
     """Mean cost of the paths behind each node, and with it, over the costs, the tangent of each frame's posteriors."""
     arcs, stay_costs, step_costs, before = borrow(arcs), borrow(stay_costs), borrow(step_costs), borrow(before)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import normalise, shift, split, split_tail
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import INFINITY_32, MAGNITUDE_32, borrow, unit_of
 from pathsum.numerics import LN_2, LOG2_E, MAX_EXPONENT_32, ZERO_EXPONENT_32, ZERO_EXPONENT_64
 
@@ -88,7 +89,7 @@ def _fill_split(log_scores, mantissas, exponents):
         mantissas[i], exponents[i] = split(log_scores[i])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def is_held(n, step_scores, stay_scores, shared_labels, alpha, reaches):
     """Whether a sample is for alpha's pair to hold: for the narrow one where that reaches all paths, else the other.
 
@@ -103,7 +104,7 @@ def is_held(n, step_scores, stay_scores, shared_labels, alpha, reaches):
     return reaches[n] * LOG2_E < MAX_EXPONENT_32
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _reach(scores):
     """The sum over frames of the largest finite score, and of a choice."""
     total = 0.0
@@ -119,7 +120,7 @@ def _reach(scores):
     return total
 
 
-@njit(inline="always", **COMPILE)
+@part(inline="always", **COMPILE)
 def solve_samples(
     samples, frame_offsets, step_scores, stay_scores, stays, maxima, log_sums, num_states, skips, num_final,
     shared_labels, logits, need_gradient, alpha, exponents, zero, running_mass, running_exponents, running_log_sums,
@@ -151,7 +152,7 @@ def solve_samples(
     return left
 
 
-@njit(inline="always", **COMPILE)
+@part(inline="always", **COMPILE)
 def _solve_sample(
     step_scores, stay_scores, stays, num_states, skips, num_final, shared_labels, logits, need_gradient, alpha,
     alpha_exponents, zero, running_mass, running_exponents,
@@ -169,7 +170,7 @@ def _solve_sample(
         )  # fmt: skip
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _sum_of_final(mass, exponents, num_states, num_final):
     """The sum over the states in which a path may end, in extended range."""
     first_final = FRONT + max(num_states - num_final, -1)
@@ -182,7 +183,7 @@ def _sum_of_final(mass, exponents, num_states, num_final):
     return total, exponent
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def finish(mass, exponents, log_sums, powers, num_states, num_final, logits, losses):
     """The losses (N,) after the last frame; of logits, whose paths share a probability of 1, at least 0."""
     for n in range(losses.size):
@@ -194,7 +195,7 @@ def finish(mass, exponents, log_sums, powers, num_states, num_final, logits, los
         losses[n] = loss if log_sums[n] == log_sums[n] else np.nan
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def fill_alpha(
     step_scores, stay_scores, stays, num_states, skips, shared_labels, logits, keep, alpha, exponents, zero,
     running_mass, running_exponents,
@@ -245,14 +246,14 @@ def fill_alpha(
         running_mass[s], running_exponents[s] = mass[s], mass_exponents[s]
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _keep(mass, mass_exponents, kept, kept_exponents, num_states):
     for s in range(FRONT + num_states):
         kept[s] = mass[s]
         kept_exponents[s] = mass_exponents[s]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _split_row_32(scores, num_states, logits, weights, exponents):
     for first in range(0, weights.size, STATES):
         own, mantissas, powers = scores[first:], weights[first:], exponents[first:]
@@ -269,7 +270,7 @@ def _split_row_32(scores, num_states, logits, weights, exponents):
             powers[s] = power
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _split_row_64(scores, num_states, weights, exponents):
     for s in range(weights.size):
         weights[s], exponents[s] = split(np.float64(scores[s]) if s < num_states else -np.inf)
@@ -292,7 +293,7 @@ def _compile_split_row(scores, num_states, logits, weights, exponents):
     return lambda scores, num_states, logits, weights, exponents: _split_row_64(scores, num_states, weights, exponents)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _enter(
     mass, exponents, weights, weight_exponents, stays, skipping, shared_labels, zero, entered, entered_exponents,
     staying, staying_exponents,
@@ -314,7 +315,7 @@ def _enter(
         entered[s], entered_exponents[s] = normalise(arriving * weights[s], largest + weight_exponents[s])
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def of_sample(stays, n):
     """The factors of a sample's staying arcs; decided here, ``None`` is known to the compiler in all that follows."""
     if stays is None:
@@ -323,7 +324,7 @@ def of_sample(stays, n):
     return borrow(mantissas)[n], borrow(exponents)[n]
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def stay_in(mass, exponents, stays, staying, staying_exponents):
     """What each state's mass is worth to the arc that stays: itself, or times a factor in ``staying``."""
     if stays is None:
@@ -336,7 +337,7 @@ def stay_in(mass, exponents, stays, staying, staying_exponents):
     return staying, staying_exponents
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _write_posteriors(
     step_scores, stay_scores, stays, num_states, skips, num_final, shared_labels, zero, alpha, alpha_exponents
 ):  # fmt: skip
@@ -406,7 +407,7 @@ def _write_posteriors(
             beta[s], beta_exponents[s] = normalise(leaving, largest)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _write_arc_posteriors(
     alpha, alpha_exponents, skips, zero, stepped, stepped_exponents, stayed, stayed_exponents, mass, mass_exponents,
     step_row, stay_row,
@@ -430,7 +431,7 @@ def _write_arc_posteriors(
     _store(stay_mass, total, stay_row)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _largest(exponents, zero):
     largest = zero
     for s in range(exponents.size):
@@ -438,7 +439,7 @@ def _largest(exponents, zero):
     return largest
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _sum(mass, exponents, largest):
     """The sum in units of 2**largest; ``mass`` is left in the same units."""
     total = mass.dtype.type(0)
@@ -449,7 +450,7 @@ def _sum(mass, exponents, largest):
     return total
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _store(mass, total, row):
     scale = mass.dtype.type(1) / total
     for s in range(mass.size):

@@ -9,9 +9,9 @@ term less the sum. Rows have state -1 in front.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.linking import part
 
 
 @kernel
@@ -75,7 +75,7 @@ def retreat(alpha, tangents, lengths, num_states, skips, gradient, tangent_gradi
                     gradient[n, source] += shares[k] * of_state
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _largest(stay, step, skip):
     """NaN where staying is: then all is."""
     largest = stay
@@ -84,7 +84,7 @@ def _largest(stay, step, skip):
     return skip if skip > largest else largest
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _shares(before, s, skips):
     """The shares of staying, stepping and skipping in what enters a state; 0 where nothing does."""
     stay, step, skip = before[s + 1], before[s], before[s - 1] if s > 0 and skips else -np.inf
@@ -96,7 +96,7 @@ def _shares(before, s, skips):
     return of_stay / total, of_step / total, of_skip / total
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _mean(shares, tangents, s):
     mean = shares[0] * tangents[s + 1] + shares[1] * tangents[s]
     return mean + shares[2] * tangents[s - 1] if s > 0 else mean

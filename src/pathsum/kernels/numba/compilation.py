@@ -25,6 +25,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 
 from pathsum import numerics
+from pathsum.kernels.numba.linking import KernelCompiler
 from pathsum.numerics import FASTMATH
 
 COMPILE = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy"}
@@ -42,12 +43,12 @@ _reported: set[str] = set()
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile an entry point of a lattice and keep the result for the next process."""
-    return _keep(njit(**COMPILE)(function))
+    return keep(function, COMPILE)
 
 
 def exact_kernel(function: Callable[..., Any]) -> Any:
     """As ``kernel``, every sum in the order it is written."""
-    return _keep(njit(**COMPILE_EXACTLY)(function))
+    return keep(function, COMPILE_EXACTLY)
 
 
 def converts_halves() -> bool:
@@ -56,7 +57,9 @@ def converts_halves() -> bool:
     return not intel or "+f16c" in cpu_target.target_context.codegen()._tm_features
 
 
-def _keep(compiled: Any) -> Any:
+def keep(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Compile an entry point with these options, and keep the result."""
+    compiled = njit(pipeline_class=KernelCompiler, **options)(function)
     if isinstance(compiled, Dispatcher):
         compiled._cache = KernelCache(compiled.py_func)
     return compiled

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import Strided, borrow, load_row, work_dtype
 from pathsum.kernels.protocol import DensePath
 from pathsum.lattice import DenseLattice
@@ -86,7 +86,7 @@ def _solve_sample(flat, start, stride_t, stride_c, encoding, scratch, from_to, a
     return log_prob
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _raise_to(best, score, row):
     for j in range(best.size):
         candidate = score + row[j]

@@ -7,10 +7,10 @@ has one multiplication for each pair of states, a frame costs a sum and a shift 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
+from pathsum.kernels.numba.linking import part
 from pathsum.numerics import ZERO_EXPONENT_64
 
 
@@ -92,7 +92,7 @@ def move(
             beta, beta_exponents = _step_back(arcs, arc_exponents, entering, entering_exponents)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _mean(masses, exponents, values):
     """The mean of values weighted by masses; 0 where there is none."""
     largest = ZERO_EXPONENT_64
@@ -107,7 +107,7 @@ def _mean(masses, exponents, values):
     return weighted / total if total > 0 else 0.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _take_mean_off(values, gamma):
     """Subtract the mean under gamma from values; that mean."""
     total, weighted = 0.0, 0.0
@@ -119,7 +119,7 @@ def _take_mean_off(values, gamma):
     return weighted / total
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _split_all(transitions):
     mantissas, exponents = np.empty_like(transitions), np.empty_like(transitions)
     for j in range(transitions.shape[0]):
@@ -128,7 +128,7 @@ def _split_all(transitions):
     return mantissas, exponents
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _alpha(scores, arcs, arc_exponents, num_rows):
     """The mass that arrives in each state of each frame, or with one row, of the last frame."""
     num_frames, num_classes = scores.shape
@@ -147,7 +147,7 @@ def _alpha(scores, arcs, arc_exponents, num_rows):
     return alpha, exponents
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _arriving(before, before_exponents, arcs, arc_exponents):
     largest = ZERO_EXPONENT_64
     for i in range(before.size):
@@ -159,12 +159,12 @@ def _arriving(before, before_exponents, arcs, arc_exponents):
     return total, largest
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _last_beta(num_classes):
     return np.ones(num_classes), np.zeros(num_classes)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _entering(scores, beta, beta_exponents):
     """emit * beta of one frame."""
     entering, exponents = np.empty_like(beta), np.empty_like(beta)
@@ -174,7 +174,7 @@ def _entering(scores, beta, beta_exponents):
     return entering, exponents
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _step_back(arcs, arc_exponents, entering, entering_exponents):
     """The mass that leaves each state towards the frame after."""
     largest = np.full(entering.size, ZERO_EXPONENT_64)
@@ -191,7 +191,7 @@ def _step_back(arcs, arc_exponents, entering, entering_exponents):
     return leaving, largest
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _total(mass, exponents):
     """Their sum, with a mantissa in [1, 2)."""
     largest = ZERO_EXPONENT_64

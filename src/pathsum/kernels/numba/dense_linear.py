@@ -19,11 +19,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_EXACTLY, exact_kernel, kernel
 from pathsum.kernels.numba.extended import bits, exp, from_bits, normalise, shift
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import Strided, borrow, copy_row, greatest, less_both, load_row, unit_of, work_dtype
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.numerics import LN_2
@@ -202,7 +202,7 @@ def _shift_transitions(transitions, limit, shifted, shifts):
     return defined, _spread_below(transitions, shifts, limit), complete
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _spread_below(transitions, shifts, limit):
     most, least = 0.0, 0.0
     for j in range(shifts.size):
@@ -244,7 +244,7 @@ def _longest_first(samples: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return order[np.argsort(-lengths[order], kind="stable")]
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def pairwise_sum(values):
     """A sum by halves, whose rounding does not grow with the number of terms."""
     if values.size <= 128:
@@ -298,7 +298,7 @@ def _exponentiate(
         steep[frame] = lost > 0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def multiply(matrix, states, out):
     """out[n] = sum over k of states[n, k] * matrix[k], for the four rows n: each row of the matrix is read once."""
     # Arrays made here do not alias others, which lets the loop vectorise.
@@ -320,7 +320,7 @@ def multiply(matrix, states, out):
         copy_row(sums[n], out[n])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def send(matrix, stays, states, out):
     """The mass that the four rows of states send along the arcs of one frame."""
     multiply(matrix, states, out)
@@ -330,7 +330,7 @@ def send(matrix, stays, states, out):
             row[c] += stays[c] * state[c]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _weigh(arriving, weights, cut, watch, state):
     """state = arriving * weights, scaled to a greatest entry in [1, 2); the scale's exponent, that entry, and whether
     one that is possible has come too close to the end of the range.
@@ -361,7 +361,7 @@ def _weigh(arriving, weights, cut, watch, state):
     return exponent, greatest_mass, least < watch * largest or largest < watch
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _place_of(mass, state):
     """The first place of a mass, else the last place."""
     last = state.size - 1
@@ -372,7 +372,7 @@ def _place_of(mass, state):
     return place
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _add_exactly(exact, stays, state, greatest, arrived, arriving):
     """What has arrived from the other states, and what stays and what the greatest state sends, both in float64."""
     mass, row = state[greatest], exact[greatest]
@@ -492,7 +492,7 @@ def _add_products(
             gradient[j, i] *= by_destination[j, i] + (stays[j] if i == j else stays.dtype.type(0))
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _add_four(upstream, samples, offsets, entering, alpha, first, gradient):
     number = alpha.dtype.type
     states = np.empty((GROUP, BLOCK), alpha.dtype)

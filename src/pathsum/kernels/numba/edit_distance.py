@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.linking import part
 
 
 def edit_distances(
@@ -48,7 +48,7 @@ def _measure(
             distances[n, k] = _distance(hypothesis, given, reference, wanted)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _starts_of_units(tokens, by_words, separator):
     """(units, 2) where each token begins and ends, or each word; separators that follow one another part once."""
     bounds = np.empty((tokens.size, 2), np.int64)
@@ -67,7 +67,7 @@ def _starts_of_units(tokens, by_words, separator):
     return bounds[:count]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _distance(hypothesis, given, reference, wanted):
     """The fewest insertions, deletions and substitutions of units, row by row over those of the hypothesis."""
     row = np.arange(len(wanted) + 1)
@@ -80,7 +80,7 @@ def _distance(hypothesis, given, reference, wanted):
     return row[-1]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _equal(hypothesis, given, reference, wanted):
     size = given[1] - given[0]
     if size != wanted[1] - wanted[0]:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_IN_ORDER
+from pathsum.kernels.numba.linking import part
 from pathsum.numerics import (
     LN_2,
     LN_2_HIGH_32,
@@ -53,58 +54,58 @@ _C13, _C12, _C11, _C10, _C9, _C8, _C7, _C6, _C5, _C4, _C3 = (1 / math.factorial(
 _UNIT_32, _NONE_32, _NO_POWER_32, _NO_POWER_64 = _f32(1.0), _f32(0.0), _i32(0), np.int64(0)
 
 
-@njit(**COMPILE_IN_ORDER)
+@part(**COMPILE_IN_ORDER)
 def _remainder_32(x, n):
     """x - n ln 2. In another order the two parts of ln 2 would be one, and its missing digits the result's."""
     return x - n * _HIGH_32 - n * _LOW_32
 
 
-@njit(**COMPILE_IN_ORDER)
+@part(**COMPILE_IN_ORDER)
 def _shifted_32(x):
     """x / ln 2 plus a number so large that the sum is a whole one."""
     return x * _LOG2_E_32 + _WHOLE_32
 
 
-@njit(**COMPILE_IN_ORDER)
+@part(**COMPILE_IN_ORDER)
 def _whole_32(shifted):
     """The multiple of ln 2 that is nearest to x."""
     return shifted - _WHOLE_32
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _nearest_32(x):
     """The same for scores of any size."""
     near = _whole_32(_shifted_32(x))
     return near if abs(x) < -_LEAST_WHOLE_32 else _f32(np.floor(x * _LOG2_E_32 + _HALF_32))
 
 
-@njit(**COMPILE_IN_ORDER)
+@part(**COMPILE_IN_ORDER)
 def _remainder_64(x, n):
     return x - n * LN_2_HIGH_64 - n * LN_2_LOW_64
 
 
-@njit(**COMPILE_IN_ORDER)
+@part(**COMPILE_IN_ORDER)
 def _exp_tail_32(r):
     """exp(r) - 1 for |r| <= ln(2)/2."""
     high = (_C6_32 * r + _C5_32) * r + _C4_32
     return (((high * r + _C3_32) * r + _C2_32) * r + _UNIT_32) * r
 
 
-@njit(**COMPILE_IN_ORDER)
+@part(**COMPILE_IN_ORDER)
 def _exp_fraction_32(r):
     """exp(r) for |r| <= ln(2)/2, with the same rounding wherever it is written."""
     high = (_C6_32 * r + _C5_32) * r + _C4_32
     return (((high * r + _C3_32) * r + _C2_32) * r + _UNIT_32) * r + _UNIT_32
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _exp_fraction_64(r):
     high = ((((_C13 * r + _C12) * r + _C11) * r + _C10) * r + _C9) * r + _C8
     middle = (((high * r + _C7) * r + _C6) * r + _C5) * r + _C4
     return (((middle * r + _C3) * r + 0.5) * r + 1.0) * r + 1.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _scaled_exp_32(x, power):
     # Two bounds: the loops need not wait for the power before they begin.
     least = _f32(_f32(power) * _LN_2_32 + _LEAST_EXP_32)
@@ -117,7 +118,7 @@ def _scaled_exp_32(x, power):
     return fraction * unit if x > least else _NONE_32
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _scaled_exp_64(x, power):
     least = np.float64(power) * LN_2 + _LEAST_EXP_64
     bounded = max(x, _LEAST_WHOLE_64)
@@ -127,7 +128,7 @@ def _scaled_exp_64(x, power):
     return fraction * unit if x > least else 0.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _split_32(x):
     bounded = max(x, _LEAST_SPLIT_32)
     n = _nearest_32(bounded)
@@ -136,7 +137,7 @@ def _split_32(x):
     return (fraction if possible else _NONE_32), (_i32(n) if possible else _ZERO_32)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _split_tail_32(x):
     bounded = max(x, _LEAST_SPLIT_32)
     n = _nearest_32(bounded)
@@ -145,7 +146,7 @@ def _split_tail_32(x):
     return (tail if possible else -_UNIT_32), (_i32(n) if possible else _ZERO_32)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _split_64(x):
     possible = x > -np.inf
     bounded = x if possible else 0.0
@@ -156,26 +157,26 @@ def _split_64(x):
     return (fraction if possible else 0.0), (n if possible else _ZERO_64)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _shift_32(mantissa, exponent):
     narrow = _i32(exponent)
     bounded = narrow if narrow > _MIN_EXPONENT_32 else _MIN_EXPONENT_32
     return mantissa * _i32(_i32(bounded + _BIAS_32) << _SHIFT_32).view(np.float32)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _shift_64(mantissa, exponent):
     bounded = np.int64(max(exponent, _MIN_EXPONENT_64))
     return mantissa * np.int64((bounded + _BIAS_64) << _SHIFT_64).view(np.float64)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _shift_by_integer(mantissa, exponent):
     bounded = exponent if exponent > _LEAST_INTEGER else _LEAST_INTEGER
     return mantissa * np.int64((bounded + _BIAS_64) << _SHIFT_64).view(np.float64)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _normalise_32(mantissa, exponent):
     bits = _f32(mantissa).view(np.int32)
     # Widening to int64, as the compiler does for a sum of int32, would halve the speed: every step narrows again.
@@ -185,7 +186,7 @@ def _normalise_32(mantissa, exponent):
     return (unit if possible else _NONE_32), (moved if possible else _ZERO_32)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _normalise_64(mantissa, exponent):
     bits = np.float64(mantissa).view(np.int64)
     moved = exponent + np.float64((bits >> _SHIFT_64) - _BIAS_64)
@@ -194,7 +195,7 @@ def _normalise_64(mantissa, exponent):
     return (unit if possible else 0.0), (moved if possible else _ZERO_64)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _normalise_by_integer(mantissa, exponent):
     bits = np.float64(mantissa).view(np.int64)
     moved = exponent + (bits >> _SHIFT_64) - _BIAS_64
@@ -301,7 +302,7 @@ def _compile_normalise(mantissa, exponent):
     return lambda mantissa, exponent: _normalise_64(mantissa, exponent)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def log(mantissa, exponent):
     """Natural logarithm of an extended-range number, in float64."""
     if mantissa > 0:

@@ -14,11 +14,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
     Strided,
@@ -230,7 +230,7 @@ def _gather_scores(
                     sums[node] = total
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def score_row(row, blank, label, logits):
     """Softmax maximum and sum of a row and the log-probabilities of its two arcs; no label arc where label is -1.
 
@@ -268,7 +268,7 @@ def _solve_samples(
         losses[n] = at_least if loss < at_least else loss
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _solve_sample(blank_scores, label_scores, need_gradient):
     """The loss of one sample; with ``need_gradient`` its scores are overwritten by the posteriors of their arcs."""
     blank_scores, label_scores = borrow(blank_scores), borrow(label_scores)
@@ -302,7 +302,7 @@ def _solve_sample(blank_scores, label_scores, need_gradient):
     return -(log_z + taken_off)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _take_off_common(blank_scores, label_scores):
     """Take off what all paths have in common, a blank of each frame and every label, where it is huge; their sum."""
     num_frames, width = blank_scores.shape
@@ -320,19 +320,19 @@ def _take_off_common(blank_scores, label_scores):
     return total + largest.sum()
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def raise_to(scores, largest):
     for u in range(scores.size):
         largest[u] = scores[u] if scores[u] > largest[u] else largest[u]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _split_row(scores, mantissas, exponents):
     for u in range(scores.size):
         mantissas[u], exponents[u] = split(scores[u])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _write_shares(by_blank, by_label, blank_shares, label_shares):
     """Of the mass that comes to each node, what comes by the blank and what by the label."""
     for u in range(by_blank.size):
@@ -341,7 +341,7 @@ def _write_shares(by_blank, by_label, blank_shares, label_shares):
         blank_shares[u], label_shares[u] = by_blank[u] * scale, by_label[u] * scale
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _write_posteriors(blank_shares, label_shares):
     """From the end back: a node's posterior goes to the arcs into it by their shares, which they overwrite.
 
@@ -396,7 +396,7 @@ def _write_gradient(
                 store_row(out, row_start, out_stride_v, encoding, row)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def differentiate_row(
     scores, out, blank, label, grad_loss, maximum, total, blank_posterior, label_posterior, clamp
 ):  # fmt: skip

@@ -8,12 +8,12 @@ one kind at most has, one after another.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import arc_scores, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.grid import raise_to
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import borrow, greatest, take_off, unit_of
 from pathsum.lattice import ArcLattice
 from pathsum.numerics import LEAST_POSTERIOR, ZERO_EXPONENT_64
@@ -75,7 +75,7 @@ def _solve_samples(
         )  # fmt: skip
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _solve_sample(
     planes, offset, num_frames, width, frames_on, labels_on, label_ends, skip_score, skips_to, skips, need_gradient,
     mantissas, exponents,
@@ -145,7 +145,7 @@ def _solve_sample(
     return -(log_z + taken_off)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _paths_have_alike(frames_on, labels_on):
     """Whether all paths have an arc out of each frame, and one into each label if these are of another kind."""
     within, across = 0, 0
@@ -157,7 +157,7 @@ def _paths_have_alike(frames_on, labels_on):
     return within == 0 or across == 0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _take_off_common(planes, offset, num_frames, width, frames_on):
     """As that of the grid: the sum of the greatest score out of each frame and into each label, where they are huge."""
     total = 0.0
@@ -185,39 +185,39 @@ def _take_off_common(planes, offset, num_frames, width, frames_on):
     return total + largest.sum()
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _normalise_row(totals, largest, alpha, exponents):
     for u in range(totals.size):
         alpha[u], exponents[u] = normalise(totals[u], largest[u])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _add(mantissa, exponent, other, other_exponent):
     largest = max(exponent, other_exponent)
     return shift(mantissa, exponent - largest) + shift(other, other_exponent - largest), largest
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _share(part, exponent, total, largest):
     """Which share of a total a part of it is."""
     return shift(part, exponent - largest) / total if total > 0.0 else 0.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _exists(source, target, labels_on, num_frames, label_ends):
     """Whether arcs that go ``labels_on`` labels lead from one frame to another."""
     inside = 0 <= source < num_frames and target <= num_frames
     return inside and (target < num_frames or label_ends or labels_on == 0)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _split_row(scores, labels_on, mantissas, exponents):
     """The scores of one kind's arcs, each where it leads to."""
     for u in range(scores.size - labels_on):
         mantissas[u + labels_on], exponents[u + labels_on] = split(scores[u])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _bring(labels_on, alpha, alpha_exponents, brought, exponents):
     """What the arcs of one kind, whose scores ``brought`` holds, carry from one frame to another."""
     for u in range(alpha.size - labels_on):
@@ -225,13 +225,13 @@ def _bring(labels_on, alpha, alpha_exponents, brought, exponents):
         exponents[u + labels_on] += alpha_exponents[u]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _add_row(labels_on, brought, exponents, totals, largest):
     for u in range(labels_on, totals.size):
         totals[u], largest[u] = _add(totals[u], largest[u], brought[u], exponents[u])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _pass_on(alpha, alpha_exponents, brought, exponents, totals, largest):
     """Add what the arcs within a frame, whose scores ``brought`` holds, carry from each label to the next."""
     for u in range(1, alpha.size):
@@ -240,7 +240,7 @@ def _pass_on(alpha, alpha_exponents, brought, exponents, totals, largest):
         alpha[u], alpha_exponents[u] = normalise(totals[u], largest[u])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _write_shares(scores, labels_on, brought, exponents, totals, largest):
     """Replace the scores of one kind's arcs by their share of the mass that comes to the node they lead to."""
     for u in range(scores.size - labels_on):
@@ -248,7 +248,7 @@ def _write_shares(scores, labels_on, brought, exponents, totals, largest):
         scores[u] = _share(brought[to], exponents[to], totals[to], largest[to])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _write_posteriors(
     planes, offset, num_frames, width, frames_on, labels_on, label_ends, skips_to, skips, skip_shares, leaving
 ):  # fmt: skip
@@ -284,7 +284,7 @@ def _write_posteriors(
         gamma[:] = 0.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _send_back_within(shares, gamma):
     shares[-1] = 0.0
     for u in range(shares.size - 2, -1, -1):
@@ -293,7 +293,7 @@ def _send_back_within(shares, gamma):
         gamma[u] += shares[u]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _send_back(shares, labels_on, gamma, leaving):
     """Replace the shares of one kind's arcs by posteriors and add these to the nodes they come from."""
     for u in range(shares.size - labels_on):

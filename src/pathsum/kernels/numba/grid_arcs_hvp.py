@@ -12,10 +12,10 @@ Both are averages with weights that are not negative: no exponents are needed, a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import borrow
 from pathsum.lattice import ArcLattice, GridLattice
 
@@ -73,12 +73,12 @@ def _sweep_sample(posteriors, skips, tangents, offset, num_frames, width, frames
     return cost
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _average(total, mass):
     return total / mass if mass > 0 else 0.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _sweep_forward(posteriors, skips, tangents, offset, num_frames, width, frames_on, labels_on, skips_to, before):
     """Write ``before`` and return the expected cost of the whole path."""
     totals, masses = np.empty(width), np.empty(width)
@@ -117,7 +117,7 @@ def _sweep_forward(posteriors, skips, tangents, offset, num_frames, width, frame
     return _average(totals[width - 1], masses[width - 1])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _arrive(posteriors, tangents, labels_on, before, totals, masses):
     """Add what the arcs of one kind bring from one frame to another."""
     into, into_masses = totals[labels_on:], masses[labels_on:]
@@ -126,7 +126,7 @@ def _arrive(posteriors, tangents, labels_on, before, totals, masses):
         into_masses[u] += posteriors[u]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _sweep_back(posteriors, skips, tangents, offset, num_frames, width, frames_on, labels_on, skips_to, before, cost):
     """From the last frame back, each frame's tangents replaced by those of the posteriors."""
     # Arcs that span more frames than there are lead nowhere.
@@ -167,7 +167,7 @@ def _sweep_back(posteriors, skips, tangents, offset, num_frames, width, frames_o
             rest = here[width - 1]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _leave(posteriors, tangents, labels_on, after, before, cost, totals, masses):
     """Replace the tangents of one kind's arcs out of a frame and add what they lead to."""
     onto = after[labels_on:]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.merging import merge
 from pathsum.kernels.numba.rows import borrow
 from pathsum.kernels.protocol import GridWalks
@@ -68,7 +68,7 @@ def _of_samples(
     return GridWalks(log_probs, frames, label_scores, kinds)
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _ways(t, u, planes, steps, label_ends, skips_to, skip_score, nodes, scores, kinds):
     """How many ways lead into a node: the node that each leaves, its score and its kind, a skip's being the last."""
     num_kinds, num_frames, width = planes.shape
@@ -132,7 +132,7 @@ def _list(planes, steps, label_ends, skips_to, skip_score, log_probs, frames, la
         kinds[r, :length] = kinds[r, :length][::-1].copy()
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _tell(kind, node, planes, steps, frames, label_scores):
     """Write down an arc that leaves a node, where it emits a label."""
     num_kinds, _, width = planes.shape

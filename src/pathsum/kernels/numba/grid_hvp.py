@@ -7,11 +7,11 @@ arcs, ``v[class] - <softmax, v>``, and the tangents of the arcs' posteriors beco
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import grid_arcs_hvp, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.grid import GridRows, frame_tasks
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     borrow,
     load_row,
@@ -140,7 +140,7 @@ def _write_product(
                 store_row(out, row_start, out_stride_v, encoding, row)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def differentiate_row_again(
     scores, out, blank, label, grad_loss, maximum, total, moved, mean, occupancy, blank_tangent, label_tangent
 ):  # fmt: skip

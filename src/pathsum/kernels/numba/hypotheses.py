@@ -14,12 +14,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import chain, parallel
 from pathsum.kernels.numba.chain import in_memory_order, longest_of
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import scaled_exp
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
     Strided,
@@ -356,7 +356,7 @@ def _solve(
                 failed[n, first_own + j] = False
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _fill_alpha(plane, columns, skips, stride, lengths, alpha, powers, masses):
     """Alpha (T, 2, W) of the labels, none in a hypothesis's first column, and the labels' probabilities.
 
@@ -412,7 +412,7 @@ def _fill_alpha(plane, columns, skips, stride, lengths, alpha, powers, masses):
             masses[j] = mass if mass > _LEAST_MASS else 0.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _fill_posteriors(plane, width, skips, stride, lengths, alpha, powers, masses, need_gradient, posteriors):
     """Beta from the last frame back, over the mass; the mass is 0 after it where a digit of it or of alpha was lost."""
     labels, blanks = np.zeros(width), np.zeros(width)

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import grid, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import exp
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import borrow, softmax_statistics
 from pathsum.lattice import ArcLattice, GridLattice
 
@@ -217,7 +217,7 @@ class GradientTiles(Tiles):
         parallel.run(scatter, parallel.split_evenly(hidden.shape[1], self.num_threads), self.num_threads)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def node_of(row, n, row_offsets, target_lengths):
     """Sample, frame and label position of a row, given the sample of a row before it."""
     while row >= row_offsets[n + 1]:
@@ -236,7 +236,7 @@ def _join_rows(encoder, predictor, rows, first, last, row_offsets, target_length
         _activate(encoder[n, t], predictor[n, u], activation, hidden[r])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _activate(left, right, activation, out):
     zero, one = out.dtype.type(0), out.dtype.type(1)
     half = out.dtype.type(0.5)
@@ -331,7 +331,7 @@ def _scatter_rows(
             by_label[h] += change[h]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _chain_rule(grad, value, left, right, activation, out):
     """The gradient before the activation, from the one after it and the activation's value."""
     one = value.dtype.type(1)

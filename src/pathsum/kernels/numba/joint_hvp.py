@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import grid, grid_arcs_hvp, grid_hvp, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
@@ -34,6 +33,7 @@ from pathsum.kernels.numba.joint import (
     _chain_rule,
     node_of,
 )
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import borrow, softmax_mean, softmax_statistics
 from pathsum.lattice import ArcLattice, GridLattice
 
@@ -289,7 +289,7 @@ def _scatter_rows(
             by_label[h] += change[h]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _curve(value, left, right, activation, out):
     """The activation's second derivative, from its value."""
     one, two, half = value.dtype.type(1), value.dtype.type(2), value.dtype.type(0.5)

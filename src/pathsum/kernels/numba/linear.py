@@ -7,15 +7,15 @@ row's maximum, grows from tile to tile.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import scaled_exp
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import borrow, less_both, softmax_row, softmax_statistics, unit_of
 from pathsum.numerics import LN_2
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _unit(maximum):
     """The logarithm of a row's unit, less the maximum."""
     taken_off, power = unit_of(maximum)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY
+from pathsum.kernels.numba.linking import part
 
 _FACTORS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def merge(lists, nodes, scores, count, front, ranks, best, codes, strings, marks, own):
     """The greatest of what ``count`` lists hold, each list with a score added, in falling order.
 
@@ -47,7 +47,7 @@ def merge(lists, nodes, scores, count, front, ranks, best, codes, strings, marks
     codes[taken:] = -1
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _longer(string, mark):
     """A string with a mark more, as 64 bits that no two strings of a graph share but by a chance of 2**-64."""
     if mark == 0:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.linking import part
 from pathsum.lattice import ChainLattice, DenseLattice, GridLattice
 from pathsum.problems import asg, ctc, rnnt, simple_ctc
 
@@ -160,7 +160,7 @@ def in_range(lengths: np.ndarray, most: int) -> np.ndarray:
     return (lengths >= 0) & (lengths <= most)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _obey(targets, input_lengths, target_lengths, num_frames, most_labels, num_classes, blank):
     """Whether lengths and labels lie in their ranges."""
     num_samples, width = targets.shape

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
+from pathsum.kernels.numba.linking import part
 
 # What a labelling may grow by: any class; any class, its words looked up in a trie; what a trie spells, nothing else.
 FREE, WATCHED, SPELLED = 0, 1, 2
@@ -168,7 +168,7 @@ _PER_UNIT = 16
 _SOFTPLUS = _softplus()
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def log_add(a, b):
     high, low = (a, b) if a > b else (b, a)
     # What is so much less changes no digit; nor does -inf beside -inf, whose difference is no number.
@@ -218,7 +218,7 @@ def worth(rules, word, lm_state, hot_state, lm_score, bonus):
     return lm_state, hot_state, lm_score, bonus + rules.word_score
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _hash(a, b, c, d, room):
     mixed = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b) * np.uint64(0xC2B2AE3D27D4EB4F)
     mixed += np.uint64(c) * np.uint64(0x165667B19E3779F9) + np.uint64(d) * np.uint64(0x27D4EB2F165667C5)
@@ -228,7 +228,7 @@ def _hash(a, b, c, d, room):
     return np.int64(mixed & np.uint64(room - 1))
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _find(table, firsts, seconds, thirds, fourths, a, b, c, d):
     """Where in a table the entry of four numbers is, or would be."""
     place = _hash(a, b, c, d, table.size)
@@ -239,7 +239,7 @@ def _find(table, firsts, seconds, thirds, fourths, a, b, c, d):
         place = (place + 1) & (table.size - 1)
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _twice(array):
     larger = np.zeros(2 * array.size, array.dtype)
     for entry in range(array.size):
@@ -247,7 +247,7 @@ def _twice(array):
     return larger
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _rehashed(table, firsts, seconds, thirds, fourths, count):
     larger = np.full(2 * table.size, np.int32(-1))
     for entry in range(count):
@@ -256,13 +256,13 @@ def _rehashed(table, firsts, seconds, thirds, fourths, count):
     return larger
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _before(value, number, other_value, other_number):
     """The order of a heap: falling values, of equal ones the earliest number first."""
     return value > other_value or (value == other_value and number < other_number)
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _push(values, numbers, size, value, number):
     """Onto a heap of a size, which is then one more."""
     place = size
@@ -275,7 +275,7 @@ def _push(values, numbers, size, value, number):
     values[place], numbers[place] = value, number
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _pop(values, numbers, size):
     """Take the first of a heap of a size, which is then one less."""
     # The gap sinks to the end, and the last is put there: it mostly belongs so low that asking on the way is vain.
@@ -302,7 +302,7 @@ class Order(NamedTuple):
     sizes: np.ndarray
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _next_class(order, rank, row, token_min, blank, separator, repeated):
     """The first rank from one on whose class a labelling may grow by; -1 for none.
 
@@ -322,7 +322,7 @@ def _next_class(order, rank, row, token_min, blank, separator, repeated):
     return -1
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _leaving(collapses, transitions, masses, totals, i, part, token, c):
     """The mass in slot i that may grow by a class behind ``token``: all of it (part 0), or what ranks it (part 1)."""
     if collapses and c == token:
@@ -332,7 +332,7 @@ def _leaving(collapses, transitions, masses, totals, i, part, token, c):
     return totals[i, part]
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _staying(collapses, transitions, separator, blank, label, token, row):
     """The mass in its last class that a labelling keeps over a frame, given its two parts."""
     if token < 0:
@@ -346,7 +346,7 @@ def _staying(collapses, transitions, separator, blank, label, token, row):
     return stays + row[token]
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _promise(potentials, place):
     if place == CLOSED:
         return 0.0
@@ -386,7 +386,7 @@ class _Room(NamedTuple):
     order: Order
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _make_room(num_slots, num_next, num_candidates, num_nodes, num_classes, child_of):
     return _Room(
         np.full(num_nodes, np.int32(-1)), np.empty((num_slots, 2)), np.empty((num_slots, 2)),
@@ -433,7 +433,7 @@ def advance(frames, rules, search):
     return search
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _most(row, rules, search):
     """How many candidates a frame may have at most, and how many slots they may fill."""
     trie, num_slots = rules.trie, search.slots.size
@@ -455,7 +455,7 @@ def _most(row, rules, search):
     return most, max(num_slots, min(rules.beam_size, most))
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _with_space(search, num_more):
     """A search that may have so many labellings more, and twice as many sequences of words."""
     num_nodes, num_histories = search.sizes[0], search.sizes[1]
@@ -481,7 +481,7 @@ def _with_space(search, num_more):
 
 # No array is replaced here by a larger one: numba counts the references to an array that a loop may replace, by atomic
 # additions in each of its turns, which would take as long as all the rest.
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _fill(row, rules, search, room):
     """The beam after a frame, into ``room.slots`` and ``room.masses``; how many slots it has."""
     parents, tokens, places, histories, table = (
@@ -725,7 +725,7 @@ def _fill(row, rules, search, room):
     return level
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _word_at(trie, place):
     """The word that is spelled out at a place of a trie; -1 for none."""
     if place >= 0 and trie.word_offsets[place + 1] > trie.word_offsets[place]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.grid import GridRows, frame_tasks
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
     borrow,
@@ -96,13 +96,13 @@ def backward(
     parallel.run(write, frame_tasks(out.frames, out.labels, 0, num_threads), num_threads)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def label_of(t, u, num_labels, targets, first_frames, last_frames):
     """The label that node (t, u) may emit; -1 for none."""
     return targets[u] if u < num_labels and first_frames[u] <= t <= last_frames[u] else -1
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _without(row, lone, scratch):
     """A row in which the lone class has no share of the softmax."""
     for v in range(row.size):
@@ -111,17 +111,17 @@ def _without(row, lone, scratch):
     return scratch
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _log_sigmoid(x):
     return min(x, 0.0) - np.log1p(np.exp(-abs(x)))
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _sigmoid(x):
     return 1.0 / (1.0 + np.exp(-x))
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def read_row(row, label, classes, lone, logits, scratch, planes, node):
     """Write the planes of a node, NaN where a score is not defined; the row's softmax maximum and sum."""
     number = scratch.dtype.type
@@ -151,7 +151,7 @@ def read_row(row, label, classes, lone, logits, scratch, planes, node):
     return maximum, total
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def differentiate_row(
     scores, out, label, grad_planes, node, classes, lone, logits, maximum, total, scratch, upstream, clamp
 ):  # fmt: skip

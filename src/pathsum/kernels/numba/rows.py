@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_IN_ORDER, converts_halves, kernel
 from pathsum.kernels.numba.extended import scaled_exp
+from pathsum.kernels.numba.linking import part
 from pathsum.numerics import LN_2, LOG2_E
 
 NATIVE, BFLOAT16, FLOAT16 = 0, 1, 2
@@ -93,12 +94,12 @@ def _compile_borrow(array):
 # The conversions choose among numbers that are all computed: what has no branch is done a vector at a time.
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _decode_bfloat16(bits):
     return _i32(_i32(bits) << _i32(16)).view(np.float32)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _decode_float16(bits):
     wide = _i32(bits)
     magnitude, sign = _i32(wide & _i32(0x7FFF)), _i32(_i32(wide & _i32(0x8000)) << _i32(16))
@@ -111,7 +112,7 @@ def _decode_float16(bits):
     return _i32(found | sign).view(np.float32)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _encode_bfloat16(value):
     """The nearest bfloat16, ties to even."""
     bits = _f32(value).view(np.int32)
@@ -120,7 +121,7 @@ def _encode_bfloat16(value):
     return _u16(rounded if _i32(bits & MAGNITUDE_32) <= INFINITY_32 else _QUIET_NAN_BFLOAT)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _encode_float16(value):
     bits = _f32(value).view(np.int32)
     magnitude, sign = _i32(bits & MAGNITUDE_32), _i32(_i32(bits >> _i32(16)) & _i32(0x8000))
@@ -169,7 +170,7 @@ def _compile_encode_float16(value):
     return (lambda value: _half_of_float(value)) if converts_halves() else (lambda value: _encode_float16(value))
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _decode_row(source, encoding, out):
     size = out.size
     if size < BLOCK:
@@ -192,7 +193,7 @@ def _decode_row(source, encoding, out):
                 target[c] = decode_float16(own[c])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _encode_row(source, encoding, out):
     size = out.size
     if size < BLOCK:
@@ -221,7 +222,7 @@ def load_row(flat, start, stride, encoding, scratch):
     return _load_native(flat, start, stride, encoding, scratch)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _load_native(flat, start, stride, encoding, scratch):
     if stride == 1:
         return flat[start : start + scratch.size]
@@ -230,7 +231,7 @@ def _load_native(flat, start, stride, encoding, scratch):
     return scratch
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _load_half(flat, start, stride, encoding, scratch):
     if stride == 1:
         _decode_row(flat[start : start + scratch.size], encoding, scratch)
@@ -258,14 +259,14 @@ def store_row(flat, start, stride, encoding, row):
         _store_native(flat, start, stride, encoding, row)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _store_native(flat, start, stride, encoding, row):
     if stride != 1:
         for c in range(row.size):
             flat[start + c * stride] = row[c]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _store_half(flat, start, stride, encoding, row):
     if stride == 1:
         _encode_row(row, encoding, flat[start : start + row.size])
@@ -304,7 +305,7 @@ def _compile_target_row(flat, start, stride, scratch):
     return native
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _greatest_32(row):
     # Integer keys in the order of the floats: unlike a float maximum, theirs vectorises with NaN kept in sight,
     # at one end of the keys or the other according to its sign bit.
@@ -325,12 +326,12 @@ def _greatest_32(row):
     return _i32(highest ^ _i32(_i32(highest >> _SIGN_SHIFT_32) & MAGNITUDE_32)).view(np.float32)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _key_32(bits):
     return _i32(bits ^ _i32(_i32(bits >> _SIGN_SHIFT_32) & MAGNITUDE_32))
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _greatest_64(row):
     row_bits = row.view(np.int64)
     highest, lowest = _NEGATIVE_INFINITY_KEY_64, _GREATEST_64
@@ -343,7 +344,7 @@ def _greatest_64(row):
     return np.int64(_key_64(highest)).view(np.float64)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _key_64(bits):
     return np.int64(bits ^ np.int64(np.int64(bits >> _SIGN_SHIFT_64) & _MAGNITUDE_64))
 
@@ -358,7 +359,7 @@ def _compile_greatest(row):
     return (lambda row: _greatest_32(row)) if row.dtype == types.float32 else (lambda row: _greatest_64(row))
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _in_blocks(row):
     """A row as whole blocks and a rest, over which to loop to the block's end with a mask.
 
@@ -368,7 +369,7 @@ def _in_blocks(row):
     return row[:first], row[first:]
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _unit_32(maximum):
     size = abs(maximum)
     taken_off = maximum if _ORDINARY_32 < size < np.inf else _f32(0)
@@ -376,7 +377,7 @@ def _unit_32(maximum):
     return taken_off, (_i32(np.floor(relative * _LOG2_E_32 + _HALF_32)) if size < np.inf else _i32(0))
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _unit_64(maximum):
     size = abs(maximum)
     taken_off = maximum if _ORDINARY_64 < size < np.inf else 0.0
@@ -399,14 +400,14 @@ def _compile_unit_of(maximum):
     return (lambda maximum: _unit_32(maximum)) if maximum == types.float32 else (lambda maximum: _unit_64(maximum))
 
 
-@njit(**COMPILE_IN_ORDER)
+@part(**COMPILE_IN_ORDER)
 def _halves(x):
     """A float32 as a multiple of 2**-16 and the rest; in another order the rest would be rounded as the whole is."""
     upper = (x + _ROUNDING) - _ROUNDING
     return upper, x - upper
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _sum_of_exp_32(row, maximum):
     taken_off, power = _unit_32(maximum)
     whole, rest = _in_blocks(row)
@@ -422,7 +423,7 @@ def _sum_of_exp_32(row, maximum):
     return _precise_sum_of_exp(row, taken_off, power) if total < CONFIDENT else np.float64(total)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _precise_sum_of_exp(row, taken_off, power):
     """What is rounded to a multiple of 2**-16 adds up without an error, and the rests' errors are small as they are."""
     whole, rest = _in_blocks(row)
@@ -443,7 +444,7 @@ def _precise_sum_of_exp(row, taken_off, power):
     return np.float64(coarse) + np.float64(fine)
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def _sum_of_exp_64(row, maximum):
     taken_off, power = _unit_64(maximum)
     whole, rest = _in_blocks(row)
@@ -469,34 +470,34 @@ def _compile_sum_of_exp(row, maximum):
     return lambda row, maximum: _sum_of_exp_64(row, maximum) if maximum > -np.inf else 0.0
 
 
-@njit(forceinline=True, **COMPILE)
+@part(forceinline=True, **COMPILE)
 def softmax_statistics(row):
     """The greatest score of a row, and the sum of its exponentials as ``sum_of_exp``."""
     maximum = greatest(row)
     return maximum, sum_of_exp(row, maximum)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def log_total(maximum, total):
     """log(sum of exp(score - taken_off)) in float64, and taken_off; 0 of a row of nothing but -inf, which stays so."""
     taken_off, power = unit_of(maximum)
     return (np.log(total) + power * LN_2 if total > 0 else 0.0), np.float64(taken_off)
 
 
-@njit(**COMPILE_IN_ORDER)
+@part(**COMPILE_IN_ORDER)
 def less_both(score, taken_off, other):
     """score - taken_off - other in float64: in another order the two would be one, and the smaller lost in the huge."""
     return np.float64(score) - taken_off - other
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def copy_row(source, target):
     # Assigning slices would do the same, and take the compiler seconds: it makes the words of an error in shapes.
     for c in range(source.size):
         target[c] = source[c]
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def take_off(scores, largest):
     """Take the largest of some scores off all of them where it is huge; what was taken off.
 
@@ -537,7 +538,7 @@ def inexactness(score, maximum):
     return _inexactness(score, maximum) if isinstance(score, np.float32) else 0.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _inexactness(score, maximum):
     taken_off, power = _unit_32(maximum)
     exact = scaled_exp(np.float64(score) - np.float64(taken_off), np.int64(power))
@@ -551,7 +552,7 @@ def _compile_inexactness(score, maximum):
     return lambda score, maximum: 0.0
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def softmax_row(row, maximum, scale, out):
     """out = scale * exp(score) in the row's units; ``out`` may be ``row``."""
     taken_off, power = unit_of(maximum)
@@ -565,7 +566,7 @@ def softmax_row(row, maximum, scale, out):
             rest_out[c] = scaled_exp(rest[c] - taken_off, power) * scale
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def softmax_mean(row, maximum, values):
     """The sum of exp(score) * value in the row's units."""
     taken_off, power = unit_of(maximum)
@@ -581,7 +582,7 @@ def softmax_mean(row, maximum, values):
     return total
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def softmax_tangent_row(row, maximum, scale, slope, values, mean, out):
     """out = exp(score) * (scale + slope * (value - mean)) in the row's units."""
     taken_off, power = unit_of(maximum)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba import parallel, sparse, sparse_recursion
 from pathsum.kernels.numba.compilation import COMPILE, kernel
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.sparse_recursion import NOTHING, add, emit, normal, scaled, settled
 from pathsum.kernels.protocol import SparseSaved
 from pathsum.lattice import SparseLattice
@@ -74,7 +74,7 @@ def hvp(
     return slopes, sparse.weight_gradient(grad_losses, lattice, counts)
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _relax_means(arcs, mantissas, exponents, means, weights_along):
     """Add what the paths over epsilon arcs bring to the mean tangent of each state."""
     for s in range(means.size):
@@ -88,7 +88,7 @@ def _relax_means(arcs, mantissas, exponents, means, weights_along):
                 means[s] += part * (means[source] + weights_along[arcs.epsilon_arcs[k]])
 
 
-@njit(**COMPILE)
+@part(**COMPILE)
 def _relax_back(
     arcs, alpha, alpha_exponents, before, mantissas, exponents, behind, weights_along, slope, total, total_exponent,
     counts,

@@ -11,8 +11,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.sparse_recursion import Arcs
 from pathsum.kernels.numba.uncounted import COMPILE_UNCOUNTED, uncounted_kernel
 from pathsum.numerics import LN_2
@@ -75,7 +75,7 @@ def solve(arcs: Arcs, rows: list[np.ndarray], *, need_gradient: bool) -> Solved:
     return Solved(np.array(losses), reached, emitted)
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _normalise(states, exponents, reached, work):
     """Bring the states (S, L) of a frame near 1, and see whether the least of each sample is in reach."""
     highest, lowest, factors = work
@@ -105,7 +105,7 @@ def _normalise(states, exponents, reached, work):
                 states[s, lane] = states[s, lane] * factors[lane] if factors[lane] > 0.0 else 0.0
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _relax(arcs, states):
     for s in range(len(states)):
         for k in range(arcs.epsilon_offsets[s], arcs.epsilon_offsets[s + 1]):
@@ -114,7 +114,7 @@ def _relax(arcs, states):
                 states[s, lane] += states[source, lane] * weight
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _relax_back(arcs, states):
     for s in range(len(states) - 1, -1, -1):
         for k in range(arcs.epsilon_offsets[s], arcs.epsilon_offsets[s + 1]):

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE_IN_ORDER
 from pathsum.kernels.numba.extended import exp
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.uncounted import COMPILE_UNCOUNTED, uncounted_kernel
 
 _UNIT, _LEAST, _MOST = 2.0**512, 2.0**-256, 2.0**256
@@ -111,7 +111,7 @@ def rows(arcs: Arcs, num_classes: int) -> Rows:
     )
 
 
-@njit(forceinline=True, **COMPILE_IN_ORDER)
+@part(forceinline=True, **COMPILE_IN_ORDER)
 def exponential(score):
     """exp(score) as mantissa and exponent."""
     if -_LOG_MOST <= score < _LOG_MOST:
@@ -131,13 +131,13 @@ def exponentials(scores, mantissas, exponents):
         mantissas[k], exponents[k] = exponential(scores[k])
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def emit(scores, mantissas, exponents):
     for c in range(scores.size):
         mantissas[c], exponents[c] = exponential(scores[c])
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _emit_plain(scores, emitted):
     """exp(score) of a block of frames, as no number where that is too small for a plain float."""
     # At once, since a frame has too few classes to be worked on by vectors.
@@ -147,7 +147,7 @@ def _emit_plain(scores, emitted):
         out[c] = exp(score) if score > _LEAST_PLAIN or score == -np.inf else np.nan
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def normal(mantissa, exponent):
     """The same number with its mantissa in range, which a product of three has at most one unit to go to."""
     if mantissa < _LEAST:
@@ -157,7 +157,7 @@ def normal(mantissa, exponent):
     return mantissa, exponent
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def add(mantissa, exponent, more, more_exponent):
     """A sum of two; two units below is too little to count."""
     if more_exponent == exponent:
@@ -167,7 +167,7 @@ def add(mantissa, exponent, more, more_exponent):
     return mantissa + (more * _PER_UNIT if more_exponent == exponent - 1 else 0.0), exponent
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def settled(mantissa, exponent):
     """A sum as it is kept."""
     if mantissa == 0:
@@ -179,7 +179,7 @@ def settled(mantissa, exponent):
     return mantissa, exponent
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def scaled(mantissa, units):
     """A number as a plain float; one too great for that meets nothing but zeros."""
     while units > 0 and mantissa < 2.0**700:
@@ -189,7 +189,7 @@ def scaled(mantissa, units):
     return mantissa
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _factor(weight, weight_exponent, source_exponent, exponent):
     """A weight between states of these exponents. Infinite, and so of no use, where it is too great for a float."""
     if weight == 0 or source_exponent == NOTHING:
@@ -203,7 +203,7 @@ def _factor(weight, weight_exponent, source_exponent, exponent):
     return 0.0 if units < 0 else (weight * _UNIT if units == 1 else np.inf)
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _sides(arcs):
     """The arcs by destination and by source."""
     return Side(
@@ -215,20 +215,20 @@ def _sides(arcs):
     )  # fmt: skip
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _make_factors(side, s, exponents, factors):
     """Factors of the arcs from others to a state, in the direction of a sweep."""
     for k in range(side.offsets[s], side.offsets[s + 1]):
         factors[k] = _factor(side.mantissas[k], side.exponents[k], exponents[side.others[k]], exponents[s])
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _make_all_factors(side, exponents, factors):
     for s in range(exponents.size):
         _make_factors(side, s, exponents, factors)
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _adjust(side, opposite, changed, exponents, factors):
     """Make the factors anew of all arcs at states that have another exponent than a frame before."""
     for s in changed:
@@ -239,7 +239,7 @@ def _adjust(side, opposite, changed, exponents, factors):
             )
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _different(exponents, others, changed):
     """The states whose two exponents are, into ``changed``; their number."""
     count = 0
@@ -250,7 +250,7 @@ def _different(exponents, others, changed):
     return count
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _term(side, k, scores, emitted, before, before_exponents):
     """What an arc brings to its state, as mantissa and exponent."""
     label, other = side.labels[k], side.others[k]
@@ -262,7 +262,7 @@ def _term(side, k, scores, emitted, before, before_exponents):
     )
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def _sum_with_exponents(side, s, scores, emitted, before, before_exponents, terms):
     """The sum over the arcs to a state; ``terms`` are plain floats beside its exponent."""
     first, last = side.offsets[s], side.offsets[s + 1]
@@ -278,7 +278,7 @@ def _sum_with_exponents(side, s, scores, emitted, before, before_exponents, term
     return total, place
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _in_range(total, side, s, scores, emitted, before, before_exponents, place, terms):
     """A sum of factors' products as it is kept, and the unit of its terms."""
     if _LEAST_SUM <= total < _LEAST:
@@ -289,7 +289,7 @@ def _in_range(total, side, s, scores, emitted, before, before_exponents, place, 
     return total, place, 1.0
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _relax(arcs, mantissas, exponents):
     """Add what epsilon arcs bring to each state, in order: those before it have theirs."""
     for s in range(mantissas.size):
@@ -305,14 +305,14 @@ def _relax(arcs, mantissas, exponents):
             mantissas[s], exponents[s] = settled(mantissa, exponent)
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _begin(arcs, mantissas, exponents):
     for s in range(mantissas.size):
         mantissas[s], exponents[s] = arcs.end_mantissas[s], arcs.end_exponents[s]
     _relax(arcs, mantissas, exponents)
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _step(arcs, side, opposite, scores, emitted, work, before, before_exponents, after, after_exponents):
     """alpha of a frame from that of the one before, and the scores of the frame's classes."""
     offsets, sources, labels, factors = side.offsets, side.others, side.labels, work.factors
@@ -334,7 +334,7 @@ def _step(arcs, side, opposite, scores, emitted, work, before, before_exponents,
     _adjust(side, opposite, changed[:count], after_exponents, factors)
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _total(arcs, mantissas, exponents):
     """The sum over all final states."""
     num_states = mantissas.size
@@ -388,7 +388,7 @@ def sweep_again(arcs, scores, work, alpha, alpha_exponents):
         )  # fmt: skip
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _relax_back(arcs, mantissas, exponents):
     """Add to the states what epsilon arcs bring out of them, from the last on: those behind each have theirs."""
     for s in range(mantissas.size - 1, -1, -1):
@@ -408,7 +408,7 @@ def begin_back(arcs, mantissas, exponents):
     _relax_back(arcs, mantissas, exponents)
 
 
-@njit(forceinline=True, **COMPILE_UNCOUNTED)
+@part(forceinline=True, **COMPILE_UNCOUNTED)
 def _step_back(
     arcs, side, opposite, scores, emitted, work, after, after_exponents, alpha, alpha_exponents, total, total_exponent,
     before, before_exponents, counts,
@@ -451,7 +451,7 @@ def _step_back(
     _adjust(side, opposite, changed[:count], before_exponents, factors)
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def count_epsilons(arcs, alpha, alpha_exponents, beta, beta_exponents, total, total_exponent, counts):
     """Add the posteriors of the epsilon arcs of a frame."""
     for s in range(beta.size):
@@ -464,7 +464,7 @@ def count_epsilons(arcs, alpha, alpha_exponents, beta, beta_exponents, total, to
                 )
 
 
-@njit(**COMPILE_UNCOUNTED)
+@part(**COMPILE_UNCOUNTED)
 def count_ends(arcs, first, inner, inner_exponents, total, total_exponent, counts):
     """Add the posteriors of the starts (``first`` 0) or of the ends (S), beside what the sweep has of each state."""
     num_states = inner.size

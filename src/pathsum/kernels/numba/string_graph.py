@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
+from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.prefix_beam import log_add
 
 
@@ -94,7 +94,7 @@ def score(frames, graph, blank, collapses, transitions, least):
     return mass
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _through(graph, ends):
     """(M,) the least, over all strings through a node, of what is given for the nodes in which strings end."""
     least = ends.copy()
@@ -104,7 +104,7 @@ def _through(graph, ends):
     return least
 
 
-@njit(forceinline=True, **COMPILE_EXACTLY)
+@part(forceinline=True, **COMPILE_EXACTLY)
 def _leaving(totals, blanks, labels, node, before, token, collapses, moves, transitions):
     """The mass that may pass from a node to one behind it."""
     if collapses and before == token:
@@ -114,7 +114,7 @@ def _leaving(totals, blanks, labels, node, before, token, collapses, moves, tran
     return totals[node]
 
 
-@njit(**COMPILE_EXACTLY)
+@part(**COMPILE_EXACTLY)
 def _longer(array):
     longer = np.empty(2 * array.size, array.dtype)
     longer[: array.size] = array

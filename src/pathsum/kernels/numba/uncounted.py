@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
-from numba.core.dispatcher import Dispatcher
-
-from pathsum.kernels.numba.compilation import COMPILE, KernelCache
+from pathsum.kernels.numba.compilation import COMPILE, keep
 
 COMPILE_UNCOUNTED = COMPILE | {"_nrt": False}
 
 
 def uncounted_kernel(function: Callable[..., Any]) -> Any:
     """As ``compilation.kernel``."""
-    compiled = njit(**COMPILE_UNCOUNTED)(function)
-    if isinstance(compiled, Dispatcher):
-        compiled._cache = KernelCache(compiled.py_func)
-    return compiled
+    return keep(function, COMPILE_UNCOUNTED)
