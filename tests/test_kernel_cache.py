@@ -8,7 +8,9 @@ import sys
 import warnings
 
 import numba
+import numpy as np
 import pytest
+from numba.core.registry import cpu_target
 
 from pathsum.kernels.numba import compilation
 
@@ -219,3 +221,29 @@ def test_importing_compiles_nothing_and_touches_no_cache(front_end, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
     assert not folder.exists()
+
+
+def test_what_kernels_call_can_be_called_from_python_too(load, tmp_path):
+    source = SOURCE.replace("import kernel", "import COMPILE, kernel\nfrom pathsum.kernels.numba.linking import part")
+    source = source.replace("@kernel\ndef double", "@part(**COMPILE)\ndef double").replace("x // 2", "double(x) // 4")
+    (tmp_path / "kernels_of_a_test.py").write_text(source)
+    module = load()
+    assert module.halve(42) == 21
+    # For these types it has been compiled, but not for Python: calling that would end the process.
+    assert module.double(21) == 42
+    assert module.halve(42.0) == 21
+    assert module.double.py_func(21) == 42
+    # One whose kernel is read from the cache.
+    assert load().halve(42) == 21
+
+
+def test_numba_compiles_as_before_after_a_kernel_is_compiled(load):
+    context = cpu_target.target_context
+    codegen = context.codegen()
+    before = dict(vars(context)), dict(vars(codegen))
+    module = load()
+    with pytest.raises(numba.TypingError):
+        module.double(None)
+    assert module.double(21) == 42
+    assert (dict(vars(context)), dict(vars(codegen))) == before
+    assert numba.njit(lambda x: np.zeros(x).sum())(3) == 0
