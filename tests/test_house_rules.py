@@ -263,6 +263,7 @@ def test_only_the_glue_says_ctx():
 PRIVATE = {
     "torch/_private.py",
     "kernels/numba/compilation.py",
+    "kernels/numba/addresses.py",
     "kernels/numba/linking.py",
     "kernels/numba/uncounted.py",
     "kernels/numba/rows.py",

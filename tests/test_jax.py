@@ -10,6 +10,9 @@ import torch
 import pathsum.torch
 from offsets import CASES, alike
 from pathsum.errors import ImplementationError, InvalidTypeError, InvalidValueError, NotDifferentiableError
+from pathsum.kernels.numba import small
+from pathsum.kernels.numba.parallel import worthwhile
+from pathsum.kernels.numba.xla import PYTHON
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
 from pathsum.problems.simple_ctc import pose_simple_ctc
@@ -19,6 +22,7 @@ from support import solve, tensor
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
+import pathsum.jax  # noqa: E402
 from jax_problems import (  # noqa: E402
     CHAINS,
     IMPLEMENTATIONS,
@@ -328,13 +332,48 @@ def test_the_program_for_the_cpu_calls_the_compiled_kernels_and_no_other():
     assert ["while" in program for program in programs.values()] == [False, False, True]
 
 
+@pytest.mark.parametrize("name", ["ctc", "simple_ctc", "rnnt"])
+def test_small_batches_are_solved_without_python_and_get_its_bits(name, monkeypatch):
+    from pathsum.jax._ops import chain, ffi, grid
+
+    loss = getattr(pathsum.jax, f"{name}_loss")
+    lattice, asked = "grid" if name == "rnnt" else "chain", []
+    run, options = ffi._functions[lattice]
+    monkeypatch.setitem(ffi._functions, lattice, (lambda *call: asked.append(call) or run(*call), options))
+    # A repeated label, one that does not fit, and one of another length.
+    shape = (3, 6, 4, 5) if name == "rnnt" else (3, 6, 5)
+    scores = jax.random.normal(jax.random.key(0), (2, *shape))
+    integers = [[1, 1, 2], [3, 2, 1], [1, 0, 0]], [6, 3 if name == "rnnt" else 2, 5], [3, 3, 1]
+    options = {"blank": 4, "impl": "numba"}
+
+    def solved(scores):
+        return jax.vmap(jax.value_and_grad(lambda scores: loss(scores, *integers, **options).sum()))(scores)
+
+    jax.block_until_ready(solved(scores))
+    asked.clear()
+    jax.clear_caches()
+    compiled, alone = jax.block_until_ready((solved(scores), loss(scores[0], *integers, **options)))
+    assert not asked
+    monkeypatch.setattr(chain, "CHAINS", PYTHON)
+    monkeypatch.setattr(grid, "GRIDS", PYTHON)
+    jax.clear_caches()
+    by_python = jax.block_until_ready((solved(scores), loss(scores[0], *integers, **options)))
+    assert len(asked) == 2
+    for ours, theirs in zip(jax.tree.leaves((compiled, alone)), jax.tree.leaves(by_python), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_pays_for_a_second_thread_is_left_to_python():
+    assert [worthwhile(2, small.FOR_THREADS + more) for more in (-1, 0)] == [1, 2]
+
+
 def test_what_fails_in_a_foreign_function_is_raised():
     from pathsum.jax._ops import ffi
 
     def fail(arguments, results, options):
-        raise ValueError(f"told {options['number']} of {arguments[0].tolist()}")
+        raise ValueError(f"told {int(options['number'])} of {arguments[0].tolist()}")
 
-    ffi.register("failure", fail)
+    ffi.register("failure", fail, "number")
     result = [jax.ShapeDtypeStruct((2,), jnp.float32)]
     with pytest.raises(Exception, match=r"told 7 of \[0, 1\]"):
         jax.block_until_ready(ffi.call("failure", result, "sequential", jnp.arange(2), number=7))

@@ -74,7 +74,7 @@ class ChainSolver:
         return losses, (gradient.astype(scores[0].dtype),)
 
     def by_numba(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
-        problem = next(name for name, pose in chain_function.PROBLEMS.items() if pose is self.pose)
+        problem = chain_function.PROBLEMS.index(self.pose)
         options = {"problem": problem, "blank": self.blank, "logits": self.logits, "need_gradient": need_gradient}
         losses, *gradients = chain_function.forward(scores[0], *integers, **options)
         return losses, tuple(gradients)

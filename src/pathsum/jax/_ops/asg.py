@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -45,7 +43,7 @@ def forward(
     )
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], _: dict[str, Any]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], _: dict[str, float]) -> None:
     scores, transitions, targets, input_lengths, target_lengths = arguments
     sizes = (scores.shape[1], NO_BOUND, scores.shape[2], NO_CLASS)
     every, target = pose(pose_asg, targets, input_lengths, target_lengths, *sizes)

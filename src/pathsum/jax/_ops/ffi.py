@@ -1,21 +1,20 @@
 """Functions of NumPy arrays as foreign functions of XLA on the CPU, called without a copy of an array.
 
-XLA calls a C function with a frame of pointers, whose layout is the stable interface of ``xla/ffi/api/c_api.h``. That
-function is made here by ``ctypes``: it reads the frame, looks at XLA's own memory as NumPy arrays and calls Python,
-which writes the results where XLA wants them. A callback of JAX's would hand over copies, and may wait for the very
-threads that it runs on.
+XLA calls a C function with a frame of pointers, whose layout is the stable interface of ``xla/ffi/api/c_api.h``. Small
+batches are solved by compiled code that reads it (``kernels.numba.xla``). For all else there is a function made here by
+``ctypes``: it reads the frame, looks at XLA's own memory as NumPy arrays and calls Python, which writes the results
+where XLA wants them. A callback of JAX's would hand over copies, and may wait for the very threads that it runs on.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import re
 import traceback
 from collections.abc import Callable
-from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_void_p
-from functools import cache, lru_cache
+from ctypes import POINTER, Structure, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathsum.kernels.jax.extended import varying_as
+from pathsum.kernels.numba.xla import PYTHON, Handler
 from pathsum.lattice import Array
 
 # What a function is given: arrays to read, arrays to write, and its options by name.
 Function = Callable[[list[Any], list[Any], dict[str, Any]], None]
 
 _TARGET = "pathsum"
-_functions: dict[str, Function] = {}
+# A function of each lattice, and the names of its options.
+_functions: dict[str, tuple[Function, tuple[str, ...]]] = {}
 
 _MAJOR = 0
 _INTERNAL = 13  # the error code for what is nobody's argument's fault
@@ -88,6 +89,10 @@ class _Text(Structure):
     _fields_ = (("data", c_void_p), ("size", c_size_t))
 
 
+class _Numbers(Structure):
+    _fields_ = (("dtype", c_int), ("size", c_size_t), ("data", POINTER(c_double)))
+
+
 class _Attributes(Structure):
     _fields_ = (
         ("struct_size", c_size_t),
@@ -95,7 +100,7 @@ class _Attributes(Structure):
         ("size", c_int64),
         ("types", POINTER(c_int)),
         ("names", POINTER(POINTER(_Text))),
-        ("values", POINTER(POINTER(_Text))),
+        ("values", POINTER(c_void_p)),
     )
 
 
@@ -142,13 +147,23 @@ def supported() -> bool:
     return version()[0] == _MAJOR
 
 
-def register(lattice: str, function: Function) -> None:
-    """Make ``function`` what is called for a lattice on the CPU."""
-    _functions[lattice] = function
+def register(lattice: str, function: Function, *options: str) -> None:
+    """Make ``function`` what is called for a lattice on the CPU, with these options."""
+    _functions[lattice] = function, options
 
 
-def call(lattice: str, results: list[jax.ShapeDtypeStruct], vmap_method: str, *arguments: Array, **options: Any) -> Any:
-    """The results of a lattice's function, for arguments that shard_map may have divided among devices."""
+def call(
+    lattice: str,
+    results: list[jax.ShapeDtypeStruct],
+    vmap_method: str,
+    *arguments: Array,
+    compiled: int = PYTHON,
+    **options: float,
+) -> Any:
+    """The results of a lattice's function, for arguments that shard_map may have divided among devices.
+
+    ``compiled`` is the number of a compiled one that does the same for small batches.
+    """
     if len({_division(argument) for argument in arguments}) > 1:
         arguments = varying_as(arguments, arguments)
     # JAX is to be told that the results are divided as the arguments are.
@@ -156,9 +171,8 @@ def call(lattice: str, results: list[jax.ShapeDtypeStruct], vmap_method: str, *a
         lambda *sources: varying_as([jnp.zeros(result.shape, result.dtype) for result in results], sources),
         *arguments,
     )
-    # One text for all options, which is read once for all calls.
-    asked = json.dumps({"lattice": lattice, **options})
-    return jax.ffi.ffi_call(_TARGET, results, vmap_method=vmap_method)(*arguments, asked=asked)
+    numbers = np.array([compiled, *(options[name] for name in _functions[lattice][1])], np.float64)
+    return jax.ffi.ffi_call(_TARGET, results, vmap_method=vmap_method)(*arguments, lattice=lattice, numbers=numbers)
 
 
 def _handle(frame: Any) -> int | None:
@@ -166,20 +180,23 @@ def _handle(frame: Any) -> int | None:
         _tell_version(frame[0].extension)
         return None
     try:
-        asked = frame[0].attributes.values[0][0]
-        lattice, options = _read(ctypes.string_at(asked.data, asked.size))
-        _functions[lattice](_arrays(frame[0].arguments), _arrays(frame[0].results), options)
+        lattice, (compiled, *options) = _attributes(frame[0].attributes)
+        function, names = _functions[lattice]
+        arguments = _arrays(frame[0].arguments)
+        function(arguments, _arrays(frame[0].results), dict(zip(names, options, strict=True)))
+        # As kernels are: when first called.
+        _handler.prepare(int(compiled), arguments[0].size)
     # Nothing may pass through C as an exception: XLA raises the message as an error of its own.
     except Exception:
         return _error(frame[0].api, traceback.format_exc())
     return None
 
 
-@lru_cache(maxsize=1024)
-def _read(asked: bytes) -> tuple[str, dict[str, Any]]:
-    """A lattice, and the options of its function."""
-    options = json.loads(asked)
-    return options.pop("lattice"), options
+def _attributes(attributes: _Attributes) -> tuple[str, list[float]]:
+    """A lattice and numbers, which XLA has put in the order of their names."""
+    text = ctypes.cast(attributes.values[0], POINTER(_Text))[0]
+    numbers = ctypes.cast(attributes.values[1], POINTER(_Numbers))[0]
+    return ctypes.string_at(text.data, text.size).decode(), numbers.data[: numbers.size]
 
 
 def _division(argument: Array) -> Any:
@@ -208,6 +225,7 @@ def _error(api: Any, message: str) -> int | None:
     return api[0].create_error(ctypes.byref(error))
 
 
-# XLA keeps its address alone.
-_handler = _Handler(_handle)
-jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
+# XLA keeps the address alone.
+_python = _Handler(_handle)
+_handler = Handler(ctypes.cast(_python, c_void_p).value or 0)
+jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_handler.address), platform="cpu")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,7 @@ from pathsum.jax._ops.arrays import encoded, in_one_batch, num_threads
 from pathsum.kernels.numba import grid
 from pathsum.kernels.numba.posing import pose
 from pathsum.kernels.numba.rows import strided
+from pathsum.kernels.numba.xla import GRIDS, PYTHON
 from pathsum.lattice import Array
 from pathsum.problems.rnnt import pose_rnnt
 
@@ -38,9 +37,8 @@ def forward(
         results,
         "broadcast_all",
         scores,
-        targets,
-        logit_lengths,
-        target_lengths,
+        *(array.astype(jnp.int32) for array in (targets, logit_lengths, target_lengths)),
+        compiled=GRIDS if scores.dtype == jnp.float32 else PYTHON,
         blank=blank,
         logits=logits,
         fastemit_lambda=fastemit_lambda,
@@ -48,13 +46,13 @@ def forward(
     )
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], options: dict[str, Any]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], options: dict[str, float]) -> None:
     rows = _rows(arguments[0])
     num_frames, num_rows, num_classes = arguments[0].shape[-3:]
     targets, *lengths = (in_one_batch(array, rank) for array, rank in zip(arguments[1:], (2, 1, 1), strict=True))
-    sizes = (num_frames, num_rows - 1, num_classes, options["blank"])
+    sizes = (num_frames, num_rows - 1, num_classes, int(options["blank"]))
     lattice = pose(pose_rnnt, targets, lengths[0], lengths[1], *sizes)
-    logits, need_gradient = options["logits"], len(results) > 1
+    logits, need_gradient = bool(options["logits"]), len(results) > 1
     saved = grid.forward(
         rows, num_classes, lattice, logits=logits, need_gradient=need_gradient, num_threads=num_threads()
     )
@@ -79,4 +77,4 @@ def _rows(scores: np.ndarray) -> grid.GridRows:
     return grid.padded_rows(strided(*encoded(scores)), scores.shape)
 
 
-ffi.register("grid", _run)
+ffi.register("grid", _run, "blank", "logits", "fastemit_lambda", "clamp")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 import jax
 import numpy as np
@@ -34,14 +33,14 @@ def forward(
     return ffi.call("sparse", results, "sequential", scores, weights, *arrays, by_weights=by_weights)
 
 
-def _run(arguments: list[np.ndarray], results: list[np.ndarray], options: dict[str, Any]) -> None:
+def _run(arguments: list[np.ndarray], results: list[np.ndarray], options: dict[str, float]) -> None:
     scores, weights, *arrays = arguments
     names = [field.name for field in fields(SparseLattice)]
     lattice = SparseLattice(**{
         name: array.astype(np.int32 if name in _NARROW else np.int64)
         for name, array in zip(names, arrays, strict=True)
     })  # fmt: skip
-    asked = SparseOptions(**options)
+    asked = SparseOptions(by_weights=bool(options["by_weights"]))
     # Half precision is not one of NumPy's own.
     numbers = scores if scores.dtype in (np.float32, np.float64) else scores.astype(np.float32)
     saved = sparse.forward(
@@ -60,4 +59,4 @@ def _run(arguments: list[np.ndarray], results: list[np.ndarray], options: dict[s
                 row[slice(*lattice.weight_offsets[graph : graph + 2])] = -counts
 
 
-ffi.register("sparse", _run)
+ffi.register("sparse", _run, "by_weights")
