@@ -53,6 +53,7 @@ class OperatorKernels(Kernels):
         options: A NamedTuple of numbers and words.
         saved: The NamedTuple of tensors that forward keeps; the losses (N,) come first.
         device: The dispatch key of the operators, or ``"any"``.
+        expects: Whether there are ``expect``, ``expect_gradients`` and ``list_posteriors``.
     """
 
     name: str
@@ -62,6 +63,7 @@ class OperatorKernels(Kernels):
     saved: type
     device = "any"
     own_derivatives = True
+    expects = False
     operators: _Operators
 
     def __init__(self) -> None:
@@ -80,6 +82,22 @@ class OperatorKernels(Kernels):
         self, call: Call, saved: Any, upstream: Tensor, tangents: Sequence[Tensor | None], needed: Sequence[bool]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Slopes of the losses (N,) along the tangents, where ``None`` is zeros; how ``backward``'s gradients move."""
+        raise NotImplementedError
+
+    def list_posteriors(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of nodes and of two kinds of arcs as a caller gets them: in the results' dtype, 0 in padding and where
+        no path exists, NaN where a sample has a NaN score.
+        """
+        raise NotImplementedError
+
+    def expect(self, call: Call, costs: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+        """The expected costs (N,) of the paths, or, without any, their entropies, and what the other needs."""
+        raise NotImplementedError
+
+    def expect_gradients(
+        self, call: Call, costs: Tensor | None, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of those by the scores and by the costs, times the upstream gradient (N,)."""
         raise NotImplementedError
 
     def once_only(self, options: Any) -> str | None:

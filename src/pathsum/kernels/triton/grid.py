@@ -179,13 +179,14 @@ def solve(
         tl.store(losses + n, tl.where(loss < at_least, at_least, loss))
 
 
-@kernel
-def find_posteriors(
-    blank_scores, label_scores, alpha, beta, losses, totals, num_rows: tl.int64, logit_lengths, target_lengths,
-    row_offsets, num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32, PACKED: tl.constexpr,
-    ROWS: tl.constexpr,
+@triton.jit
+def _posteriors(
+    blank_scores, label_scores, alpha, beta, losses, totals, num_rows, logit_lengths, target_lengths, row_offsets,
+    num_samples, num_frames, num_labels, PACKED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Write the posteriors of the arcs over their scores; 0 where there is no path and in padding."""
+    """Rows, their samples and nodes, whether they are nodes; scores and posteriors of their two arcs, which are 0 where
+    there is no path and in padding.
+    """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     n, t, u, frames, labels, real = locate(
         rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels, PACKED
@@ -200,16 +201,91 @@ def find_posteriors(
     # Behind the last frame all mass is at the end.
     after = tl.load(beta + rows + width, mask=possible & (t < frames - 1), other=nothing)
     after, after_exponent = unpack(tl.where(ends, 0.0, after))
-    weight, weight_exponent = split(tl.load(blank_scores + rows, mask=possible, other=nothing))
+    blank_score = tl.load(blank_scores + rows, mask=possible, other=nothing)
+    weight, weight_exponent = split(blank_score)
     before = before / total
     before_exponent = before_exponent - total_exponent
-    posterior = plain(before * weight * after, before_exponent + weight_exponent + after_exponent)
-    tl.store(blank_scores + rows, posterior, mask=rows < num_rows)
+    blank = plain(before * weight * after, before_exponent + weight_exponent + after_exponent)
 
     after, after_exponent = unpack(tl.load(beta + rows + 1, mask=possible & (u < labels), other=nothing))
-    weight, weight_exponent = split(tl.load(label_scores + rows, mask=possible, other=nothing))
-    posterior = plain(before * weight * after, before_exponent + weight_exponent + after_exponent)
-    tl.store(label_scores + rows, posterior, mask=rows < num_rows)
+    label_score = tl.load(label_scores + rows, mask=possible, other=nothing)
+    weight, weight_exponent = split(label_score)
+    label = plain(before * weight * after, before_exponent + weight_exponent + after_exponent)
+    return rows, n, t, u, real, loss, blank_score, label_score, blank, label
+
+
+@kernel
+def find_posteriors(
+    blank_scores, label_scores, alpha, beta, losses, totals, num_rows: tl.int64, logit_lengths, target_lengths,
+    row_offsets, num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32, PACKED: tl.constexpr,
+    ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write the posteriors of the arcs over their scores; 0 where there is no path and in padding."""
+    rows, _, _, _, _, _, _, _, blank, label = _posteriors(
+        blank_scores, label_scores, alpha, beta, losses, totals, num_rows, logit_lengths, target_lengths, row_offsets,
+        num_samples, num_frames, num_labels, PACKED, ROWS,
+    )  # fmt: skip
+    tl.store(blank_scores + rows, blank, mask=rows < num_rows)
+    tl.store(label_scores + rows, label, mask=rows < num_rows)
+
+
+@kernel
+def list_posteriors(
+    blank_scores, label_scores, alpha, beta, losses, totals, num_rows: tl.int64, logit_lengths, target_lengths,
+    row_offsets, num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32, nodes, blanks, labels,
+    ROWS: tl.constexpr,
+):  # fmt: skip
+    """Posteriors of the nodes and arcs of padded rows as a caller gets them: NaN where a sample is not defined."""
+    rows, _, _, _, real, loss, _, _, blank, label = _posteriors(
+        blank_scores, label_scores, alpha, beta, losses, totals, num_rows, logit_lengths, target_lengths, row_offsets,
+        num_samples, num_frames, num_labels, False, ROWS,
+    )  # fmt: skip
+    undefined, within = real & (loss != loss), rows < num_rows
+    blank = tl.where(undefined, float("nan"), blank).to(nodes.dtype.element_ty)
+    label = tl.where(undefined, float("nan"), label).to(nodes.dtype.element_ty)
+    tl.store(blanks + rows, blank, mask=within)
+    tl.store(labels + rows, label, mask=within)
+    tl.store(nodes + rows, blank + label, mask=within)
+
+
+@triton.jit
+def _expected(posterior, cost):
+    """What an arc adds to an expectation, and its cost, 0 where it is on no path."""
+    cost = tl.where(posterior > 0, cost, 0.0)
+    return posterior * cost, cost
+
+
+@kernel
+def expect(
+    blank_scores, label_scores, alpha, beta, losses, totals, num_rows: tl.int64, logit_lengths, target_lengths,
+    row_offsets, num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32, costs, stride_n: tl.int64,
+    stride_t: tl.int64, stride_u: tl.int64, stride_k: tl.int64, blank_costs, label_costs, expected, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Of padded rows as ``find_posteriors``, what their arcs cost, 0 where they are on no path, and each node's share
+    in the expected sum of ``costs`` (N, T, U+1, 2): a sample's shares add up to it, to NaN if it is not defined.
+
+    Without ``costs`` they are minus the scores, and the sum, of the loss too, is the entropy of the paths.
+    """
+    rows, n, t, u, _, loss, blank_score, label_score, blank, label = _posteriors(
+        blank_scores, label_scores, alpha, beta, losses, totals, num_rows, logit_lengths, target_lengths, row_offsets,
+        num_samples, num_frames, num_labels, False, ROWS,
+    )  # fmt: skip
+    within, first = rows < num_rows, (t == 0) & (u == 0)
+    others = tl.where(first & (loss != loss), loss, 0.0)
+    if costs is None:
+        blank_cost, label_cost = -blank_score, -label_score
+        others = tl.where(first & (loss != float("inf")), -loss, 0.0)
+    else:
+        places = costs + n.to(tl.int64) * stride_n + t.to(tl.int64) * stride_t + u.to(tl.int64) * stride_u
+        blank_cost = tl.load(places, mask=within & (blank > 0), other=0.0).to(tl.float64)
+        label_cost = tl.load(places + stride_k, mask=within & (label > 0), other=0.0).to(tl.float64)
+    of_blank, blank_cost = _expected(blank, blank_cost)
+    of_label, label_cost = _expected(label, label_cost)
+    tl.store(blank_costs + rows, blank_cost, mask=within)
+    tl.store(label_costs + rows, label_cost, mask=within)
+    tl.store(expected + rows, others + of_blank + of_label, mask=within)
+    tl.store(blank_scores + rows, blank, mask=within)
+    tl.store(label_scores + rows, label, mask=within)
 
 
 @triton.jit
@@ -261,7 +337,8 @@ def write_gradient(
     label = tl.load(targets + n * targets_width + u, mask=possible & (u < labels), other=-1)
     occupancy = (blank_posterior + label_posterior).to(WORK)
     blank_posterior, label_posterior = blank_posterior.to(WORK), label_posterior.to(WORK)
-    alive = possible & (occupancy > 0)
+    # Negative where posteriors are given that move.
+    alive = possible & (occupancy != 0)
     scale = tl.zeros([ROWS], WORK)
     maximum = tl.zeros([ROWS], WORK)
     if LOGITS:
@@ -288,3 +365,22 @@ def write_gradient(
             scores + starts[:, None] + v, out + out_starts[:, None] + v, v, written, within, alive, possible,
             undefined, scale, maximum, blank, label, blank_posterior, label_posterior, upstream, clamp, LOGITS, WORK,
         )  # fmt: skip
+
+
+@kernel
+def write_cost_gradient(
+    grad_values, losses, blank_posteriors, label_posteriors, num_rows: tl.int64, logit_lengths, target_lengths,
+    row_offsets, num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32, out, ROWS: tl.constexpr,
+):  # fmt: skip
+    """upstream * posterior of each arc of padded rows, (rows, 2); NaN where a sample is not defined."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n, _, _, _, _, real = locate(
+        rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels, False
+    )
+    loss, upstream, within = tl.load(losses + n), tl.load(grad_values + n), rows < num_rows
+    undefined = real & (loss != loss)
+    for k in tl.static_range(2):
+        posteriors = blank_posteriors if k == 0 else label_posteriors
+        gradient = upstream * tl.load(posteriors + rows, mask=within, other=0.0)
+        gradient = tl.where(undefined, float("nan"), gradient)
+        tl.store(out + 2 * rows + k, gradient.to(out.dtype.element_ty), mask=within)

@@ -166,9 +166,11 @@ def solve(
 def move_posteriors(
     blank_posteriors, label_posteriors, losses, before, after, costs, num_rows: tl.int64, logit_lengths, target_lengths,
     row_offsets, num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32, blank_costs, label_costs,
-    PACKED: tl.constexpr, ROWS: tl.constexpr,
+    moved_blank, moved_label, PACKED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Overwrite what arcs cost by how their posteriors move; 0 where there is no path and in padding."""
+    """How the posteriors of arcs move, which may be written over what they cost; 0 where there is no path and in
+    padding.
+    """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     n, t, u, frames, labels, real = locate(
         rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels, PACKED
@@ -180,11 +182,11 @@ def move_posteriors(
     left = tl.load(after + rows + width, mask=possible & (t < frames - 1), other=0.0)
     left += tl.load(blank_costs + rows, mask=possible, other=0.0)
     posterior = tl.load(blank_posteriors + rows, mask=possible, other=0.0)
-    tl.store(blank_costs + rows, posterior * (passed + left), mask=rows < num_rows)
+    tl.store(moved_blank + rows, posterior * (passed + left), mask=rows < num_rows)
     left = tl.load(after + rows + 1, mask=possible & (u < labels), other=0.0)
     left += tl.load(label_costs + rows, mask=possible, other=0.0)
     posterior = tl.load(label_posteriors + rows, mask=possible, other=0.0)
-    tl.store(label_costs + rows, posterior * (passed + left), mask=rows < num_rows)
+    tl.store(moved_label + rows, posterior * (passed + left), mask=rows < num_rows)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ MEANS_STRIP = 1024
 class Grid(GridOperators):
     name = "triton_grid"
     reads_on_device = True
+    expects = True
 
     def sent(self, lattice: GridLattice, device: torch.device) -> GridLattice:
         return on_device(lattice, device)
@@ -86,19 +87,7 @@ class Grid(GridOperators):
             grid_hvp.gather_tangents, rows.grid, scores,
             *read, maxima, sums, *posteriors, means, *arc_costs, **rows.constants, **layout(scores, tangent),
         )  # fmt: skip
-        before, after, costs = empty(rows.num_rows), empty(rows.num_rows), empty(len(losses))
-        block = bucket(rows.width, 32, MEANS_STRIP)
-        launch(
-            grid_hvp.solve, (len(losses), 2), scores,
-            *posteriors, *arc_costs, losses, *rows.lengths, *rows.sizes[1:], before, after, costs,
-            PACKED=rows.packed, BLOCK=block, num_warps=warps(block),
-        )  # fmt: skip
-        launch(
-            grid_hvp.move_posteriors, (programs(rows.num_rows, NODES),), scores,
-            *posteriors, losses, before, after, costs, rows.num_rows, *rows.lengths, *rows.sizes, *arc_costs,
-            PACKED=rows.packed, ROWS=NODES,
-        )  # fmt: skip
-        moved = arc_costs
+        costs, moved = _moved(rows, losses, posteriors, arc_costs, arc_costs)
         launch(
             grid_hvp.write_product, rows.grid, scores,
             upstream.contiguous(), *read, losses, maxima, sums, *posteriors, means, *moved, product,
@@ -122,17 +111,58 @@ class Grid(GridOperators):
         )  # fmt: skip
         return GridPath(log_probs, frames, label_scores)
 
-    def posteriors(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Of padded scores, as the forward kernels leave them: garbage in padding."""
-        lattice = self.sent(call.lattice, call.scores[0].device)
-        plain = Call(call.scores, lattice, GridOptions(call.options.softmax))
-        losses, _, _, blank, label = self.forward(plain, need_gradient=True)
-        shape = call.scores[0].shape[:3]
-        return losses, blank.view(shape), label.view(shape)
+    def list_posteriors(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Of padded scores, (N, T, U+1) each."""
+        (scores,), lattice = call.scores, self.sent(call.lattice, call.scores[0].device)
+        rows, planes, swept = _of_all_paths(Call((scores,), lattice, call.options))
+        found = [torch.empty(scores.shape[:3], dtype=work_dtype(scores), device=scores.device) for _ in range(3)]
+        launch(
+            grid.list_posteriors, (programs(rows.num_rows, NODES),), scores,
+            *planes, *swept, rows.num_rows, *rows.lengths, *rows.sizes, *found, ROWS=NODES,
+        )  # fmt: skip
+        return found[0], found[1], found[2]
+
+    def expect(self, call: Call, costs: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+        """Of padded scores, of costs (N, T, U+1, 2)."""
+        (scores,) = call.scores
+        rows, planes, swept = _of_all_paths(call)
+        empty, (num_samples, *sizes) = empties(scores), scores.shape[:3]
+        blank_costs, label_costs, expected = (empty(rows.num_rows) for _ in range(3))
+        launch(
+            grid.expect, (programs(rows.num_rows, NODES),), scores,
+            *planes, *swept, rows.num_rows, *rows.lengths, *rows.sizes, costs,
+            *((0, 0, 0, 0) if costs is None else costs.stride()), blank_costs, label_costs, expected, ROWS=NODES,
+        )  # fmt: skip
+        kept = (swept.losses, *rows.statistics, *planes, blank_costs, label_costs)
+        return expected.view(num_samples, math.prod(sizes)).sum(1), kept
+
+    def expect_gradients(
+        self, call: Call, costs: Tensor | None, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        (scores,) = call.scores
+        losses, maxima, sums, *posteriors = kept[:5]
+        rows, gradient, cost_gradient = _Rows(scores, call), None, None
+        if needed[0]:
+            room = torch.empty_like(kept[5]), torch.empty_like(kept[6])
+            _, moved = _moved(rows, losses, posteriors, kept[5:], room)
+            gradient = torch.empty_like(scores, memory_format=torch.contiguous_format)
+            plain = call._replace(options=GridOptions(call.options.softmax))
+            # What a loss subtracts of an arc's posterior a mean adds of how it moves.
+            self.write_gradient(plain, GridSaved(losses, maxima, sums, *moved), -upstream, gradient)
+        if costs is not None and needed[1]:
+            cost_gradient = torch.empty_like(costs, memory_format=torch.contiguous_format)
+            launch(
+                grid.write_cost_gradient, (programs(rows.num_rows, NODES),), scores,
+                upstream.contiguous(), losses, *posteriors, rows.num_rows, *rows.lengths, *rows.sizes, cost_gradient,
+                ROWS=NODES,
+            )  # fmt: skip
+        return gradient, cost_gradient
 
 
 class _Rows:
-    """Where the rows of scores, padded (N, T, U+1, V) or packed (rows, V), are."""
+    """Where the rows of scores, padded (N, T, U+1, V) or packed (rows, V), are; and their softmax statistics."""
+
+    statistics: tuple[Tensor, Tensor]
 
     def __init__(self, scores: Tensor, call: Call):
         own, work = call.lattice, work_dtype(scores)
@@ -235,10 +265,69 @@ def move_packed(
     )  # fmt: skip
     launch(
         grid_hvp.move_posteriors, (programs(num_nodes, NODES),), losses,
-        *posteriors, losses, before, after, means, num_nodes, *lengths, num_samples, 1, 0, *costs, PACKED=True,
+        *posteriors, losses, before, after, means, num_nodes, *lengths, num_samples, 1, 0, *costs, *costs, PACKED=True,
         ROWS=NODES,
     )  # fmt: skip
     return -means
+
+
+class _Swept(NamedTuple):
+    """Masses up to and from each node, losses and masses of all paths."""
+
+    alpha: Tensor
+    beta: Tensor
+    losses: Tensor
+    totals: Tensor
+
+
+def _sweep(
+    planes: tuple[Tensor, Tensor],
+    undefined: Tensor,
+    lengths: tuple[Tensor, ...],
+    sizes: tuple[int, int, int],
+    width: int,
+    packed: bool,
+    need_gradient: bool,
+    at_least: float = -math.inf,
+) -> _Swept:
+    """Of the two score planes; beta where asked."""
+    empty, (num_samples, num_frames, num_labels), num_rows = empties(undefined), sizes, len(planes[0])
+    found = _Swept(empty(num_rows), empty(num_rows if need_gradient else 0), empty(num_samples), empty(num_samples))
+    block = bucket(width, 32, STRIP)
+    launch(
+        grid.solve, (num_samples, 2 if need_gradient else 1), undefined,
+        *planes, *lengths, num_frames, num_labels, undefined, at_least, *found, PACKED=packed, BLOCK=block,
+        num_warps=warps(block),
+    )  # fmt: skip
+    return found
+
+
+def _of_all_paths(call: Call) -> tuple[_Rows, tuple[Tensor, Tensor], _Swept]:
+    """Rows, score planes and sweeps of padded scores, without what all paths have in common where it is huge."""
+    rows, rows.statistics, planes, undefined = _scored(call)
+    if not call.options.softmax:
+        take_off_common(planes[:1], planes[1:], rows.lengths, rows.sizes, rows.packed)
+    return rows, planes, _sweep(planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed, True)
+
+
+def _moved(
+    rows: _Rows, losses: Tensor, posteriors: Sequence[Tensor], costs: Sequence[Tensor], moved: tuple[Tensor, Tensor]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Mean costs (N,) of the paths, and how posteriors move along the costs of the arcs, in the room given for it."""
+    empty = empties(losses)
+    before, after, means = empty(rows.num_rows), empty(rows.num_rows), empty(len(losses))
+    block = bucket(rows.width, 32, MEANS_STRIP)
+    launch(
+        grid_hvp.solve, (len(losses), 2), losses,
+        *posteriors, *costs, losses, *rows.lengths, *rows.sizes[1:], before, after, means, PACKED=rows.packed,
+        BLOCK=block, num_warps=warps(block),
+    )  # fmt: skip
+    launch(
+        grid_hvp.move_posteriors, (programs(rows.num_rows, NODES),), losses,
+        *posteriors, losses, before, after, means, rows.num_rows, *rows.lengths, *rows.sizes, *costs, *moved,
+        PACKED=rows.packed, ROWS=NODES,
+    )  # fmt: skip
+    return means, moved
 
 
 def _solve(
@@ -252,20 +341,11 @@ def _solve(
     at_least: float = -math.inf,
 ) -> Tensor:
     """Losses of the two score planes, which are overwritten by the posteriors where asked."""
-    empty = empties(undefined)
-    num_samples, num_frames, num_labels = sizes
-    num_rows = len(planes[0])
-    losses, totals, alpha = empty(num_samples), empty(num_samples), empty(num_rows)
-    beta = empty(num_rows if need_gradient else 0)
-    block = bucket(width, 32, STRIP)
-    launch(
-        grid.solve, (num_samples, 2 if need_gradient else 1), undefined,
-        *planes, *lengths, num_frames, num_labels, undefined, at_least, alpha, beta, losses, totals,
-        PACKED=packed, BLOCK=block, num_warps=warps(block),
-    )  # fmt: skip
+    swept = _sweep(planes, undefined, lengths, sizes, width, packed, need_gradient, at_least)
     if need_gradient:
+        num_rows = len(planes[0])
         launch(
             grid.find_posteriors, (programs(num_rows, NODES),), undefined,
-            *planes, alpha, beta, losses, totals, num_rows, *lengths, *sizes, PACKED=packed, ROWS=NODES,
+            *planes, *swept, num_rows, *lengths, *sizes, PACKED=packed, ROWS=NODES,
         )  # fmt: skip
-    return losses
+    return swept.losses

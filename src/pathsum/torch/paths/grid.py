@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from pathsum.kernels.reference import grid_arcs
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.options import ReductionName
 from pathsum.problems.rnnt_types import pose_rnnt_type
+from pathsum.torch._autograd.expectations import expectation, expects
 from pathsum.torch._expectations import Expected, posteriors_of, product
 from pathsum.torch._inputs import PADDED, of_samples, on_device, values_unknown
 from pathsum.torch._operators import OperatorKernels, OverwritingLosses
@@ -117,8 +119,7 @@ class GridPaths(Paths):
         """
         if self._scored.skip_score:
             raise InvalidValueError(self.function, "skip_score", "be 0 for an entropy", self._scored.skip_score)
-        planes, lattice = self._arcs()
-        return self._expectation(planes, lattice, planes).entropies().to(self.dtype)
+        return self._expect(None).to(self.dtype)
 
     def expected(self, costs: Tensor) -> Tensor:
         """The expected sum of the costs of a walk's arcs, differentiable by costs and scores.
@@ -130,14 +131,34 @@ class GridPaths(Paths):
         Returns:
             (N,), 0 where no walk exists.
         """
-        planes, lattice = self._arcs()
+        return self._expect(costs).to(self.dtype)
+
+    def _expect(self, costs: Tensor | None) -> Tensor:
+        """(N,) in float64, expected costs or, without any, entropies."""
+        (scores, *_) = self.heads
+        if isinstance(self.options, GridOptions) and isinstance(scores, Tensor) and scores.ndim == 4:
+            if expects(self.kernels, scores, costs):
+                return expectation(self.kernels, self.call(), costs, self._composed)
+        return self._composed(scores, costs)
+
+    def _composed(self, scores: Any, costs: Tensor | None) -> Tensor:
+        """The same as a Hessian-vector product, of other scores in the first head's place."""
+        own = copy(self)
+        own.heads = (scores, *self.heads[1:])
+        planes, lattice = own._arcs()
+        if costs is None:
+            return own._expectation(planes, lattice, planes).entropies()
         read = read_planes(costs, lattice, tuple(range(len(lattice.arcs))), self.impl, softmax=False)
-        return self._expectation(planes, lattice, read).costs.to(self.dtype)
+        return own._expectation(planes, lattice, read).costs
 
     def posteriors(self) -> GridPosteriors:
         """How probable each node and arc is, arcs of all durations together."""
         if isinstance(self.options, GridOptions):
-            losses, blanks, labels = self.kernels.posteriors(self._detached())
+            call = self._detached()
+            if expects(self.kernels, *call.scores):
+                nodes, blanks, labels = self.kernels.list_posteriors(call)
+                return GridPosteriors(*of_samples(self.batched, nodes, blanks, labels[:, :, :-1]))
+            losses, blanks, labels = self.kernels.posteriors(call)
             blanks, labels = (self._defined(plane, losses, self._real(plane.device)) for plane in (blanks, labels))
         else:
             arcs = self._by_arcs()

@@ -1,0 +1,97 @@
+"""Posteriors, entropies and expected risks by Triton's kernels, interpreted, against the reference in float64."""
+
+import pytest
+import torch
+
+from pathsum.testing import assert_close, grid_inputs
+from pathsum.torch import rnnt_entropy, rnnt_expected_risk, rnnt_posteriors
+from support import tensor
+from triton_targets import interpreted  # noqa: F401
+
+UPSTREAM = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+
+
+def solved(function, leaves, impl, dtype, second=False):
+    """Values, gradients, and where asked for the gradients of what these add up to."""
+    leaves = [leaf.detach().to(dtype).requires_grad_() for leaf in leaves]
+    value = function(*leaves, impl=impl)
+    gradients = torch.autograd.grad((value * UPSTREAM.to(value)).sum(), leaves, create_graph=second)
+    found = [value.detach(), *gradients]
+    if second:
+        total = sum((gradient * gradient.detach().cos()).sum() for gradient in gradients)
+        found += torch.autograd.grad(total, leaves)
+    return found
+
+
+def assert_agrees(function, leaves, dtype=torch.float32, *, absolute, second=False):
+    expected = solved(function, leaves, "reference", torch.float64, second)
+    found = solved(function, leaves, "triton", dtype, second)
+    for actual, wanted in zip(found, expected, strict=True):
+        assert_close(actual, wanted, relative=absolute, absolute=absolute)
+
+
+def grid_case(seed=0):
+    """Odd and ragged."""
+    inputs = grid_inputs(3, 5, 3, 5, seed=seed)
+    inputs.logit_lengths[:], inputs.target_lengths[:] = [5, 4, 3], [3, 2, 1]
+    inputs.targets[:] = [[0, 1, 2], [3, 3, 0], [1, 0, 0]]
+    logits = tensor(inputs.logits)
+    costs = torch.randn(*logits.shape[:3], 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return logits, costs, inputs[1:]
+
+
+# (dtype, bound, whether the scores are logits)
+GRIDS = [(torch.float32, 2e-5, True), (torch.float64, 1e-11, True), (torch.float64, 1e-11, False)]
+
+
+@pytest.mark.parametrize("dtype, bound, fused", GRIDS, ids=str)
+def test_entropies_and_risks_of_transducers(dtype, bound, fused):
+    logits, costs, integers = grid_case()
+    logits = logits if fused else logits.log_softmax(-1)
+    options = {"reduction": "none", "fused_log_softmax": fused}
+    assert_agrees(lambda x, **o: rnnt_entropy(x, *integers, **options, **o), [logits], dtype, absolute=bound)
+    both = [logits, costs]
+    assert_agrees(lambda x, c, **o: rnnt_expected_risk(x, c, *integers, **options, **o), both, dtype, absolute=bound)
+
+
+def test_a_gradient_of_a_transducers_risk_has_a_graph():
+    logits, costs, integers = grid_case(1)
+    options = {"reduction": "none"}
+
+    def of_costs(c, **o):
+        return rnnt_expected_risk(logits.to(c), c, *integers, **options, **o) ** 2
+
+    assert_agrees(of_costs, [costs], torch.float64, absolute=1e-11, second=True)
+
+
+def test_transducers_without_paths_or_values():
+    """Of the second sample no blank leaves a frame, the third has a NaN; what no walk passes may cost infinitely."""
+    logits, costs, integers = grid_case(2)
+    logits[1, 1, :, -1], logits[2, 1, 0, 0] = -torch.inf, torch.nan
+    costs[0, :, 3, 1] = torch.inf
+    for entropy in (True, False):
+        leaves = [logits.clone().requires_grad_(), costs.clone().requires_grad_()]
+        own, given = leaves if not entropy else (leaves[0], None)
+        function = rnnt_entropy if entropy else rnnt_expected_risk
+        arguments = [own, *integers] if entropy else [own, given, *integers]
+        value = function(*arguments, blank=-1, reduction="none", impl="triton")
+        gradients = torch.autograd.grad(value.sum(), leaves[: 2 - entropy])
+        assert value[0].isfinite()
+        assert value[1] == 0
+        assert value[2].isnan()
+        for gradient in gradients:
+            assert gradient[0].isfinite().all()
+            assert not gradient[1].any()
+            assert gradient[2, :3, :2].isnan().all()
+            assert not gradient[2, 3:].any()
+
+
+def test_posteriors_of_transducers():
+    logits, _, integers = grid_case(3)
+    logits[1, 1, :, -1], logits[2, 1, 0, 0] = -torch.inf, torch.nan
+    expected = rnnt_posteriors(logits, *integers, impl="reference")
+    for dtype, bound in ((torch.float32, 1e-6), (torch.float64, 1e-12), (torch.bfloat16, 2e-2)):
+        found = rnnt_posteriors(logits.to(dtype), *integers, impl="triton")
+        for actual, wanted in zip(found, expected, strict=True):
+            assert actual.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            assert_close(actual, wanted, relative=0, absolute=bound)
