@@ -63,6 +63,30 @@ def _derive(kernels, call, tangents=(), second=True):
         kernels.second(call, saved, upstream, tangents or call.scores, needed)
 
 
+def _expect(kernels, call, costs):
+    """Entropies, expected costs and their gradients, and posteriors."""
+    for own in (None, costs):
+        values, kept = kernels.expect(call, own)
+        kernels.expect_gradients(call, own, kept, values, [True, own is not None])
+    kernels.list_posteriors(call)
+
+
+def _expectations():
+    # Of transducers in float32; of CTC in bfloat16; of simplified CTC, whose arcs differ, long, in float64.
+    scores, lattice = _transducer((2, 3, 40, 33), False, torch.float32)
+    costs = torch.empty(*scores.shape[:3], 2)
+    _expect(kernels_of("triton", "grid"), Call((scores,), lattice, GridOptions()), costs)
+    for size, pose, dtype in (
+        ((9, 2, 64, 3), pose_ctc, torch.bfloat16),
+        ((9, 1, 9, 1500), pose_simple_ctc, torch.float64),
+    ):
+        inputs = chain_inputs(*size, ragged=False)
+        lattice = pose(*integers(*inputs[1:]), 0)
+        scores = torch.empty(size[1], size[0], size[2], dtype=dtype)
+        call = Call((scores, None), lattice, ChainOptions(softmax=True))
+        _expect(kernels_of("triton", "chain"), call, torch.empty_like(scores))
+
+
 def _grid():
     # Packed with rows that are aligned, in bfloat16; padded with rows that are not, in float32; wide, in float64.
     for shape, packed, dtype in (

@@ -67,6 +67,13 @@ def run(script, *arguments, **environment):
             "add_transition_gradient", "move_posteriors", "add_transition_product",
         },
     ),
+    (
+        "expectations",
+        {
+            "score_rows", "solve", "expect", "list_posteriors", "move_posteriors", "write_gradient",
+            "write_cost_gradient", "begin_expected_gradients", "write_expected_gradients",
+        },
+    ),
     ("apart", {"prepare", "solve", "finish", "write_gradient", "add_transition_gradient"}),
     (
         "sparse",
@@ -162,8 +169,9 @@ for loss in (*chains, "rnnt", "tdt", "hat", "constrained", "multi_blank", "wildc
 
 
 def test_expectations_and_posteriors_look_at_no_integers(tmp_path):
-    """Of tensors that have no values."""
+    """Of tensors that have no values; those of CTC and of the transducer ask for as little as a loss."""
     program = """
+import json
 import torch
 import machine_code as m
 import pathsum.torch as p
@@ -172,23 +180,43 @@ import pathsum.torch as p
     m.make(m.Case(loss, size)) for loss, size in (("ctc", (50, 3, 20, 9)), ("rnnt", (3, 20, 9, 20)))
 )
 transitions, options = torch.empty(20, 20, device="meta"), {"impl": "triton"}
+costs, arc_costs = (torch.empty(shape, device="meta", requires_grad=True) for shape in (scores.shape, (3, 20, 10, 2)))
 asg = {"targets": targets, "transitions": transitions, "input_lengths": lengths[0], "target_lengths": lengths[1]}
+
+def count(function, *leaves, **more):
+    with m.observed() as forward:
+        found = function(*leaves, targets, *lengths, **options, **more)
+    with m.observed() as backward:
+        if isinstance(found, torch.Tensor):
+            torch.autograd.grad(found, leaves, torch.ones_like(found))
+    seen = ((forward, 0), (backward, 1)) if isinstance(found, torch.Tensor) else ((forward, 0),)
+    print(json.dumps([(len(one.launches), sum(one.operations.values()) - own) for one, own in seen]))
+
+for own in ({}, {"fused_log_softmax": True}):
+    for function in (p.ctc_entropy, p.simple_ctc_entropy):
+        count(function, scores, **own, reduction="sum")
+    for function in (p.ctc_expected_risk, p.simple_ctc_expected_risk):
+        count(function, scores, costs, **own, reduction="sum")
+for function in (p.ctc_posteriors, p.simple_ctc_posteriors):
+    count(function, scores, batch_first=False)
+count(p.rnnt_entropy, grid)
+count(p.rnnt_expected_risk, grid, arc_costs)
+count(p.rnnt_posteriors, grid)
 with m.observed() as seen:
-    for function in (p.ctc_entropy, p.simple_ctc_entropy, p.ctc_posteriors):
-        function(scores, targets, *lengths, **options, batch_first=False)
-    p.ctc_expected_risk(scores, scores.detach(), targets, *lengths, **options).backward()
-    for function in (p.rnnt_entropy, p.rnnt_posteriors):
-        function(grid, targets, *lengths, **options)
     p.rnnt_entropy(grid, targets, *lengths, rnnt_type="modified", **options).backward()
-    p.rnnt_expected_risk(grid, grid.detach()[..., :2], targets, *lengths, **options).backward()
     for function in (p.asg_entropy, p.asg_posteriors):
         function(scores, **asg, **options, batch_first=False)
 print(len(seen.launches))
 """
     path = tmp_path / "expected.py"
     path.write_text(program)
-    (launches,) = run([str(path)])
-    assert int(launches) > 50
+    *counted, launches = run([str(path)])
+    assert int(launches) > 25
+    assert len(counted) == 13
+    for line in counted:
+        for of_kernels, operations in json.loads(line):
+            assert 1 <= of_kernels <= 4, line
+            assert operations <= 6, line
 
 
 def test_a_new_length_compiles_nothing():

@@ -40,6 +40,8 @@ MAX_EXPONENT = tl.constexpr(float(numerics.MAX_EXPONENT_32))
 # The bits of a float32 NaN: greater, as an integer, than those of every other number that is not negative.
 UNDEFINED = tl.constexpr(0x7FC00000)
 LARGEST_32 = tl.constexpr(3.4028234663852886e38)
+# An eps squared: a posterior of less is lost in any sum of them.
+LEAST = tl.constexpr(2.0**-104)
 
 
 @triton.jit
@@ -576,8 +578,11 @@ def posteriors_of_tile(
     program, stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions,
     alpha, beta, num_samples, num_frames, width, num_columns, start_state, SHARED: tl.constexpr,
     TRANSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, FIXED: tl.constexpr,
+    nodes=None,
 ):  # fmt: skip
-    """``find_posteriors`` of the samples whose paths a pair holds; the others are left alone."""
+    """``find_posteriors`` of the samples whose paths a pair holds, the others are left alone; the sums of both arcs'
+    posteriors in ``nodes`` where these are given.
+    """
     rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     within = rows < num_samples.to(tl.int64) * num_frames
     n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
@@ -608,9 +613,13 @@ def posteriors_of_tile(
             width, num_columns, start_state, SHARED, TRANSITIONS, WIDE,
         )  # fmt: skip
         places, mask = rows * num_columns + s, own & (s < num_columns)
-        tl.store(step_scores + places, shift(mantissa, exponent - largest[:, None]) * scale, mask=mask)
+        entered = shift(mantissa, exponent - largest[:, None]) * scale
+        tl.store(step_scores + places, entered, mask=mask)
         if not SHARED:
-            tl.store(stay_scores + places, shift(staying, stay_exponent - largest[:, None]) * scale, mask=mask)
+            stayed = shift(staying, stay_exponent - largest[:, None]) * scale
+            tl.store(stay_scores + places, stayed, mask=mask)
+            if nodes is not None:
+                tl.store(nodes + places, entered + stayed, mask=mask)
 
 
 @kernel
@@ -637,3 +646,143 @@ def find_posteriors(
             transitions, alpha, beta, num_samples, num_frames, width, num_columns, start_state, SHARED, TRANSITIONS,
             ROWS, BLOCK, False, FIXED,
         )  # fmt: skip
+
+
+@kernel
+def list_posteriors(
+    stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps, transitions, alpha,
+    beta, num_samples: tl.int32, num_frames: tl.int32, width: tl.int32, num_columns: tl.int32, start_state: tl.int32,
+    nodes, TRANSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, FIXED: tl.constexpr,
+):  # fmt: skip
+    """As ``find_posteriors`` of arcs told apart, and those of the states, as a caller gets them: 0 in padding and where
+    there is no path, NaN where a sample is not defined.
+    """
+    program = tl.program_id(0)
+    if tl.program_id(1) == 0:
+        posteriors_of_tile(
+            program, stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps,
+            transitions, alpha, in_words(beta, True), num_samples, num_frames, width, num_columns, start_state, False,
+            TRANSITIONS, ROWS, BLOCK, True, FIXED, nodes,
+        )  # fmt: skip
+        rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        within = rows < num_samples.to(tl.int64) * num_frames
+        n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+        loss, real = tl.load(losses + n), within & (t < tl.load(input_lengths + n))
+        undefined, without = (real & (loss != loss))[:, None], within & ~(real & (loss < float("inf")))
+        for first in range(0, num_columns, BLOCK):
+            s = first + tl.arange(0, BLOCK)[None, :]
+            value = tl.where(undefined & (s < tl.load(num_states + n)[:, None]), float("nan"), 0.0)
+            places, mask = rows[:, None] * num_columns + s, without[:, None] & (s < num_columns)
+            for plane in tl.static_range(3):
+                out = stay_scores if plane == 0 else (step_scores if plane == 1 else nodes)
+                tl.store(out + places, value.to(nodes.dtype.element_ty), mask=mask)
+    elif not FIXED:
+        posteriors_of_tile(
+            program, stay_scores, step_scores, extents, losses, input_lengths, num_states, skips, stays, steps,
+            transitions, alpha, beta, num_samples, num_frames, width, num_columns, start_state, False, TRANSITIONS,
+            ROWS, BLOCK, False, FIXED, nodes,
+        )  # fmt: skip
+
+
+@triton.jit
+def _masses_of_arcs(
+    stay_scores, step_scores, skips, alpha, beta, rows, n, t, s, used, num_columns, start_state
+):  # fmt: skip
+    """Masses of the wide pair through the arcs that stay in, step into and skip into each state; scores of the first
+    and of the others.
+    """
+    after, after_exponent = unpack(_load_words(beta, rows * num_columns + s, used))
+    step_score = _scores(step_scores, rows, num_columns, s, used)
+    stay_score = _scores(stay_scores, rows, num_columns, s, used)
+    step_weight, step_exponent = split(step_score)
+    stay_weight, stay_exponent = split(stay_score)
+    step_weight, step_exponent = step_weight * after, step_exponent + after_exponent
+    skip = tl.load(skips + n * num_columns + s, mask=used, other=0) != 0
+    own, own_exponent = unpack(entering(alpha, rows, num_columns, s, t, used, 0, start_state))
+    one, one_exponent = unpack(entering(alpha, rows, num_columns, s, t, used, 1, start_state))
+    two = entering(alpha, rows, num_columns, s, t, used & skip, 2, start_state)
+    two, two_exponent = unpack(tl.where(skip, two, zeros_like(two)))
+    return (
+        own * stay_weight * after, own_exponent + stay_exponent + after_exponent, one * step_weight,
+        one_exponent + step_exponent, two * step_weight, two_exponent + step_exponent, stay_score, step_score,
+    )  # fmt: skip
+
+
+@kernel
+def expect(
+    stay_scores, step_scores, maxima, sums, losses, input_lengths, num_states, skips, stay_labels, step_labels, alpha,
+    beta, num_samples: tl.int32, num_frames: tl.int32, num_columns: tl.int32, start_state: tl.int32, costs,
+    stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, stay, step, skip, entered, stay_costs, step_costs,
+    expected, LOGITS: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Posteriors of the three arcs into each state, of the wide pair; of those with the label of its step together,
+    ``entered``; what arcs cost, 0 where they are on no path, and each frame's share in the expected sum of ``costs``
+    (N, T, C): a sample's shares add up to it, to NaN if the sample is not defined.
+
+    Without ``costs`` they are minus the scores, and the sum, of the loss too, is the entropy of the paths.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    within = rows < num_samples.to(tl.int64) * num_frames
+    n, t = tl.where(within, rows // num_frames, 0), rows % num_frames
+    loss = tl.load(losses + n)
+    others = tl.where((t == 0) & (loss != loss), loss, 0.0)
+    own = within & (t < tl.load(input_lengths + n)) & (loss < float("inf"))
+    lacking = tl.zeros([ROWS], tl.float64)
+    if costs is None:
+        others = tl.where((t == 0) & (loss != float("inf")), -loss, 0.0)
+        if LOGITS:
+            maximum = tl.load(maxima + rows, mask=own, other=0.0)
+            lacking = (reference_of(maximum) - maximum) - tl.log(tl.load(sums + rows, mask=own, other=1.0))
+    starts = (n * stride_n + t * stride_t)[:, None]
+    states, places_of_rows = tl.load(num_states + n)[:, None], (rows * num_columns)[:, None]
+    own, at, sample, frame, words = own[:, None], rows[:, None], n[:, None], t[:, None], in_words(beta, True)
+    largest, total = tl.zeros([ROWS], tl.int64) - 2**60, tl.zeros([ROWS, BLOCK], tl.float64)
+    for first in range(0, num_columns, BLOCK):
+        s = first + tl.arange(0, BLOCK)[None, :]
+        stayed, stay_power, stepped, step_power, skipped, skip_power, _, _ = _masses_of_arcs(
+            stay_scores, step_scores, skips, alpha, words, at, sample, frame, s, own & (s < states), num_columns,
+            start_state,
+        )  # fmt: skip
+        power = tl.maximum(stay_power, tl.maximum(step_power, skip_power))
+        greater = tl.maximum(largest, tl.max(power, 1))
+        total = shift(total, (largest - greater)[:, None]) + shift(stayed, stay_power - greater[:, None])
+        total += shift(stepped, step_power - greater[:, None]) + shift(skipped, skip_power - greater[:, None])
+        largest = greater
+    mass = tl.sum(total, 1)[:, None]
+    scale = 1.0 / tl.where(mass > 0, mass, 1.0)
+    spent = tl.zeros([ROWS, BLOCK], tl.float64)
+    for first in range(0, num_columns, BLOCK):
+        s = first + tl.arange(0, BLOCK)[None, :]
+        stayed, stay_power, stepped, step_power, skipped, skip_power, stay_score, step_score = _masses_of_arcs(
+            stay_scores, step_scores, skips, alpha, words, at, sample, frame, s, own & (s < states), num_columns,
+            start_state,
+        )  # fmt: skip
+        stayed = shift(stayed, stay_power - largest[:, None]) * scale
+        stepped = shift(stepped, step_power - largest[:, None]) * scale
+        skipped = shift(skipped, skip_power - largest[:, None]) * scale
+        # What passes through an arc of less is lost in any sum.
+        stayed, stepped = tl.where(stayed > LEAST, stayed, 0.0), tl.where(stepped > LEAST, stepped, 0.0)
+        skipped = tl.where(skipped > LEAST, skipped, 0.0)
+        of_step = stepped + skipped
+        if SHARED:
+            of_step += stayed
+        places, mask = places_of_rows + s, own & (s < num_columns)
+        if costs is None:
+            step_cost, stay_cost = -(step_score + lacking[:, None]), -(stay_score + lacking[:, None])
+        else:
+            labels = sample * num_columns + s
+            label = tl.load(step_labels + labels, mask=mask & (of_step > 0), other=0).to(tl.int64)
+            step_cost = tl.load(costs + starts + label * stride_c, mask=mask & (of_step > 0), other=0.0).to(tl.float64)
+            label = tl.load(stay_labels + labels, mask=mask & (stayed > 0), other=0).to(tl.int64)
+            stay_cost = tl.load(costs + starts + label * stride_c, mask=mask & (stayed > 0), other=0.0).to(tl.float64)
+            tl.store(entered + places, of_step, mask=mask)
+        step_cost, stay_cost = tl.where(of_step > 0, step_cost, 0.0), tl.where(stayed > 0, stay_cost, 0.0)
+        spent += of_step * step_cost
+        if not SHARED:
+            spent += stayed * stay_cost
+            tl.store(stay_costs + places, stay_cost, mask=mask)
+        tl.store(step_costs + places, step_cost, mask=mask)
+        tl.store(stay + places, stayed, mask=mask)
+        tl.store(step + places, stepped, mask=mask)
+        tl.store(skip + places, skipped, mask=mask)
+    tl.store(expected + rows, others + tl.sum(spent, 1), mask=within)

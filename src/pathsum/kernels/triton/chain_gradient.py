@@ -26,17 +26,13 @@ def _class_of(stay_labels, step_labels, n, states, num_classes, num_columns, ent
     return tl.where(used, step + stay, num_classes).to(tl.int32)
 
 
-@kernel
-def sort_entries(
-    num_states, stay_labels, step_labels, num_classes: tl.int32, num_columns: tl.int32, num_entries: tl.int32, classes,
-    entries, BLOCK: tl.constexpr,
+@triton.jit
+def sort_block(
+    n, block, num_states, stay_labels, step_labels, num_classes, num_columns, num_entries, classes, entries,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The classes (N, num_entries) of each sample's arcs in ascending order, and whose they are, the first of equals
-    first; arcs of no state have the class ``num_classes`` and come last.
-
-    Each counts those that come before it: there are a few hundred.
-    """
-    n, entry = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    """``sort_entries`` of a block of a sample's."""
+    entry = block * BLOCK + tl.arange(0, BLOCK)
     states = tl.load(num_states + n)
     own = _class_of(stay_labels, step_labels, n, states, num_classes, num_columns, entry, num_entries)
     before = tl.zeros([BLOCK, BLOCK], tl.int32)
@@ -48,6 +44,22 @@ def sort_entries(
     places, mask = n * num_entries + tl.sum(before, 1), entry < num_entries
     tl.store(classes + places, own, mask=mask)
     tl.store(entries + places, entry, mask=mask)
+
+
+@kernel
+def sort_entries(
+    num_states, stay_labels, step_labels, num_classes: tl.int32, num_columns: tl.int32, num_entries: tl.int32, classes,
+    entries, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The classes (N, num_entries) of each sample's arcs in ascending order, and whose they are, the first of equals
+    first; arcs of no state have the class ``num_classes`` and come last.
+
+    Each counts those that come before it: there are a few hundred.
+    """
+    sort_block(
+        tl.program_id(0).to(tl.int64), tl.program_id(1), num_states, stay_labels, step_labels, num_classes, num_columns,
+        num_entries, classes, entries, BLOCK,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -226,3 +238,90 @@ def add_counts(
     cells = tl.program_id(0).to(tl.int64) * num_classes + i
     total = counts_of_cells(counts, num_states, stay, step, num_samples, num_columns, cells, ENTRIES, FROM)
     tl.store(out + cells, total.to(out.dtype.element_ty), mask=i < num_classes)
+
+
+@triton.jit
+def _write_nothing(
+    losses, num_samples, num_frames, num_classes, input_lengths, out, stride_n, stride_t, stride_c, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """0, NaN where a sample is not defined."""
+    _, within, n, t, _, undefined = rows_of_frames(num_samples, num_frames, input_lengths, losses, ROWS)
+    starts = (n * stride_n + t * stride_t)[:, None]
+    for first in range(0, num_classes, BLOCK):
+        c = (first + tl.arange(0, BLOCK)).to(tl.int64)[None, :]
+        value = tl.where(undefined[:, None] & (c < num_classes), float("nan"), 0.0)
+        tl.store(out + starts + c * stride_c, value.to(out.dtype.element_ty), mask=within[:, None] & (c < num_classes))
+
+
+@kernel
+def begin_expected_gradients(
+    losses, num_samples: tl.int32, num_frames: tl.int32, num_classes: tl.int32, input_lengths, num_states, stay_labels,
+    step_labels, num_columns: tl.int32, num_entries: tl.int32, classes, entries, blocks: tl.int32,
+    row_programs: tl.int32, out, stride_n: tl.int64, stride_t: tl.int64, stride_c: tl.int64, cost_out,
+    cost_stride_n: tl.int64, cost_stride_t: tl.int64, cost_stride_c: tl.int64, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    """Sort the entries of each sample, and write what gradients are without them, of those that there are."""
+    program, part = tl.program_id(0), tl.program_id(1)
+    if part == 0:
+        if program < num_samples * blocks:
+            sort_block(
+                (program // blocks).to(tl.int64), program % blocks, num_states, stay_labels, step_labels, num_classes,
+                num_columns, num_entries, classes, entries, ENTRIES,
+            )  # fmt: skip
+    elif program < row_programs:
+        if part == 1:
+            if out is not None:
+                _write_nothing(
+                    losses, num_samples, num_frames, num_classes, input_lengths, out, stride_n, stride_t, stride_c,
+                    ROWS, BLOCK,
+                )  # fmt: skip
+        else:
+            if cost_out is not None:
+                _write_nothing(
+                    losses, num_samples, num_frames, num_classes, input_lengths, cost_out, cost_stride_n,
+                    cost_stride_t, cost_stride_c, ROWS, BLOCK,
+                )  # fmt: skip
+
+
+@triton.jit
+def _write_sums(
+    grad_values, losses, num_samples, num_frames, num_classes, input_lengths, stay, step, classes, entries, num_entries,
+    num_columns, out, stride_n, stride_t, stride_c, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """upstream * the sum of a plane's entries of each class that states have."""
+    rows, _, n, t, possible, _ = rows_of_frames(num_samples, num_frames, input_lengths, losses, ROWS)
+    upstream, starts = tl.load(grad_values + n)[:, None], (n * stride_n + t * stride_t)[:, None]
+    carry = tl.zeros([ROWS, 1], tl.float64)
+    for first in range(0, num_entries, BLOCK):
+        own, ends, total, carry = sum_by_class(
+            stay, step, rows, n, classes, entries, first, num_entries, num_classes, num_columns, possible, carry, BLOCK
+        )
+        tl.store(out + starts + own * stride_c, (upstream * total).to(out.dtype.element_ty), mask=ends)
+
+
+@kernel
+def write_expected_gradients(
+    grad_values, losses, num_samples: tl.int32, num_frames: tl.int32, num_classes: tl.int32, input_lengths, moved_stay,
+    moved_step, stay, entered, classes, entries, num_entries: tl.int32, num_columns: tl.int32, out, stride_n: tl.int64,
+    stride_t: tl.int64, stride_c: tl.int64, cost_out, cost_stride_n: tl.int64, cost_stride_t: tl.int64,
+    cost_stride_c: tl.int64, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """upstream * how the posterior of each class moves, by scores, and upstream * this itself, by costs, of those that
+    there are, over what ``begin_expected_gradients`` has written.
+
+    What moves in a frame adds up to nothing: by logits and by log-probabilities the gradients are the same.
+    """
+    if tl.program_id(1) == 0:
+        if out is not None:
+            _write_sums(
+                grad_values, losses, num_samples, num_frames, num_classes, input_lengths, moved_stay, moved_step,
+                classes, entries, num_entries, num_columns, out, stride_n, stride_t, stride_c, ROWS, BLOCK,
+            )  # fmt: skip
+    else:
+        if cost_out is not None:
+            _write_sums(
+                grad_values, losses, num_samples, num_frames, num_classes, input_lengths, stay, entered, classes,
+                entries, num_entries, num_columns, cost_out, cost_stride_n, cost_stride_t, cost_stride_c, ROWS, BLOCK,
+            )  # fmt: skip

@@ -300,10 +300,12 @@ def solve(
 @kernel
 def move_posteriors(
     stay, step, skip, stay_costs, step_costs, constants, stays, steps, losses, input_lengths, num_states, before,
-    behind, costs, num_samples: tl.int32, num_frames: tl.int32, num_columns: tl.int32, SHARED: tl.constexpr,
-    CONSTANTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    behind, costs, num_samples: tl.int32, num_frames: tl.int32, num_columns: tl.int32, moved_stay, moved_step,
+    SHARED: tl.constexpr, CONSTANTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Overwrite ``step`` by how the posteriors move that entered, or where SHARED were, there; ``stay`` the same."""
+    """How the posteriors move that entered, or where SHARED were, there, and of those that stay; they may be written
+    over ``step`` and ``stay``.
+    """
     rows = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     s = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     within = rows < num_samples.to(tl.int64) * num_frames
@@ -323,8 +325,8 @@ def move_posteriors(
     if SHARED:
         entered += stayed
     else:
-        tl.store(stay + places, stayed.to(stay.dtype.element_ty), mask=used)
-    tl.store(step + places, entered.to(step.dtype.element_ty), mask=used)
+        tl.store(moved_stay + places, stayed.to(moved_stay.dtype.element_ty), mask=used)
+    tl.store(moved_step + places, entered.to(moved_step.dtype.element_ty), mask=used)
 
 
 @kernel

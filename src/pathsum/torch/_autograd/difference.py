@@ -91,9 +91,6 @@ class _LossesApart(torch.autograd.Function):
 
 
 def _subtracted(own: Tensor, every: Tensor) -> Tensor:
-    if not own.is_cpu:
-        # As ``difference`` in two operations: where there is no path at all the part has none.
-        return own - every.nan_to_num(torch.nan, posinf=0.0, neginf=-torch.inf)
     losses = np.empty(len(own))
     subtract(own.numpy(), every.numpy(), losses)
     return torch.from_numpy(losses)

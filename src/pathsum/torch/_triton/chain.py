@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pathsum.kernels.protocol import Call, ChainOptions, ChainPath, ChainSaved
+from pathsum.kernels.protocol import Call, ChainPath, ChainSaved
 from pathsum.kernels.triton import best_path, chain, chain_gradient, chain_hvp
 from pathsum.kernels.triton.plan import STRIP, bucket, cells, entries, programs
 from pathsum.lattice import ChainLattice
@@ -34,6 +34,8 @@ from pathsum.torch._triton.launching import (
 
 # States that a program holds of the means of second derivatives, which need more registers a state.
 MEANS_STRIP = 1024
+# States, of all rows of a program, whose three arcs are kept in registers.
+EXPECTED = 256
 # States, and frames at a time, whose posteriors a program adds up.
 COUNTED, TIME = 64, 16
 
@@ -41,46 +43,29 @@ COUNTED, TIME = 64, 16
 class Chain(ChainOperators):
     name = "triton_chain"
     reads_on_device = True
+    expects = True
 
     def sent(self, lattice: ChainLattice, device: torch.device) -> ChainLattice:
         return on_device(lattice, device)
 
     def forward(self, call: Call, need_gradient: bool) -> ChainSaved:
         own, (scores, transitions), logits = _Chains.of(call), call.scores, call.options.softmax
-        relative = call.options.relative and transitions is not None
-        empty, work = empties(scores), work_dtype(scores)
-        num_rows = scores.shape[:2].numel()
-        maxima, sums = empty(num_rows, dtype=work), empty(num_rows) if logits else empty(0, dtype=work)
-        powers = empty(num_rows if logits else 0, dtype=torch.int32)
-        step_scores = empty(num_rows, own.width, dtype=work)
-        stay_scores = step_scores if own.shared else empty(num_rows, own.width, dtype=work)
-        extents = torch.zeros(len(scores), dtype=torch.int32, device=scores.device)
-        rows, classes = tiles(scores.shape[2], work)
-        launch(
-            chain.score_rows, (programs(num_rows, rows),), scores,
-            scores, *scores.stride(), *scores.shape, *own.lengths, *own.labels, own.width, own.width,
-            None if relative else maxima, sums, powers, stay_scores, step_scores, extents, LOGITS=logits,
-            SHARED=own.shared, RELATIVE=relative, WORK=in_triton(work), ROWS=rows, BLOCK=classes,
-            ALIGNED=aligned(scores),
-        )  # fmt: skip
-
-        losses, alpha = empty(len(scores)), empty(num_rows, own.width)
-        beta = empty(num_rows if need_gradient else 0, own.width, dtype=torch.int64)
-        planes = (stay_scores, step_scores)
-        statistics = (None, None, None) if relative else (maxima, sums, powers)
-        _solve(own, planes, statistics, extents, (alpha, beta), losses, logits, None if relative else own.common)
+        relative, empty, work = call.options.relative and transitions is not None, empties(scores), work_dtype(scores)
+        scored = _scored(own, scores, work, logits=logits, relative=relative)
+        left = ((None, None, None), None) if relative else (scored.statistics, own.common)
+        swept = _swept(own, scored.planes, scored.extents, *left, logits=logits, need_beta=need_gradient)
+        maxima, sums, _ = scored.statistics
         maxima, sums = maxima if logits else empty(0, dtype=work), sums.to(work)
         if not need_gradient:
-            return ChainSaved(losses, maxima, sums, empty(0, 0, dtype=work), empty(0, 0, dtype=work))
-        rows, columns = tiles(own.width, torch.float64)
+            return ChainSaved(swept.losses, maxima, sums, empty(0, 0, dtype=work), empty(0, 0, dtype=work))
         launch(
-            chain.find_posteriors, (programs(num_rows, rows), own.num_pairs), scores,
-            *planes, extents, losses, *own.lengths, *own.arcs, alpha, beta, len(scores), own.num_frames, own.width,
-            own.width, own.ends[0], SHARED=own.shared, TRANSITIONS=own.arcs[-1] is not None, ROWS=rows, BLOCK=columns,
-            FIXED=own.fixed,
+            chain.find_posteriors, own.grid_of_rows, scores,
+            *scored.planes, scored.extents, swept.losses, *own.lengths, *own.arcs, swept.alpha, swept.beta, len(scores),
+            own.num_frames, own.width, own.width, own.ends[0], SHARED=own.shared, FIXED=own.fixed,
+            TRANSITIONS=own.arcs[-1] is not None, **own.tile,
         )  # fmt: skip
-        stay = empty(0, 0, dtype=work) if own.shared else stay_scores
-        return ChainSaved(losses, maxima, sums, stay, step_scores)
+        stay, step = scored.planes
+        return ChainSaved(swept.losses, maxima, sums, empty(0, 0, dtype=work) if own.shared else stay, step)
 
     def backward(
         self, call: Call, saved: ChainSaved, upstream: Tensor, needed: Sequence[bool]
@@ -123,7 +108,7 @@ class Chain(ChainOperators):
             BLOCK=classes, ALIGNED=aligned(scores, tangent),
         )  # fmt: skip
         planes = _tell_arcs_apart(own, (stay_scores, step_scores), saved, extents)
-        costs = _move_posteriors(own, planes, (stay_costs, step_costs, constants), losses)
+        costs = _move_posteriors(own, planes, (stay_costs, step_costs, constants), losses, planes[:2])
         moved_stay, moved_step, _ = planes
         product = empty_gradient(scores)
         read = (upstream, *read, losses, maxima, sums, means)
@@ -161,14 +146,80 @@ class Chain(ChainOperators):
         )  # fmt: skip
         return ChainPath(log_probs, states)
 
-    def posteriors(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """As the forward kernels leave them: garbage in padding."""
-        lattice = self.sent(call.lattice, call.scores[0].device)
+    def list_posteriors(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, T, S') each."""
+        (scores, _), logits = call.scores, call.options.softmax
+        lattice = self.sent(call.lattice, scores.device)
         # As if their labels were not the same, the kernels tell the two arcs apart.
-        apart = Call(call.scores, dataclasses.replace(lattice, shared_labels=False), ChainOptions(call.options.softmax))
-        losses, _, _, stay, step = self.forward(apart, need_gradient=True)
-        shape = (*call.scores[0].shape[:2], -1)
-        return losses, stay.view(shape), step.view(shape)
+        own = _Chains.of(call._replace(lattice=dataclasses.replace(lattice, shared_labels=False)))
+        scored = _scored(own, scores, work_dtype(scores), logits=logits)
+        swept = _swept(own, scored.planes, scored.extents, scored.statistics, logits=logits)
+        nodes = torch.empty_like(scored.planes[1])
+        launch(
+            chain.list_posteriors, own.grid_of_rows, scores,
+            *scored.planes, scored.extents, swept.losses, *own.lengths, *own.arcs, swept.alpha, swept.beta, len(scores),
+            own.num_frames, own.width, own.width, own.ends[0], nodes, FIXED=own.fixed,
+            TRANSITIONS=own.arcs[-1] is not None, **own.tile,
+        )  # fmt: skip
+        shape = (*scores.shape[:2], own.width)
+        return nodes.view(shape), scored.planes[0].view(shape), scored.planes[1].view(shape)
+
+    def expect(self, call: Call, costs: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+        """Of chains without transitions, of costs (N, T, C)."""
+        own, (scores, _), logits = _Chains.of(call)._replace(fixed=True), call.scores, call.options.softmax
+        empty, shape = empties(scores), (scores.shape[:2].numel(), own.width)
+        # What is made of it is the difference of a log-sum and a mean score, each as large as a loss.
+        scored = _scored(own, scores, torch.float64, logits=logits)
+        maxima, sums, _ = scored.statistics
+        # Without a softmax costs lack what is huge in the frames' scores, as the loss does.
+        statistics = scored.statistics if logits else (None, None, None)
+        swept = _swept(own, scored.planes, scored.extents, statistics, logits=logits)
+        stay, step, skip, step_costs = (empty(*shape) for _ in range(4))
+        stay_costs = step_costs if own.shared else empty(*shape)
+        entered, expected = step if costs is None else empty(*shape), empty(shape[0])
+        block = bucket(own.width, 16, EXPECTED)
+        rows = min(EXPECTED // block, 8)
+        launch(
+            chain.expect, (programs(shape[0], rows),), scores,
+            *scored.planes, maxima, sums, swept.losses, *own.lengths, own.arcs[0], *own.labels, swept.alpha, swept.beta,
+            len(scores), own.num_frames, own.width, own.ends[0], costs,
+            *((0, 0, 0) if costs is None else costs.stride()), stay, step, skip, entered, stay_costs, step_costs,
+            expected, LOGITS=logits, SHARED=own.shared, ROWS=rows, BLOCK=block,
+        )  # fmt: skip
+        kept = (swept.losses, stay, step, skip, entered, stay_costs, step_costs)
+        return expected.view(scores.shape[:2]).sum(1), kept
+
+    def expect_gradients(
+        self, call: Call, costs: Tensor | None, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        own, (scores, _) = _Chains.of(call), call.scores
+        losses, stay, step, skip, entered, *arc_costs = kept
+        empty, count = empties(scores), own.width if own.shared else 2 * own.width
+        outs = [
+            empty_gradient(beside) if need and beside is not None else None
+            for need, beside in zip(needed, (scores, costs), strict=True)
+        ]
+        given = [item for out in outs for item in (out, *((0, 0, 0) if out is None else out.stride()))]
+        classes, owners = (empty(len(scores), count, dtype=torch.int32) for _ in range(2))
+        rows, block = tiles(scores.shape[2], torch.float64)
+        row_count, blocks = programs(scores.shape[:2].numel(), rows), programs(count, 32)
+        parts = 1 if costs is None else 2
+        launch(
+            chain_gradient.begin_expected_gradients, (max(row_count, len(scores) * blocks), 1 + parts), scores,
+            losses, *scores.shape, *own.lengths, *own.labels, own.width, count, classes, owners, blocks, row_count,
+            *given, ROWS=rows, BLOCK=block, ENTRIES=32,
+        )  # fmt: skip
+        moved_stay, moved_step = stay, entered
+        if needed[0]:
+            moved_stay, moved_step = empty(*stay.shape), empty(*stay.shape)
+            _move_posteriors(own, (stay, step, skip), (*arc_costs, None), losses, (moved_stay, moved_step))
+        constants = entries(count)
+        launch(
+            chain_gradient.write_expected_gradients, (programs(len(stay), constants["ROWS"]), parts), scores,
+            upstream.contiguous(), losses, *scores.shape, own.lengths[0], moved_stay, moved_step, stay, entered,
+            classes, owners, count, own.width, *given, **constants,
+        )  # fmt: skip
+        return outs[0], outs[1]
 
 
 class _Chains(NamedTuple):
@@ -210,40 +261,88 @@ class _Chains(NamedTuple):
         )  # fmt: skip
 
     @property
-    def num_pairs(self) -> int:
-        """How many pairs of extended range samples take."""
-        return 1 if self.fixed else 2
+    def tile(self) -> dict[str, int]:
+        """Rows and states that a program of posteriors has at a time."""
+        return {"ROWS": (found := tiles(self.width, torch.float64)).rows, "BLOCK": found.classes}
+
+    @property
+    def grid_of_rows(self) -> tuple[int, int]:
+        """Programs of posteriors, of all rows, and of each of the pairs of extended range that samples take."""
+        num_rows = len(self.lengths[0]) * self.num_frames
+        return programs(num_rows, self.tile["ROWS"]), 1 if self.fixed else 2
 
 
-def _solve(
-    own: _Chains,
-    scores: tuple[Tensor, Tensor],
-    statistics: tuple[Tensor | None, Tensor | None, Tensor | None],
-    extents: Tensor,
-    masses: tuple[Tensor, Tensor],
-    losses: Tensor,
-    logits: bool,
-    common: Tensor | None = None,
-) -> None:
-    """Alpha and the losses, and beta where it has room, of scores gathered by state; the losses lack what transitions
-    have in common unless that is given.
+class _Scored(NamedTuple):
+    """Scores by state, as the recursion takes them.
+
+    Attributes:
+        planes: (rows, S') of the arcs that stay and that enter; the same where these share their labels.
+        statistics: Maxima and sums of the rows, and the powers of their units.
+        extents: (N,) the bits of the largest score of each sample by size.
     """
-    block, (alpha, beta) = bucket(own.width, 32, STRIP), masses
+
+    planes: tuple[Tensor, Tensor]
+    statistics: tuple[Tensor, Tensor, Tensor]
+    extents: Tensor
+
+
+def _scored(own: _Chains, scores: Tensor, work: torch.dtype, *, logits: bool, relative: bool = False) -> _Scored:
+    """``work``: what is computed in; ``relative``: the maxima are of no use, and not written."""
+    empty, num_rows = empties(scores), scores.shape[:2].numel()
+    maxima, sums = empty(num_rows, dtype=work), empty(num_rows) if logits else empty(0, dtype=work)
+    powers = empty(num_rows if logits else 0, dtype=torch.int32)
+    step_scores = empty(num_rows, own.width, dtype=work)
+    stay_scores = step_scores if own.shared else empty(num_rows, own.width, dtype=work)
+    extents = torch.zeros(len(scores), dtype=torch.int32, device=scores.device)
+    rows, classes = tiles(scores.shape[2], work)
     launch(
-        chain.solve, (len(losses), 2 if len(beta) else 1), alpha,
-        *scores, *statistics, extents, *own.lengths, *own.arcs, common, own.num_frames, own.width,
-        own.width, *own.ends, alpha, beta, losses, LOGITS=logits, SHARED=own.shared, FIXED=own.fixed,
-        TRANSITIONS=own.arcs[-1] is not None, BLOCK=block, STRIPS=own.width > block, num_warps=warps(block),
+        chain.score_rows, (programs(num_rows, rows),), scores,
+        scores, *scores.stride(), *scores.shape, *own.lengths, *own.labels, own.width, own.width,
+        None if relative else maxima, sums, powers, stay_scores, step_scores, extents, LOGITS=logits, SHARED=own.shared,
+        RELATIVE=relative, WORK=in_triton(work), ROWS=rows, BLOCK=classes, ALIGNED=aligned(scores),
     )  # fmt: skip
+    return _Scored((stay_scores, step_scores), (maxima, sums, powers), extents)
+
+
+class _Swept(NamedTuple):
+    """Masses up to and behind each state, and the losses."""
+
+    alpha: Tensor
+    beta: Tensor
+    losses: Tensor
+
+
+def _swept(
+    own: _Chains,
+    planes: tuple[Tensor, Tensor],
+    extents: Tensor,
+    statistics: tuple[Tensor | None, ...] = (None, None, None),
+    common: Tensor | None = None,
+    *,
+    logits: bool = False,
+    need_beta: bool = True,
+) -> _Swept:
+    """The losses lack what alpha does, unless ``statistics`` are given, and what transitions have in common, unless
+    ``common`` is.
+    """
+    empty, (num_rows, width), block = empties(extents), planes[1].shape, bucket(own.width, 32, STRIP)
+    beta = empty(num_rows if need_beta else 0, width, dtype=torch.int64)
+    found = _Swept(empty(num_rows, width), beta, empty(len(extents)))
+    launch(
+        chain.solve, (len(extents), 2 if need_beta else 1), extents,
+        *planes, *statistics, extents, *own.lengths, *own.arcs, common, own.num_frames, width, width, *own.ends, *found,
+        LOGITS=logits, SHARED=own.shared, FIXED=own.fixed, TRANSITIONS=own.arcs[-1] is not None, BLOCK=block,
+        STRIPS=width > block, num_warps=warps(block),
+    )  # fmt: skip
+    return found
 
 
 def _tell_arcs_apart(
     own: _Chains, scores: tuple[Tensor, Tensor], saved: ChainSaved, extents: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Posteriors (rows, S') of the arcs that stay, step and skip."""
-    empty, (num_rows, width) = empties(extents), scores[1].shape
-    alpha, nothing = empty(num_rows, width), empty(0, width, dtype=torch.int64)
-    _solve(own, scores, (None, None, None), extents, (alpha, nothing), empty(len(extents)), logits=False)
+    num_rows, width = scores[1].shape
+    alpha = _swept(own, scores, extents, need_beta=False).alpha
     stay, step, skip = (torch.empty_like(scores[1]) for _ in range(3))
     rows, columns = tiles(width, torch.float64)
     launch(
@@ -256,11 +355,16 @@ def _tell_arcs_apart(
 
 
 def _move_posteriors(
-    own: _Chains, posteriors: tuple[Tensor, ...], costs: tuple[Tensor | None, ...], losses: Tensor
+    own: _Chains,
+    posteriors: tuple[Tensor, ...],
+    costs: tuple[Tensor | None, ...],
+    losses: Tensor,
+    moved: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """Mean cost (N,) of each sample's paths; the posteriors become how they move.
+    """Mean cost (N,) of each sample's paths, and how their posteriors move, in the room given for it.
 
-    ``costs``: of the arcs that stay and that enter, and of transitions.
+    ``costs``: of the arcs that stay and that enter, and of transitions. ``moved``: of the arcs that stay, and of those
+    that enter, or where they share their labels of all.
     """
     num_rows, num_samples, stay = len(posteriors[0]), len(losses), posteriors[0]
     costly = (*posteriors, *costs, *own.arcs[1:3], losses, *own.lengths, own.num_frames, own.width)
@@ -275,8 +379,8 @@ def _move_posteriors(
     rows, columns = tiles(own.width, torch.float64)
     launch(
         chain_hvp.move_posteriors, (programs(num_rows, rows), programs(own.width, columns)), stay,
-        *costly[:-2], before, behind, means, num_samples, *costly[-2:], ROWS=rows, BLOCK=columns, CONSTANTS=constants,
-        SHARED=own.shared,
+        *costly[:-2], before, behind, means, num_samples, *costly[-2:], *moved, ROWS=rows, BLOCK=columns,
+        CONSTANTS=constants, SHARED=own.shared,
     )  # fmt: skip
     return means
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions, Kernels, 
 from pathsum.kernels.reference.log_domain import common, exact
 from pathsum.lattice import ChainLattice, DenseLattice, SparseLattice
 from pathsum.problems.single_paths import chain_as_graphs, dense_as_graphs
+from pathsum.torch._autograd.expectations import expectation, expects
 from pathsum.torch._bounded import Unread
 from pathsum.torch._expectations import Expected, posteriors_of, product, real_log_softmax
 from pathsum.torch._inputs import (
@@ -148,8 +150,7 @@ class FramePaths(Paths):
 
     def entropy(self) -> Tensor:
         """``log Z - E[score of path]`` (N,), in nats, differentiable; 0 where no path exists."""
-        scores, transitions = self._normal()
-        return self._expectation(scores, transitions, scores, transitions).entropies().to(self.dtype)
+        return self._expect(None).to(self.dtype)
 
     def expected(self, costs: Tensor, transition_costs: Tensor | None = None) -> Tensor:
         """The expected sum of the costs of a path's arcs, differentiable by costs and scores.
@@ -161,8 +162,22 @@ class FramePaths(Paths):
         Returns:
             (N,), 0 where no path exists.
         """
-        scores, transitions = self._plain()
-        return self._expectation(scores, transitions, costs, transition_costs).costs.to(self.dtype)
+        return self._expect(costs, transition_costs).to(self.dtype)
+
+    def _expect(self, costs: Tensor | None, transition_costs: Tensor | None = None) -> Tensor:
+        """(N,) in float64, expected costs or, without any, entropies."""
+        if self.transitions is None and expects(self.kernels, self.scores, costs):
+            return expectation(self.kernels, self.call(), costs, self._composed)
+        return self._composed(self.scores, costs, transition_costs)
+
+    def _composed(self, scores: Tensor, costs: Tensor | None, transition_costs: Tensor | None = None) -> Tensor:
+        """The same of other scores, as a gradient and a product with it."""
+        own = copy(self)
+        own.scores = scores
+        if costs is None:
+            normal = own._normal()
+            return own._expectation(*normal, *normal).entropies()
+        return own._expectation(*own._plain(), costs, transition_costs).costs
 
     def k_best(self, k: int) -> Any:
         """The k best paths of each sample in falling order.
@@ -290,6 +305,9 @@ class ChainPaths(FramePaths):
         call = self.call()
         scores, transitions = call.scores
         detached = (scores.detach(), None if transitions is None else transitions.detach())
+        if expects(self.kernels, *detached):
+            found = self.kernels.list_posteriors(call._replace(scores=detached))
+            return ChainPosteriors(*of_samples(self.batched, *found))
         losses, stays, entries = self.kernels.posteriors(call._replace(scores=detached))
         states = as_tensor(self.lattice.num_states).to(self.scores.device)
         used = torch.arange(stays.shape[2], device=self.scores.device) < states[:, None]
