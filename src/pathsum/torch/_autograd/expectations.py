@@ -17,6 +17,11 @@ def expects(kernels: Kernels, *tensors: Tensor | None) -> bool:
     return isinstance(kernels, OperatorKernels) and kernels.expects and not traced(tensors)
 
 
+def listed_posteriors(kernels: Any, call: Call) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Posteriors of nodes and of two kinds of arcs as a caller gets them, of kernels that have them so."""
+    return kernels.list_posteriors(call) if expects(kernels, *call.scores) else None
+
+
 def expectation(
     kernels: Any, call: Call, costs: Tensor | None, composed: Callable[[Tensor, Tensor | None], Tensor]
 ) -> Tensor:

@@ -18,7 +18,7 @@ from pathsum.kernels.protocol import Call, ChainOptions, DenseOptions, Kernels, 
 from pathsum.kernels.reference.log_domain import common, exact
 from pathsum.lattice import ChainLattice, DenseLattice, SparseLattice
 from pathsum.problems.single_paths import chain_as_graphs, dense_as_graphs
-from pathsum.torch._autograd.expectations import expectation, expects
+from pathsum.torch._autograd.expectations import expectation, expects, listed_posteriors
 from pathsum.torch._bounded import Unread
 from pathsum.torch._expectations import Expected, posteriors_of, product, real_log_softmax
 from pathsum.torch._inputs import (
@@ -305,8 +305,8 @@ class ChainPaths(FramePaths):
         call = self.call()
         scores, transitions = call.scores
         detached = (scores.detach(), None if transitions is None else transitions.detach())
-        if expects(self.kernels, *detached):
-            found = self.kernels.list_posteriors(call._replace(scores=detached))
+        found = listed_posteriors(self.kernels, call._replace(scores=detached))
+        if found is not None:
             return ChainPosteriors(*of_samples(self.batched, *found))
         losses, stays, entries = self.kernels.posteriors(call._replace(scores=detached))
         states = as_tensor(self.lattice.num_states).to(self.scores.device)

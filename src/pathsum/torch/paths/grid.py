@@ -18,7 +18,7 @@ from pathsum.kernels.reference import grid_arcs
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.options import ReductionName
 from pathsum.problems.rnnt_types import pose_rnnt_type
-from pathsum.torch._autograd.expectations import expectation, expects
+from pathsum.torch._autograd.expectations import expectation, expects, listed_posteriors
 from pathsum.torch._expectations import Expected, posteriors_of, product
 from pathsum.torch._inputs import PADDED, of_samples, on_device, values_unknown
 from pathsum.torch._operators import OperatorKernels, OverwritingLosses
@@ -155,8 +155,9 @@ class GridPaths(Paths):
         """How probable each node and arc is, arcs of all durations together."""
         if isinstance(self.options, GridOptions):
             call = self._detached()
-            if expects(self.kernels, *call.scores):
-                nodes, blanks, labels = self.kernels.list_posteriors(call)
+            found = listed_posteriors(self.kernels, call)
+            if found is not None:
+                nodes, blanks, labels = found
                 return GridPosteriors(*of_samples(self.batched, nodes, blanks, labels[:, :, :-1]))
             losses, blanks, labels = self.kernels.posteriors(call)
             blanks, labels = (self._defined(plane, losses, self._real(plane.device)) for plane in (blanks, labels))
