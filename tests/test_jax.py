@@ -301,7 +301,7 @@ def test_the_same_bits_again(name):
     (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[1]], [3, 3]), InvalidValueError, "one entry a sample"),
     (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[1]], blank=2), InvalidValueError, "blank must lie in"),
     (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[1]], reduction="avg"), InvalidValueError, "reduction must be one of"),
-    (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[1]], impl="torch"), InvalidValueError, "auto, numba, jax"),
+    (lambda: ctc_loss(jnp.zeros((1, 3, 2)), [[1]], impl="torch"), InvalidValueError, "auto, numba, triton, jax"),
     (lambda: rnnt_loss(jnp.zeros((1, 3, 1, 2)), [[0]]), InvalidValueError, "target_lengths must lie in"),
     (lambda: rnnt_loss(jnp.zeros((1, 3, 2, 2)), [[0]], fastemit_lambda=-1), InvalidValueError, "fastemit_lambda"),
     (lambda: asg_loss(jnp.zeros((1, 3, 2)), [[1]], jnp.zeros(2)), InvalidValueError, r"transitions must have shape"),
@@ -320,8 +320,8 @@ def test_numba_is_not_for_other_devices():
     for device, available in (("gpu", True), ("cpu", False)):
         with pytest.raises(ImplementationError, match="impl='numba'"):
             dispatch.select_program("ctc_loss", "jax", device, "numba", numba=available)
-    assert "numba in programs for the CPU" in dispatch.explain_program("jax", numba=True)
-    assert "cannot be called" in dispatch.explain_program("jax", numba=False)
+    assert "numba in programs for the CPU" in dispatch.explain_program("jax", numba=True, no_triton=None)
+    assert "cannot be called" in dispatch.explain_program("jax", numba=False, no_triton="nothing")
 
 
 def test_the_program_for_the_cpu_calls_the_compiled_kernels_and_no_other():

@@ -3,8 +3,9 @@
 ``impl="auto"`` is a documented order: on the CPU ``numba``, on a CUDA or ROCm device ``triton`` where it is installed,
 elsewhere ``reference``. An implementation asked for by name runs or raises; nothing falls back in silence.
 
-JAX compiles a program for a device that may be known only then: ``"auto"`` is ``numba`` in a program for the CPU and
-``jax``, plain operations, in one for any other device. TensorFlow builds a program for a device that is known then:
+JAX compiles a program for a device that may be known only then: ``"auto"`` is ``numba`` in a program for the CPU,
+``triton`` in one for a CUDA device, where the loss has such kernels and jax-triton is installed, and ``jax``, plain
+operations, in any other. TensorFlow builds a program for a device that is known then:
 ``"auto"`` is ``numba`` on the CPU and ``tensorflow``, plain operations, on any other device and in what cannot call
 the compiled kernels, programs that XLA compiles and saved models.
 """
@@ -17,7 +18,7 @@ import os
 
 from pathsum.errors import ImplementationError, InvalidValueError
 from pathsum.kernels.protocol import Kernels
-from pathsum.options import IMPLEMENTATIONS
+from pathsum.options import IMPLEMENTATIONS, PROGRAMS
 
 # The classes of kernels, and the module that each is in: of a lattice, and of what its scores are made of.
 _LATTICES = {
@@ -124,19 +125,27 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def select_program(function: str, own: str, device: str | None, impl: str, *, numba: bool) -> str:
+def select_program(
+    function: str, own: str, device: str | None, impl: str, *, numba: bool, no_triton: str | None = "not written"
+) -> str:
     """The implementation for a framework that compiles programs, whose device may not be known before.
 
     ``own`` is the framework's implementation in its own operations, ``numba`` says whether its programs can call the
-    compiled kernels. ``"auto"`` stays itself: numba in a program for the CPU, ``own`` in one for another device.
+    compiled kernels, ``no_triton`` why they cannot call the Triton kernels, ``None`` where they can. ``"auto"`` stays
+    itself where they call any: numba in a program for the CPU, triton in one for a CUDA device, else ``own``.
     """
-    if impl not in ("auto", "numba", own):
-        raise InvalidValueError(function, "impl", f"be one of auto, numba, {own}", repr(impl))
+    words = PROGRAMS[own]
+    if impl not in words:
+        raise InvalidValueError(function, "impl", f"be one of {', '.join(words)}", repr(impl))
     if impl == "numba" and not numba:
         raise ImplementationError(f"{function}: impl='numba' cannot be called from this program of {own}'s")
     if impl == "numba" and device not in (None, "cpu"):
         raise ImplementationError(f"{function}: impl='numba' runs on the CPU; the scores are on {device}")
-    return own if impl == "auto" and not numba else impl
+    if impl == "triton" and no_triton is not None:
+        raise ImplementationError(f"{function}: impl='triton' cannot be called from programs of {own}'s: {no_triton}")
+    if impl == "triton" and device not in (None, "gpu", "cuda"):
+        raise ImplementationError(f"{function}: impl='triton' runs on CUDA devices; the scores are on {device}")
+    return own if impl == "auto" and not numba and no_triton is not None else impl
 
 
 def select_placed(function: str, own: str, device: str, impl: str, *, numba: bool) -> str:
@@ -145,11 +154,15 @@ def select_placed(function: str, own: str, device: str, impl: str, *, numba: boo
     return ("numba" if device == "cpu" else own) if chosen == "auto" else chosen
 
 
-def explain_program(own: str, *, numba: bool) -> str:
+def explain_program(own: str, *, numba: bool, no_triton: str | None) -> str:
     """Say in a sentence what ``impl="auto"`` runs in the programs of a framework, and why."""
-    if numba:
-        return f"{own}: numba in programs for the CPU; elsewhere {own}, plain operations in extended range"
-    return f"{own}: {own}, plain operations in extended range; numba cannot be called from programs of this {own}"
+    runs = ["numba in programs for the CPU"] if numba else []
+    runs += ["triton in those for CUDA devices, for CTC and RNN-T"] if no_triton is None else []
+    plain = f"{own}, plain operations in extended range"
+    said = f"{own}: {'; '.join([*runs, f'elsewhere {plain}' if runs else plain])}"
+    if not numba:
+        said += f"; numba cannot be called from programs of this {own}"
+    return said if no_triton is None else f"{said}; triton is not called: {no_triton}"
 
 
 def explain_placed(own: str) -> str:

@@ -155,12 +155,13 @@ def _jax_implementation() -> list[tuple[str, str]]:
     try:
         importlib.metadata.version("jax")
         numba = importlib.import_module("pathsum.jax._ops.ffi").supported()
+        no_triton = importlib.import_module("pathsum.jax._triton.installed").missing()
     except importlib.metadata.PackageNotFoundError:
         return []
     # A broken installation raises OSError and others, and is what a report has to show.
     except Exception as error:
         return [("pathsum.jax", f"cannot be imported: {type(error).__name__}: {error}")]
-    return [("jax", dispatch.explain_program("jax", numba=numba).partition(": ")[2])]
+    return [("jax", dispatch.explain_program("jax", numba=numba, no_triton=no_triton).partition(": ")[2])]
 
 
 def _tensorflow_implementation() -> list[tuple[str, str]]:

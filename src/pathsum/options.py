@@ -25,7 +25,7 @@ Activation = Literal["tanh", "relu", "sigmoid", "gelu"]
 LossName = Literal["ctc", "simple_ctc", "asg", "rnnt", "tdt", "multi_blank", "wildcard_rnnt", "ar_rnnt"]
 
 TorchImpl = Literal["auto", "reference", "numba", "triton"]
-JAXImpl = Literal["auto", "numba", "jax"]
+JAXImpl = Literal["auto", "numba", "triton", "jax"]
 TensorFlowImpl = Literal["auto", "numba", "tensorflow"]
 
 REDUCTIONS: tuple[ReductionName, ...] = get_args(ReductionName)
@@ -40,4 +40,6 @@ PROCESS_SHARDS: tuple[ProcessShard, ...] = get_args(ProcessShard)
 LAYER_SHARDS: tuple[LayerShard, ...] = get_args(LayerShard)
 CHECKS: tuple[Check, ...] = get_args(Check)
 LOSSES: tuple[LossName, ...] = get_args(LossName)
+# Of frameworks that compile programs.
+PROGRAMS: dict[str, tuple[str, ...]] = {"jax": get_args(JAXImpl), "tensorflow": get_args(TensorFlowImpl)}
 IMPLEMENTATIONS: tuple[str, ...] = get_args(TorchImpl)[1:]

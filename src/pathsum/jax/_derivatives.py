@@ -7,6 +7,7 @@ all differentiable; the compiled kernels have the first derivative alone.
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathsum.errors import NotDifferentiableError
+from pathsum.jax._ops import ffi
 from pathsum.jax._solvers import Integers, Scores, Solver
+from pathsum.jax._triton.installed import missing
 from pathsum.kernels.jax.rows import work_dtype
 from pathsum.lattice import Array
 
@@ -25,8 +28,7 @@ def losses(solver: Solver, scores: Scores, integers: Integers) -> Array:
     """Losses (N,) in the dtype of arithmetic."""
     if solver.impl == "jax":
         return solver.by_jax(scores, integers)[0]
-    compiled = partial(_losses_by_numba, solver)
-    return _on_platform(solver, compiled, lambda *arguments: solver.by_jax(*arguments)[0], scores, integers)
+    return _on_platform(solver, False, scores, integers)[0]
 
 
 @losses.defjvp
@@ -41,8 +43,7 @@ def _(solver: Solver, primals: Any, tangents: Any) -> tuple[Array, Array]:
 def _with_gradients(solver: Solver, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
     if solver.impl == "jax":
         return solver.by_jax(scores, integers)
-    compiled = partial(solver.by_numba, need_gradient=True)
-    return _on_platform(solver, compiled, solver.by_jax, scores, integers)
+    return _on_platform(solver, True, scores, integers)
 
 
 @_with_gradients.defjvp
@@ -57,15 +58,20 @@ def _(solver: Solver, primals: Any, tangents: Any) -> tuple[Any, Any]:
     return values if solver.impl == "jax" else _with_gradients(solver, scores, integers), changes
 
 
-def _losses_by_numba(solver: Solver, scores: Scores, integers: Integers) -> Array:
-    return solver.by_numba(scores, integers, need_gradient=False)[0]
+def _on_platform(solver: Solver, need_gradient: bool, scores: Scores, integers: Integers) -> tuple[Array, Scores]:
+    """Kernels where the program is compiled for a device that has them; elsewhere JAX's, unless they are ruled out."""
 
+    def plain(scores: Scores, integers: Integers) -> tuple[Array, Scores]:
+        losses, gradients = solver.by_jax(scores, integers)
+        return losses, gradients if need_gradient else ()
 
-def _on_platform(solver: Solver, compiled: Any, plain: Any, scores: Scores, integers: Integers) -> Any:
-    """The compiled kernels where the program is compiled for the CPU; elsewhere JAX's, unless they are ruled out."""
-    if solver.impl == "numba":
-        return lax.platform_dependent(scores, integers, cpu=compiled)
-    return lax.platform_dependent(scores, integers, cpu=compiled, default=plain)
+    kernels: dict[str, Any] = {}
+    if solver.impl == "numba" or (solver.impl == "auto" and ffi.supported()):
+        kernels["cpu"] = partial(solver.by_numba, need_gradient=need_gradient)
+    if solver.impl == "triton" or (solver.impl == "auto" and solver.in_triton and missing() is None):
+        launches = importlib.import_module("pathsum.jax._triton.launching")
+        kernels["cuda"] = launches.in_one_batch(partial(solver.by_triton, need_gradient=need_gradient))
+    return lax.platform_dependent(scores, integers, **kernels, default=plain if solver.impl == "auto" else None)
 
 
 def _feasible(losses: Array, rank: int) -> Array:

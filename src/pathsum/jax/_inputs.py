@@ -21,6 +21,7 @@ from pathsum.errors import InvalidTypeError, InvalidValueError
 from pathsum.jax import _derivatives
 from pathsum.jax._ops import ffi
 from pathsum.jax._solvers import Integers, Scores, Solver
+from pathsum.jax._triton.installed import missing
 from pathsum.lattice import Array
 from pathsum.reductions import reduce
 
@@ -53,9 +54,11 @@ def check_scores(function: str, argument: str, scores: Any, axes: str) -> Array:
     return array
 
 
-def check_impl(function: str, impl: str, scores: Array) -> str:
+def check_impl(function: str, impl: str, scores: Array, *, in_triton: bool = True) -> str:
+    """``in_triton``: whether there are Triton kernels for the function's lattice."""
     device = None if isinstance(scores, Tracer) else next(iter(scores.devices())).platform
-    return dispatch.select_program(function, "jax", device, impl, numba=ffi.supported())
+    no_triton = missing() if in_triton else f"{function} has no such kernels"
+    return dispatch.select_program(function, "jax", device, impl, numba=ffi.supported(), no_triton=no_triton)
 
 
 def check_batch(

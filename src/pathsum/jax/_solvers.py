@@ -6,6 +6,7 @@ gradient of every sample's loss with respect to it, samples first.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -41,6 +42,11 @@ class Solver(Protocol):
     def impl(self) -> str: ...
 
     @property
+    def in_triton(self) -> bool:
+        """Whether there are Triton kernels for it: whether ``by_triton`` is there."""
+        ...
+
+    @property
     def reweighted(self) -> bool:
         """Whether what it gives for gradients is not the losses' own."""
         ...
@@ -55,6 +61,10 @@ class Solver(Protocol):
         """As ``by_jax``, on the CPU; no gradients where they are not needed."""
         ...
 
+    def by_triton(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
+        """As ``by_numba``, on a CUDA device."""
+        ...
+
 
 @dataclass(frozen=True)
 class ChainSolver:
@@ -64,6 +74,7 @@ class ChainSolver:
     pose: Callable[..., ChainLattice]
     blank: int
     logits: bool
+    in_triton = True
     reweighted = False
 
     def own(self, scores: Scores, integers: Integers) -> tuple[Array, ...]:
@@ -79,6 +90,14 @@ class ChainSolver:
         losses, *gradients = chain_function.forward(scores[0], *integers, **options)
         return losses, tuple(gradients)
 
+    def by_triton(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
+        # No device is asked to launch no programs.
+        if 0 in scores[0].shape:
+            return self.by_jax(scores, integers)
+        solve = importlib.import_module("pathsum.jax._triton.chain").forward
+        lattice = self.pose(*integers, self.blank)
+        return solve(scores[0], lattice, logits=self.logits, need_gradient=need_gradient)
+
 
 @dataclass(frozen=True)
 class GridSolver:
@@ -89,6 +108,7 @@ class GridSolver:
     logits: bool
     fastemit_lambda: float
     clamp: float
+    in_triton = True
 
     @property
     def reweighted(self) -> bool:
@@ -121,12 +141,29 @@ class GridSolver:
         )
         return losses, tuple(gradients)
 
+    def by_triton(self, scores: Scores, integers: Integers, *, need_gradient: bool) -> tuple[Array, Scores]:
+        if 0 in scores[0].shape:
+            return self.by_jax(scores, integers)
+        solve = importlib.import_module("pathsum.jax._triton.grid").forward
+        return solve(
+            scores[0],
+            pose_rnnt(*integers, self.blank),
+            logits=self.logits,
+            fastemit_lambda=self.fastemit_lambda,
+            clamp=self.clamp,
+            need_gradient=need_gradient,
+        )
+
 
 @dataclass(frozen=True)
 class ASGSolver:
-    """ASG, of scores (N, T, C) and transitions (C, C)."""
+    """ASG, of scores (N, T, C) and transitions (C, C).
+
+    Its Triton kernels add up the gradients of all samples by the transitions; JAX is given each sample's.
+    """
 
     impl: str
+    in_triton = False
     reweighted = False
 
     def own(self, scores: Scores, integers: Integers) -> tuple[Array, ...]:
@@ -173,6 +210,7 @@ class GraphSolver:
     impl: str
     graphs: tuple[Graph, ...]
     by_weights: bool
+    in_triton = False
     reweighted = False
 
     def own(self, scores: Scores, integers: Integers) -> tuple[Array, ...]:

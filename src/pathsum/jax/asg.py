@@ -70,7 +70,7 @@ def asg_loss(
     _checks.check_table("asg_loss", "transitions", table.dtype.name, table.shape, "(C, C)", expected, scores.dtype.name)
     _checks.check_reduction("asg_loss", reduction)
     zero_infinity = _checks.check_flag("asg_loss", "zero_infinity", zero_infinity)
-    chosen = check_impl("asg_loss", impl, scores)
+    chosen = check_impl("asg_loss", impl, scores, in_triton=ASGSolver.in_triton)
     batch = check_batch(
         "asg_loss",
         targets,

@@ -41,7 +41,7 @@ def ctc_loss(
             least 1), then the mean over N.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         fused_log_softmax: Take the log-softmax inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"jax"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"jax"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others.
@@ -51,7 +51,8 @@ def ctc_loss(
             the blank or a length out of range, where values can be seen: of lists, NumPy's arrays, and JAX's on the
             CPU outside of traced functions. Elsewhere these give their own sample NaN.
         InvalidTypeError: (a TypeError) a dtype that is not accepted.
-        ImplementationError: (a RuntimeError) ``impl="numba"`` for scores on another device than the CPU.
+        ImplementationError: (a RuntimeError) ``impl="numba"`` for scores on another device than the CPU, ``"triton"``
+            for scores on another than a CUDA device or where jax-triton is missing.
 
     Notes:
         Every transformation of JAX applies: jit, vmap, grad, jvp, hessian and their compositions, shard_map; batches
@@ -117,7 +118,7 @@ def simple_ctc_loss(
             mean over N.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
         fused_log_softmax: Take the log-softmax inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"jax"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"jax"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others.

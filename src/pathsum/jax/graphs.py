@@ -241,7 +241,7 @@ def _losses(
             raise InvalidTypeError(function, argument, "be a Graph or a list of them", type(graph).__name__)
         if not single or sample == 0:
             graph.check_posed(function, argument, num_classes, None if single else sample)
-    solver = GraphSolver(check_impl(function, impl, scores), each, weights is not None)
+    solver = GraphSolver(check_impl(function, impl, scores, in_triton=GraphSolver.in_triton), each, weights is not None)
     work = work_dtype(scores)
     table = jnp.asarray(solver.own_weights, work)
     if weights is not None:

@@ -75,7 +75,7 @@ def ctc_mwer_loss(
             b[k]) * log P(hypothesis k)``, the score-function estimate from hypotheses drawn from the model.
         temperature: Divides log P with ``normalise``.
         fused_log_softmax: Take the log-softmax inside.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"jax"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"jax"``.
 
     Returns:
         The reduced loss, float64 for float64 scores and float32 for all others. 0 for a sample without a possible

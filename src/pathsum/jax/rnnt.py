@@ -42,7 +42,7 @@ def rnnt_loss(
         fastemit_lambda: FastEmit: multiply the posterior of every label arc by 1 + lambda in the gradient. The loss
             stays the negative log-likelihood.
         zero_infinity: Make the loss of an infeasible sample 0 instead of infinity.
-        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"`` or ``"jax"``.
+        impl: ``"auto"`` (see ``pathsum.dispatch``), ``"numba"``, ``"triton"`` or ``"jax"``.
 
     Returns:
         The reduced loss, float64 for float64 logits and float32 for all others.

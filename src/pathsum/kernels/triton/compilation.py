@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,3 +41,39 @@ else:
     @triton.jit
     def barrier():
         tl.barrier()
+
+
+def in_order(own: Any, roles: Sequence[str]) -> Any:
+    """A kernel of the same body that takes arrays to be read first, then numbers, and arrays to be written last.
+
+    ``roles``: of each parameter but the constants, ``"read"``, ``"write"``, ``"update"`` (written in place: the same
+    memory is given twice, among the arrays to be read and among those to be written), ``"number"``, or ``"none"`` if it
+    is not there. ``"read float64"`` is memory that is given as words of another type.
+    """
+    parameters = inspect.signature(own.fn).parameters.values()
+    constants = [parameter.name for parameter in parameters if parameter.annotation == "tl.constexpr"]
+    given = [parameter for parameter in parameters if parameter.annotation != "tl.constexpr"]
+    read, numbers, written, passed = [], [], [], []
+    for parameter, role in zip(given, roles, strict=True):
+        name, (kind, _, element) = parameter.name, role.partition(" ")
+        if kind in ("read", "update"):
+            read.append(name)
+        if kind in ("write", "update"):
+            written.append(name if kind == "write" else f"{name}_out")
+        if kind == "number":
+            numbers.append(name)
+            passed.append(f"tl.cast({name}, {parameter.annotation})")
+        elif kind == "none":
+            passed.append("None")
+        else:
+            passed.append(f"{name}.to(tl.pointer_type(tl.{element}), bitcast=True)" if element else name)
+    taken = [*read, *numbers, *written, *(f"{name}: tl.constexpr" for name in constants)]
+    passed += [f"{name}={name}" for name in constants]
+    name = own.fn.__name__
+    source = f"def {name}({', '.join(taken)}):\n    own({', '.join(passed)})\n"
+    # Triton reads a function's source, which is looked up by the name of a file.
+    place = f"<{own.fn.__module__}.{name} of {' '.join(roles)}>"
+    linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)
+    names = {"tl": tl, "own": own, "__name__": own.fn.__module__}
+    exec(compile(source, place, "exec"), names)
+    return triton.jit(names[name])
