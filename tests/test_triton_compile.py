@@ -17,15 +17,38 @@ HERE = Path(__file__).parent
 SHARED = {"80": 163 * 1024, "90": 163 * 1024, "gfx942": 64 * 1024}
 
 
-def run(script, *arguments, **environment):
-    """Lines that a program prints, in a process where kernels are not interpreted."""
+def environment():
+    """Where kernels are not interpreted, and what is imported from where in this process."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [HERE, HERE.parent / "src", HERE.parent / "benchmarks", *sys.path]
-    kept |= {"PYTHONPATH": ":".join(map(str, paths))} | environment
+    return kept | {"PYTHONPATH": ":".join(map(str, paths))}
+
+
+def run(script, *arguments, **variables):
+    """Lines that a program prints, in a process of its own."""
     command = [sys.executable, "-W", "ignore", *script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=kept)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment() | variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def in_fork():
+    """Call a program; lines that it prints. Each is a fork of one process, which has imported what all of them need."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "forks.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+
+    with subprocess.Popen(command, text=True, env=environment(), **pipes) as process:
+
+        def call(*program):
+            process.stdin.write(json.dumps([str(word) for word in program]) + "\n")
+            process.stdin.flush()
+            code, output, errors = json.loads(process.stdout.readline())
+            assert code == 0, output + errors
+            return output.splitlines()
+
+        yield call
+        process.stdin.close()
 
 
 @pytest.mark.parametrize("lattice, kernels", [
@@ -83,8 +106,8 @@ def run(script, *arguments, **environment):
         },
     ),
 ])  # fmt: skip
-def test_kernels_compile_for_every_target(lattice, kernels):
-    lines = run([str(HERE / "compile_kernels.py")], lattice)
+def test_kernels_compile_for_every_target(lattice, kernels, in_fork):
+    lines = in_fork(HERE / "compile_kernels.py", lattice)
     compiled = [json.loads(line) for line in lines]
     assert {(name, target) for name, target, *_ in compiled} == {(name, t) for name in kernels for t in SHARED}
     for name, target, spilled, shared, contracted, scanned in compiled:
@@ -95,7 +118,7 @@ def test_kernels_compile_for_every_target(lattice, kernels):
         assert target != "gfx942" or scanned <= 1, f"{name} on {target} scans over {scanned} wavefronts"
 
 
-def test_machine_code_is_read(tmp_path):
+def test_machine_code_is_read(tmp_path, in_fork):
     """Of two small kernels: an accumulation that looks at what it loads at once, and one that looks a step later."""
     program = """
 from __future__ import annotations
@@ -132,7 +155,7 @@ for each in (added, added_later):
 """
     path = tmp_path / "small.py"
     path.write_text(program)
-    (at_once, loop), (_, later) = (json.loads(line) for line in run([str(path)]))
+    (at_once, loop), (_, later) = (json.loads(line) for line in in_fork(path))
     assert 8 <= at_once["registers"] < 64
     assert at_once["spilled"] == at_once["shared"] == 0
     moves = {name: loop[name] for name in ("barriers", "loads", "stores", "shared", "exchanges", "waited")}
@@ -140,7 +163,7 @@ for each in (added, added_later):
     assert (later["barriers"], later["loads"], later["waited"]) == (1, 1, 0)
 
 
-def test_a_step_asks_little_of_the_host(tmp_path):
+def test_a_step_asks_little_of_the_host(tmp_path, in_fork):
     """Of integers on the device: at most four launches and six operations of torch a direction."""
     program = """
 import json
@@ -162,13 +185,13 @@ for loss in (*chains, "rnnt", "tdt", "hat", "constrained", "multi_blank", "wildc
 """
     path = tmp_path / "steps.py"
     path.write_text(program)
-    for line in run([str(path)]):
+    for line in in_fork(path):
         for launches, operations in json.loads(line):
             assert 1 <= launches <= 4
             assert operations <= 6
 
 
-def test_expectations_and_posteriors_look_at_no_integers(tmp_path):
+def test_expectations_and_posteriors_look_at_no_integers(tmp_path, in_fork):
     """Of tensors that have no values; those of CTC and of the transducer ask for as little as a loss."""
     program = """
 import json
@@ -210,7 +233,7 @@ print(len(seen.launches))
 """
     path = tmp_path / "expected.py"
     path.write_text(program)
-    *counted, launches = run([str(path)])
+    *counted, launches = in_fork(path)
     assert int(launches) > 25
     assert len(counted) == 13
     for line in counted:
@@ -219,8 +242,8 @@ print(len(seen.launches))
             assert operations <= 6, line
 
 
-def test_a_new_length_compiles_nothing():
-    counted = [json.loads(line) for line in run([str(HERE / "specialisations.py")])]
+def test_a_new_length_compiles_nothing(in_fork):
+    counted = [json.loads(line) for line in in_fork(HERE / "specialisations.py")]
     assert {loss for loss, *_ in counted} >= {"ctc", "asg", "rnnt", "joint", "delayed", "tdt", "lattice"}
     for loss, first, beside in counted:
         assert first > 5, f"{loss} launched {first} kernels"
@@ -260,23 +283,28 @@ def test_tests_of_a_device_are_collected_beside_kernels_that_are_compiled(tmp_pa
     assert "collected: test_gpu.py" in lines
 
 
-@pytest.mark.parametrize("what, file, tests", [("check", "check.jsonl", 13), ("time", "gpu.jsonl", 3)])
-def test_the_benchmark_runs_dry(what, file, tests, tmp_path):
+def test_the_benchmark_runs_dry(tmp_path):
     program = (
         "import runpy, sys, triton_targets\n"
         "for place in triton_targets.FASTER: setattr(*place)\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "sys.argv, codes = sys.argv[1:], []\n"
+        "for what in ('check', 'time'):\n"
+        "    sys.argv[1] = what\n"
+        "    try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "    except SystemExit as end: codes.append(end.code)\n"
+        "print(codes)\n"
     )
     script = str(HERE.parent / "benchmarks" / "device.py")
-    lines = run(["-c", program], script, what, "--dry", "--out", str(tmp_path))
-    assert lines[-1].startswith("all is well")
-    rows = [json.loads(line) for line in (tmp_path / file).read_text().splitlines()]
-    own = [row for row in rows if row.get("impl", "pathsum") == "pathsum"]
-    assert [row["result"] for row in own] == ["ok"] * tests
+    lines = run(["-c", program], script, "", "--dry", "--out", str(tmp_path))
+    assert lines[-1] == "[0, 0]"
+    assert sum(line.startswith("all is well") for line in lines) == 2
+    for file, tests in (("check.jsonl", 13), ("gpu.jsonl", 3)):
+        rows = [json.loads(line) for line in (tmp_path / file).read_text().splitlines()]
+        own = [row for row in rows if row.get("impl", "pathsum") == "pathsum"]
+        assert [row["result"] for row in own] == ["ok"] * tests
 
 
-def test_the_benchmark_goes_on_after_a_failure(tmp_path):
+def test_the_benchmark_goes_on_after_a_failure(tmp_path, in_fork):
     """And says what was wrong; a value that is wrong is told from a function that fails."""
     program = (
         "import sys, torch, device\n"
@@ -287,8 +315,9 @@ def test_the_benchmark_goes_on_after_a_failure(tmp_path):
         "report.tried({'test': 'right'}, lambda: device.verdict(one, one, one, 1e-6))\n"
         "print(report.good)\n"
     )
-    paths = ":".join([str(HERE.parent / "benchmarks"), str(HERE.parent / "src"), *sys.path])
-    lines = run(["-c", program], str(tmp_path / "check.jsonl"), PYTHONPATH=paths)
+    script = tmp_path / "goes_on.py"
+    script.write_text(program)
+    lines = in_fork(script, tmp_path / "check.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "check.jsonl").read_text().splitlines()]
     assert [(row["test"], row["result"]) for row in rows] == [("fails", "failed"), ("wrong", "wrong"), ("right", "ok")]
     assert "ZeroDivisionError" in (tmp_path / "errors.txt").read_text()
