@@ -1,7 +1,7 @@
 """Runs programs, each in a fork of one process that has imported torch, Triton and our kernels: most of their time.
 
-A line of standard input is a program and its arguments, in JSON; the line that answers is its exit code, and what it has
-written to its standard output and error.
+A line of standard input is a program and its arguments, in JSON; the line that answers is its exit code, and what it
+has written to its standard output and error.
 """
 
 import json
