@@ -11,6 +11,10 @@ from hypothesis import settings
 settings.register_profile("pathsum", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pathsum"))
 
+# Threads of torch wait for one another in a loop, unless told to sleep before torch is imported: where another process
+# tests on the same cores, that is two thirds of the time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Triton's library and TensorFlow's each have an LLVM of their own: loaded behind TensorFlow's, Triton's ends the
 # process. Not the package, which looks at the environment when it is imported.
 triton = importlib.util.find_spec("triton")
