@@ -20,6 +20,7 @@ COLOURS = {
     "pathsum-packed": "#d9826b",
     "pathsum-padded": "#e8b3a3",
     "pathsum-jax": "#a8324a",
+    "pathsum-jax-plain": "#c76a7e",
     "torch": "#4c6a92",
     "torchaudio": "#6f8fb5",
     "warprnnt-numba": "#9db4cf",

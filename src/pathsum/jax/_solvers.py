@@ -179,20 +179,27 @@ class ASGSolver:
         # Paths of a sample take as many transitions, and what these have in common is no part of the difference.
         relative = transitions - rows.huge(transitions.max())
         factors = dense.factors(own, found.maxima, relative)
-        all_paths = dense.solve(factors, every)
-        target_paths = chain.solve(chain.frames_of(*factors, target), target)
 
-        feasible = target_paths.total.mantissa > 0
-        one = extended.with_rest(extended.ones(feasible.shape, own.dtype))
-        share = [extended.select(feasible, paths.total, one) for paths in (all_paths, target_paths)]
-        losses = jnp.where(feasible, extended.log(extended.divide(*share)), jnp.inf)
+        def solved(narrow: bool) -> tuple[Array, ...]:
+            exact = dense.Factors(*map(extended.narrow, factors)) if narrow else factors
+            all_paths = dense.solve(exact, every)
+            target_paths = chain.solve(chain.frames_of(*exact, target), target)
+            feasible = target_paths.total.mantissa > 0
+            one = extended.ones(feasible.shape, target_paths.total)
+            share = [extended.select(feasible, paths.total, one) for paths in (all_paths, target_paths)]
+            losses = extended.log(extended.divide(*share)) - target_paths.lost
+            gradient = all_paths.gamma - chain.expected_counts(target_paths, target, num_classes)
+            counts = all_paths.transitions - chain.expected_transitions(target_paths, target, real, num_classes)
+            return feasible, losses, gradient, counts
+
+        reaches = extended.reach(factors.states.high, 2) + extended.reach(factors.arcs.high, (0, 1))
+        feasible, losses, gradient, counts = extended.by_range(reaches.sum(0), solved)
+        losses = jnp.where(feasible, losses, jnp.inf)
         has_arcs = integers.input_lengths > 1
         defined = found.defined.all(1) & ((transitions < jnp.inf).all() | ~has_arcs)
 
-        gradient = all_paths.gamma - chain.expected_counts(target_paths, target, num_classes)
         gradient = jnp.where((real & feasible[:, None])[:, :, None], gradient, 0)
         gradient = jnp.where((real & ~defined[:, None])[:, :, None], jnp.nan, gradient)
-        counts = all_paths.transitions - chain.expected_transitions(target_paths, target, real, num_classes)
         counts = jnp.where((has_arcs & feasible)[:, None, None], counts, 0)
         counts = jnp.where((has_arcs & ~defined)[:, None, None], jnp.nan, counts)
         return jnp.where(defined, losses, jnp.nan), (gradient, counts)

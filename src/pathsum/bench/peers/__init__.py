@@ -55,6 +55,9 @@ PEERS = {
     "pathsum-jax": Peer(
         ("pathsum", "jax"), "pathsum", losses.prepare_pathsum_jax, _SCORES - {("rnnt_packed_loss", "logits")}
     ),
+    "pathsum-jax-plain": Peer(
+        ("pathsum", "jax"), "pathsum", losses.prepare_pathsum_jax_plain, _SCORES - {("rnnt_packed_loss", "logits")}
+    ),
     "torch": Peer(("torch",), "torch", _prepare_torch, _CTC | _MWER),
     "torchaudio": Peer(("torch", "torchaudio"), "torchaudio", losses.prepare_torchaudio, _RNNT | _JOINT),
     "warprnnt-numba": Peer(
@@ -94,7 +97,7 @@ PEERS = {
 # made of several, the decoder in pyctcdecode's place. And those that do as the peers do, installed and asked for. The
 # gate holds all of them to what is promised.
 ALWAYS = ("pathsum", "pathsum-packed", "pathsum-padded", "pathsum-ctc", "pathsum-pyctcdecode")
-OURS = (*ALWAYS, "pathsum-jax", "pathsum-tensorflow")
+OURS = (*ALWAYS, "pathsum-jax", "pathsum-jax-plain", "pathsum-tensorflow")
 
 RECORDED = (
     "numpy",

@@ -165,7 +165,11 @@ def prepare_warprnnt_numba(problem: Problem) -> Stepper:
     return autograd_step(problem, lambda *operands: rnnt_loss(_padded_logits(*operands), *integers, **options).sum())
 
 
-def prepare_pathsum_jax(problem: Problem) -> Stepper:
+def prepare_pathsum_jax_plain(problem: Problem) -> Stepper:
+    return prepare_pathsum_jax(problem, impl="jax")
+
+
+def prepare_pathsum_jax(problem: Problem, impl: str = "auto") -> Stepper:
     import pathsum.jax
 
     function = getattr(pathsum.jax, problem.op)
@@ -173,6 +177,7 @@ def prepare_pathsum_jax(problem: Problem) -> Stepper:
         "blank": problem.blank,
         "reduction": "sum",
         "fused_log_softmax": problem.kind == "logits",
+        "impl": impl,
     }
     integers = [array.astype(np.int32) for array in problem.integers]
     return compiled_step(problem, lambda scores, *integers: function(scores, *integers, **options), *integers)

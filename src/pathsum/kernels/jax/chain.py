@@ -7,7 +7,8 @@ order.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +18,27 @@ from pathsum.kernels.jax import extended, rows
 from pathsum.kernels.jax.extended import Number
 from pathsum.lattice import Array, ChainLattice
 
-# Columns in front of the first state: the virtual state, and one more so that a skip into state 0 reads a zero.
-FRONT = 2
-# Columns behind the last state, zeros for a step and a skip out of it.
-BACK = 2
+# Columns in front of the first state, the virtual state and one more so that a skip into state 0 reads a zero, and as
+# many behind the last, zeros for a step and a skip out of it. Of states with columns on one side alone XLA makes a loop
+# of single numbers, five times as slow.
+EDGE = 2
+INNER = slice(EDGE, -EDGE)
 
 
 class Solved(NamedTuple):
-    """Of each sample the sum over all paths (N,), and the posteriors of the arcs by what they emit (N, T, S'); where
-    all arcs into a state score the same, ``step`` has them all.
+    """Of each sample the sum over all paths (N,), what rounding has taken from it (N,), relative to it, and the
+    posteriors of the arcs by what they emit (N, T, S'); where all arcs into a state score the same, ``step`` has them
+    all.
     """
 
     total: Number
+    lost: Array
     step: Array
     stay: Array | None
 
 
 class _Ahead(NamedTuple):
-    """The sum over the paths ahead, from a frame's arcs on: of those that enter each state (N, S'+2), and of those that
+    """The sum over the paths ahead, from a frame's arcs on: of those that enter each state (N, S'+4), and of those that
     stay in it (N, S') where they score otherwise.
     """
 
@@ -51,26 +55,49 @@ class Frames(NamedTuple):
     stay: Number | None
     real: Array
 
+    def each(self, change: Callable[[Number], Number]) -> Frames:
+        """The same with other weights."""
+        return Frames(change(self.step), None if self.stay is None else change(self.stay), self.real)
+
 
 def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Array, Array]:
     """Losses (N,) of scores (N, T, C), and the gradient of each with respect to the scores."""
     real = jnp.arange(scores.shape[1]) < lattice.input_lengths[:, None]
     scores = rows.real_rows(scores, real)
     found = rows.statistics(scores)
-    maxima = found.maxima if logits else jnp.where(real, _common(scores, lattice), 0)
-    frames, defined = _frames(scores, maxima, lattice)
-    solved = solve(frames, lattice)
-    feasible = solved.total.mantissa > 0
-    one = extended.with_rest(extended.ones(feasible.shape, scores.dtype))
-    total = extended.select(feasible, solved.total, one)
-    normaliser = one
-    gradient = -expected_counts(solved, lattice, scores.shape[2])
+    used = _used(lattice, scores.shape[2])[:, None]
+    maxima = found.maxima if logits else rows.huge(jnp.where(used, scores, -jnp.inf).max(2, initial=-jnp.inf))
+    relative = extended.exact_sum(scores, -maxima[:, :, None])
+    # Exponentials of whichever there are fewer of. Rests of classes are counted by class: arcs need none.
+    by_class = scores.shape[2] <= lattice.step_labels.shape[1]
+    classes = extended.exp(*relative) if by_class else None
+    states = None if by_class else _frames(relative, lattice, lambda pair: extended.exp(*pair))
+    normaliser = extended.product(jnp.where(real, found.sums, 1), jnp.where(real, found.rests, 0)) if logits else None
+
+    def solved(narrow: bool) -> tuple[Array, ...]:
+        ranged = extended.narrow if narrow else _same
+        frames = states or _frames(classes, lattice, extended.rounded)
+        paths = solve(frames.each(ranged), lattice)
+        feasible = paths.total.mantissa > 0
+        one = extended.ones(feasible.shape, paths.total)
+        dividend = one if normaliser is None else ranged(normaliser)
+        losses = extended.log(extended.divide(dividend, extended.select(feasible, paths.total, one)))
+        return feasible, losses - paths.lost, expected_counts(paths, lattice, scores.shape[2])
+
+    reaches = extended.reach(jnp.where(used, relative[0], 0), 2).sum(1)
+    feasible, losses, counts = extended.by_range(reaches, solved)
+    gradient = -counts
+    if classes is not None and classes.rest is not None:
+        losses -= lax.stop_gradient(counts * extended.relative_rest(classes)).sum((1, 2))
     if logits:
-        normaliser = product_over_frames(jnp.where(real, found.sums, 1), jnp.where(real, found.rests, 0))
         defined = found.defined.all(1)
+        # The sums are constants of the paths' weights, and their derivative is here.
+        normalisers = jnp.log(jnp.where(real & (found.sums > 0), found.sums, 1)).sum(1)
+        losses = rows.not_negative(losses + (normalisers - lax.stop_gradient(normalisers)))
         gradient += rows.softmax(scores, found)
-    losses = extended.log(extended.divide(normaliser, total))
-    losses = rows.not_negative(losses) if logits else losses - maxima.sum(1)
+    else:
+        defined = ((scores < jnp.inf) | ~used).all((1, 2))
+        losses -= maxima.sum(1)
     losses = jnp.where(feasible, losses, jnp.inf)
     gradient = jnp.where((real & feasible[:, None])[:, :, None], gradient, 0)
     gradient = jnp.where((real & ~defined[:, None])[:, :, None], jnp.nan, gradient)
@@ -78,55 +105,62 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Arra
 
 
 def solve(frames: Frames, lattice: ChainLattice) -> Solved:
-    _, num_samples, num_states = frames.step.high.shape
-    dtype = frames.step.high.dtype
-    front, back = (extended.zeros((num_samples, columns), dtype) for columns in (FRONT, BACK))
-    front = extended.with_rest(front)
+    """The sum over all paths, and the posteriors.
 
+    The scans keep mantissas alone, as posteriors are right to their rounding. What rounding does to the sum, arc by
+    arc, adds up in the paths through each state: the sum of the states' relative errors, each times its posterior.
+    """
+    _, num_samples, num_states = frames.step.high.shape
+    exact = frames
+    frames = frames.each(extended.rounded)
+    like = frames.step
+    edge = extended.zeros((num_samples, EDGE), like)
+
+    # Columns are put beside the states last of all: from within XLA makes loops of single numbers. A carry is handed on
+    # as it came: else XLA computes a frame twice.
     def advance(alpha: Number, frame: Frames) -> tuple[Number, Number]:
-        entered = extended.multiply(_arriving(alpha, lattice), frame.step)
-        if frame.stay is not None:
-            entered = extended.add(entered, extended.multiply(_inner(alpha), frame.stay))
-        entered = extended.concatenate([front, entered], 1)
-        return extended.select(frame.real, entered, alpha), extended.rounded(alpha)
+        return extended.concatenate([edge, _entered(alpha, frame, lattice), edge], 1), alpha
 
     def retreat(later: _Ahead, step: tuple[Frames, Array]) -> tuple[_Ahead, _Ahead]:
         frame, is_last = step
         beta = _leaving(later, skipped)
 
-        def entering(weight: Number, beyond: list[Number]) -> Number:
-            # The selection outside of all else, and the carry handed on as it came: of other forms XLA makes more loops
-            # a frame, or computes a frame twice.
-            first, further = extended.keep(final, weight), extended.multiply(beta, weight)
-            return extended.select(is_last, *(extended.concatenate([own, *beyond], 1) for own in (first, further)))
+        def entering(weight: Number) -> Number:
+            return extended.select(is_last, extended.keep(final, weight), extended.multiply(beta, weight))
 
-        stay = None if frame.stay is None else entering(frame.stay, [])
-        return _Ahead(entering(frame.step, [back]), stay), later
+        stay = None if frame.stay is None else entering(frame.stay)
+        return _Ahead(extended.concatenate([edge, entering(frame.step), edge], 1), stay), later
 
-    state = jnp.arange(-FRONT, num_states)
+    state = jnp.arange(-EDGE, num_states + EDGE)
     start = jnp.broadcast_to(state == lattice.start_state, (num_samples, len(state)))
     last = lattice.num_states[:, None]
     is_final = (state >= -1) & (state >= last - lattice.num_final) & (state < last)
-    final = is_final[:, FRONT:]
+    final = is_final[:, INNER]
     nothing = _Ahead(
-        extended.zeros((num_samples, num_states + BACK), dtype),
-        None if frames.stay is None else extended.zeros((num_samples, num_states), dtype),
+        extended.zeros((num_samples, num_states + 2 * EDGE), like),
+        None if frames.stay is None else extended.zeros((num_samples, num_states), like),
     )
     first_alpha, nothing = extended.varying_as(
-        (extended.with_rest(extended.one_where(start, dtype)), nothing),
+        (extended.one_where(start, like), nothing),
         (frames, lattice.skips, lattice.num_states),
     )
     alpha, before = lax.scan(advance, first_alpha, frames)
-    total = extended.total(extended.keep(is_final, alpha), 1)
-    # Posteriors are right to the rounding of a mantissa as they are.
-    frames = Frames(extended.rounded(frames.step), frames.stay and extended.rounded(frames.stay), frames.real)
+    # Where a sample ends; what is behind its end is never read.
+    at_end = lattice.input_lengths[None, :, None]
+    alpha = jax.tree.map(
+        lambda last, others: jnp.take_along_axis(jnp.concatenate([others, last[None]]), at_end, 0)[0], alpha, before
+    )
 
-    skipped = jnp.pad(lattice.skips, ((0, 0), (0, BACK)))[:, BACK:]
+    skipped = jnp.pad(lattice.skips, ((0, 0), (0, EDGE)))[:, EDGE:]
     is_last = jnp.arange(1, len(frames.real) + 1)[:, None, None] >= lattice.input_lengths[:, None]
     first, later = lax.scan(retreat, nothing, (frames, is_last), reverse=True)
     ahead = jax.tree.map(lambda own, others: jnp.concatenate([own[None], others])[:-1], first, later)
 
-    return Solved(total, *_posteriors(before, ahead, lattice))
+    total = extended.total(extended.keep(is_final, extended.with_rest(alpha)), 1)
+    posteriors = _posteriors(before, ahead, extended.at(total, (slice(None), None)), lattice)
+    lost = _lost(before, exact, posteriors, lattice) if total.rest is not None else jnp.zeros_like(total.mantissa)
+    step, stay = (None if part is None else part.swapaxes(0, 1) for part in posteriors)
+    return Solved(total, lost, step, stay)
 
 
 def expected_counts(solved: Solved, lattice: ChainLattice, num_classes: int) -> Array:
@@ -145,39 +179,38 @@ def expected_transitions(solved: Solved, lattice: ChainLattice, real: Array, num
     return counts.reshape(-1, num_classes, num_classes)
 
 
-def product_over_frames(factors: Array, rests: Array) -> Number:
-    """(N,) product of positive floats (N, T) and what these have rounded off, by halves: the log of T products after
-    one another.
-    """
-    product = extended.number_of(factors, rests)
-    if not factors.shape[1]:
-        product = extended.with_rest(extended.ones((len(factors), 1), factors.dtype))
-    while (width := product.high.shape[1]) > 1:
-        half = width // 2
-        parts = slice(half), slice(half, 2 * half), slice(2 * half, None)
-        first, second, rest = (extended.at(product, (..., part)) for part in parts)
-        product = extended.concatenate([extended.multiply(first, second), rest], 1)
-    return extended.at(product, (..., 0))
+def _of_labels(tables: Any, labels: Array) -> Any:
+    """Of (T, N, C) the entries of labels (N, S'), (T, N, S')."""
+    num_frames, num_samples, num_classes = jax.tree.leaves(tables)[0].shape
+    flat = jnp.arange(num_samples)[:, None] * num_classes + jnp.clip(labels, 0, num_classes - 1)
+
+    def taken(table: Array) -> Array:
+        entries = table.reshape(num_frames, num_samples * num_classes).take(flat.ravel(), 1, mode="clip")
+        return entries.reshape(num_frames, *labels.shape)
+
+    return jax.tree.map(taken, tables)
 
 
-def _common(scores: Array, lattice: ChainLattice) -> Array:
-    """(N, T) what all arcs of a frame have in common, where it is huge."""
-    own_states = (jnp.arange(lattice.step_labels.shape[1]) < lattice.num_states[:, None])[:, None]
-    labels = {id(own): own for own in (lattice.step_labels, lattice.stay_labels)}.values()
-    arcs = [jnp.where(own_states, jnp.take_along_axis(scores, own[:, None], 2), -jnp.inf) for own in labels]
-    return rows.huge(jnp.concatenate(arcs, 2).max(2, initial=-jnp.inf))
-
-
-def _frames(scores: Array, maxima: Array, lattice: ChainLattice) -> tuple[Frames, Array]:
-    """Of scores (N, T, C) less the maxima (N, T) of their rows; whether those of a sample's arcs are below +inf."""
-    relative = extended.exact_sum(scores, -maxima[:, :, None])
+def _used(lattice: ChainLattice, num_classes: int) -> Array:
+    """(N, C) the classes that arcs of a sample's own states emit."""
     own_states = jnp.arange(lattice.step_labels.shape[1]) < lattice.num_states[:, None]
-    step, defined = _emitted(relative, lattice.step_labels, own_states)
-    stay = None
-    if not lattice.shared_labels:
-        stay, also_defined = _emitted(relative, lattice.stay_labels, own_states)
-        defined &= also_defined
-    return Frames(step, stay, _real(len(step.high), lattice)), defined
+    sample = jnp.arange(len(own_states))[:, None]
+    used = jnp.zeros((len(own_states), num_classes), bool)
+    for labels in {id(own): own for own in (lattice.step_labels, lattice.stay_labels)}.values():
+        used = used.at[sample, jnp.where(own_states, labels, num_classes)].set(True, mode="drop")
+    return used
+
+
+def _same(number: Any) -> Any:
+    return number
+
+
+def _frames(classes: Any, lattice: ChainLattice, weights: Callable[[Any], Number]) -> Frames:
+    """``weights`` of what there is for emitting a class (N, T, C)."""
+    by_frame = jax.tree.map(lambda part: part.swapaxes(0, 1), classes)
+    step = weights(_of_labels(by_frame, lattice.step_labels))
+    stay = None if lattice.shared_labels else weights(_of_labels(by_frame, lattice.stay_labels))
+    return Frames(step, stay, real_frames(len(step.high), lattice))
 
 
 def frames_of(states: Number, arcs: Number, lattice: ChainLattice) -> Frames:
@@ -188,34 +221,41 @@ def frames_of(states: Number, arcs: Number, lattice: ChainLattice) -> Frames:
         assert indices is not None, "a lattice whose arcs have scores of their own"
         entered = jax.tree.map(lambda part: jnp.take_along_axis(part, labels[None], 2), states)
         passed = extended.at(flat, jnp.maximum(indices, 0))
-        none = extended.with_rest(extended.ones(indices.shape, states.high.dtype))
+        none = extended.ones(indices.shape, flat)
         return extended.multiply(entered, extended.select(indices >= 0, passed, none))
 
     step = weights(lattice.step_labels, lattice.step_transitions)
     stay = weights(lattice.stay_labels, lattice.stay_transitions)
-    return Frames(step, stay, _real(len(step.high), lattice))
+    return Frames(step, stay, real_frames(len(step.high), lattice))
 
 
-def _real(num_frames: int, lattice: ChainLattice) -> Array:
+def real_frames(num_frames: int, lattice: ChainLattice) -> Array:
+    """(T, N, 1) whether a frame is its sample's own."""
     return jnp.arange(num_frames)[:, None, None] < lattice.input_lengths[:, None]
 
 
-def _emitted(relative: tuple[Array, Array], labels: Array, own_states: Array) -> tuple[Number, Array]:
-    """(T, N, S') weights of the arcs that emit a label."""
-    score, rest = (jnp.take_along_axis(part, labels[:, None], 2).swapaxes(0, 1) for part in relative)
-    return extended.exp(score, rest), ((score < jnp.inf) | ~own_states).all((0, 2))
-
-
-def _posteriors(before: Number, ahead: _Ahead, lattice: ChainLattice) -> tuple[Array, Array | None]:
-    """Of all frames (N, T, S'), from alpha in front of each and what is ahead of its arcs, both time first."""
-    masses = [extended.multiply(_arriving(before, lattice), extended.at(ahead.step, (..., slice(None, -BACK))))]
+def _posteriors(before: Number, ahead: _Ahead, total: Number, lattice: ChainLattice) -> tuple[Array, Array | None]:
+    """Of all frames (T, N, S'), from alpha in front of each and what is ahead of its arcs."""
+    masses = [extended.multiply(_arriving(before, lattice), _inner(ahead.step))]
     if ahead.stay is not None:
         masses.append(extended.multiply(_inner(before), ahead.stay))
     # Those of a frame sum to 1: divided by their own sum they are free of what alpha and beta have in common, and of
     # its rounding.
-    shares = extended.shares(extended.concatenate(masses, 2), 2).swapaxes(0, 1)
-    step, *stay = jnp.split(shares, len(masses), 2)
+    step, *stay = jnp.split(extended.shares(extended.concatenate(masses, 2), 2, total), len(masses), 2)
     return step, stay[0] if stay else None
+
+
+def _lost(before: Number, frames: Frames, posteriors: tuple[Array, Array | None], lattice: ChainLattice) -> Array:
+    """(N,) what rounding has taken from the sum over all paths, relative to it; a constant.
+
+    Each product here has the bits that the scan gave it: what is added is multiplied by a power of two at last, so that
+    it is the same whether or not a device joins product and sum in one operation.
+    """
+    before, frames, posteriors = lax.stop_gradient((before, frames, posteriors))
+    entered = _entered(extended.with_rest(before), frames, lattice)
+    step, stay = posteriors
+    through = step if stay is None else step + stay
+    return jnp.where(frames.real, through * extended.relative_rest(entered), 0).sum((0, 2))
 
 
 def _shared_scores(lattice: ChainLattice) -> bool:
@@ -224,39 +264,51 @@ def _shared_scores(lattice: ChainLattice) -> bool:
 
 
 def _inner(alpha: Number) -> Number:
-    """The states without those in front."""
-    return extended.at(alpha, (..., slice(FRONT, None)))
+    """The states without the columns beside them."""
+    return extended.at(alpha, (..., INNER))
 
 
 def _arriving(alpha: Number, lattice: ChainLattice) -> Number:
     """The mass about to enter each state, in front of the weight that all arcs into it share."""
-    before = extended.at(alpha, (..., slice(1, -1)))
-    two_before = extended.keep(lattice.skips, extended.at(alpha, (..., slice(None, -2))))
+    before = extended.at(alpha, (..., slice(EDGE - 1, -EDGE - 1)))
+    two_before = extended.keep(lattice.skips, extended.at(alpha, (..., slice(EDGE - 2, -EDGE - 2))))
     if _shared_scores(lattice):
         return extended.add(_inner(alpha), before, two_before)
     return extended.add(before, two_before)
 
 
+def _entered(alpha: Number, frame: Frames, lattice: ChainLattice) -> Number:
+    """Alpha of the states behind a frame."""
+    entered = extended.multiply(_arriving(alpha, lattice), frame.step)
+    if frame.stay is None:
+        return entered
+    return extended.add(entered, extended.multiply(_inner(alpha), frame.stay))
+
+
 def _leaving(later: _Ahead, skipped: Array) -> Number:
     """What is ahead of each state; ``skipped``: whether a skip leaves it."""
-    own, next_state, after_skip = (
-        extended.at(later.step, (..., slice(distance, distance - BACK or None))) for distance in range(BACK + 1)
-    )
-    return extended.add(own if later.stay is None else later.stay, next_state, extended.keep(skipped, after_skip))
+    next_state = extended.at(later.step, (..., slice(EDGE + 1, 1 - EDGE)))
+    after_skip = extended.keep(skipped, extended.at(later.step, (..., slice(EDGE + 2, 2 - EDGE or None))))
+    return extended.add(_inner(later.step) if later.stay is None else later.stay, next_state, after_skip)
 
 
 def _by_index(values: Array, indices: Array, size: int) -> Array:
     """(N, T, size) sums of values (N, T, S') that have the same index (N, S'); those of a negative one are dropped.
 
-    Values of the same index are first added by a product of matrices, so that no index is written twice: the order of
-    such writes, and with it the rounding, would change from run to run on some devices.
+    The sums are products of matrices, so that no index is written twice: the order of such writes, and with it the
+    rounding, would change from run to run on some devices. Where there are more indices than values, those that have
+    the same are summed, and then written.
     """
     num_samples, num_frames, width = values.shape
     # Where the indices are constants XLA would work this table out at compile time, which takes it seconds.
     indices = lax.optimization_barrier(indices)
     position = jnp.arange(width)
-    first = jnp.where(indices[:, :, None] == indices[:, None, :], position, width).min(2)
-    is_first = (first[:, :, None] == position).astype(values.dtype)
+    first = indices
+    if size > width:
+        first = jnp.where(indices[:, :, None] == indices[:, None, :], position, width).min(2)
+    is_first = (first[:, :, None] == jnp.arange(min(size, width))).astype(values.dtype)
+    if size <= width:
+        return jnp.einsum("nts,nsf->ntf", values, is_first, precision=lax.Precision.HIGHEST)
     merged = jnp.einsum("nts,nsf->nft", values, is_first, precision=lax.Precision.HIGHEST)
     # Out of range, and different from one another.
     target = jnp.where((first == position) & (indices >= 0), indices, size + position)

@@ -50,7 +50,6 @@ def factors(scores: Array, maxima: Array, transitions: Array) -> Factors:
 def solve(of: Factors, lattice: DenseLattice) -> Solved:
     weights, arcs = of
     num_frames, num_samples, num_classes = weights.high.shape
-    dtype = weights.high.dtype
     frame = jnp.arange(num_frames)[:, None, None]
     real = frame < lattice.input_lengths[:, None]
     inner = (frame > 0) & real
@@ -75,15 +74,16 @@ def solve(of: Factors, lattice: DenseLattice) -> Solved:
         carried = extended.select(is_real, leaving, beta), (count, counts[1] + rest)
         return carried, jnp.where(is_real, gamma, 0)
 
-    nothing = jnp.zeros((num_samples, num_classes, num_classes), dtype)
+    nothing = jnp.zeros((num_samples, num_classes, num_classes), weights.high.dtype)
+    one = extended.rounded(weights)
     start, nothing = extended.varying_as(
-        (extended.ones((num_samples, num_classes), dtype), nothing), (weights, arcs, real)
+        (extended.ones((num_samples, num_classes), one), nothing), (weights, arcs, real)
     )
     alpha, before = lax.scan(advance, extended.with_rest(start), (weights, real, inner))
     # Posteriors are right to the rounding of a mantissa as they are.
     weights, arcs = extended.rounded(weights), extended.rounded(arcs)
-    empty = extended.with_rest(extended.ones((num_samples,), dtype))
-    total = extended.select(lattice.input_lengths > 0, extended.total(alpha, 1), empty)
+    total = extended.total(alpha, 1)
+    total = extended.select(lattice.input_lengths > 0, total, extended.ones((num_samples,), total))
     last = (start, (nothing, nothing))
     (_, (counts, rest)), gamma = lax.scan(retreat, last, (weights, real, inner, before), reverse=True)
     return Solved(total, gamma.swapaxes(0, 1), counts + rest)

@@ -2,9 +2,9 @@
 
 A mantissa keeps the relative precision of its dtype whatever the number's size, where a logarithm's absolute error
 grows with its size. Numbers of which a loss is made keep in float32 what the mantissa has rounded off as well: what
-many frames round alike would be all of a confident model's loss. The exponent is an integer too, in two floats of the
-same dtype, the low one what the high one cannot hold: exact up to 2**48 (2**106 in float64), without 64-bit integers,
-which JAX has not by default.
+many frames round alike would be all of a confident model's loss. The exponent is an integer too, in a float of the same
+dtype, which is exact up to 2**24 (2**53 in float64). Where more is needed a second one, ``low``, has what the first
+cannot hold: exact up to 2**48 then, without 64-bit integers, which JAX has not by default.
 
 Derivatives pass through the mantissas, exponents are constants. An arc's mantissa and its adjoint are both of the size
 of 1, so that derivatives of any order have the range of the numbers themselves.
@@ -12,6 +12,7 @@ of 1, so that derivatives of any order have the range of the numbers themselves.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,12 +30,13 @@ _LOG2_E_REST, _LN_2_REST = 2.0355273740931033e-17, 2.3190468138462996e-17
 class Number(NamedTuple):
     """(mantissa + rest) * 2**(high + low), of any shape; zero has mantissa 0 and an exponent below all others.
 
-    ``rest``, a constant, is beside the mantissa what its rounding is; ``None`` where nobody keeps it.
+    ``low`` is ``None`` where ``high`` holds every exponent. ``rest``, a constant, is beside the mantissa what its
+    rounding is; ``None`` where nobody keeps it.
     """
 
     mantissa: Array
     high: Array
-    low: Array
+    low: Array | None = None
     rest: Array | None = None
 
 
@@ -55,24 +57,49 @@ _FORMATS = {
 }
 
 
-def zeros(shape: tuple[int, ...], dtype: Any) -> Number:
-    nothing = jnp.zeros(shape, dtype)
-    return Number(nothing, jnp.full_like(nothing, _FORMATS[nothing.dtype].zero), nothing)
+def zeros(shape: tuple[int, ...], like: Number) -> Number:
+    """Zeros of the parts that another number has."""
+    nothing = jax.tree.map(lambda part: jnp.zeros(shape, part.dtype), like)
+    return nothing._replace(high=jnp.full_like(nothing.high, _format(like).zero))
 
 
-def ones(shape: tuple[int, ...], dtype: Any) -> Number:
-    return Number(jnp.ones(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+def ones(shape: tuple[int, ...], like: Number) -> Number:
+    nothing = zeros(shape, like)
+    return nothing._replace(mantissa=jnp.ones_like(nothing.mantissa), high=jnp.zeros_like(nothing.high))
 
 
-def one_where(mask: Array, dtype: Any) -> Number:
-    return select(mask, ones(mask.shape, dtype), zeros(mask.shape, dtype))
+def one_where(mask: Array, like: Number) -> Number:
+    return select(mask, ones(mask.shape, like), zeros(mask.shape, like))
 
 
 def with_rest(number: Number) -> Number:
     """The number with a rest of 0, where its dtype is to have one."""
-    is_narrow = number.high.dtype == jnp.float32
+    if number.high.dtype != jnp.float32 or number.rest is not None:
+        return number
     # A product, not zeros: under shard_map it differs from device to device as the number does.
-    return number._replace(rest=0 * number.low) if is_narrow and number.rest is None else number
+    return number._replace(rest=0 * lax.stop_gradient(number.mantissa))
+
+
+def narrow(number: Number) -> Number:
+    """The number with exponents that ``high`` holds alone."""
+    return number._replace(low=None)
+
+
+def reach(sizes: Array, axis: int | tuple[int, ...]) -> Array:
+    """The greatest size along an axis, of exponents or logarithms of what is not impossible."""
+    sizes = jnp.abs(lax.stop_gradient(sizes))
+    return jnp.where(sizes <= _FORMATS[sizes.dtype].limit, sizes, 0).max(axis, initial=0)
+
+
+def by_range(reaches: Array, solve: Callable[[bool], Any]) -> Any:
+    """What ``solve`` makes of narrow numbers (``True``) where their exponents stay exact, and else of others.
+
+    ``reaches``: what no exponent in a sample's recursion exceeds, (N,). A batch goes one way as a whole. Numbers of two
+    exponents take a scan three times as long.
+    """
+    if reaches.dtype != jnp.float32:
+        return solve(True)
+    return lax.cond((reaches < 2**22).all(), lambda: solve(True), lambda: solve(False))
 
 
 def rounded(number: Number) -> Number:
@@ -89,7 +116,7 @@ def keep(mask: Array, number: Number) -> Number:
     return Number(
         jnp.where(mask, number.mantissa, 0),
         jnp.where(mask, number.high, _format(number).zero),
-        jnp.where(mask, number.low, 0),
+        None if number.low is None else jnp.where(mask, number.low, 0),
         None if number.rest is None else jnp.where(mask, number.rest, 0),
     )
 
@@ -146,13 +173,12 @@ def number_of(x: Array, rest: Array | None = None) -> Number:
 
 def multiply(a: Number, b: Number) -> Number:
     """a * b, with a rest where a has one."""
-    high, lost = _sum(a.high, b.high)
     product, rest = a.mantissa * b.mantissa, None
     if a.rest is not None:
         one, other = map(lax.stop_gradient, (a.mantissa, b.mantissa))
         rest = _product(one, other)[1] + a.rest * other
         rest += 0 if b.rest is None else b.rest * one
-    return _normalise(product, *_renormalise(high, lost + (a.low + b.low)), rest)
+    return _normalise(product, *_exponents(a, b, 1), rest)
 
 
 def divide(a: Number, b: Number) -> Number:
@@ -162,15 +188,21 @@ def divide(a: Number, b: Number) -> Number:
         one, other, found = map(lax.stop_gradient, (a.mantissa, b.mantissa, quotient))
         product, lost = _product(found, other)
         rest = ((one - product) - lost + a.rest - (0 if b.rest is None else found * b.rest)) / other
-    high, lost = _sum(a.high, -b.high)
-    return _normalise(quotient, *_renormalise(high, lost + (a.low - b.low)), rest)
+    return _normalise(quotient, *_exponents(a, b, -1), rest)
 
 
 def add(*numbers: Number) -> Number:
+    """The sum of a few numbers, whose mantissa a product or a logarithm has yet to bring into [1, 2).
+
+    Of a mantissa that is brought there twice in one loop XLA makes a loop of single numbers.
+    """
     high, low = numbers[0].high, numbers[0].low
     for number in numbers[1:]:
-        later = (number.high > high) | ((number.high == high) & (number.low > low))
-        high, low = jnp.where(later, number.high, high), jnp.where(later, number.low, low)
+        if low is None or number.low is None:
+            high = jnp.maximum(high, number.high)
+        else:
+            later = (number.high > high) | ((number.high == high) & (number.low > low))
+            high, low = jnp.where(later, number.high, high), jnp.where(later, number.low, low)
     units = [_units(number, high, low) for number in numbers]
     total, rest = numbers[0].mantissa * units[0], None
     if numbers[0].rest is not None:
@@ -178,14 +210,32 @@ def add(*numbers: Number) -> Number:
     for number, unit in zip(numbers[1:], units[1:], strict=True):
         sum_so_far, lost = _sum(total, number.mantissa * unit)
         total, rest = sum_so_far, None if rest is None else rest + lax.stop_gradient(lost)
-    return _normalise(total, high, low, rest)
+    return Number(total, high, low, rest)
+
+
+def product(factors: Array, rests: Array) -> Number:
+    """(N,) products of floats (N, T), 1 at least, and of what these have rounded off; constants."""
+    factors, rests = lax.stop_gradient((factors, rests))
+    start = ones((), number_of(factors, rests))
+    parts, tree = jax.tree.flatten(number_of(factors, rests))
+
+    def multiplied(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(jax.tree.leaves(multiply(tree.unflatten(one), tree.unflatten(other))))
+
+    return tree.unflatten(lax.reduce(tuple(parts), tuple(jax.tree.leaves(start)), multiplied, (1,)))
+
+
+def relative_rest(number: Number) -> Array:
+    """What the mantissa has rounded off, relative to it; 0 of zero."""
+    assert number.rest is not None, "a number whose rest is kept"
+    possible = number.mantissa > 0
+    return lax.stop_gradient(jnp.where(possible, number.rest, 0) / jnp.where(possible, number.mantissa, 1))
 
 
 def total(number: Number, axis: int) -> Number:
     """The sum over an axis."""
     if number.high.shape[axis] == 0:
-        shape = tuple(np.delete(number.high.shape, axis))
-        return zeros(shape, number.high.dtype)
+        return zeros(tuple(np.delete(number.high.shape, axis)), number)
     high, low = _largest(number, axis)
     units = _units(number, high, low)
     mantissas, rest = number.mantissa * units, None
@@ -197,27 +247,29 @@ def total(number: Number, axis: int) -> Number:
         rest = ((coarse.sum(axis) - lax.stop_gradient(whole)) + (constants - coarse).sum(axis)) + (
             number.rest * units
         ).sum(axis)
-    return _normalise(whole, high.squeeze(axis), low.squeeze(axis), rest)
+    return _normalise(whole, high.squeeze(axis), None if low is None else low.squeeze(axis), rest)
 
 
 def only(number: Number, axis: int) -> Number:
     """The one that is not zero along an axis, where there is one at most."""
     here = lax.stop_gradient(number.mantissa) > 0
-    sums = (jnp.where(here, part, 0).sum(axis) for part in (number.mantissa, number.low))
-    rest = None if number.rest is None else jnp.where(here, number.rest, 0).sum(axis)
-    mantissa, low = sums
-    return Number(mantissa, number.high.max(axis), low, rest)
+    sums = jax.tree.map(lambda part: jnp.where(here, part, 0).sum(axis), number)
+    return sums._replace(high=number.high.max(axis))
 
 
-def shares(number: Number, axis: int | tuple[int, ...]) -> Array:
-    """Each entry's part in the sum over the axes, as a float; 0 where all are zero."""
-    plain = _shift(number, *_largest(number, axis))
+def shares(number: Number, axis: int | tuple[int, ...], near: Number | None = None) -> Array:
+    """Each entry's part in the sum over the axes, as a float; 0 where all are zero.
+
+    ``near``: what the sum is about, where it is known.
+    """
+    plain = _shift(number, *(_largest(number, axis) if near is None else (near.high, near.low)))
     whole = plain.sum(axis, keepdims=True)
     return jnp.where(whole > 0, plain / jnp.where(whole > 0, whole, 1), 0)
 
 
 def log(x: Number) -> Array:
     """The natural logarithm, -inf of zero."""
+    x = _normalise(*x)
     dtype = x.high.dtype.type
     factor = dtype(LN_2)
     factor_rest = dtype((LN_2 - float(factor)) + _LN_2_REST)
@@ -225,11 +277,11 @@ def log(x: Number) -> Array:
     is_large = lax.stop_gradient(x.mantissa) > 1.5
     unit = jnp.where(is_large, dtype(0.5), dtype(1))
     mantissa = x.mantissa * unit
-    high, low = _renormalise(x.high, x.low + is_large.astype(dtype))
+    high, low = _moved(x.high, x.low, is_large.astype(dtype))
     product, rest = _product(high, factor)
     possible = mantissa > 0
     mantissa = jnp.where(possible, mantissa, 1)
-    small = jnp.log(mantissa) + (rest + low * factor + high * factor_rest)
+    small = jnp.log(mantissa) + (rest + (0 if low is None else low * factor) + high * factor_rest)
     if x.rest is not None:
         small += jnp.where(possible, x.rest * unit / lax.stop_gradient(mantissa), 0)
     return jnp.where(possible, product + small, -jnp.inf)
@@ -258,6 +310,18 @@ def _renormalise(high: Array, low: Array) -> tuple[Array, Array]:
     return rounded, low - (rounded - high)
 
 
+def _exponents(a: Number, b: Number, sign: int) -> tuple[Array, Array | None]:
+    """The exponents of a product, or with a sign of -1 of a quotient."""
+    if a.low is None or b.low is None:
+        return a.high + sign * b.high, None
+    high, lost = _sum(a.high, sign * b.high)
+    return _renormalise(high, lost + (a.low + sign * b.low))
+
+
+def _moved(high: Array, low: Array | None, by: Array) -> tuple[Array, Array | None]:
+    return (high + by, None) if low is None else _renormalise(high, low + by)
+
+
 def _product(x: Array, factor: Any) -> tuple[Array, Array]:
     """x * factor and its rounding error (Dekker), in halves whose products are exact."""
     form = _FORMATS[x.dtype]
@@ -283,35 +347,40 @@ def _power_of_two(exponent: Array) -> Array:
     return _from_bits((exponent.astype(form.integer) + form.bias) << form.fraction_bits)
 
 
-def _normalise(mantissa: Array, high: Array, low: Array, rest: Array | None = None) -> Number:
+def _normalise(mantissa: Array, high: Array, low: Array | None, rest: Array | None = None) -> Number:
     """The same number with its mantissa in [1, 2)."""
     form = _FORMATS[mantissa.dtype]
     constant = lax.stop_gradient(mantissa)
     moved = ((_bits(constant) >> form.fraction_bits) - form.bias).astype(mantissa.dtype)
     possible = constant > 0
-    high, low = _renormalise(high, low + moved)
+    high, low = _moved(high, low, moved)
     unit = _power_of_two(jnp.where(possible, -moved, 0))
     return Number(
         jnp.where(possible, mantissa * unit, 0),
         jnp.where(possible, high, form.zero),
-        jnp.where(possible, low, 0),
+        None if low is None else jnp.where(possible, low, 0),
         None if rest is None else jnp.where(possible, rest * unit, 0),
     )
 
 
-def _shift(number: Number, high: Array, low: Array) -> Array:
-    """The number in units of 2**(high + low), which is not smaller; far below it, nearly 0."""
+def _shift(number: Number, high: Array, low: Array | None) -> Array:
+    """The number in units of 2**(high + low), which is not much smaller; far below it, nearly 0."""
     return number.mantissa * _units(number, high, low)
 
 
-def _units(number: Number, high: Array, low: Array) -> Array:
+def _units(number: Number, high: Array, low: Array | None) -> Array:
     """The unit of a number's mantissa in these."""
-    distance = (number.high - high) + (number.low - low)
-    return _power_of_two(jnp.clip(distance, 1 - _format(number).bias, 0))
+    distance = number.high - high
+    if low is not None:
+        distance = distance + (number.low - low)
+    # What is nearly the unit may have a larger exponent, by one.
+    return _power_of_two(jnp.clip(distance, 1 - _format(number).bias, 4))
 
 
-def _largest(number: Number, axis: int | tuple[int, ...]) -> tuple[Array, Array]:
+def _largest(number: Number, axis: int | tuple[int, ...]) -> tuple[Array, Array | None]:
     """The greatest exponent along the axes, which stay with size 1."""
     high = number.high.max(axis, keepdims=True)
+    if number.low is None:
+        return high, None
     low = jnp.where(number.high == high, number.low, -jnp.inf).max(axis, keepdims=True)
     return high, low

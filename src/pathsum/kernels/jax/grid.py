@@ -1,17 +1,17 @@
-"""Grids: two scans over the anti-diagonals t + u, each step all of a diagonal's nodes at once, in extended range.
+"""Grids, as chains whose frames are the anti-diagonals t + u, and whose states are the labels.
 
-A node's two arcs both lead to the next diagonal, and every path visits each diagonal once.
+A node's two arcs both lead to the next diagonal: a blank stays at its label, and a label steps to the next one. Every
+path takes one arc out of each diagonal.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from pathsum.kernels.jax import extended, rows
+from pathsum.kernels.jax import chain, extended, rows
 from pathsum.kernels.jax.extended import Number
-from pathsum.lattice import Array, GridLattice
+from pathsum.lattice import Array, ChainLattice, GridLattice
 
 
 def forward(
@@ -48,9 +48,17 @@ def forward(
     blanks = extended.keep(real, _probability(blank_scores, found, logits))
     steps = extended.keep(used, _probability(label_scores, found, logits))
 
-    total, blank_posteriors, label_posteriors = _solve(blanks, steps, lattice)
-    feasible = (lattice.logit_lengths > 0) & (total.mantissa > 0)
-    losses = -extended.log(total)
+    def solved(narrow: bool) -> tuple[Array, ...]:
+        arcs = (extended.narrow(blanks), extended.narrow(steps)) if narrow else (blanks, steps)
+        paths = _solve(*arcs, lattice)
+        feasible = (lattice.logit_lengths > 0) & (paths.total.mantissa > 0)
+        total = extended.select(feasible, paths.total, extended.ones(feasible.shape, paths.total))
+        assert paths.stay is not None
+        blank_posteriors = _by_frame(paths.stay, scores.shape[1], 0)
+        return feasible, -extended.log(total) - paths.lost, blank_posteriors, _by_frame(paths.step, scores.shape[1], 1)
+
+    reaches = extended.reach(blanks.high, 2).sum(1) + extended.reach(steps.high, 1).sum(1)
+    feasible, losses, blank_posteriors, label_posteriors = extended.by_range(reaches, solved)
     losses = rows.not_negative(losses) if logits else losses - offset
     losses = jnp.where(feasible, losses, jnp.inf)
 
@@ -75,61 +83,38 @@ def _probability(scores: Array, found: rows.Statistics, logits: bool) -> Number:
     return extended.divide(extended.exp(*extended.exact_sum(scores, -found.maxima)), sums)
 
 
-def _solve(blanks: Number, labels: Number, lattice: GridLattice) -> tuple[Number, Array, Array]:
-    """The sum over all paths (N,), and the posteriors of the blank and the label arcs (N, T, U+1)."""
-    num_samples, num_frames, width = blanks.high.shape
-    dtype = blanks.high.dtype
-    u = jnp.arange(width)
-    start = extended.one_where(jnp.broadcast_to(u == 0, (num_samples, width)), dtype)
-    end = lattice.logit_lengths + lattice.target_lengths
-    outside = extended.zeros((num_samples, 1), dtype)
-    beside = extended.with_rest(outside)
-    diagonals = _by_diagonal(blanks), _by_diagonal(labels)
-    at_end = extended.one_where(u == lattice.target_lengths[:, None], dtype)
-
-    def advance(carried: tuple[Number, Number], step: tuple[Array, tuple[Number, Number]]):
-        (alpha, total), (d, (blank, label)) = carried, step
-        by_blank, by_label = extended.multiply(alpha, blank), extended.multiply(alpha, label)
-        # The blank out of the last node is the only arc onto its diagonal that ends a path.
-        ended = extended.keep((d == end - 1)[:, None] & (u == lattice.target_lengths[:, None]), by_blank)
-        total = extended.add(total, extended.only(ended, 1))
-        right = extended.concatenate([beside, extended.at(by_label, (..., slice(None, -1)))], 1)
-        return (extended.add(by_blank, right), total), extended.rounded(alpha)
-
-    def retreat(beta: Number, step: tuple[Array, tuple[Number, Number], Number]):
-        d, (blank, label), alpha = step
-        beta = extended.select((d == end - 1)[:, None], at_end, beta)
-        right = extended.concatenate([extended.at(beta, (..., slice(1, None))), outside], 1)
-        by_blank, by_label = extended.multiply(beta, blank), extended.multiply(right, label)
-        masses = [extended.multiply(alpha, by_blank), extended.multiply(alpha, by_label)]
-        # The posteriors of the arcs out of a diagonal sum to 1.
-        shares = extended.shares(extended.concatenate(masses, 1), 1)
-        return extended.add(by_blank, by_label), (shares[:, :width], shares[:, width:])
-
-    numbers = jnp.arange(num_frames + width - 1)
-    none = extended.zeros((num_samples,), dtype), extended.zeros((num_samples, width), dtype)
-    start, nothing, last = extended.varying_as((start, *none), (diagonals, end, lattice.target_lengths))
-    first = extended.with_rest(start), extended.with_rest(nothing)
-    (_, total), alphas = lax.scan(advance, first, (numbers, diagonals))
-    # Posteriors are right to the rounding of a mantissa as they are.
-    diagonals = extended.rounded(diagonals[0]), extended.rounded(diagonals[1])
-    _, (blank_posteriors, label_posteriors) = lax.scan(retreat, last, (numbers, diagonals, alphas), reverse=True)
-    return total, _by_frame(blank_posteriors, num_frames), _by_frame(label_posteriors, num_frames)
+def _solve(blanks: Number, labels: Number, lattice: GridLattice) -> chain.Solved:
+    """Of the weights (N, T, U+1) of the arcs out of each node."""
+    width = blanks.high.shape[2]
+    same = jnp.broadcast_to(jnp.arange(width), (len(lattice.logit_lengths), width))
+    as_chain = ChainLattice(
+        input_lengths=lattice.logit_lengths + lattice.target_lengths,
+        num_states=lattice.target_lengths + 1,
+        stay_labels=same,
+        step_labels=same,
+        skips=jnp.zeros(same.shape, bool),
+        start_state=0,
+        num_final=1,
+    )
+    stay, step = _by_diagonal(blanks, 0), _by_diagonal(labels, 1)
+    return chain.solve(chain.Frames(step, stay, chain.real_frames(len(stay.high), as_chain)), as_chain)
 
 
-def _by_diagonal(plane: Number) -> Number:
-    """(N, T, U+1) as (T+U, N, U+1), zeros where a diagonal leaves the grid."""
+def _by_diagonal(plane: Number, step: int) -> Number:
+    """Of arcs out of nodes (N, T, U+1) those out of each diagonal by the label that they lead to, a step further
+    (T+U, N, U+1); zeros where there is none.
+    """
     _, num_frames, width = plane.high.shape
-    u = jnp.arange(width)
+    u = jnp.arange(width) - step
     t = jnp.arange(num_frames + width - 1)[:, None] - u
-    inside = (t >= 0) & (t < num_frames)
-    gathered = extended.at(plane, (slice(None), jnp.clip(t, 0, num_frames - 1), u))
-    kept = extended.keep(inside, gathered)
-    return jax.tree.map(lambda part: part.swapaxes(0, 1), kept)
+    inside = (t >= 0) & (t < num_frames) & (u >= 0)
+    gathered = extended.at(plane, (slice(None), jnp.clip(t, 0, num_frames - 1), jnp.maximum(u, 0)))
+    return jax.tree.map(lambda part: part.swapaxes(0, 1), extended.keep(inside, gathered))
 
 
-def _by_frame(diagonals: Array, num_frames: int) -> Array:
-    """(T+U, N, U+1) as (N, T, U+1)."""
+def _by_frame(diagonals: Array, num_frames: int, step: int) -> Array:
+    """The way back, of (N, T+U, U+1); 0 of the last label's step."""
     u = jnp.arange(diagonals.shape[2])
     t = jnp.arange(num_frames)[:, None]
-    return diagonals.swapaxes(0, 1)[:, t + u, u]
+    values = diagonals[:, t + u, jnp.minimum(u + step, len(u) - 1)]
+    return jnp.where(u + step < len(u), values, 0)
