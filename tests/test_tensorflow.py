@@ -9,6 +9,7 @@ import torch
 import pathsum.torch
 from offsets import alike
 from pathsum.errors import ImplementationError, InvalidTypeError, InvalidValueError, NotDifferentiableError
+from pathsum.kernels.numba import posing
 from pathsum.problems.asg import pose_asg
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.rnnt import pose_rnnt
@@ -658,6 +659,20 @@ def test_scores_of_any_size(name, impl):
     assert_close(losses, exact, relative=1e-6)
     for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
         assert_close(gradient, exact_gradient, absolute=2e-6)
+
+
+def test_integers_at_hand_are_posed_once(monkeypatch):
+    posed, pose = [], posing.COMPILED[pose_ctc]
+    monkeypatch.setitem(posing.COMPILED, pose_ctc, lambda *given: posed.append(given) or pose(*given))
+    scores = tf.zeros([1, 3, 2])
+    with tf.GradientTape() as outer, tf.GradientTape() as inner:
+        outer.watch(scores)
+        inner.watch(scores)
+        losses = ctc_loss([[1]], scores, impl="numba")
+        gradient = inner.gradient(losses, scores)
+    outer.gradient(gradient, scores)
+    assert len(posed) == 1
+    assert_close(np.exp(-losses.numpy()), [6 / 8], relative=1e-6)  # labellings that read as the label
 
 
 def test_a_second_gradient_is_the_first_once_more():

@@ -51,14 +51,14 @@ def _compiled(solver: Solver, scores: Scores, batch: Batch) -> Array:
 
     def forward(*scores: Array) -> tuple[list[Array], Any]:
         def run(*arrays: Any) -> Any:
-            lattice, valid = solver.posed(arrays[:count], Integers(*arrays[count:]))
+            lattice, valid = batch.lattice(solver, arrays[:count], arrays[count:])
             found = solver.forward(arrays[:count], lattice)
             if valid is not None:
                 found[0][~valid] = np.nan
             return found
 
-        result = tf.TensorSpec(scores[0].shape[:1], work)
-        values, *kept = host.call(run, [*scores, *batch.given], [result], [dtype or work for dtype in solver.kept])
+        result = scores[0].shape[:1], work
+        values, *kept = host.call(run, [*scores, *batch.fed], [result], [dtype or work for dtype in solver.kept])
         return [values], lambda upstream: _gradient(solver, upstream, scores, batch, kept)
 
     return _with_gradient(forward, scores)[0]
@@ -67,14 +67,15 @@ def _compiled(solver: Solver, scores: Scores, batch: Batch) -> Array:
 def _gradient(solver: Solver, upstream: Array, scores: Scores, batch: Batch, kept: Sequence[Any]) -> Any:
     """The gradients of upstream * losses."""
     count = len(scores)
+    end = count + len(batch.fed)
 
     def backward(upstream: Array, *scores: Array) -> tuple[list[Array], Any]:
         def run(upstream: Any, *arrays: Any) -> Any:
-            lattice, _ = solver.posed(arrays[:count], Integers(*arrays[count : count + 3]))
-            return solver.backward(upstream, arrays[:count], lattice, arrays[count + 3 :])
+            lattice, _ = batch.lattice(solver, arrays[:count], arrays[count:end])
+            return solver.backward(upstream, arrays[:count], lattice, arrays[end:])
 
-        results = [tf.TensorSpec(array.shape, array.dtype) for array in scores]
-        gradients = host.call(run, [upstream, *scores, *batch.given, *kept], results)
+        results = [(array.shape, array.dtype) for array in scores]
+        gradients = host.call(run, [upstream, *scores, *batch.fed, *kept], results)
 
         def derivative(*tangents: Array) -> Any:
             if solver.reweighted:
@@ -91,15 +92,16 @@ def _products(
 ) -> Any:
     """The derivatives of <tangents, gradients> with respect to the upstream gradient and to the scores."""
     count = len(scores)
+    end = count + len(batch.fed)
 
     def move(*arguments: Array) -> tuple[list[Array], Any]:
         def run(*arrays: Any) -> Any:
             tangents, upstream, *rest = arrays[:count], *arrays[count:]
-            lattice, _ = solver.posed(rest[:count], Integers(*rest[count : count + 3]))
-            return solver.hvp(tangents, upstream, rest[:count], lattice, rest[count + 3 :])
+            lattice, _ = batch.lattice(solver, rest[:count], rest[count:end])
+            return solver.hvp(tangents, upstream, rest[:count], lattice, rest[end:])
 
-        results = [tf.TensorSpec(array.shape, array.dtype) for array in arguments[count:]]
-        products = host.call(run, [*arguments, *batch.given, *kept], results)
+        results = [(array.shape, array.dtype) for array in arguments[count:]]
+        products = host.call(run, [*arguments, *batch.fed, *kept], results)
 
         def derivative(*further: Array) -> Any:
             with tf.GradientTape() as tape:

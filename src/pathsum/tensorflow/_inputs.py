@@ -48,6 +48,8 @@ def outside_autograph(function: Function) -> Function:
 
 def as_tensor(function: str, argument: str, value: Any) -> Array:
     """What TensorFlow makes a tensor of, a tensor."""
+    if isinstance(value, tf.Tensor):
+        return value
     _checks.check_unmasked(function, argument, value)
     try:
         return tf.convert_to_tensor(value)
@@ -62,14 +64,14 @@ def check_scores(function: str, argument: str, scores: Any, axes: str) -> Array:
     if tensor.shape.rank is None:
         raise InvalidValueError(function, argument, f"have shape {axes}", "a tensor of unknown rank")
     # A size that is not known yet passes.
-    shape = tuple(1 if size is None else size for size in tensor.shape)
+    shape = tuple(1 if size is None else size for size in tensor.shape.as_list())
     _checks.check_scores(function, argument, tensor.dtype.name, shape, (axes,))
     return tensor
 
 
 def check_blank(function: str, blank: Any, num_classes: int | None, argument: str = "blank_index") -> int:
     """The blank index as a number; negative it counts from the end, where that is known."""
-    value = tf.get_static_value(blank) if tf.is_tensor(blank) else blank
+    value = tf.get_static_value(blank) if not isinstance(blank, int) and tf.is_tensor(blank) else blank
     if value is None:
         raise InvalidTypeError(function, argument, "be known while the graph is built", "a tensor")
     number = value.item() if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0 else value
@@ -116,8 +118,9 @@ def check_batch(
     given = (labels, logit_length, label_length)
     max_labels = rows[0] - 1 if rows else None
     at_hand = all(isinstance(array, np.ndarray) for array in given) and all(known(size) is not None for size in shape)
-    if at_hand and problem is not None and obeyed(problem, given, shape, max_labels, blank):
-        return Batch(Integers(*given), Integers(*given), None)
+    posed = pose_obeyed(problem, given, shape, max_labels, blank) if at_hand and problem is not None else None
+    if posed is not None:
+        return Batch(Integers(*given), Integers(*given), None, posed)
     checked = _checks.check_batch(
         function,
         *_stand_ins(given, known(num_samples)),
@@ -138,16 +141,16 @@ def check_batch(
     return _in_range(integers, num_frames, widest, num_classes, blank)
 
 
-def obeyed(
+def pose_obeyed(
     problem: Callable[..., Any], given: Sequence[np.ndarray], shape: tuple[int, ...], max_labels: int | None,
     blank: int | None,
-) -> bool:  # fmt: skip
-    """Whether targets and lengths break no rule, by one compiled call."""
+) -> Any:  # fmt: skip
+    """The lattice, by one compiled call; ``None`` where targets and lengths break a rule."""
     targets, input_lengths, target_lengths = given
     if input_lengths.ndim != 1 or target_lengths.ndim != 1 or len(targets) != shape[0] or targets.shape[1] == 0:
-        return False
+        return None
     sizes = (shape[1], NO_BOUND if max_labels is None else max_labels, shape[-1], NO_CLASS if blank is None else blank)
-    return COMPILED[problem](*given, *sizes) is not None
+    return COMPILED[problem](*given, *sizes)
 
 
 def solve(solver: Solver, scores: Sequence[Array], batch: Batch, *, zero_infinity: bool) -> Array:

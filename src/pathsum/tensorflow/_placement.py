@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -11,9 +12,15 @@ from tensorflow.python.saved_model.save_context import in_save_context  # pyrigh
 
 def device_type(tensor: Any) -> str:
     """``"cpu"``, ``"gpu"`` or another; in a graph that of the only kind of device there is, or that asked for."""
-    if tensor.device:
-        return tf.DeviceSpec.from_string(tensor.device).device_type.lower()
+    place = tensor.device
+    if place:
+        return _type_in(place)
     return "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
+
+
+@cache
+def _type_in(place: str) -> str:
+    return tf.DeviceSpec.from_string(place).device_type.lower()
 
 
 def can_call_back() -> bool:

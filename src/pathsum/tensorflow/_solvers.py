@@ -44,13 +44,23 @@ class Integers(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The integers of a call, as they were given and with harmless ones in place of those out of range; and which
-    samples' are in range (N,), ``None`` where all are.
+    """The integers of a call, as they were given and with harmless ones in place of those out of range; which samples'
+    are in range (N,), ``None`` where all are; and the lattice, where they have been posed already.
     """
 
     given: Integers
     integers: Integers
     valid: Array | None
+    posed: Any = None
+
+    @property
+    def fed(self) -> tuple[Array, ...]:
+        """The integers that are yet to be posed."""
+        return () if self.posed is not None else self.given
+
+    def lattice(self, solver: Solver, scores: Arrays, fed: Arrays) -> tuple[Any, np.ndarray | None]:
+        """As ``solver.posed``."""
+        return solver.posed(scores, Integers(*fed)) if fed else (self.posed, None)
 
 
 class Solver(Protocol):

@@ -112,8 +112,11 @@ def fold(step: Callable[..., Array], start: Array, planes: Sequence[Array]) -> A
 
 def sizes(tensor: Array) -> tuple[Any, ...]:
     """The shape of a tensor: numbers where they are known beforehand, tensors of int64 elsewhere."""
-    dynamic = tf.shape(tensor, tf.int64) if None in tensor.shape else None
-    return tuple(dynamic[k] if dynamic is not None and size is None else size for k, size in enumerate(tensor.shape))
+    shape = tuple(tensor.shape)
+    if None not in shape:
+        return shape
+    dynamic = tf.shape(tensor, tf.int64)
+    return tuple(dynamic[k] if size is None else size for k, size in enumerate(shape))
 
 
 def _finite(largest: Array) -> Array:

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,14 @@ _ENCODINGS = {_BFLOAT16: BFLOAT16, np.dtype(np.float16): FLOAT16}
 def call(
     function: Callable[..., list[np.ndarray]],
     arguments: Sequence[Any],
-    results: Sequence[tf.TensorSpec],
+    results: Sequence[tuple[Any, tf.DType]],
     kept: Sequence[tf.DType] = (),
 ) -> list[Any]:
     """The arrays that a function makes of arrays.
 
-    ``results`` become tensors. What is ``kept`` for a later call is passed on to that as it is: an array where
-    operations run at once, a tensor in a graph. Arguments that are arrays already are passed as they are.
+    ``results``, of a shape and a dtype each, become tensors. What is ``kept`` for a later call is passed on to that as
+    it is: an array where operations run at once, a tensor in a graph. Arguments that are arrays already are passed as
+    they are.
     """
     if tf.executing_eagerly():
         arrays = function(*map(_as_array, arguments))
@@ -42,11 +44,11 @@ def call(
             given[k] = array
         return function(*given)
 
-    dtypes = [*(result.dtype for result in results), *kept]
+    dtypes = [*(dtype for _, dtype in results), *kept]
     outputs = tf.numpy_function(run, [_constant(arguments[k]) for k in fed], dtypes, stateful=False)
     outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    for output, result in zip(outputs, results, strict=False):
-        output.set_shape(result.shape)
+    for output, (shape, _) in zip(outputs, results, strict=False):
+        output.set_shape(shape)
     return outputs
 
 
@@ -73,10 +75,16 @@ def encoded(array: np.ndarray) -> tuple[np.ndarray, int]:
 
 def num_threads() -> int:
     """``PATHSUM_NUM_THREADS``, or else TensorFlow's own number, or else the processors this process may run on."""
-    asked = int(os.environ.get("PATHSUM_NUM_THREADS") or tf.config.threading.get_intra_op_parallelism_threads())
+    asked = int(os.environ.get("PATHSUM_NUM_THREADS") or _threads_of_tensorflow())
     if asked:
         return max(1, asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _threads_of_tensorflow() -> int:
+    """A number that nobody may change once there is a tensor, which takes as long to be told as a small loss."""
+    return tf.config.threading.get_intra_op_parallelism_threads()
 
 
 def _constant(tensor: Any) -> Any:
