@@ -279,6 +279,11 @@ def test_a_transcript_that_is_no_class_numbers_is_one_line(text, folder, capsys)
 ODD = ["[/bold]", "[red]x", ":smile:", "$\\frac$", "\\", "\x1b[31m", "{0}", '"quoted"', "a\u2028b", "\udcff"]
 
 
+def without_picture(text):
+    """Options: most of the time is the picture's, in which dollars and backslashes mean something, and nothing else."""
+    return [] if set(text) & set("$\\") else ["--formats", "textgrid", "ctm", "json"]
+
+
 @pytest.mark.parametrize("word", ODD)
 def test_words_and_tokens_are_never_markup(word, tmp_path, capsys):
     np.save(tmp_path / "speech.npy", GOOD)
@@ -290,7 +295,8 @@ def test_words_and_tokens_are_never_markup(word, tmp_path, capsys):
         return
     # A separator of words within a token is a separator still.
     text = "b" if len(word.split()) > 1 else f"{word}b {word}"
-    assert align(tmp_path, text, "--vocabulary", str(vocabulary), "--out", str(tmp_path)) == 0
+    options = ["--vocabulary", str(vocabulary), "--out", str(tmp_path), *without_picture(word)]
+    assert align(tmp_path, text, *options) == 0
     printed = capsys.readouterr().out
     if text != "b":
         assert "\x1b" not in printed
@@ -304,12 +310,13 @@ def test_words_and_tokens_are_never_markup(word, tmp_path, capsys):
 def test_paths_are_never_markup(name, tmp_path, capsys):
     np.save(tmp_path / f"{name}.npy", GOOD)
     out = tmp_path / f"{name} out"
-    assert align(tmp_path, "2 3 1 2", "--out", str(out), scores=f"{name}.npy") == 0
+    options = without_picture(name)
+    assert align(tmp_path, "2 3 1 2", "--out", str(out), *options, scores=f"{name}.npy") == 0
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert name.replace("\x1b", "\\x1b").replace("\n", "\\n") in printed
     assert sorted(file.name for file in out.iterdir()) == sorted(
-        f"{name}.{suffix}" for suffix in ("TextGrid", "ctm", "json", "png")
+        f"{name}.{suffix}" for suffix in ("TextGrid", "ctm", "json", *([] if options else ["png"]))
     )
     assert all(len(line.split()) == 6 for line in (out / f"{name}.ctm").read_text("utf-8").splitlines())
     assert align(tmp_path, "9", scores=f"{name}.npy") == 2
@@ -398,7 +405,7 @@ def test_a_long_recording_read_in_blocks_is_aligned_as_the_whole(logits, tmp_pat
     # Seven frames at a time, of a file that is mapped; a star among the labels needs no further copy.
     monkeypatch.setattr(command, "BLOCK", 7 * 60)
     monkeypatch.setattr(inputs, "MAPPED", 0)
-    options = ["--logits"] if logits else []
+    options = ["--formats", "json", *(["--logits"] if logits else [])]
     text = " ".join(map(str, labels))
     assert cli.main(["align", str(tmp_path / "long.npy"), text, *options, "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "long.json").read_text())

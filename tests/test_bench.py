@@ -1,6 +1,7 @@
 """The benchmarks on tiny shapes: the gate, the rows, the plots, and peers in other processes."""
 
 import dataclasses
+import gc
 import importlib
 import json
 import pkgutil
@@ -32,6 +33,13 @@ def rows_in(folder, group):
     return [json.loads(line) for line in (folder / f"{group}.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects():
+    """Those of the tests before are not gone through each time that garbage is collected, as before every step."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
 def ours():
     return [contender for contender in contenders.gather({}) if contender.name == "pathsum"]
@@ -59,10 +67,8 @@ def recorded(tmp_path_factory):
     return measured(tmp_path_factory.mktemp("bench"), *TIMED, "accuracy")
 
 
-@pytest.mark.parametrize(
-    "framework, group",
-    [*(("jax", group) for group in ("ctc", "simple_ctc", "rnnt", "small")), ("tensorflow", "simple_ctc")],
-)
+# Every kind and length of a case, and every loss, once; each compiles its program.
+@pytest.mark.parametrize("framework, group", [("jax", "ctc"), ("jax", "small"), ("tensorflow", "simple_ctc")])
 def test_the_losses_for_other_frameworks_are_measured_where_asked_for(group, framework, tmp_path, capsys):
     pytest.importorskip(framework)
     name = f"pathsum-{framework}"

@@ -35,9 +35,9 @@ JOINER = Refusal(
     "give `Joiner.logits()`",
     ("NotDifferentiableError", "TorchRuntimeError"),
 )
-# Compiling is slow: these losses stand for the others of their lattice.
+# Compiling is slow: these losses stand for the others of their lattice, and a whole graph has no breaks to test.
 ALSO_BY_INDUCTOR = ("ctc_loss", "rnnt_loss")
-ALSO_WITH_GRAPH_BREAKS = ("ctc_loss", "asg_loss", "rnnt_loss", "rnnt_joint_loss", "rnnt_loss_from_joint", "tdt_loss")
+ALSO_WITH_GRAPH_BREAKS = {"numba": ("ctc_loss", "asg_loss", "rnnt_loss_from_joint"), "reference": ("rnnt_loss",)}
 ALSO_TRACED_BY_REFERENCE = ("ctc_loss", "rnnt_loss")
 BEYOND_REVERSE = (
     "double backward",
@@ -54,6 +54,8 @@ def state(name: str, transform: str, impl: str) -> bool | Refusal | None:
     graph = transform in TRACED and transform != "compile"
     if name == "rnnt_loss_from_joint" and impl == "reference":
         return None
+    if transform == "compile" and name not in ALSO_WITH_GRAPH_BREAKS[impl]:
+        return None
     if impl == "reference" and transform in TRACED:
         if name not in ALSO_TRACED_BY_REFERENCE or transform == SHORT["inductor"]:
             return None
@@ -61,8 +63,6 @@ def state(name: str, transform: str, impl: str) -> bool | Refusal | None:
     if name == "rnnt_loss_from_joint" and graph:
         return None if transform == SHORT["inductor"] else LOOP
     if transform == SHORT["inductor"] and name not in ALSO_BY_INDUCTOR:
-        return None
-    if transform == "compile" and name not in ALSO_WITH_GRAPH_BREAKS:
         return None
     if name.endswith("Joiner") and impl == "numba" and transform in BEYOND_REVERSE:
         return JOINER
