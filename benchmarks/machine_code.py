@@ -7,7 +7,8 @@ its way to the device and compiled for sm_90; torch's own operations are counted
 registers, bytes of them spilled, and shared memory; of its innermost loops that move memory or wait, per iteration:
 instructions, barriers, loads and stores of global and of shared memory, exchanges between lanes, and how many loads are
 looked at within 64 instructions, too soon. ``--out`` appends the rows to a file of JSON lines, whose last run
-``--show`` shows, and ``--page`` writes into a page of the documentation, that of each version of Triton.
+``--show`` shows, and ``--page`` writes into a page of the documentation, that of each version of Triton: with what a
+step is predicted to take, and what each function asks of the host, which is counted anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -37,6 +39,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+import pathsum.torch
 from pathsum import dispatch
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -50,8 +53,10 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # An H200: cycles a second, and cycles that a barrier takes, and a load out of the second cache. A warp issues an
 # instruction every other cycle, where each needs the one before, and four warps issue at a time.
 CLOCK, BARRIER, LOAD, ISSUE, SCHEDULERS = 1.755e9, 30, 270, 2, 4
-# Microseconds of the host: a launch by Triton, and an operation of torch.
-LAUNCH, OPERATION = 10.0, 4.0
+# Microseconds of the host: a launch by Triton, and an operation of torch; and of the device, a launch at least.
+LAUNCH, OPERATION, SHORTEST = 10.0, 4.0, 2.0
+# Bytes a second out of the 4.8 TB/s that the memory has.
+RATE = 4.0e12
 
 
 # Instructions that keep a warp busy while a load is under way.
@@ -292,9 +297,23 @@ def measure(case: Case) -> list[dict[str, Any]]:
                 "wide": one.constants.get("WIDE"), "warps": result.metadata.num_warps, **own._asdict(),
                 "instructions": len(_LINE.findall(sass := dumped(result, "-sass"))),
                 "loops": [loop._asdict() for loop in loops(sass)],
-                "bytes": sum(map(_bytes, _tensors(one))),
+                "bytes": sum(map(_bytes, _tensors(one))), "steps": steps(case, one),
             })  # fmt: skip
     return rows
+
+
+def steps(case: Case, launch: Launch) -> int:
+    """How often a recursion goes through its slowest loop, 0 of other kernels: a frame or diagonal at a time, or, of a
+    matrix that no program holds, a tile of it.
+    """
+    if launch.kernel.__name__ != "solve":
+        return 0
+    if case.loss not in device.CHAINS:
+        return case.size[1] + case.size[2]
+    num_frames, _, num_classes, _ = case.size
+    if launch.constants.get("SINGLE", True):
+        return num_frames
+    return num_frames * -(-num_classes // launch.constants["TO"]) * -(-num_classes // launch.constants["FROM"])
 
 
 def _of(case: Case) -> dict[str, Any]:
@@ -342,7 +361,17 @@ def in_words(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-BEGIN, END = "<!-- machine_code.py writes from here -->", "<!-- to here -->"
+# What a page has of a run: tables between these two lines, of predictions, of the host's part, and of the machine code.
+BEGIN, END = "<!-- machine_code.py writes {} from here -->", "<!-- to here -->"
+# Milliseconds that a step is to take, and where they are not our own, whose they are.
+GOALS = {
+    ("rnnt", (4, 200, 40, 8193), "float32"): "1.5 ms",
+    ("rnnt", (8, 100, 20, 1025), "float32"): "0.35 ms",
+    ("tdt", (4, 200, 40, 8193), "float32"): "5.0 ms, the public kernel's",
+    ("tdt", (8, 100, 20, 1025), "float32"): "1.0 ms, the public kernel's",
+    ("ctc", (1000, 32, 5000, 100), "float32"): "0.9 ms",
+    ("asg", (800, 16, 30, 108), "float32"): "1 ms",
+}
 
 
 def written(page: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -350,9 +379,106 @@ def written(page: str, rows: Sequence[dict[str, Any]]) -> str:
     latest = {row["triton"]: row["run"] for row in rows}
     versions = sorted(latest)
     runs = [[row for row in rows if (row["triton"], row["run"]) == (v, latest[v])] for v in versions]
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return "\n".join([before + BEGIN, *_told(versions, runs), "", END + after])
+    for name, lines in (("predictions", predictions(runs[-1])), ("loops", _told(versions, runs))):
+        page = filled(page, name, lines)
+    return page
+
+
+def filled(page: str, name: str, lines: Sequence[str]) -> str:
+    """A page with other lines in a place that has a name."""
+    before, rest = page.split(BEGIN.format(name))
+    _, _, after = rest.partition(END)
+    return "\n".join([before + BEGIN.format(name), *lines, "", END + after])
+
+
+def kernel_time(row: dict[str, Any]) -> float:
+    """Milliseconds that the device is predicted to take for a launch: for its bytes, or for its steps, each of them as
+    slow as the slowest loop that goes through a tile, or if there is none, that stores what it has found.
+    """
+    through_tiles = [loop for loop in row["loops"] if loop["loads"] > 8]
+    swept_by = through_tiles or [loop for loop in row["loops"] if loop["stores"]]
+    slowest = [step_time(loop, row["warps"]) for loop in swept_by]
+    swept = row["steps"] * max(slowest, default=0.0) / 1e6
+    return max(row["bytes"] / RATE * 1e3, swept, SHORTEST / 1e3)
+
+
+def predictions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What steps are predicted to take, as lines of a table: of each direction the device's time or, if that is more,
+    the host's.
+    """
+    lines = ["| a step of | least bytes | recursions | device | host | predicted | captured | goal |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name in dict.fromkeys(map(_name, rows)):
+        own = [row for row in rows if _name(row) == name]
+        asked = [row for row in own if "kernel" not in row]
+        kernels = [row for row in own if "kernel" in row]
+        least = sum(row["scores"] * (1 if row["direction"] == "forward" else 2) for row in asked) / RATE * 1e3
+        swept = sum(kernel_time(row) for row in kernels if row["steps"])
+        on_device = [sum(kernel_time(k) for k in kernels if k["direction"] == row["direction"]) for row in asked]
+        host = [(LAUNCH * row["launches"] + OPERATION * row["operations"]) / 1e3 for row in asked]
+        step = sum(map(max, on_device, host))
+        goal = GOALS.get((own[0]["loss"], tuple(own[0]["size"]), own[0]["dtype"]), "")
+        times = (least, swept, sum(on_device), sum(host), step, sum(on_device))
+        lines.append(f"| {name} | {' | '.join(f'{time:.2f} ms' for time in times)} | {goal} |")
+    return lines
+
+
+# Functions beside those of ``device``, and what they are given before targets and lengths.
+EXPECTED = {
+    **{f"{loss}_{what}": ("scores",) for loss in ("ctc", "simple_ctc") for what in ("posteriors", "entropy")},
+    **{f"{loss}_expected_risk": ("scores", "costs") for loss in ("ctc", "simple_ctc")},
+    "rnnt_posteriors": ("logits",),
+    "rnnt_entropy": ("logits",),
+    "rnnt_expected_risk": ("logits", "arc_costs"),
+    "asg_posteriors": ("scores", "transitions"),
+    "asg_entropy": ("scores", "transitions"),
+    "asg_expected_risk": ("scores", "costs", "transitions"),
+}
+# Operations of the case's own: an alignment is made.
+OWN = {"band": 3}
+
+
+def asked() -> Iterator[tuple[str, list[Observed]]]:
+    """What each function asks of the host forward and, where it has a gradient, backward, of integers on the device."""
+    for loss in device.CHECKED:
+        size = (50, 3, 20, 9) if loss in device.CHAINS else (3, 20, 9, 20)
+        leaves, integers = make(Case(loss, size))
+        found = _observed(device.ours(Case(loss, size), leaves, integers).forward, leaves)
+        found[0].operations["arange"] -= OWN.get(loss, 0)
+        yield loss, found
+    ((scores,), integers), ((logits,), _) = make(Case("ctc", (50, 3, 20, 9))), make(Case("rnnt", (3, 20, 9, 20)))
+    transitions, costs, arc_costs = (
+        torch.empty(shape, device="meta", requires_grad=True)
+        for shape in ((20, 20), scores.shape, (*logits.shape[:3], 2))
+    )
+    tensors = {"scores": scores, "costs": costs, "transitions": transitions, "logits": logits, "arc_costs": arc_costs}
+    for name, given in EXPECTED.items():
+        leaves = [tensors[one] for one in given]
+        function, options = getattr(pathsum.torch, name), {"impl": "triton"}
+        options |= {} if name.startswith("rnnt") else {"batch_first": False}
+        options |= {} if name.endswith("posteriors") else {"reduction": "sum"}
+        before, behind = (leaves[:-1], leaves[-1:]) if name.startswith("asg") else (leaves, [])
+        targets, *lengths = integers
+        yield name, _observed(partial(function, *before, targets, *behind, *lengths, **options), leaves)
+
+
+def _observed(function: Callable[[], Any], leaves: Sequence[Tensor]) -> list[Observed]:
+    with observed() as forward:
+        value = function()
+    if not isinstance(value, Tensor):
+        return [forward]
+    with observed() as backward:
+        torch.autograd.grad(value, leaves)
+    return [forward, backward]
+
+
+def host_table() -> list[str]:
+    """What functions ask of the host, as lines of a table."""
+    lines = ["| function | forward: launches, torch's operations | backward |", "|---|---|---|"]
+    for name, found in asked():
+        cells = [f"{len(one.launches)}, {sum(one.operations.values())}" for one in found]
+        lines.append(f"| {name} | {' | '.join([*cells, ''][:2])} |")
+    return lines
 
 
 def _told(versions: Sequence[str], runs: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
@@ -402,7 +528,9 @@ CASES = [
     Case("asg", (800, 16, 30, 108)),
     Case("asg", (400, 16, 500, 60)),
     Case("rnnt", (4, 200, 40, 8193)),
+    Case("rnnt", (4, 200, 40, 8193), torch.bfloat16),
     Case("rnnt", (8, 100, 20, 1025)),
+    Case("tdt", (4, 200, 40, 8193)),
     Case("tdt", (8, 100, 20, 1025)),
 ]
 
@@ -416,7 +544,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.page:
         rows = [json.loads(line) for line in given.show.read_text().splitlines()]
-        given.page.write_text(written(given.page.read_text(), rows))
+        given.page.write_text(filled(written(given.page.read_text(), rows), "host", host_table()))
         return
     if given.show:
         rows = [json.loads(line) for line in given.show.read_text().splitlines()]

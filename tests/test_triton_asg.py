@@ -33,8 +33,8 @@ def assert_agrees(solved, expected, bound):
         assert_close(actual, wanted, relative=1e-6 if bound > 1e-9 else 1e-12, absolute=bound, what=what)
 
 
-# (T, N, C, S): one frame; odd and ragged; more classes than a block of the product has rows.
-@pytest.mark.parametrize("size", [(1, 1, 2, 1), (5, 3, 5, 3), (4, 2, 35, 2)], ids=str)
+# (T, N, C, S): one frame; odd and ragged; a matrix of a large tile, and of several.
+@pytest.mark.parametrize("size", [(1, 1, 2, 1), (5, 3, 5, 3), (4, 2, 35, 2), (3, 1, 66, 2)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_asg_losses(size, dtype):
     inputs, scores, transitions = case(*size, seed=sum(size))

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -163,83 +164,34 @@ for each in (added, added_later):
     assert (later["barriers"], later["loads"], later["waited"]) == (1, 1, 0)
 
 
-def test_a_step_asks_little_of_the_host(tmp_path, in_fork):
-    """Of integers on the device: at most four launches and six operations of torch a direction."""
-    program = """
-import json
-import torch
-import machine_code as m
-
-chains, own = ("ctc", "simple_ctc", "asg"), dict.fromkeys(("band",), 3)
-for loss in (*chains, "rnnt", "tdt", "hat", "constrained", "multi_blank", "wildcard", "band"):
-    size = (50, 3, 20, 9) if loss in chains else (3, 20, 9, 20)
-    leaves, integers = m.make(m.Case(loss, size))
-    step = m.device.ours(m.Case(loss, size), leaves, integers)
-    with m.observed() as forward:
-        value = step.forward()
-    with m.observed() as backward:
-        torch.autograd.grad(value, leaves)
-    # Those that make an alignment are the case's own.
-    counts = [sum(forward.operations.values()) - own.get(loss, 0), sum(backward.operations.values())]
-    print(json.dumps([*zip([len(seen.launches) for seen in (forward, backward)], counts)]))
-"""
-    path = tmp_path / "steps.py"
-    path.write_text(program)
-    for line in in_fork(path):
-        for launches, operations in json.loads(line):
-            assert 1 <= launches <= 4
-            assert operations <= 6
+# Functions that ask the host for more than four launches or six operations of torch a direction: graphs are laid out on
+# it, tiles are listed, and ASG's expectations are made of its losses.
+LAVISH = {"lattice", "joint", "asg_posteriors", "asg_entropy", "asg_expected_risk"}
 
 
-def test_expectations_and_posteriors_look_at_no_integers(tmp_path, in_fork):
-    """Of tensors that have no values; those of CTC and of the transducer ask for as little as a loss."""
-    program = """
-import json
-import torch
-import machine_code as m
-import pathsum.torch as p
+def test_functions_ask_little_of_the_host_as_the_page_says(tmp_path, in_fork):
+    """Of integers on the device; of tensors that have no values, upon which so nothing depends that is launched.
 
-((scores,), (targets, *lengths)), ((grid,), _) = (
-    m.make(m.Case(loss, size)) for loss, size in (("ctc", (50, 3, 20, 9)), ("rnnt", (3, 20, 9, 20)))
-)
-transitions, options = torch.empty(20, 20, device="meta"), {"impl": "triton"}
-costs, arc_costs = (torch.empty(shape, device="meta", requires_grad=True) for shape in (scores.shape, (3, 20, 10, 2)))
-asg = {"targets": targets, "transitions": transitions, "input_lengths": lengths[0], "target_lengths": lengths[1]}
-
-def count(function, *leaves, **more):
-    with m.observed() as forward:
-        found = function(*leaves, targets, *lengths, **options, **more)
-    with m.observed() as backward:
-        if isinstance(found, torch.Tensor):
-            torch.autograd.grad(found, leaves, torch.ones_like(found))
-    seen = ((forward, 0), (backward, 1)) if isinstance(found, torch.Tensor) else ((forward, 0),)
-    print(json.dumps([(len(one.launches), sum(one.operations.values()) - own) for one, own in seen]))
-
-for own in ({}, {"fused_log_softmax": True}):
-    for function in (p.ctc_entropy, p.simple_ctc_entropy):
-        count(function, scores, **own, reduction="sum")
-    for function in (p.ctc_expected_risk, p.simple_ctc_expected_risk):
-        count(function, scores, costs, **own, reduction="sum")
-for function in (p.ctc_posteriors, p.simple_ctc_posteriors):
-    count(function, scores, batch_first=False)
-count(p.rnnt_entropy, grid)
-count(p.rnnt_expected_risk, grid, arc_costs)
-count(p.rnnt_posteriors, grid)
-with m.observed() as seen:
-    p.rnnt_entropy(grid, targets, *lengths, rnnt_type="modified", **options).backward()
-    for function in (p.asg_entropy, p.asg_posteriors):
-        function(scores, **asg, **options, batch_first=False)
-print(len(seen.launches))
-"""
-    path = tmp_path / "expected.py"
-    path.write_text(program)
-    *counted, launches = in_fork(path)
-    assert int(launches) > 25
-    assert len(counted) == 13
-    for line in counted:
-        for of_kernels, operations in json.loads(line):
-            assert 1 <= of_kernels <= 4, line
-            assert operations <= 6, line
+    Its other tables are those of the rows of machine code that are kept, and its predictions are made of them.
+    """
+    program, docs = tmp_path / "page.py", HERE.parent / "docs" / "gpu.md"
+    program.write_text(
+        "import json, sys\n"
+        "import machine_code as m\n"
+        "page, rows = (open(path).read() for path in sys.argv[1:])\n"
+        "print(page == m.written(page, [json.loads(line) for line in rows.splitlines()]))\n"
+        "print(*m.host_table(), sep='\\n')\n"
+    )
+    same, *lines = in_fork(program, docs, HERE.parent / "benchmarks" / "data" / "sm_90" / "loops.jsonl")
+    assert same == "True"
+    assert "\n".join(lines) in docs.read_text()
+    cells = (line[2:].split(" | ", 1) for line in lines[2:])
+    counted = {name: re.findall(r"(\d+), (\d+)", rest) for name, rest in cells}
+    assert {"ctc", "asg", "rnnt", "tdt", "ctc_entropy", "rnnt_expected_risk"} <= counted.keys()
+    for name in counted.keys() - LAVISH:
+        for launches, operations in counted[name]:
+            assert 1 <= int(launches) <= 4, name
+            assert int(operations) <= 6, name
 
 
 def test_a_new_length_compiles_nothing(in_fork):

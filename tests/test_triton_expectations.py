@@ -15,6 +15,7 @@ from pathsum.torch import (
     simple_ctc_expected_risk,
     simple_ctc_posteriors,
 )
+from pathsum.torch.paths import tdt_paths
 from support import tensor
 from triton_targets import interpreted  # noqa: F401
 
@@ -64,6 +65,26 @@ def test_entropies_and_risks_of_transducers(dtype, bound, fused):
     assert_agrees(lambda x, c, **o: rnnt_expected_risk(x, c, *integers, **options, **o), both, dtype, absolute=bound)
 
 
+@pytest.mark.parametrize("rnnt_type, dtype, bound", [
+    ("modified", torch.float32, 2e-5), ("constrained", torch.float64, 1e-11),
+])  # fmt: skip
+def test_entropies_and_risks_of_other_transducers(rnnt_type, dtype, bound):
+    logits, costs, integers = grid_case(5)
+    options = {"reduction": "none", "rnnt_type": rnnt_type}
+    assert_agrees(lambda x, **o: rnnt_entropy(x, *integers, **options, **o), [logits], dtype, absolute=bound)
+    both = [logits, costs]
+    assert_agrees(lambda x, c, **o: rnnt_expected_risk(x, c, *integers, **options, **o), both, dtype, absolute=bound)
+
+
+def test_entropies_of_transducers_with_durations():
+    logits, _, integers = grid_case(6)
+    durations = torch.randn(*logits.shape[:3], 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    assert_agrees(
+        lambda x, y, **o: tdt_paths(x, y, *integers, (0, 1, 2), **o).entropy(), [logits, durations], torch.float64,
+        absolute=1e-11,
+    )  # fmt: skip
+
+
 def test_a_gradient_of_a_transducers_risk_has_a_graph():
     logits, costs, integers = grid_case(1)
     options = {"reduction": "none"}
@@ -74,17 +95,18 @@ def test_a_gradient_of_a_transducers_risk_has_a_graph():
     assert_agrees(of_costs, [costs], torch.float64, absolute=1e-11, second=True)
 
 
-def test_transducers_without_paths_or_values():
+@pytest.mark.parametrize("rnnt_type", ["regular", "modified"])
+def test_transducers_without_paths_or_values(rnnt_type):
     """Of the second sample no blank leaves a frame, the third has a NaN; what no walk passes may cost infinitely."""
     logits, costs, integers = grid_case(2)
-    logits[1, 1, :, -1], logits[2, 1, 0, 0] = -torch.inf, torch.nan
+    logits[1, 1], logits[2, 1, 0, 0] = -torch.inf, torch.nan
     costs[0, :, 3, 1] = torch.inf
     for entropy in (True, False):
         leaves = [logits.clone().requires_grad_(), costs.clone().requires_grad_()]
         own, given = leaves if not entropy else (leaves[0], None)
         function = rnnt_entropy if entropy else rnnt_expected_risk
         arguments = [own, *integers] if entropy else [own, given, *integers]
-        value = function(*arguments, blank=-1, reduction="none", impl="triton")
+        value = function(*arguments, blank=-1, reduction="none", rnnt_type=rnnt_type, impl="triton")
         gradients = torch.autograd.grad(value.sum(), leaves[: 2 - entropy])
         assert value[0].isfinite()
         assert value[1] == 0

@@ -96,8 +96,8 @@ class OperatorKernels(Kernels):
 
     def expect_gradients(
         self, call: Call, costs: Tensor | None, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of those by the scores and by the costs, times the upstream gradient (N,)."""
+    ) -> Sequence[Tensor | None]:
+        """The gradients of those by the costs, and by each of the scores, times the upstream gradient (N,)."""
         raise NotImplementedError
 
     def once_only(self, options: Any) -> str | None:

@@ -266,3 +266,53 @@ def differentiate(
                         )  # fmt: skip
                     gradient += own * (1.0 + fastemit_lambda if ARCS[k][1] else 1.0)
         tl.store(out + p * stride + rows, tl.where(possible, weight * gradient, 0.0) + elsewhere, mask=rows < stride)
+
+
+@kernel
+def expect(
+    planes, alpha, beta, losses, totals, stride: tl.int64, logit_lengths, target_lengths, row_offsets,
+    num_samples: tl.int32, costs, stride_n: tl.int64, stride_t: tl.int64, stride_u: tl.int64, stride_k: tl.int64,
+    posteriors, arc_costs, expected, ARCS: tl.constexpr, TERMS: tl.constexpr, LABEL_ENDS: tl.constexpr,
+    ROWS: tl.constexpr,
+):  # fmt: skip
+    """Posteriors of the arcs out of each node, what these cost, 0 where they are on no path, and the node's share in
+    the expected sum of ``costs`` (N, T, U+1, K), or without any of minus the scores.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n, t, u, frames, labels, possible, elsewhere = _located(
+        rows, stride, losses, logit_lengths, target_lengths, row_offsets, num_samples
+    )
+    total, total_exponent = unpack(tl.load(totals + n, mask=possible, other=0.0))
+    starts = n.to(tl.int64) * stride_n + t.to(tl.int64) * stride_t + u.to(tl.int64) * stride_u
+    share = tl.zeros([ROWS], tl.float64)
+    for k in tl.static_range(len(ARCS)):
+        posterior = _posterior(
+            planes, stride, alpha, beta, rows, t, u, frames, labels, possible, total, total_exponent, k, ARCS, TERMS,
+            LABEL_ENDS,
+        )  # fmt: skip
+        taken = possible & (posterior > 0)
+        if costs is None:
+            cost = -_arc_score(planes, stride, rows, taken, u, labels, k, TERMS)
+        else:
+            cost = tl.load(costs + starts + k * stride_k, mask=taken, other=0.0).to(tl.float64)
+        cost = tl.where(taken, cost, 0.0)
+        share += posterior * cost
+        tl.store(posteriors + k * stride + rows, posterior + elsewhere, mask=rows < stride)
+        tl.store(arc_costs + k * stride + rows, cost, mask=rows < stride)
+    tl.store(expected + rows, share, mask=rows < stride)
+
+
+@kernel
+def write_cost_gradient(
+    grad_values, posteriors, stride: tl.int64, num_rows: tl.int64, logit_lengths, target_lengths, row_offsets,
+    num_samples: tl.int32, num_frames: tl.int32, num_labels: tl.int32, out, KINDS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """upstream * posterior of each arc, (rows, K) of padded rows."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n, t, u, _, labels, real = locate(
+        rows, num_rows, logit_lengths, target_lengths, row_offsets, num_samples, num_frames, num_labels, False
+    )
+    upstream, nodes = tl.load(grad_values + n), tl.load(row_offsets + n) + t * (labels + 1) + u
+    for k in tl.static_range(KINDS):
+        gradient = upstream * tl.load(posteriors + k * stride + nodes, mask=real, other=0.0)
+        tl.store(out + rows * KINDS + k, gradient.to(out.dtype.element_ty), mask=rows < num_rows)

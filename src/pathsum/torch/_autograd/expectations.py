@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ def listed_posteriors(kernels: Any, call: Call) -> tuple[Tensor, Tensor, Tensor]
 
 
 def expectation(
-    kernels: Any, call: Call, costs: Tensor | None, composed: Callable[[Tensor, Tensor | None], Tensor]
+    kernels: Any, call: Call, costs: Tensor | None, composed: Callable[[Sequence[Tensor | None], Tensor | None], Tensor]
 ) -> Tensor:
     """(N,) in float64, the expected costs of each sample's paths, or without costs their entropies; 0 where there is no
     path.
@@ -31,27 +31,29 @@ def expectation(
     ``composed`` makes the same of scores and costs by operations that are differentiable once more, which a gradient
     that is to have a graph takes.
     """
-    (scores, *_) = call.scores
-    call = call._replace(lattice=kernels.sent(call.lattice, scores.device))
-    return _Expectation.apply(kernels, call, composed, scores, costs)
+    call = call._replace(lattice=kernels.sent(call.lattice, call.scores[0].device))
+    return _Expectation.apply(kernels, call.lattice, call.options, composed, costs, *call.scores)
 
 
 class _Expectation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, kernels: Any, call: Call, composed: Any, scores: Tensor, costs: Tensor | None) -> Tensor:
-        values, kept = kernels.expect(call._replace(scores=(scores, *call.scores[1:])), costs)
-        ctx.save_for_backward(scores, costs, *kept)
-        ctx.asked, ctx.composed = (kernels, call.lattice, call.options, call.scores[1:]), composed
+    def forward(
+        ctx: Any, kernels: Any, lattice: Any, options: Any, composed: Any, costs: Tensor | None, *scores: Tensor | None
+    ) -> Tensor:
+        values, kept = kernels.expect(Call(scores, lattice, options), costs)
+        ctx.save_for_backward(costs, *scores, *kept)
+        ctx.asked, ctx.composed, ctx.count = (kernels, lattice, options), composed, len(scores)
         # What rounding has left of an entropy below 0 is 0, and has a gradient still.
         return values if costs is not None else values.clamp(min=0)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        scores, costs, *kept = ctx.saved_tensors
-        needed, (kernels, lattice, options, others) = ctx.needs_input_grad[3:], ctx.asked
+        costs, *rest = ctx.saved_tensors
+        scores, kept, (kernels, lattice, options) = tuple(rest[: ctx.count]), rest[ctx.count :], ctx.asked
+        needed = ctx.needs_input_grad[4:]
         if is_plain(upstream):
-            call = Call((scores, *others), lattice, options)
-            return None, None, None, *kernels.expect_gradients(call, costs, kept, upstream, needed)
-        wanted = [tensor for tensor, need in zip((scores, costs), needed, strict=True) if need]
-        found = iter(torch.autograd.grad(ctx.composed(scores, costs), wanted, upstream, create_graph=True))
-        return None, None, None, *(next(found) if need else None for need in needed)
+            of_costs, *found = kernels.expect_gradients(Call(scores, lattice, options), costs, kept, upstream, needed)
+            return None, None, None, None, of_costs, *found
+        wanted = [tensor for tensor, need in zip((costs, *scores), needed, strict=True) if need]
+        made = iter(torch.autograd.grad(ctx.composed(scores, costs), wanted, upstream, create_graph=True))
+        return None, None, None, None, *(next(made) if need else None for need in needed)

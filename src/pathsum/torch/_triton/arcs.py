@@ -84,7 +84,7 @@ class Kept(NamedTuple):
 class Arcs(OperatorKernels):
     name, lattice = "triton_arcs", ArcLattice
     inputs, options, saved = ARC_OPERANDS, ArcOptions, Kept
-    reads_on_device = True
+    reads_on_device = expects = True
 
     def sent(self, lattice: ArcLattice, device: torch.device) -> ArcLattice:
         return sent_arcs(lattice, device)
@@ -147,6 +147,56 @@ class Arcs(OperatorKernels):
             statistics, (_, product) = saved.statistics(k), moved[k]
             products += head.products(along[k], by_planes[k], moving[k], weights, statistics, product, wanted)
         return slopes, (*products, *[None] * (len(self.inputs) - len(products)))
+
+    def expect(self, call: Call, costs: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+        """Of padded logits, of other arcs than Graves' two, of costs (N, T, U+1, K)."""
+        own, saved = _Arcs.of(call), self.forward(call, True)
+        posteriors, arc_costs = (own.planes(len(own.kinds["ARCS"])) for _ in range(2))
+        (expected,), kinds = own.planes(1), {name: own.kinds[name] for name in ("ARCS", "LABEL_ENDS")}
+        launch(
+            grid_arcs.expect, (programs(own.stride, _NODES),), posteriors,
+            saved.planes, saved.alpha, saved.beta, saved.losses, saved.totals, own.stride, *own.lengths,
+            own.num_samples, costs, *((0, 0, 0, 0) if costs is None else costs.stride()), posteriors, arc_costs,
+            expected, TERMS=own.terms, **kinds, ROWS=_NODES,
+        )  # fmt: skip
+        values = torch.segment_reduce(expected, "sum", offsets=own.lengths[2], unsafe=True)
+        statistics = [saved.statistics(head) for head in range(2)]
+        kept = (saved.losses, posteriors, arc_costs, *chain.from_iterable(statistics))
+        if costs is None:
+            # Less than nothing where there is no path.
+            return values - saved.losses, kept
+        return torch.where(saved.losses.isnan(), saved.losses, values), kept
+
+    def expect_gradients(
+        self, call: Call, costs: Tensor | None, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        own, (losses, posteriors, arc_costs, *statistics) = _Arcs.of(call), kept
+        gradients: list[Tensor | None] = [None] * len(call.scores)
+        if any(needed[1:]):
+            _, moved = _moved(own, posteriors, own.planes(0), arc_costs, losses)
+            made, kinds = own.planes(sum(own.sizes)), {name: own.kinds[name] for name in ("ARCS", "LABEL_ENDS")}
+            # What a loss subtracts of an arc's posterior a mean adds of how it moves.
+            launch(
+                grid_arcs.differentiate, (programs(own.stride, _NODES),), made,
+                moved, moved, moved, losses, losses, -upstream, 0.0, own.stride, *own.lengths, own.num_samples, made,
+                TERMS=own.terms, READ=_flat(call.lattice.terms), NUM_PLANES=len(made), SOLVED=True, **kinds,
+                ROWS=_NODES,
+            )  # fmt: skip
+            for k, (head, planes) in enumerate(zip(_heads(call), made.split(own.sizes), strict=True)):
+                if needed[1 + k * OPERANDS]:
+                    of_head = statistics[2 * k : 2 * k + 2]
+                    gradients[k * OPERANDS], *_ = head.gradients(planes, None, of_head, 0.0, [True])
+        cost_gradient = None
+        if costs is not None and needed[0]:
+            cost_gradient = torch.empty_like(costs, memory_format=torch.contiguous_format)
+            num_frames, width, kinds_count = costs.shape[1:]
+            num_rows = costs.shape[:3].numel()
+            launch(
+                grid_arcs.write_cost_gradient, (programs(num_rows, _NODES),), costs,
+                upstream.contiguous(), posteriors, own.stride, num_rows, *own.lengths, own.num_samples, num_frames,
+                width - 1, cost_gradient, KINDS=kinds_count, ROWS=_NODES,
+            )  # fmt: skip
+        return cost_gradient, *gradients
 
     def best(self, call: Call) -> Any:
         raise ImplementationError(
@@ -305,22 +355,27 @@ def _move_posteriors(own: _Arcs, tangent: Tensor, saved: Kept, skip_score: float
     """Slopes (N,) of the losses, and how the posteriors move along a tangent (kinds, stride) of the arcs' scores."""
     if own.is_regular:
         return move_packed(saved.planes, tangent, saved.losses, own.lengths, own.width), tangent
-    posteriors, skips = _posteriors(own, saved, skip_score)
-    empty, kinds = empties(tangent), {name: own.kinds[name] for name in ("ARCS", "SKIPS")}
-    before, after, costs = empty(own.num_nodes), empty(own.num_nodes), empty(own.num_samples)
+    costs, moved = _moved(own, *_posteriors(own, saved, skip_score), tangent, saved.losses)
+    return -costs, moved
+
+
+def _moved(own: _Arcs, posteriors: Tensor, skips: Tensor, costs: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean costs (N,) of the paths, and how posteriors (kinds, stride) move along the costs of the arcs."""
+    empty, kinds = empties(costs), {name: own.kinds[name] for name in ("ARCS", "SKIPS")}
+    before, after, means = empty(own.num_nodes), empty(own.num_nodes), empty(own.num_samples)
     block = bucket(own.width, 32, STRIP)
     launch(
-        grid_arcs_hvp.solve, (own.num_samples, 2), tangent,
-        posteriors, skips, tangent, saved.losses, own.stride, *own.lengths, before, after, costs, **kinds, BLOCK=block,
+        grid_arcs_hvp.solve, (own.num_samples, 2), costs,
+        posteriors, skips, costs, losses, own.stride, *own.lengths, before, after, means, **kinds, BLOCK=block,
         num_warps=warps(block),
     )  # fmt: skip
     moved = torch.empty_like(posteriors)
     launch(
-        grid_arcs_hvp.move_posteriors, (programs(own.stride, _NODES),), tangent,
-        posteriors, tangent, saved.losses, before, after, costs, own.stride, *own.lengths, own.num_samples, moved,
+        grid_arcs_hvp.move_posteriors, (programs(own.stride, _NODES),), costs,
+        posteriors, costs, losses, before, after, means, own.stride, *own.lengths, own.num_samples, moved,
         ARCS=kinds["ARCS"], ROWS=_NODES,
     )  # fmt: skip
-    return -costs, moved
+    return means, moved
 
 
 def _row_scales(own: _Arcs, saved: Kept, upstream: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from pathsum.kernels.protocol import Call, ChainSaved, DenseSaved, Kernels
 from pathsum.kernels.triton import asg, plan
 from pathsum.kernels.triton.plan import bucket, programs
 from pathsum.torch._triton import chain
-from pathsum.torch._triton.dense import Transitions, tile_of_matrix
+from pathsum.torch._triton.dense import Transitions, tile_of_matrix, tile_of_sweep
 from pathsum.torch._triton.launching import (
     empties,
     empty_gradient,
@@ -73,12 +73,12 @@ class Apart(Kernels):
         alpha, (beta, entering) = empty(num_rows, num_classes), (empty(kept, num_classes) for _ in range(2))
         own_alpha, own_beta = empty(num_rows, width), empty(kept, width, dtype=torch.int64)
         of_own, of_all, losses = (empty(num_samples) for _ in range(3))
-        tile, strip = tile_of_matrix(num_classes), bucket(width, 32, chain.STRIP)
+        tile, strip = tile_of_sweep(num_classes), bucket(width, 32, chain.STRIP)
         launch(
             asg.solve, (num_samples, 4 if need_gradient else 2), scores,
             lengths, num_frames, num_classes, references, emits, arcs.matrix, arcs.transposed, arcs.shift, arcs.common,
             status, alpha, scales, beta, entering, of_all, lost, step, extents, states, skips, stays, steps, arcs.table,
-            width, target.start_state, target.num_final, own_alpha, own_beta, of_own, SINGLE=num_classes <= tile["TO"],
+            width, target.start_state, target.num_final, own_alpha, own_beta, of_own,
             BLOCK=strip, STRIPS=width > strip, **(tile | {"num_warps": max(tile["num_warps"], warps(strip))}),
         )  # fmt: skip
 
@@ -93,7 +93,8 @@ class Apart(Kernels):
             scores, *scores.stride(), parts, num_samples * parts, lengths, *scores.shape, arcs.table, arcs.common,
             arcs.shift, references, alpha, scales, beta, entering, of_all, lost, extended, step, extents, states, skips,
             stays, steps, width, target.start_state, own_alpha, own_beta, of_own, own_count, losses,
-            GRADIENT=need_gradient, ROWS=rows, BLOCK=block, CHAIN_ROWS=own_rows, CHAIN_BLOCK=own_block, **tile,
+            GRADIENT=need_gradient, ROWS=rows, BLOCK=block, CHAIN_ROWS=own_rows, CHAIN_BLOCK=own_block,
+            **tile_of_matrix(num_classes),
         )  # fmt: skip
         nothing = empty(0, dtype=work)
         return Solved(

@@ -191,13 +191,13 @@ class Chain(ChainOperators):
 
     def expect_gradients(
         self, call: Call, costs: Tensor | None, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, ...]:
         own, (scores, _) = _Chains.of(call), call.scores
         losses, stay, step, skip, entered, *arc_costs = kept
         empty, count = empties(scores), own.width if own.shared else 2 * own.width
         outs = [
             empty_gradient(beside) if need and beside is not None else None
-            for need, beside in zip(needed, (scores, costs), strict=True)
+            for need, beside in ((needed[1], scores), (needed[0], costs))
         ]
         given = [item for out in outs for item in (out, *((0, 0, 0) if out is None else out.stride()))]
         classes, owners = (empty(len(scores), count, dtype=torch.int32) for _ in range(2))
@@ -210,7 +210,7 @@ class Chain(ChainOperators):
             *given, ROWS=rows, BLOCK=block, ENTRIES=32,
         )  # fmt: skip
         moved_stay, moved_step = stay, entered
-        if needed[0]:
+        if needed[1]:
             moved_stay, moved_step = empty(*stay.shape), empty(*stay.shape)
             _move_posteriors(own, (stay, step, skip), (*arc_costs, None), losses, (moved_stay, moved_step))
         constants = entries(count)
@@ -219,7 +219,7 @@ class Chain(ChainOperators):
             upstream.contiguous(), losses, *scores.shape, own.lengths[0], moved_stay, moved_step, stay, entered,
             classes, owners, count, own.width, *given, **constants,
         )  # fmt: skip
-        return outs[0], outs[1]
+        return outs[1], outs[0], None
 
 
 class _Chains(NamedTuple):

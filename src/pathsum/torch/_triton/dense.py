@@ -6,7 +6,7 @@ Planes over frames are (N, T, C), padding included: their sizes are known withou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,11 +73,10 @@ class Dense(DenseOperators):
             scores, *scores.stride(), num_samples, *sizes, input_lengths, references, emits, lost, row_count,
             transitions, *arcs, table_count, ROWS=rows, BLOCK=block, TABLE=table_block,
         )  # fmt: skip
-        tile = tile_of_matrix(num_classes)
         launch(
             dense.solve, (num_samples, 2 if need_gradient else 1), scores,
             input_lengths, *sizes, references, emits, arcs.matrix, arcs.transposed, arcs.shift, arcs.common, status,
-            alpha, scales, beta, entering, losses, lost, RELATIVE=relative, SINGLE=num_classes <= tile["TO"], **tile,
+            alpha, scales, beta, entering, losses, lost, RELATIVE=relative, **tile_of_sweep(num_classes),
         )  # fmt: skip
         extended = empty(num_samples, dtype=torch.bool)
         parts = max(programs(num_frames, rows), 1) if need_gradient else 1
@@ -85,7 +84,7 @@ class Dense(DenseOperators):
             dense_log.finish, (num_samples * parts,), scores,
             scores, *scores.stride(), parts, input_lengths, *sizes, arcs.table, arcs.common, arcs.shift, references,
             alpha, scales, beta, entering, losses, lost, extended, RELATIVE=relative, GRADIENT=need_gradient, ROWS=rows,
-            BLOCK=block, **tile,
+            BLOCK=block, **tile_of_matrix(num_classes),
         )  # fmt: skip
         return DenseSaved(losses, extended, beta, alpha if need_gradient else beta, entering)
 
@@ -252,3 +251,10 @@ def _block(num_classes: int) -> dict[str, int]:
 def tile_of_matrix(num_classes: int) -> dict[str, int]:
     """States that arcs come to and from, of a tile of the matrix: a row of it is a warp's, which adds it up alone."""
     return {"TO": bucket(num_classes, 16, 32), "FROM": 32, "num_warps": 4 if num_classes <= 32 else 8}
+
+
+def tile_of_sweep(num_classes: int) -> dict[str, Any]:
+    """The same of a recursion, which waits for memory once a tile; SINGLE: it is the matrix, and stays in registers."""
+    side = 32 if num_classes <= 32 else 64
+    tile = {"TO": bucket(num_classes, 16, side), "FROM": side, "SINGLE": num_classes <= side}
+    return tile | {"num_warps": 4 if num_classes <= 32 else 16}

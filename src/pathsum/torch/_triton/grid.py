@@ -138,25 +138,25 @@ class Grid(GridOperators):
 
     def expect_gradients(
         self, call: Call, costs: Tensor | None, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, ...]:
         (scores,) = call.scores
         losses, maxima, sums, *posteriors = kept[:5]
         rows, gradient, cost_gradient = _Rows(scores, call), None, None
-        if needed[0]:
+        if needed[1]:
             room = torch.empty_like(kept[5]), torch.empty_like(kept[6])
             _, moved = _moved(rows, losses, posteriors, kept[5:], room)
             gradient = torch.empty_like(scores, memory_format=torch.contiguous_format)
             plain = call._replace(options=GridOptions(call.options.softmax))
             # What a loss subtracts of an arc's posterior a mean adds of how it moves.
             self.write_gradient(plain, GridSaved(losses, maxima, sums, *moved), -upstream, gradient)
-        if costs is not None and needed[1]:
+        if costs is not None and needed[0]:
             cost_gradient = torch.empty_like(costs, memory_format=torch.contiguous_format)
             launch(
                 grid.write_cost_gradient, (programs(rows.num_rows, NODES),), scores,
                 upstream.contiguous(), losses, *posteriors, rows.num_rows, *rows.lengths, *rows.sizes, cost_gradient,
                 ROWS=NODES,
             )  # fmt: skip
-        return gradient, cost_gradient
+        return cost_gradient, gradient
 
 
 class _Rows:

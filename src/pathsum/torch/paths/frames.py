@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -168,12 +168,12 @@ class FramePaths(Paths):
         """(N,) in float64, expected costs or, without any, entropies."""
         if self.transitions is None and expects(self.kernels, self.scores, costs):
             return expectation(self.kernels, self.call(), costs, self._composed)
-        return self._composed(self.scores, costs, transition_costs)
+        return self._composed((self.scores, self.transitions), costs, transition_costs)
 
-    def _composed(self, scores: Tensor, costs: Tensor | None, transition_costs: Tensor | None = None) -> Tensor:
+    def _composed(self, scores: Sequence[Any], costs: Tensor | None, transition_costs: Tensor | None = None) -> Tensor:
         """The same of other scores, as a gradient and a product with it."""
         own = copy(self)
-        own.scores = scores
+        own.scores, own.transitions = scores
         if costs is None:
             normal = own._normal()
             return own._expectation(*normal, *normal).entropies()

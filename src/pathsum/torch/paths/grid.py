@@ -135,16 +135,24 @@ class GridPaths(Paths):
 
     def _expect(self, costs: Tensor | None) -> Tensor:
         """(N,) in float64, expected costs or, without any, entropies."""
-        (scores, *_) = self.heads
-        if isinstance(self.options, GridOptions) and isinstance(scores, Tensor) and scores.ndim == 4:
-            if expects(self.kernels, scores, costs):
-                return expectation(self.kernels, self.call(), costs, self._composed)
-        return self._composed(scores, costs)
+        if self._has_kernels_of_means() and expects(self.kernels, *self.call().scores, costs):
+            return expectation(self.kernels, self.call(), costs, self._composed)
+        return self._composed(self.heads, costs)
 
-    def _composed(self, scores: Any, costs: Tensor | None) -> Tensor:
-        """The same as a Hessian-vector product, of other scores in the first head's place."""
+    def _has_kernels_of_means(self) -> bool:
+        """Whether they are padded logits, of Graves' arcs or of others none of which leaves frames out."""
+        if not all(isinstance(head, Tensor) and head.ndim == 4 for head in self.heads):
+            return False
+        if isinstance(self.options, GridOptions):
+            return True
+        own = self.lattice
+        scored = isinstance(self.options, ArcOptions) and self.options.softmax and not self.options.given
+        return scored and own.skips_to is None and own.arcs != ((1, 0), (0, 1))
+
+    def _composed(self, scores: Sequence[Any], costs: Tensor | None) -> Tensor:
+        """The same as a Hessian-vector product, of other heads."""
         own = copy(self)
-        own.heads = (scores, *self.heads[1:])
+        own.heads = tuple(head for head in scores if head is not None)
         planes, lattice = own._arcs()
         if costs is None:
             return own._expectation(planes, lattice, planes).entropies()
