@@ -43,7 +43,14 @@ def outside_autograph(function: Function) -> Function:
             error.ag_pass_through = True  # pyright: ignore
             raise
 
-    return tf.autograph.experimental.do_not_convert(call)
+    in_graphs = tf.autograph.experimental.do_not_convert(call)
+
+    # With the mark by which AutoGraph knows what it shall leave alone. Elsewhere there is nothing to keep it from.
+    @wraps(in_graphs)
+    def either(*arguments: Any, **options: Any) -> Any:
+        return (function if tf.executing_eagerly() else in_graphs)(*arguments, **options)
+
+    return either  # pyright: ignore
 
 
 def as_tensor(function: str, argument: str, value: Any) -> Array:

@@ -100,12 +100,12 @@ def _as_array(argument: Any) -> np.ndarray:
     """The memory of a tensor, which must outlive the array."""
     if isinstance(argument, np.ndarray):
         return argument
-    half = argument.dtype == tf.bfloat16  # a buffer cannot say so
+    half = argument.dtype is tf.bfloat16  # a buffer cannot say so
     memory = np.asarray(memoryview(tf.bitcast(argument, tf.uint16) if half else argument))
     if memory.size:
         # Kernels are compiled for arrays that may be written to, and would be once more for others.
         bytes_ = (ctypes.c_byte * memory.nbytes).from_address(memory.ctypes.data)
-        memory = np.frombuffer(memoryview(bytes_), memory.dtype).reshape(memory.shape)
+        memory = np.ndarray(memory.shape, memory.dtype, memoryview(bytes_))
     return memory.view(_BFLOAT16) if half else memory
 
 
