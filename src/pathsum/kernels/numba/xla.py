@@ -114,6 +114,8 @@ class Handler:
     def __init__(self, python: int) -> None:
         self._table = (ctypes.c_int64 * (1 + len(_FUNCTIONS)))(*[python] * (1 + len(_FUNCTIONS)))
         self._compiled: dict[int, Any] = {}
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
         program = llvm.parse_assembly(str(_dispatch(ctypes.addressof(self._table))))
         machine = llvm.Target.from_default_triple().create_target_machine()
         self._engine = llvm.create_mcjit_compiler(program, machine)
