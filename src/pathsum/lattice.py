@@ -7,12 +7,13 @@ The arrays may be NumPy's, torch's or JAX's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
 
 from pathsum.display import arrays, shown
 
 Array = Any
+Made = TypeVar("Made")
 
 # What an arc of an ``ArcLattice`` emits where it is no one class: the label that comes next, or nothing.
 LABEL, NOTHING = -1, -2
@@ -21,7 +22,19 @@ LABEL, NOTHING = -1, -2
 BEYOND = 2**30
 
 
+def set_at_once(kind: type[Made]) -> type[Made]:
+    """Have a frozen dataclass set its fields at once: one by one, past what freezes it, takes five times as long."""
+    own = fields(kind)  # pyright: ignore[reportArgumentType]
+    arguments = (name.name if name.default is MISSING else f"{name.name}={name.default!r}" for name in own)
+    values = ", ".join(f"{name.name}={name.name}" for name in own)
+    made: dict[str, Any] = {}
+    exec(f"def __init__(self, {', '.join(arguments)}):\n self.__dict__.update({values})", made)
+    kind.__init__ = made["__init__"]
+    return kind
+
+
 @shown(arrays)
+@set_at_once
 @dataclass(frozen=True)
 class ChainLattice:
     """States in a row, one arc a frame: stay, step to the next state, or skip one.
@@ -62,6 +75,7 @@ class ChainLattice:
 
 
 @shown(arrays)
+@set_at_once
 @dataclass(frozen=True)
 class GridLattice:
     """Frames by labels: a blank arc goes to the next frame, a label arc to the next label.
@@ -86,6 +100,7 @@ class GridLattice:
 
 
 @shown(arrays)
+@set_at_once
 @dataclass(frozen=True)
 class ArcLattice:
     """Frames by labels with arcs of several kinds: kind k goes ``arcs[k] = (frames, labels)`` on.
@@ -129,6 +144,7 @@ class ArcLattice:
 
 
 @shown(arrays)
+@set_at_once
 @dataclass(frozen=True)
 class DenseLattice:
     """Every state can follow every state, one arc a frame; the score of a transition is the same in all frames.

@@ -235,12 +235,13 @@ class ChainOptions(NamedTuple):
     Attributes:
         softmax: Whether the scores are logits, whose log-softmax is to be taken.
         by_logits: Whether backward gives, of log-probabilities, the gradient by the logits behind them.
-        relative: As in ``DenseOptions``, of scores with transitions.
+        relative, frames_first: As in ``DenseOptions``, the first of scores with transitions.
     """
 
     softmax: bool = False
     by_logits: bool = False
     relative: bool = False
+    frames_first: bool = False
 
     @property
     def once_only(self) -> str | None:
@@ -254,9 +255,11 @@ class DenseOptions(NamedTuple):
     Attributes:
         relative: Whether they may lack what huge scores of a frame, and huge transitions, have in common: beside 1e17
             there are no digits left of what a loss is compared with, which has the same in common.
+        frames_first: Whether the scores, and what is as they are, have axes (T, N, C).
     """
 
     relative: bool = False
+    frames_first: bool = False
 
     @property
     def once_only(self) -> str | None:
@@ -433,6 +436,7 @@ class Kernels:
         own_derivatives: Whether derivatives are kernels too, and not the framework's.
         compares_hypotheses: Whether there are kernels of many hypotheses that read a sample's scores once.
         advances: Whether alpha can be handed from one stretch of frames to the next.
+        reads_frames_first: Whether they know the option of that name; a transposition is a node of torch's graph.
     """
 
     impl = ""
@@ -440,6 +444,7 @@ class Kernels:
     own_derivatives = False
     compares_hypotheses = False
     advances = False
+    reads_frames_first = False
 
     def fuses(self, dtype: Any, *, regular: bool) -> bool:
         """Of kernels that fuse a joiner: whether for operands of this dtype, and for other than the regular arcs."""

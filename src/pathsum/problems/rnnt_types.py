@@ -15,7 +15,7 @@ Frames in which a label may be emitted can be narrowed further: see ``alignment_
 from __future__ import annotations
 
 from pathsum._namespace import namespace
-from pathsum.lattice import LABEL, ArcLattice, Array, GridLattice
+from pathsum.lattice import BEYOND, LABEL, ArcLattice, Array, GridLattice
 
 
 def pose_rnnt_type(grid: GridLattice, rnnt_type: str, band: tuple[Array, Array] | None = None) -> ArcLattice:
@@ -48,17 +48,17 @@ def with_arcs(
     """
     if band is None:
         first = 0 * grid.targets
-        last = first + (grid.logit_lengths[:, None] - (1 + last_but))
+        last = first + (grid.logit_lengths[:, None] - (1 + last_but) if last_but else BEYOND)
     else:
         first, last = band
         if last_but:
             last = namespace(last).minimum(last, grid.logit_lengths[:, None] - (1 + last_but))
     return ArcLattice(
-        grid.logit_lengths,
-        grid.target_lengths,
-        grid.targets,
-        grid.blank,
-        grid.row_offsets,
+        logit_lengths=grid.logit_lengths,
+        target_lengths=grid.target_lengths,
+        targets=grid.targets,
+        blank=grid.blank,
+        row_offsets=grid.row_offsets,
         arcs=arcs,
         reads=reads,
         terms=terms,

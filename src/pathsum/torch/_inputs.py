@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -90,14 +91,22 @@ def samples_first(
     function: str, argument: str, scores: Any, batch_first: bool, classes: str = "C"
 ) -> tuple[Tensor, bool]:
     """Scores (N, T, C), checked, and whether the caller's had a batch axis; one sample may come without, as (T, C)."""
+    scores, frames_first, batched = in_frames(function, argument, scores, batch_first, classes)
+    return (scores.transpose(0, 1) if frames_first else scores), batched
+
+
+def in_frames(
+    function: str, argument: str, scores: Any, batch_first: bool, classes: str = "C"
+) -> tuple[Tensor, bool, bool]:
+    """The same as they are, and whether their axes are (T, N, C)."""
     batch_first = _checks.check_flag(function, "batch_first", batch_first)
     scores = as_scores(scores)
     if not are_scores(scores, (2, 3)):
         axes = f"(N, T, {classes})" if batch_first else f"(T, N, {classes})"
         _checks.check_scores(function, argument, dtype_of(scores), shape_of(scores), (axes, f"(T, {classes})"))
     if scores.ndim == 2:
-        return scores.unsqueeze(0), False
-    return (scores if batch_first else scores.transpose(0, 1)), True
+        return scores.unsqueeze(0), False, False
+    return scores, not batch_first, True
 
 
 def own_blank(function: str, blank: Any, num_classes: int | None) -> int:
@@ -123,10 +132,20 @@ def check_values(function: str, argument: str, scores: Tensor) -> None:
 
 def tdt_durations(function: str, durations: Any) -> tuple[int, ...]:
     """The durations of a token-and-duration transducer, checked."""
+    if type(durations) in (list, tuple) and set(map(type, durations)) == {int}:
+        return _known_durations(function, tuple(durations))
+    return _durations(function, durations)
+
+
+def _durations(function: str, durations: Any) -> tuple[int, ...]:
     steps = _checks.check_durations(function, "durations", durations, minimum=0)
     if max(steps) == 0:
         raise InvalidValueError(function, "durations", "have one above 0", list(steps))
     return steps
+
+
+# A model's are the same at every call.
+_known_durations = lru_cache(maxsize=64)(_durations)
 
 
 def as_integers(function: str, argument: str, value: Any) -> np.ndarray:

@@ -39,6 +39,11 @@ class _OfFrames(OperatorKernels):
         return fake_gradient(scores) if scores.ndim == 3 else fake_like(scores)
 
 
+def _a_sample(call: Call) -> Tensor:
+    """(N,) in float64"""
+    return call.scores[0].new_empty(call.scores[0].shape[int(call.options.frames_first)], dtype=torch.float64)
+
+
 class ChainOperators(_OfFrames):
     lattice = ChainLattice
     inputs, options, saved = ("scores", "transitions?"), ChainOptions, ChainSaved
@@ -47,7 +52,7 @@ class ChainOperators(_OfFrames):
         scores = call.scores[0]
         statistics = [unknown_size(scores, axes=1) for _ in range(2)]
         planes = [unknown_size(scores, axes=2) for _ in range(2)]
-        return ChainSaved(scores.new_empty(len(scores), dtype=torch.float64), *statistics, *planes)
+        return ChainSaved(_a_sample(call), *statistics, *planes)
 
 
 class DenseOperators(_OfFrames):
@@ -55,9 +60,8 @@ class DenseOperators(_OfFrames):
     inputs, options, saved = ("scores", "transitions"), DenseOptions, DenseSaved
 
     def sketch(self, call: Call) -> DenseSaved:
-        scores = call.scores[0]
-        losses = scores.new_empty(len(scores), dtype=torch.float64)
-        planes = [unknown_size(scores, axes=2) for _ in range(3)]
+        losses = _a_sample(call)
+        planes = [unknown_size(call.scores[0], axes=2) for _ in range(3)]
         return DenseSaved(losses, torch.empty_like(losses, dtype=torch.bool), *planes)
 
 

@@ -116,6 +116,10 @@ class OperatorKernels(Kernels):
         """The lattice where the operators are to find it."""
         return lattice
 
+    def placed(self, call: Call) -> Call:
+        """A call with its lattice there."""
+        return call._replace(lattice=self.sent(call.lattice, call.scores[0].device))
+
     def read(self, lattice: Any) -> Any:
         """The lattice of an operator, of tensors, as the kernels read it."""
         return lattice
@@ -124,9 +128,30 @@ class OperatorKernels(Kernels):
         """What forward gives, as tensors."""
         return found
 
-    def given(self, saved: Sequence[Tensor], upstream: Tensor) -> tuple[Any, Any]:
-        """What forward kept, and an upstream gradient, as the other verbs take them."""
-        return self.saved(*saved), upstream
+    def held(self, found: Any) -> tuple[Sequence[Any], Any]:
+        """What forward gives, as tensors that are to be saved and what takes no memory, in whose place is ``None``."""
+        return self.kept(found), None
+
+    def whole(self, saved: Sequence[Tensor | None], rest: Any) -> Sequence[Tensor]:
+        """What forward kept, of ``held``, as the operators take it."""
+        return [tensor.detach() for tensor in saved if tensor is not None]
+
+    def given(
+        self, saved: Sequence[Any], upstream: Tensor, reduction: Reduction | None = None, rest: Any = None
+    ) -> tuple[Any, Any]:
+        """What forward kept, and an upstream gradient, of what the losses were reduced to, as the verbs take them."""
+        kept = self.saved(*saved)
+        return kept, upstream if reduction is None else reduction.upstream(upstream, kept[0].detach())
+
+    def with_graph(
+        self, call: Call, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
+    ) -> Sequence[Tensor | None]:
+        """As ``backward`` by the operators, whose results have a graph."""
+        return _as_tuple(self.operators.backward(upstream, *self.packed(call), *kept, list(needed)))
+
+    def reduced(self, found: Any, reduction: Reduction) -> Tensor:
+        """What becomes of the losses that forward gives."""
+        return reduction.of(found[0])
 
     def packed(self, call: Call) -> list[Any]:
         """A call as an operator takes it."""
@@ -135,12 +160,10 @@ class OperatorKernels(Kernels):
 
     def losses(self, call: Call, reduction: Reduction | None = None) -> Tensor:
         """(N,) in float64, or what is made of them; differentiable twice."""
-        call = call._replace(lattice=self.sent(call.lattice, call.scores[0].device))
+        call = self.placed(call)
         if traced(call.scores):
             return reduced(self.operators.forward(*self.packed(call), False)[0], reduction)
-        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call.scores):
-            return _Losses.apply(self, call.lattice, call.options, reduction, *call.scores)
-        return reduced_plain(self.kept(self.forward(call, False))[0], reduction)
+        return solved(self, call, reduction)
 
 
 class ArrayKernels(OperatorKernels):
@@ -148,14 +171,35 @@ class ArrayKernels(OperatorKernels):
 
     device = "CPU"
 
+    def placed(self, call: Call) -> Call:
+        return call
+
     def read(self, lattice: Any) -> Any:
         return as_arrays(lattice)
 
     def kept(self, found: Any) -> Any:
         return from_arrays(found)
 
-    def given(self, saved: Sequence[Tensor], upstream: Tensor) -> tuple[Any, Any]:
-        return to_arrays(self.saved(*saved)), upstream_of(upstream)
+    def held(self, found: Any) -> tuple[Sequence[Any], Any]:
+        # The losses may be a result themselves.
+        saved = [torch.from_numpy(array) if array.size or array is found[0] else None for array in found]
+        return saved, [array if tensor is None else None for array, tensor in zip(found, saved, strict=True)]
+
+    def whole(self, saved: Sequence[Tensor | None], rest: Any) -> Sequence[Tensor]:
+        pairs = zip(saved, rest, strict=True)
+        return [torch.from_numpy(array) if tensor is None else tensor.detach() for tensor, array in pairs]
+
+    def given(
+        self, saved: Sequence[Any], upstream: Tensor, reduction: Reduction | None = None, rest: Any = None
+    ) -> tuple[Any, Any]:
+        rest = [None] * len(saved) if rest is None else rest
+        kept = self.saved(
+            *[array if tensor is None else tensor.numpy() for tensor, array in zip(saved, rest, strict=True)]
+        )
+        return kept, upstream_of(upstream) if reduction is None else reduction.spread_array(upstream, kept[0])
+
+    def reduced(self, found: Any, reduction: Reduction) -> Tensor:
+        return reduction.of_array(found[0])
 
 
 # A compiler cannot look into an import; it calls this while it traces.
@@ -168,13 +212,13 @@ class Reduction(NamedTuple):
     Attributes:
         dtype: The result's.
         reduction: One of ``REDUCTIONS``.
-        weights: (N,) what a mean divides each loss by, an array or a tensor; ``None``: 1.
+        lengths: (N,) a mean divides each loss by its own, at least 1; an array or a tensor; ``None``: it does not.
         zero_infinity: Whether infinite losses become 0.
     """
 
     dtype: torch.dtype
     reduction: str
-    weights: Any = None
+    lengths: Any = None
     zero_infinity: bool = False
 
     def of(self, losses: Tensor) -> Tensor:
@@ -183,53 +227,59 @@ class Reduction(NamedTuple):
             losses = torch.where(losses == torch.inf, 0.0, losses)
         return reduce(losses, self.reduction, self.weights_beside(losses))
 
-    def of_plain(self, losses: Tensor) -> Tensor:
-        """The same where nobody looks: on the CPU in one compiled call."""
-        if not losses.is_cpu:
-            return self.of(losses)
-        reduced = np.empty(len(losses), self._array_dtype)
-        weigh(losses.numpy(), self._array_weights, self.zero_infinity, reduced)
-        if len(losses) == 1 and self.reduction != "none":  # the sum and the mean of one
-            return torch.from_numpy(reduced.reshape(()))
-        return reduce(torch.from_numpy(reduced), self.reduction)
+    def of_array(self, losses: np.ndarray) -> Tensor:
+        """The same of an array, in one compiled call but for the sum."""
+        lone = len(losses) == 1 and self.reduction != "none"  # the sum and the mean of one
+        out = np.empty(() if lone else len(losses), np.float64 if self.dtype == torch.float64 else np.float32)
+        weigh(losses, self._array_lengths, self.zero_infinity, out.reshape(-1))
+        return torch.from_numpy(out) if lone else reduce(torch.from_numpy(out), self.reduction)
 
     def upstream(self, gradient: Tensor, losses: Tensor) -> Tensor:
         """The upstream gradient of each of the losses, of that of the result."""
-        if losses.is_cpu and is_plain(gradient):
-            count, upstream = len(losses) if self.reduction == "mean" else 1, np.empty(len(losses))
-            of_result = np.ascontiguousarray(gradient.numpy())
-            spread_plain(of_result, losses.numpy(), self._array_weights, count, self.zero_infinity, upstream)
-            return torch.from_numpy(upstream)
         gradient = spread(gradient, self.reduction, len(losses), self.weights_beside(losses))
         if self.zero_infinity:
             gradient = torch.where(losses.to(self.dtype) == torch.inf, 0.0, gradient)
         return gradient.to(losses.dtype)
 
+    def spread_array(self, gradient: Tensor, losses: np.ndarray) -> np.ndarray:
+        """The same as an array, of a gradient without a graph."""
+        count, upstream = len(losses) if self.reduction == "mean" else 1, np.empty(len(losses))
+        of_result = np.ascontiguousarray((gradient.detach() if gradient.requires_grad else gradient).numpy())
+        spread_plain(of_result.reshape(-1), losses, self._array_lengths, count, self.zero_infinity, upstream)
+        return upstream
+
     def weights_beside(self, losses: Tensor) -> Tensor | None:
-        """The weights as a tensor where the losses are."""
-        return None if self.weights is None else as_tensor(self.weights).to(losses.device)
+        """What a mean divides each loss by, where the losses are."""
+        return None if self.lengths is None else as_tensor(self.lengths).clamp(min=1).to(losses.device)
 
     @property
-    def _array_dtype(self) -> type:
-        return np.float64 if self.dtype == torch.float64 else np.float32
-
-    @property
-    def _array_weights(self) -> np.ndarray:
+    def _array_lengths(self) -> np.ndarray:
         """Of no size where there are none."""
-        if isinstance(self.weights, Tensor):
-            return self.weights.numpy()
-        return _NO_WEIGHTS if self.weights is None else self.weights
+        if isinstance(self.lengths, Tensor):
+            return self.lengths.numpy()
+        return _NO_LENGTHS if self.lengths is None else self.lengths
 
 
-_NO_WEIGHTS = np.empty(0, np.int64)
+_NO_LENGTHS = np.empty(0, np.int64)
 
 
 def reduced(losses: Tensor, reduction: Reduction | None) -> Tensor:
     return losses if reduction is None else reduction.of(losses)
 
 
-def reduced_plain(losses: Tensor, reduction: Reduction | None) -> Tensor:
-    return losses if reduction is None else reduction.of_plain(losses)
+def solved(kernels: OperatorKernels, call: Call, reduction: Reduction | None) -> Tensor:
+    """The losses of kernels that are called at once, or what is made of them: one node of torch's graph."""
+    if torch.is_grad_enabled() and asks_gradient(call.scores):
+        return _Losses.apply(kernels, call, reduction, *call.scores)
+    found = kernels.forward(call, False)
+    return kernels.kept(found)[0] if reduction is None else kernels.reduced(found, reduction)
+
+
+def asks_gradient(scores: Sequence[Tensor | None]) -> bool:
+    for tensor in scores:
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False
 
 
 class _Losses(torch.autograd.Function):
@@ -240,20 +290,20 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, kernels: OperatorKernels, lattice: Any, options: Any, reduction: Any, *scores: Tensor | None
+        ctx: Any, kernels: OperatorKernels, call: Call, reduction: Reduction | None, *scores: Tensor | None
     ) -> Tensor:
-        saved = kernels.kept(kernels.forward(Call(scores, lattice, options), True))
+        found = kernels.forward(call, True)
+        saved, rest = kernels.held(found)
         ctx.save_for_backward(*scores, *saved)
-        ctx.kernels, ctx.lattice, ctx.options, ctx.reduction = kernels, lattice, options, reduction
-        return reduced_plain(saved[0], reduction)
+        ctx.asked = kernels, call.lattice, call.options, reduction, rest
+        return saved[0] if reduction is None else kernels.reduced(found, reduction)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        kernels, tensors, count = ctx.kernels, ctx.saved_tensors, len(ctx.kernels.inputs)
-        call = Call(tensors[:count], ctx.lattice, ctx.options)
-        if ctx.reduction is not None:
-            upstream = ctx.reduction.upstream(upstream, tensors[count].detach())
-        return *_NO_GRADIENTS, *gradients_of(kernels, call, tensors[count:], upstream, ctx.needs_input_grad[4:])
+        (kernels, lattice, options, reduction, rest), tensors = ctx.asked, ctx.saved_tensors
+        count = len(kernels.inputs)
+        call, needed = Call(tensors[:count], lattice, options), ctx.needs_input_grad[3:]
+        return None, None, None, *gradients_of(kernels, call, tensors[count:], upstream, needed, reduction, rest)
 
 
 def is_plain(upstream: Tensor) -> bool:
@@ -262,26 +312,32 @@ def is_plain(upstream: Tensor) -> bool:
 
 
 def gradients_of(
-    kernels: OperatorKernels, call: Call, saved: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
+    kernels: OperatorKernels,
+    call: Call,
+    saved: Sequence[Tensor | None],
+    upstream: Tensor,
+    needed: Sequence[bool],
+    reduction: Reduction | None = None,
+    rest: Any = None,
 ) -> Sequence[Tensor | None]:
-    """The gradients by the scores; where they are to have a graph, by the operators."""
+    """The gradients by the scores, of that of what the losses were reduced to; those that are to have a graph by the
+    operators.
+    """
     if is_plain(upstream):
-        found = kernels.backward(call, *kernels.given(saved, upstream), needed)
+        found = kernels.backward(call, *kernels.given(saved, upstream, reduction, rest), needed)
     else:
         reason = kernels.once_only(call.options)
         if reason is not None:
             refuse_graph(reason)
-        constants = [tensor.detach() for tensor in saved]
-        found = _as_tuple(kernels.operators.backward(upstream, *kernels.packed(call), *constants, list(needed)))
+        constants = kernels.whole(saved, rest)
+        if reduction is not None:
+            upstream = reduction.upstream(upstream, constants[0])
+        found = kernels.with_graph(call, constants, upstream, needed)
     gradients: list[Tensor | None] = [*found]
     for k, need in enumerate(needed):
         if not need:
             gradients[k] = None
     return gradients
-
-
-# Of the kernels, the lattice, the options and the reduction.
-_NO_GRADIENTS = (None,) * 4
 
 
 class OverwritingLosses(torch.autograd.Function):
@@ -292,13 +348,13 @@ class OverwritingLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernels: Any, lattice: Any, options: Any, reduction: Reduction, logits: Tensor) -> Tensor:
-        saved = kernels.kept(kernels.forward(Call((logits,), lattice, options), True))
-        ctx.save_for_backward(*saved)
+        found = kernels.forward(Call((logits,), lattice, options), True)
+        ctx.save_for_backward(*kernels.kept(found))
         ctx.kernels, ctx.lattice, ctx.options, ctx.reduction = kernels, lattice, options, reduction
         # Not saved as the others are: a saved tensor that backward changes would fail its version check at a second
         # backward, of which there is more to say. So the check is made here.
         ctx.overwritten, ctx.version = logits.detach(), version_of(logits)
-        return reduction.of_plain(saved[0])
+        return kernels.reduced(found, reduction)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
@@ -318,21 +374,19 @@ class OverwritingLosses(torch.autograd.Function):
                 "operation or by another such loss of the same memory: their values are lost, and with them the "
                 "gradient; logits that are used twice need overwrite_logits=False"
             )
-        upstream = ctx.reduction.upstream(upstream, ctx.saved_tensors[0])
-        given = ctx.kernels.given(ctx.saved_tensors, upstream)
+        given = ctx.kernels.given(ctx.saved_tensors, upstream, ctx.reduction)
         ctx.kernels.write_gradient(Call((logits,), ctx.lattice, ctx.options), *given, logits)
         torch.autograd.graph.increment_version(logits)
-        return *_NO_GRADIENTS, logits.detach()
+        # Of the kernels, the lattice, the options and the reduction.
+        return *(None,) * 4, logits.detach()
 
 
 def traced(scores: Sequence[Tensor | None]) -> bool:
     """Whether somebody looks at operators: a compiler, a transform, a mode, tensors with rules of their own."""
-    return (
-        torch.compiler.is_compiling()
-        or any(type(tensor) not in _PLAIN for tensor in scores)
-        or dispatch_mode() is not None
-        or transformed()
-    )
+    for tensor in scores:
+        if type(tensor) not in _PLAIN:
+            return True
+    return torch.compiler.is_compiling() or dispatch_mode() is not None or transformed()
 
 
 _PLAIN = (Tensor, torch.nn.Parameter, NoneType)
@@ -481,7 +535,7 @@ def from_arrays(saved: Any) -> Any:
 
 
 def to_arrays(saved: Any) -> Any:
-    return type(saved)(*(tensor.numpy() for tensor in saved))
+    return type(saved)(*[tensor.numpy() for tensor in saved])
 
 
 def upstream_of(gradient: Tensor) -> np.ndarray:

@@ -99,12 +99,12 @@ def asg_loss(
         >>> round(loss.exp().item(), 4)  # 2 of the 8 sequences, 0 0 1 and 0 1 1, stretch the target
         4.0
     """
-    _checks.check_option("asg_loss", "scale_mode", scale_mode, SCALE_MODES)
     every, target = both_paths(
         "asg_loss", inputs, targets, transitions, input_lengths, target_lengths, start_scores, final_scores,
         batch_first=batch_first, check=check, centre=True, impl=impl,
     )  # fmt: skip
     wanted = every.wanted(reduction, zero_infinity)
+    _checks.check_option("asg_loss", "scale_mode", scale_mode, SCALE_MODES)
     _warn_of_repeats(target)
     if scale_mode == "none":
         return _differences(every, target, wanted)
@@ -129,8 +129,8 @@ _repeats_warned = False
 def _warn_of_repeats(paths: ChainPaths) -> None:
     global _repeats_warned
     labels, lengths = paths.lattice.step_labels, paths.lattice.num_states
-    known = isinstance(labels, np.ndarray) and paths.scores.device.type == "cpu"
-    sample = repeat_in(labels, lengths) if known and not _repeats_warned else -1
+    known = not _repeats_warned and isinstance(labels, np.ndarray) and paths.given.is_cpu
+    sample = repeat_in(labels, lengths) if known else -1
     if sample >= 0:
         _repeats_warned = True
         warnings.warn(

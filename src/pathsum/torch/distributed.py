@@ -45,7 +45,6 @@ from pathsum.torch._inputs import (
 )
 from pathsum.torch._linear import columns_of
 from pathsum.torch._operators import Reduction
-from pathsum.torch._ops.arrays import as_tensor
 from pathsum.torch._processes import Processes
 from pathsum.torch._sharded import columns_of_classes, losses_of_frames
 from pathsum.torch.joiner import Joiner
@@ -181,8 +180,8 @@ def ctc_loss(
         paths.scores = columns_of_classes(scores, columns, share, processes, logits=logits)
         return paths.loss(reduction, zero)
     losses = losses_of_frames(paths, columns, scores, share, processes, logits=logits)
-    weights = as_tensor(paths.target_lengths).clamp(min=1).to(losses.device) if reduction == "mean" else None
-    return as_given(Reduction(paths.dtype, reduction, weights, zero).of(losses), batched, reduction)
+    lengths = paths.target_lengths if reduction == "mean" else None
+    return as_given(Reduction(paths.dtype, reduction, lengths, zero).of(losses), batched, reduction)
 
 
 def ctc_linear_loss(

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from pathsum.kernels.numba import parallel
-from pathsum.kernels.numba.chain_recursion import FRONT, finish, pairs_for, solve_samples, split_all, start
-from pathsum.kernels.numba.compilation import COMPILE, exact_kernel, kernel
+from pathsum.kernels.numba.chain_recursion import FRONT, finish, pairs_for, solve_samples, start
+from pathsum.kernels.numba.compilation import COMPILE, COMPILE_EXACTLY, exact_kernel, kernel
+from pathsum.kernels.numba.extended import split
 from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     Strided,
@@ -71,7 +72,8 @@ def forward(
     stays = stay_factors(transitions, lattice)
     pairs = pairs_for(stays, work)
     running = start(num_samples, width, lattice.start_state, pairs)
-    memory = parallel.Memory()
+    # One thread's room is used once.
+    memory = parallel.Memory() if num_threads > 1 else None
     # Strided, as posing may leave it, the mask would keep the loops over states from vectorising.
     skips = np.ascontiguousarray(lattice.skips)
     losses = np.empty(num_samples)
@@ -94,8 +96,8 @@ def forward(
             parts: int, first: int, last: int, samples: np.ndarray, rows: int, first_frame=first_frame, planes=planes
         ) -> None:  # fmt: skip
             for pair in pairs:
-                alpha = memory.take((rows, FRONT + width), pair.mantissa)
-                exponents = memory.take((rows, FRONT + width), pair.exponent)
+                take, shape = np.empty if memory is None else memory.take, (rows, FRONT + width)
+                alpha, exponents = take(shape, pair.mantissa), take(shape, pair.exponent)
                 left = _advance(
                     parts, first, last, samples, scores.flat, *scores.strides, scores.encoding,
                     np.empty(num_classes, work), first_frame, frame_offsets, lattice.num_states, lattice.stay_labels,
@@ -103,7 +105,8 @@ def forward(
                     lattice.num_final, need_gradient, alpha, exponents, pair.running_exponent(pair.zero), *running,
                     losses,
                 )  # fmt: skip
-                memory.give(alpha, exponents)
+                if memory is not None:
+                    memory.give(alpha, exponents)
                 if not left:
                     break
                 parts &= ~GATHER
@@ -121,9 +124,9 @@ def forward(
         advance(FINISH, 0, 0, every[:0], 0)
 
     if transitions is not None:
-        # All paths have the same steps. One of +inf makes NaN of an infinite loss.
-        steps = of_states(transitions, lattice.step_transitions, lattice.num_states).sum(1)
-        _take_off_steps(steps, lattice.input_lengths, in_common, losses)
+        _take_off_steps(
+            transitions, lattice.step_transitions, lattice.num_states, lattice.input_lengths, in_common, losses
+        )
     empty = np.empty((0, 0), work)
     if not need_gradient:
         return ChainSaved(losses, np.empty(0, work), np.empty(0, work), empty, empty)
@@ -168,12 +171,11 @@ def transition_gradient(
     grad_losses: np.ndarray, num_classes: int, lattice: ChainLattice, saved: ChainSaved
 ) -> np.ndarray:
     """The gradient with respect to the transitions, (C, C) in float64: minus the expected counts of their arcs."""
-    visits = count_visits(lattice, saved)
-    # A state is entered in one of the frames that see it, and stayed in in the others.
-    entries = np.ones_like(visits)
     gradient = np.zeros((num_classes, num_classes))
-    subtract_by_transition(grad_losses, lattice, saved.losses, lattice.step_transitions, entries, gradient)
-    subtract_by_transition(grad_losses, lattice, saved.losses, lattice.stay_transitions, visits - entries, gradient)
+    _subtract_arcs(
+        grad_losses, saved.losses, lattice.num_states, lattice.step_transitions, lattice.stay_transitions,
+        count_visits(lattice, saved), gradient,
+    )  # fmt: skip
     return gradient
 
 
@@ -193,14 +195,16 @@ def subtract_by_transition(
     gradient: np.ndarray,
 ) -> None:
     """gradient (C, C) -= the sum of grad_losses * counts (N, S') over the states of each transition."""
-    _subtract_sums(grad_losses, losses, lattice.num_states, indices, counts, np.zeros(gradient.size), gradient)
+    _subtract_counts(grad_losses, losses, lattice.num_states, indices, counts, gradient)
 
 
 def stay_factors(transitions: np.ndarray | None, lattice: ChainLattice) -> tuple[np.ndarray, np.ndarray] | None:
     """(N, S') what staying in a state costs beside the frame's score, in extended range."""
     if transitions is None:
         return None
-    return split_all(of_states(transitions, lattice.stay_transitions, lattice.num_states))
+    mantissas, exponents = np.empty(lattice.stay_transitions.shape), np.empty(lattice.stay_transitions.shape)
+    _split_transitions(transitions, lattice.stay_transitions, lattice.num_states, mantissas, exponents)
+    return mantissas, exponents
 
 
 def of_states(transitions: np.ndarray, indices: np.ndarray, num_states: np.ndarray) -> np.ndarray:
@@ -216,23 +220,57 @@ def offsets_of(lattice: ChainLattice) -> np.ndarray:
     return offsets
 
 
+@part(**COMPILE)
+def _score_of(transitions, index):
+    """0 where there is no transition."""
+    row, column = divmod(index, len(transitions))
+    return transitions[row, column] if index >= 0 else 0.0
+
+
 @kernel
 def _read_transitions(transitions, indices, num_states, scores):
     for n in range(indices.shape[0]):
         for s in range(num_states[n]):
-            if indices[n, s] >= 0:
-                row, column = divmod(indices[n, s], len(transitions))
-                scores[n, s] = transitions[row, column]
+            scores[n, s] = _score_of(transitions, indices[n, s])
+
+
+@kernel
+def _split_transitions(transitions, indices, num_states, mantissas, exponents):
+    for n in range(indices.shape[0]):
+        for s in range(indices.shape[1]):
+            score = _score_of(transitions, indices[n, s]) if s < num_states[n] else 0.0
+            mantissas[n, s], exponents[n, s] = split(score)
 
 
 @exact_kernel
-def _take_off_steps(steps, lengths, in_common, losses):
+def _take_off_steps(transitions, indices, num_states, lengths, in_common, losses):
+    """All paths have the same steps. One of +inf makes NaN of an infinite loss."""
     for n in range(losses.size):
-        losses[n] = losses[n] - steps[n] - max(lengths[n] - 1, 0) * in_common
+        steps = 0.0
+        for s in range(num_states[n]):
+            steps += _score_of(transitions, indices[n, s])
+        losses[n] = losses[n] - steps - max(lengths[n] - 1, 0) * in_common
 
 
 @exact_kernel
-def _subtract_sums(grad_losses, losses, num_states, indices, counts, sums, gradient):
+def _subtract_arcs(grad_losses, losses, num_states, steps, stays, visits, gradient):
+    """A state is entered in one of the frames that see it, and stayed in in the others."""
+    counts = np.ones(visits.shape)
+    _subtract_sums(grad_losses, losses, num_states, steps, counts, gradient)
+    for n in range(visits.shape[0]):
+        for s in range(visits.shape[1]):
+            counts[n, s] = visits[n, s] - 1.0
+    _subtract_sums(grad_losses, losses, num_states, stays, counts, gradient)
+
+
+@exact_kernel
+def _subtract_counts(grad_losses, losses, num_states, indices, counts, gradient):
+    _subtract_sums(grad_losses, losses, num_states, indices, counts, gradient)
+
+
+@part(**COMPILE_EXACTLY)
+def _subtract_sums(grad_losses, losses, num_states, indices, counts, gradient):
+    sums = np.zeros(gradient.size)
     for n in range(losses.size):
         if losses[n] != np.inf and grad_losses[n] != 0:
             upstream = grad_losses[n] if losses[n] == losses[n] else np.nan

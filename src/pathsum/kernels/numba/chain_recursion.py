@@ -60,12 +60,17 @@ class Running(NamedTuple):
 
 def start(num_samples: int, width: int, start_state: int, pairs: tuple[NumberPair, ...]) -> Running:
     """Before the first frame, with samples to be held by these pairs."""
-    mass, exponents = np.zeros((2, num_samples, FRONT + -(-width // STATES) * STATES))
-    mass[:, FRONT + start_state] = 1.0
-    log_sums, powers, reaches = np.zeros((3, num_samples))
-    if NARROW not in pairs:
-        reaches[:] = np.inf
+    size = FRONT + -(-width // STATES) * STATES
+    mass, exponents = np.zeros((num_samples, size)), np.zeros((num_samples, size))
+    log_sums, powers, reaches = np.zeros(num_samples), np.zeros(num_samples), np.empty(num_samples)
+    _begin(FRONT + start_state, 0.0 if pairs[0] is NARROW else np.inf, mass, reaches)
     return Running(mass, exponents, log_sums, powers, reaches)
+
+
+@kernel
+def _begin(state, reach, mass, reaches):
+    for n in range(reaches.size):
+        mass[n, state], reaches[n] = 1.0, reach
 
 
 def pairs_for(stays: tuple[np.ndarray, np.ndarray] | None, dtype: type) -> tuple[NumberPair, ...]:
@@ -74,19 +79,6 @@ def pairs_for(stays: tuple[np.ndarray, np.ndarray] | None, dtype: type) -> tuple
     """
     # The rounding of a transition's factor, met again in every frame, would add up in the narrow pair.
     return (NARROW, WIDE) if stays is None and dtype == np.float32 else (WIDE,)
-
-
-def split_all(log_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mantissas and exponents of float64 log-scores."""
-    mantissas, exponents = np.empty_like(log_scores), np.empty_like(log_scores)
-    _fill_split(log_scores.ravel(), mantissas.ravel(), exponents.ravel())
-    return mantissas, exponents
-
-
-@kernel
-def _fill_split(log_scores, mantissas, exponents):
-    for i in range(log_scores.size):
-        mantissas[i], exponents[i] = split(log_scores[i])
 
 
 @part(**COMPILE)

@@ -48,18 +48,18 @@ def forward(
     matrix = dense_linear.exponential(transitions, work)
     rows = dense_linear.exponentiate(scores, num_classes, offsets, matrix.shifts, num_threads)
 
-    undefined, linear = np.empty((2, len(lengths)), np.bool_)
+    undefined, linear = np.empty(len(lengths), np.bool_), np.empty(len(lengths), np.bool_)
     _choose(rows.maxima, offsets, matrix.defined, matrix.narrow, undefined, linear)
-    saved, sound = dense_linear.solve(rows, matrix, num_classes, offsets, linear, need_gradient, num_threads)
-    extended = ~undefined & ~sound
+    saved = dense_linear.solve(rows, matrix, num_classes, offsets, linear, need_gradient, num_threads)
 
     def solve(sample: int) -> None:
         own = relative_scores(scores, num_classes, sample, int(lengths[sample]))
         gamma = saved.gamma[offsets[sample] : offsets[sample + 1]] if need_gradient else saved.gamma
         saved.losses[sample] = dense_extended.solve(own, transitions, need_gradient, gamma)
 
-    parallel.run(solve, [(int(n),) for n in np.flatnonzero(extended)], num_threads)
-    saved.extended[:] = extended
+    # The linear ones that are not sound, and those that are not linear.
+    if _leave_to_others(undefined, saved.extended):
+        parallel.run(solve, [(int(n),) for n in np.flatnonzero(saved.extended)], num_threads)
     if not relative:
         in_common = (lengths - 1).clip(0) * common_of(given)
         _add_greatest(scores.flat, *scores.strides, scores.encoding, np.empty(num_classes, work), lengths, in_common)
@@ -104,13 +104,18 @@ def transition_gradient(
     """The gradient with respect to the transitions, (C, C) in float64: minus their expected counts."""
     transitions = less_common(transitions)
     offsets = offsets_of(lattice)
-    upstream, others = np.zeros((2, len(offsets) - 1))
-    has_linear, has_others, undefined = _share_out(grad_losses, saved.losses, saved.extended, offsets, upstream, others)
+    upstream, others = np.zeros(len(offsets) - 1), np.zeros(len(offsets) - 1)
+    samples = np.empty(len(upstream), np.int64)
+    linear, has_others, undefined = _share_out(
+        grad_losses, saved.losses, saved.extended, offsets, upstream, others, samples
+    )
     gradient = np.zeros((num_classes, num_classes))
-    if has_linear:
+    if linear:
         matrix = dense_linear.exponential(transitions, saved.alpha.dtype.type)
         num_threads = parallel.worthwhile(num_threads, work_of(offsets, num_classes))
-        gradient += dense_linear.transition_gradient(upstream, saved, matrix, num_classes, offsets, num_threads)
+        dense_linear.add_transition_gradient(
+            upstream, samples[:linear], saved, matrix, offsets, num_threads, gradient
+        )  # fmt: skip
     for n in np.flatnonzero(others) if has_others else ():
         own = relative_scores(scores, num_classes, int(n), int(lattice.input_lengths[n]))
         dense_extended.add_transition_gradient(own, transitions, others[n], gradient)
@@ -153,11 +158,11 @@ def _count_frames(lengths, offsets):
 
 
 @kernel
-def _share_out(grad_losses, losses, extended, offsets, linear, others):
-    """Minus the upstream gradient of the samples that have arcs, of those of plain floats and of the others; whether
-    there are such, and whether a sample is not defined.
+def _share_out(grad_losses, losses, extended, offsets, linear, others, samples):
+    """Minus the upstream gradient of the samples that have arcs, of those of plain floats and of the others; the
+    first's numbers and how many they are, whether there are others, and whether a sample is not defined.
     """
-    has_linear, has_others, undefined = False, False, False
+    count, has_others, undefined = 0, False, False
     for n in range(losses.size):
         if offsets[n + 1] - offsets[n] > 1 and grad_losses[n] != 0:
             if losses[n] != losses[n]:
@@ -165,8 +170,9 @@ def _share_out(grad_losses, losses, extended, offsets, linear, others):
             elif losses[n] < np.inf and extended[n]:
                 others[n], has_others = -grad_losses[n], True
             elif losses[n] < np.inf:
-                linear[n], has_linear = -grad_losses[n], True
-    return has_linear, has_others, undefined
+                linear[n], samples[count] = -grad_losses[n], n
+                count += 1
+    return count, has_others, undefined
 
 
 @kernel
@@ -178,6 +184,16 @@ def _choose(maxima, offsets, defined, narrow, undefined, linear):
         for frame in range(offsets[n], offsets[n + 1]):
             undefined[n] |= maxima[frame] != maxima[frame]
         linear[n] = not undefined[n] and (narrow or not has_arcs)
+
+
+@kernel
+def _leave_to_others(undefined, unsound):
+    """Of the samples that are not sound those that are defined; how many they are."""
+    count = 0
+    for n in range(unsound.size):
+        unsound[n] = unsound[n] and not undefined[n]
+        count += unsound[n]
+    return count
 
 
 @kernel

@@ -72,8 +72,9 @@ def hvp(
     product = np.zeros((num_classes, num_classes))
     if need_transitions:
         upstream = np.where(solved & ~saved.extended & (lengths > 1), -grad_losses, 0.0)
+        samples = np.flatnonzero(upstream)
         for planes in (saved._replace(entering=moved.entering), saved._replace(alpha=moved.alpha)):
-            product += dense_linear.transition_gradient(upstream, planes, matrix, num_classes, offsets, wanted)
+            dense_linear.add_transition_gradient(upstream, samples, planes, matrix, offsets, wanted, product)
     no_tangent = np.zeros((num_classes, num_classes))
     for n in map(int, np.flatnonzero(solved & saved.extended)):
         frames = slice(offsets[n], offsets[n + 1])

@@ -39,6 +39,9 @@ WATCH_BITS = {np.float32: 60, np.float64: 500}
 BLOCK = 256
 # A frame's sum of alpha * beta that is further below 1 has lost digits.
 MASS_BITS = {np.float32: 120, np.float64: 1000}
+# The same in the states' own numbers: what is cut off and what is watched for, and what has lost digits.
+LIMITS = {work: (work(2.0 ** -CUT_BITS[work]), work(2.0 ** -WATCH_BITS[work])) for work in CUT_BITS}
+TINY = {work: work(2.0**-bits) for work, bits in MASS_BITS.items()}
 
 
 class Matrix(NamedTuple):
@@ -79,7 +82,7 @@ def exponential(transitions: np.ndarray, work: type) -> Matrix:
     told = _shift_transitions(transitions, SPREAD_BITS[work] * LN_2, shifted, shifts)
     exact = np.zeros((size, size))
     exact[:num_classes, :num_classes] = np.exp(shifted).T
-    by_source, by_destination = np.zeros((2, size, size), work)
+    by_source, by_destination = np.zeros((size, size), work), np.zeros((size, size), work)
     stays = np.zeros(size, work)
     _place_both_ways(exact, by_source, by_destination, stays)
     return Matrix(exact, by_source, by_destination, stays, shifts, *told)
@@ -110,8 +113,10 @@ def solve(
     samples: np.ndarray,
     need_gradient: bool,
     num_threads: int,
-) -> tuple[DenseSaved, np.ndarray]:
-    """Solve the samples of a mask; which of them are sound. The weights are overwritten where need_gradient."""
+) -> DenseSaved:
+    """Solve the samples of a mask; ``extended`` are those of all that are not sound. The weights are overwritten where
+    need_gradient.
+    """
     num_samples = len(samples)
     num_frames, width = rows.weights.shape
     work = rows.weights.dtype.type
@@ -121,7 +126,7 @@ def solve(
     exponents = np.empty(num_frames)
     last_sums = np.zeros(num_samples)
     lost = np.zeros((2, num_samples), np.bool_)
-    limits = work(2.0 ** -CUT_BITS[work]), work(2.0 ** -WATCH_BITS[work])
+    limits = LIMITS[work]
 
     def advance(group: np.ndarray, backwards: bool) -> None:
         if backwards:
@@ -144,28 +149,28 @@ def solve(
 
     if need_gradient:
         alpha[num_frames:] = 0
-        tiny = work(2.0 ** -MASS_BITS[work])
 
         def combine(first: int, last: int) -> None:
-            _combine(first, last, offsets, possible, exponents, tiny, alpha, beta, rows.weights, lost[1])
+            _combine(first, last, offsets, possible, exponents, TINY[work], alpha, beta, rows.weights, lost[1])
 
         parallel.run(combine, parallel.split_evenly(num_frames, num_threads), num_threads)
-    sound = samples if matrix.complete else samples & ~lost.any(0)
-    entering = rows.weights if need_gradient else alpha
-    return DenseSaved(losses, ~sound, gamma=beta, alpha=alpha, entering=entering), sound
+    unsound = ~samples if matrix.complete else ~samples | lost.any(0)
+    return DenseSaved(losses, unsound, beta, alpha, rows.weights if need_gradient else alpha)
 
 
-def transition_gradient(
+def add_transition_gradient(
     upstream: np.ndarray,
+    samples: np.ndarray,
     saved: DenseSaved,
     matrix: Matrix,
-    num_classes: int,
     offsets: np.ndarray,
     num_threads: int,
-) -> np.ndarray:
-    """Expected counts (C, C) of the transitions, each sample's times its upstream, as one product over all frames."""
+    out: np.ndarray,
+) -> None:
+    """Add expected counts (C, C) of the transitions, those of some samples times their upstream, as one product over
+    all frames.
+    """
     gradient = np.zeros(matrix.by_destination.shape)
-    samples = np.flatnonzero(upstream)
 
     def add(first: int, last: int) -> None:
         _add_products(
@@ -175,7 +180,14 @@ def transition_gradient(
 
     groups = parallel.split_evenly(len(gradient) // GROUP, num_threads)
     parallel.run(add, [(GROUP * first, GROUP * last) for first, last in groups], num_threads)
-    return gradient[:num_classes, :num_classes]
+    _add_corner(gradient, out)
+
+
+@kernel
+def _add_corner(padded, out):
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] += padded[i, j]
 
 
 @kernel
@@ -239,6 +251,8 @@ def _finish(samples, offsets, last_sums, maxima, exponents, steep, losses, possi
 
 def _longest_first(samples: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The samples of a mask that have frames."""
+    if len(samples) == 1:
+        return np.zeros(int(samples[0] and offsets[1] > 0), np.int64)
     lengths = offsets[1:] - offsets[:-1]
     order = np.flatnonzero(samples & (lengths > 0))
     return order[np.argsort(-lengths[order], kind="stable")]

@@ -10,6 +10,7 @@ float32 log-scores of a thousand frames would cost the gradient three digits.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -62,12 +63,16 @@ class GridRows(NamedTuple):
 
 def padded_rows(scores: Strided, shape: tuple[int, ...]) -> GridRows:
     """Rows of scores of a shape (N, T, U+1, V)."""
-    count, frames, labels, _ = shape
     stride_n, stride_t, stride_u, stride_v = scores.strides
-    places = np.empty((4, count), np.int64)
-    _place_padded(stride_n, stride_t, frames, labels, places)
-    starts, strides_t, frames, labels = places
+    starts, strides_t, frames, labels = _places(shape[0], stride_n, stride_t, shape[1], shape[2])
     return GridRows(scores.flat, starts, strides_t, stride_u, stride_v, frames, labels, scores.encoding)
+
+
+@lru_cache(maxsize=64)
+def _places(count: int, stride_n: int, stride_t: int, frames: int, labels: int) -> tuple[np.ndarray, ...]:
+    """Where the rows of padded samples are, which nobody writes to: starts, strides and sizes (N,)."""
+    same = (np.full(count, size) for size in (stride_t, frames, labels))
+    return stride_n * np.arange(count), *same
 
 
 def packed_rows(scores: Strided, lattice: GridLattice | ArcLattice) -> GridRows:
@@ -202,13 +207,6 @@ def frame_tasks(
         bounds = [int(frames[n]) * i // count for i in range(count + 1)]
         tasks += [(n, n + 1, first, last) for first, last in pairwise(bounds) if first < last]
     return tasks
-
-
-@kernel
-def _place_padded(stride_n, stride_t, num_frames, width, places):
-    starts, strides_t, frames, labels = places[0], places[1], places[2], places[3]
-    for n in range(starts.size):
-        starts[n], strides_t[n], frames[n], labels[n] = n * stride_n, stride_t, num_frames, width
 
 
 @kernel

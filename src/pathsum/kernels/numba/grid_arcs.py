@@ -27,11 +27,13 @@ def solve(
     need_gradient: bool,
     num_threads: int,
     skips: np.ndarray | None = None,
+    at_least: float = -np.inf,
 ) -> np.ndarray:
     """Losses (N,) of planes (K, rows); with ``need_gradient`` the planes are overwritten by the arcs' posteriors.
 
     Where given, so are the zeros (2, rows) of ``skips`` by those of leaving frames out, into and out of each node. NaN
-    or +inf in the rows of a sample makes its loss NaN. Where there is no path the posteriors are 0.
+    or +inf in the rows of a sample makes its loss NaN. Where there is no path the posteriors are 0. What rounding has
+    left of a loss below ``at_least`` is that.
     """
     skip_score, skips_to = (-np.inf, 0) if lattice.skips_to is None else (skip_score, lattice.skips_to)
     skips = np.empty((0, 0)) if skips is None else skips
@@ -41,7 +43,7 @@ def solve(
     def of_samples(first: int, last: int) -> None:
         _solve_samples(
             first, last, planes, lattice.row_offsets, lattice.logit_lengths, lattice.target_lengths, kinds.frames_on,
-            kinds.labels_on, lattice.label_ends, float(skip_score), skips_to, skips, need_gradient, losses,
+            kinds.labels_on, lattice.label_ends, float(skip_score), skips_to, skips, need_gradient, at_least, losses,
         )  # fmt: skip
 
     parallel.run(of_samples, parallel.of_falling_cost(lattice.row_offsets, num_threads), num_threads)
@@ -51,7 +53,7 @@ def solve(
 @kernel
 def _solve_samples(
     first_sample, last_sample, planes, row_offsets, frames, labels, frames_on, labels_on, label_ends, skip_score,
-    skips_to, skips, need_gradient, losses,
+    skips_to, skips, need_gradient, at_least, losses,
 ):  # fmt: skip
     planes, skips = borrow(planes), borrow(skips)
     for n in range(first_sample, last_sample):
@@ -69,10 +71,11 @@ def _solve_samples(
             # Arcs that span more frames than there are are in nobody's way; nor is there room for them.
             longest = max(longest, min(frames_on[k], frames[n] + 1))
         shape = (frames_on.size + 1 + longest, labels[n] + 1)
-        losses[n] = _solve_sample(
+        loss = _solve_sample(
             planes, first, frames[n], labels[n] + 1, frames_on, labels_on, label_ends, skip_score, skips_to, skips,
             need_gradient, np.zeros(shape), np.zeros(shape),
         )  # fmt: skip
+        losses[n] = at_least if loss < at_least else loss
 
 
 @part(**COMPILE)

@@ -134,13 +134,13 @@ def forward(
     planes, statistics = read(heads, lattice)
     scores = arc_scores.forward(planes, arc_scores.kinds_of(lattice), sigma=sigma, label_bonus=label_bonus)
     skips = np.zeros((0 if lattice.skips_to is None else 2, scores.shape[1]))
-    losses = grid_arcs.solve(
-        scores, lattice, skip_score, need_gradient=need_gradient, num_threads=num_threads, skips=skips
-    )
     raised = lattice.skips_to is not None or label_bonus is not None or sigma < 0
-    if not raised and all(not isinstance(head, Given) and head.wanted.logits for head in heads):
-        # The paths share a probability of 1: what rounding has left below 0 is 0.
-        np.maximum(losses, 0.0, out=losses)
+    # Whether the paths share a probability of 1.
+    share_one = not raised and all(not isinstance(head, Given) and head.wanted.logits for head in heads)
+    losses = grid_arcs.solve(
+        scores, lattice, skip_score, need_gradient=need_gradient, num_threads=num_threads, skips=skips,
+        at_least=0.0 if share_one else -np.inf,
+    )  # fmt: skip
     statistics += [_NOTHING] * (4 - len(statistics))
     return ArcSaved(losses, scores if need_gradient else scores[:0], skips, *statistics)
 

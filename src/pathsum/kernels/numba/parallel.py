@@ -50,11 +50,12 @@ def run(function: Callable[..., None], tasks: Iterable[tuple[Any, ...]], num_thr
 
     Tasks are handed out one at a time, so that put in order of falling cost they even out.
     """
+    if num_threads == 1:
+        for task in tasks:
+            function(*task)
+        return
     tasks = list(tasks)
     helpers = min(num_threads, len(tasks)) - 1
-    if helpers <= 0:
-        _work(function, iter(tasks))
-        return
     remaining = iter(tasks)
     futures = [_get_pool().submit(_work, function, remaining) for _ in range(helpers)]
     _work(function, remaining)

@@ -35,7 +35,10 @@ def pose_ctc(
     if not _fill_ctc(targets, input_lengths, target_lengths, *sizes, num_states, labels, skips):
         return None
     # A copy: backward must not see the caller change its lengths.
-    return ChainLattice(input_lengths.copy(), num_states, labels, labels, skips, -1, 2, shared_labels=True)
+    return ChainLattice(
+        input_lengths=input_lengths.copy(), num_states=num_states, stay_labels=labels, step_labels=labels,
+        skips=skips, start_state=-1, num_final=2, shared_labels=True,
+    )  # fmt: skip
 
 
 def pose_simple_ctc(
@@ -71,7 +74,10 @@ def pose_rnnt(
     sizes = (num_frames, most_labels, num_classes, blank)
     if not _fill_rnnt(targets, logit_lengths, target_lengths, *sizes, labels, row_offsets):
         return None
-    return GridLattice(logit_lengths.copy(), target_lengths.copy(), labels, blank, row_offsets)
+    return GridLattice(
+        logit_lengths=logit_lengths.copy(), target_lengths=target_lengths.copy(), targets=labels,
+        blank=blank, row_offsets=row_offsets,
+    )  # fmt: skip
 
 
 def pose_asg(
@@ -85,14 +91,14 @@ def pose_asg(
 ) -> tuple[DenseLattice, ChainLattice] | None:
     """The lattices of ``problems.asg``; a blank that is no class."""
     # An array each: kernels on a GPU are compiled for where arrays begin, which in a common one goes with its size.
-    labels, stays, steps = (np.empty(targets.shape, np.int64) for _ in range(3))
+    labels, stays, steps = np.empty_like(targets), np.empty_like(targets), np.empty_like(targets)
     sizes = (num_frames, most_labels, num_classes, blank)
     if not _fill_asg(targets, input_lengths, target_lengths, *sizes, labels, stays, steps):
         return None
     lengths, skips = input_lengths.copy(), np.zeros(labels.shape, np.bool_)
     chain = ChainLattice(
-        lengths, target_lengths.copy(), labels, labels, skips, -1, 1, stay_transitions=stays, step_transitions=steps,
-        shared_labels=True,
+        input_lengths=lengths, num_states=target_lengths.copy(), stay_labels=labels, step_labels=labels,
+        skips=skips, start_state=-1, num_final=1, stay_transitions=stays, step_transitions=steps, shared_labels=True,
     )  # fmt: skip
     return DenseLattice(lengths, num_classes), chain
 

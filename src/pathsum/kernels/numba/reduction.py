@@ -11,13 +11,13 @@ from pathsum.kernels.numba.compilation import exact_kernel
 
 
 @exact_kernel
-def weigh(losses, weights, zero_infinity, out):
-    """out = losses, the infinite ones 0 where asked, each divided by its weight where there are weights."""
+def weigh(losses, lengths, zero_infinity, out):
+    """out = losses, the infinite ones 0 where asked, each divided by its length, at least 1, where these are."""
     number = out.dtype.type
     for n in range(out.size):
         loss = number(losses[n])
         loss = number(0) if zero_infinity and loss == np.inf else loss
-        out[n] = loss / number(weights[n]) if weights.size > 0 else loss
+        out[n] = loss / number(max(lengths[n], 1)) if lengths.size > 0 else loss
 
 
 @exact_kernel
@@ -39,10 +39,10 @@ def spread_apart(upstream, losses, own, every):
 
 
 @exact_kernel
-def spread(gradient, losses, weights, count, zero_infinity, out):
-    """out = the upstream gradient of each loss: its own or that of all, divided by the count and by its weight."""
+def spread(gradient, losses, lengths, count, zero_infinity, out):
+    """out = the upstream gradient of each loss: its own or that of all, divided by the count and by its length."""
     number = gradient.dtype.type
     for n in range(out.size):
         each = gradient[n if gradient.size > 1 else 0] / number(count)
-        each = each / number(weights[n]) if weights.size > 0 else each
+        each = each / number(max(lengths[n], 1)) if lengths.size > 0 else each
         out[n] = 0.0 if zero_infinity and number(losses[n]) == np.inf else np.float64(each)

@@ -19,6 +19,7 @@ from pathsum.kernels.numba.linking import part
 from pathsum.numerics import LN_2, LOG2_E
 
 NATIVE, BFLOAT16, FLOAT16 = 0, 1, 2
+_FLOAT64 = np.dtype(np.float64)
 
 # Elements of a row computed at once: four of the widest vectors of float32.
 BLOCK = 64
@@ -64,7 +65,7 @@ def strided(array: np.ndarray, encoding: int = NATIVE) -> Strided:
 
 def work_dtype(flat: np.ndarray) -> Any:
     """The dtype of arithmetic on these scores: never below float32."""
-    return np.float64 if flat.dtype == np.float64 else np.float32
+    return np.float64 if flat.dtype == _FLOAT64 else np.float32
 
 
 @intrinsic

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Sequence
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 from pathsum import dispatch
 from pathsum.kernels.numba.reduction import spread_apart, subtract
 from pathsum.kernels.protocol import Call, Kernels
-from pathsum.torch._operators import OperatorKernels, Reduction, gradients_of, is_plain, traced
+from pathsum.torch._operators import ArrayKernels, OperatorKernels, Reduction, solved, traced
 from pathsum.torch._ops.addition import add
 
 # Kernels, and what they are asked.
@@ -34,85 +36,105 @@ def losses_apart(own: Asked, every: Asked, reduction: Reduction) -> Tensor:
 
     ``own`` is asked of a chain, ``every`` of a dense lattice; what all paths have in common is in neither.
     """
-    scores = own[1].scores
-    if traced(scores):
-        return reduction.of(difference(*(kernels.losses(call) for kernels, call in (own, every))))
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scores):
-        return _LossesApart.apply(own, every, reduction, *scores)
-    at_once = _at_once(own[0])
-    if at_once is not None:
-        assert isinstance(own[0], OperatorKernels)
-        lattice = own[0].sent(own[1].lattice, scores[0].device)
-        return reduction.of_plain(at_once.forward(Call(scores, lattice, own[1].options), False).losses)
-    return reduction.of(difference(*(kernels.losses(call) for kernels, call in (own, every))))
+    (of_own, asked), (of_every, asked_every) = own, every
+    if traced(asked.scores):
+        return reduction.of(difference(of_own.losses(asked), of_every.losses(asked_every)))
+    assert isinstance(of_own, OperatorKernels)
+    assert isinstance(of_every, OperatorKernels)
+    lattices = of_own.placed(asked).lattice, of_every.placed(asked_every).lattice
+    both = Call(asked.scores, lattices, (asked.options, asked_every.options))
+    return solved(_both(of_own, of_every), both, reduction)
 
 
-def _at_once(kernels: Any) -> Any:
-    """What solves both lattices at once, where the implementation has such kernels."""
-    return dispatch.kernels_of(kernels.impl, "apart") if (kernels.impl, "apart") in dispatch.TABLE else None
+class _Both(OperatorKernels):
+    """The kernels of two lattices as those of one, whose losses are the difference: one node of torch's graph in place
+    of a dozen. Lattices and options are pairs; what is kept are the losses and what each of the two keeps.
+    """
+
+    # What is kept beside.
+    tables: tuple[str, ...] = ()
+
+    def __init__(self, own: OperatorKernels, every: OperatorKernels) -> None:
+        self.pair, self.inputs = (own, every), own.inputs
+        names = (f"{whose}_{name}" for whose, kept in (("own", own), ("every", every)) for name in kept.saved._fields)
+        self.saved = namedtuple("Saved", ["losses", *names, *self.tables])
+
+    def once_only(self, options: Any) -> str | None:
+        own, every = (kernels.once_only(asked) for kernels, asked in zip(self.pair, options, strict=True))
+        return own or every
+
+    def with_graph(
+        self, call: Call, kept: Sequence[Tensor], upstream: Tensor, needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        weights = upstream.masked_fill(kept[0] == torch.inf, 0.0)
+        own, every = (
+            kernels.with_graph(asked, part, sign, needed)
+            for (kernels, asked), part, sign in self._parts(call, kept, (weights, -weights))
+        )
+        return [a + b if need else None for a, b, need in zip(own, every, needed, strict=True)]
+
+    def _asked(self, call: Call) -> list[tuple[OperatorKernels, Call]]:
+        pairs = zip(self.pair, call.lattice, call.options, strict=True)
+        return [(kernels, Call(call.scores, lattice, options)) for kernels, lattice, options in pairs]
+
+    def _parts(self, call: Call, saved: Any, weights: Any) -> Any:
+        """Each of the two, with what it kept and with its upstream gradient."""
+        first, second = (len(kernels.saved._fields) for kernels in self.pair)
+        kept = saved[1 : 1 + first], saved[1 + first : 1 + first + second]
+        return zip(self._asked(call), kept, weights, strict=True)
 
 
-class _LossesApart(torch.autograd.Function):
-    """The kernels called at once, as by ``_operators``: one node of the graph in place of a dozen."""
+class _BothAtOnce(_Both):
+    """Where the implementation has kernels that solve both lattices at once."""
 
-    @staticmethod
-    def forward(ctx: Any, own: Any, every: Any, reduction: Reduction, *scores: Tensor) -> Tensor:
-        ctx.asked, kept, others, at_once = [], [], (), _at_once(own[0])
-        for kernels, call in (own, every):
-            lattice = kernels.sent(call.lattice, scores[0].device)
-            ctx.asked.append((kernels, lattice, call.options))
-            if at_once is None:
-                kept.append(kernels.kept(kernels.forward(Call(scores, lattice, call.options), True)))
-        if at_once is None:
-            losses = _subtracted(kept[0][0], kept[1][0])
-        else:
-            losses, *kept, table, matrix = at_once.forward(Call(scores, *ctx.asked[0][1:]), True)
-            others = (table, matrix)
-        ctx.reduction = reduction
-        ctx.save_for_backward(*scores, losses, *kept[0], *kept[1], *others)
-        return reduction.of_plain(losses)
+    tables = ("table", "matrix")
 
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        needed = ctx.needs_input_grad[3:]
-        tensors, count = ctx.saved_tensors, len(needed)
-        scores, losses, saved = tensors[:count], tensors[count].detach(), tensors[count + 1 :]
-        upstream, at_once = ctx.reduction.upstream(upstream, losses), _at_once(ctx.asked[0][0])
-        if at_once is not None and is_plain(upstream):
-            call, kept = Call(scores, *ctx.asked[0][1:]), iter(saved)
-            parts = [kernels.saved(*islice(kept, len(kernels.saved._fields))) for kernels, *_ in ctx.asked]
-            return None, None, None, *at_once.backward(call, (losses, *parts, *kept), upstream, needed)
-        found = []
-        for (kernels, *asked), weights in zip(ctx.asked, _weights(upstream, losses), strict=True):
-            size = len(kernels.saved._fields)
-            found.append(gradients_of(kernels, Call(scores, *asked), saved[:size], weights, needed))
-            saved = saved[size:]
-        return None, None, None, *(_added(*both) for both in zip(*found, strict=True))
+    @property
+    def _apart(self) -> Any:
+        return dispatch.kernels_of(self.pair[0].impl, "apart")
+
+    def forward(self, call: Call, need_gradient: bool) -> Any:
+        losses, own, every, *tables = self._apart.forward(self._asked(call)[0][1], need_gradient)
+        return (losses, *own, *every, *tables)
+
+    def backward(self, call: Call, saved: Any, upstream: Any, needed: Sequence[bool]) -> Sequence[Tensor | None]:
+        kept, (own, every) = iter(saved), self.pair
+        losses = next(kept)
+        parts = [kernels.saved(*islice(kept, len(kernels.saved._fields))) for kernels in (own, every)]
+        return self._apart.backward(self._asked(call)[0][1], (losses, *parts, *kept), upstream, needed)
 
 
-def _subtracted(own: Tensor, every: Tensor) -> Tensor:
-    losses = np.empty(len(own))
-    subtract(own.numpy(), every.numpy(), losses)
-    return torch.from_numpy(losses)
+class _BothOfArrays(ArrayKernels, _Both):
+    """Where there are none: both are solved, and their gradients added."""
+
+    def forward(self, call: Call, need_gradient: bool) -> Any:
+        (own, asked), (every, asked_every) = self._asked(call)
+        found, found_every = own.forward(asked, need_gradient), every.forward(asked_every, need_gradient)
+        losses = np.empty(len(found[0]))
+        subtract(found[0], found_every[0], losses)
+        return (losses, *found, *found_every)
+
+    def backward(self, call: Call, saved: Any, upstream: Any, needed: Sequence[bool]) -> list[Tensor | None]:
+        weights = np.empty(len(upstream)), np.empty(len(upstream))
+        spread_apart(upstream, saved[0], *weights)
+        found = [
+            kernels.backward(asked, kernels.saved(*kept), upstream, needed)
+            for (kernels, asked), kept, upstream in self._parts(call, saved, weights)
+        ]
+        return [_added(*both) for both in zip(*found, strict=True)]
 
 
-def _weights(upstream: Tensor, losses: Tensor) -> Sequence[Tensor]:
-    """The upstream gradients of both losses, 0 where the part has no path."""
-    if losses.is_cpu and is_plain(upstream):
-        own, every = np.empty((2, len(losses)))
-        spread_apart(upstream.numpy(), losses.numpy(), own, every)
-        return torch.from_numpy(own), torch.from_numpy(every)
-    own = upstream.masked_fill(losses == torch.inf, 0.0)
-    return own, -own
+@cache
+def _both(own: OperatorKernels, every: OperatorKernels) -> _Both:
+    return (_BothAtOnce if (own.impl, "apart") in dispatch.TABLE else _BothOfArrays)(own, every)
 
 
 def _added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, which nobody else has seen."""
     if first is None or second is None:
         return first
-    # By the threads of the kernels, where it is worth it and no graph is asked for.
-    if first.is_cpu and first.numel() >= _LARGE and is_plain(first):
-        return add(first, second)
-    return first + second
+    # By the threads of the kernels, where it is worth it.
+    return add(first, second) if first.is_cpu and first.numel() >= _LARGE else first.add_(second)
 
 
 _LARGE = 2**16

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def _heads(
         beside += [None] * 3 if options.joiners[k] else [scores[k], outs[k], along[k]]
     memory, made = as_rows(lattice, *beside), []
     for k, classes in enumerate(lattice.reads):
-        wanted = Wanted(np.array(classes), lattice.blank if options.hat else -1, options.softmax)
+        wanted = Wanted(_array(classes), lattice.blank if options.hat else -1, options.softmax)
         if options.joiners[k]:
             activation, tile_memory, gate = options.joiners[k]
             operands = call.scores[k * OPERANDS : (k + 1) * OPERANDS]
@@ -142,9 +143,12 @@ def _heads(
     return made, outs
 
 
+_array = lru_cache(maxsize=64)(np.array)
+
+
 def _asked(call: Call, needed: Sequence[bool]) -> list[bool]:
     """Of each head whether its gradient is needed."""
-    return [any(needed[k * OPERANDS : (k + 1) * OPERANDS]) for k in range(len(call.lattice.reads))]
+    return [True in needed[k * OPERANDS : (k + 1) * OPERANDS] for k in range(len(call.lattice.reads))]
 
 
 def _as_tensors(call: Call, outs: Sequence[Tensor | None], found: Sequence[Any]) -> list[Tensor | None]:

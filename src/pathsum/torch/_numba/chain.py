@@ -17,47 +17,45 @@ from pathsum.torch._autograd.stretch import advanced
 from pathsum.torch._lattices import ChainOperators
 from pathsum.torch._operators import ArrayKernels, as_arrays, from_arrays
 from pathsum.torch._ops.arrays import (
+    as_frames,
     as_gradient,
-    as_strided,
     as_table,
     as_tangent,
     empty_gradient,
+    num_frames_of,
 )
 
 
 class Chain(ArrayKernels, ChainOperators):
-    name, compares_hypotheses, advances = "chain", True, True
+    name, compares_hypotheses, advances, reads_frames_first = "chain", True, True, True
 
     def forward(self, call: Call, need_gradient: bool) -> ChainSaved:
-        options = call.options
+        (scores, transitions), lattice, options = call
         return chain.forward(
-            **_question(call), logits=options.softmax, need_gradient=need_gradient, relative=options.relative
-        )
+            as_frames(scores, options.frames_first), scores.shape[2], lattice,
+            None if transitions is None else as_table(transitions, scores),
+            logits=options.softmax, need_gradient=need_gradient, num_threads=torch.get_num_threads(),
+            relative=options.relative,
+        )  # fmt: skip
 
     def backward(
         self, call: Call, saved: ChainSaved, upstream: np.ndarray, needed: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        scores, transitions = call.scores
+        (scores, transitions), lattice, options = call
         gradient, transition_gradient = None, None
-        if call.options.by_logits:
+        if options.by_logits:
             # The softmax of log-probabilities: nothing is subtracted, and the sum is 1.
             rows = len(saved.step)
             saved = saved._replace(maxima=np.zeros(rows, saved.step.dtype), sums=np.ones(rows, saved.step.dtype))
         if needed[0]:
             gradient = empty_gradient(scores)
             chain.backward(
-                upstream,
-                as_strided(scores),
-                scores.shape[2],
-                call.lattice,
-                saved,
-                as_strided(gradient),
-                scores.shape[1],
-                logits=call.options.softmax or call.options.by_logits,
-                num_threads=torch.get_num_threads(),
-            )
+                upstream, as_frames(scores, options.frames_first), scores.shape[2], lattice, saved,
+                as_frames(gradient, options.frames_first), num_frames_of(call),
+                logits=options.softmax or options.by_logits, num_threads=torch.get_num_threads(),
+            )  # fmt: skip
         if transitions is not None and needed[1]:
-            counts = chain.transition_gradient(upstream, scores.shape[2], call.lattice, saved)
+            counts = chain.transition_gradient(upstream, scores.shape[2], lattice, saved)
             transition_gradient = as_gradient(counts, transitions)
         return gradient, transition_gradient
 
@@ -69,11 +67,11 @@ class Chain(ArrayKernels, ChainOperators):
         product = empty_gradient(scores)
         slopes, transition_product = chain_hvp.hvp(
             upstream,
-            as_tangent(tangent, scores),
+            as_tangent(tangent, scores, call.options.frames_first),
             None if transition_tangent is None else as_table(transition_tangent, scores),
             saved=saved,
-            out=as_strided(product),
-            num_frames=scores.shape[1],
+            out=as_frames(product, call.options.frames_first),
+            num_frames=num_frames_of(call),
             logits=call.options.softmax,
             **_question(call),
         )
@@ -135,7 +133,7 @@ def _question(call: Call) -> dict[str, Any]:
     """A call as the kernels are asked."""
     scores, transitions = call.scores
     return {
-        "scores": as_strided(scores),
+        "scores": as_frames(scores, call.options.frames_first),
         "num_classes": scores.shape[2],
         "lattice": call.lattice,
         "transitions": None if transitions is None else as_table(transitions, scores),

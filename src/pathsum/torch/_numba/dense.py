@@ -11,21 +11,21 @@ from torch import Tensor
 
 from pathsum.kernels.numba import dense, dense_hvp, posteriors
 from pathsum.kernels.numba.dense_best_path import best_path
-from pathsum.kernels.numba.rows import Strided
 from pathsum.kernels.protocol import Call, DensePath, DenseSaved
 from pathsum.torch._lattices import DenseOperators
 from pathsum.torch._operators import ArrayKernels, from_arrays
 from pathsum.torch._ops.arrays import (
+    as_frames,
     as_gradient,
-    as_strided,
     as_table,
     as_tangent,
     empty_gradient,
+    num_frames_of,
 )
 
 
 class Dense(ArrayKernels, DenseOperators):
-    name = "dense"
+    name, reads_frames_first = "dense", True
 
     def forward(self, call: Call, need_gradient: bool) -> DenseSaved:
         return dense.forward(**_question(call), need_gradient=need_gradient, relative=call.options.relative)
@@ -34,7 +34,10 @@ class Dense(ArrayKernels, DenseOperators):
         self, call: Call, saved: DenseSaved, upstream: np.ndarray, needed: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         scores, transitions = call.scores
-        question, gradient, transition_gradient = _question(call), None, None
+        gradient, transition_gradient = None, None
+        if needed[1]:
+            counts = dense.transition_gradient(upstream, saved=saved, **_question(call))
+            transition_gradient = as_gradient(counts, transitions)
         if needed[0]:
             gradient = empty_gradient(scores)
             dense.backward(
@@ -42,13 +45,10 @@ class Dense(ArrayKernels, DenseOperators):
                 scores.shape[2],
                 call.lattice,
                 saved,
-                as_strided(gradient),
-                scores.shape[1],
+                as_frames(gradient, call.options.frames_first),
+                num_frames_of(call),
                 num_threads=torch.get_num_threads(),
             )
-        if needed[1]:
-            counts = dense.transition_gradient(upstream, saved=saved, **question)
-            transition_gradient = as_gradient(counts, transitions)
         return gradient, transition_gradient
 
     def second(
@@ -60,12 +60,12 @@ class Dense(ArrayKernels, DenseOperators):
         question, both = _question(call), transition_tangent is not None and needed[1]
         slopes, transition_product = dense_hvp.hvp(
             upstream,
-            as_tangent(tangent, scores),
+            as_tangent(tangent, scores, call.options.frames_first),
             None if transition_tangent is None else as_table(transition_tangent, scores),
             saved=saved,
             transition_gradient=dense.transition_gradient(upstream, saved=saved, **question) if both else None,
-            out=as_strided(product),
-            num_frames=scores.shape[1],
+            out=as_frames(product, call.options.frames_first),
+            num_frames=num_frames_of(call),
             need_transitions=needed[1],
             **question,
         )
@@ -82,9 +82,8 @@ class Dense(ArrayKernels, DenseOperators):
 def _question(call: Call) -> dict[str, Any]:
     """A call as the kernels are asked."""
     scores, transitions = call.scores
-    rows: Strided = as_strided(scores)
     return {
-        "scores": rows,
+        "scores": as_frames(scores, call.options.frames_first),
         "num_classes": scores.shape[2],
         "lattice": call.lattice,
         "transitions": as_table(transitions, scores),

@@ -21,6 +21,7 @@ from torch import Tensor
 from pathsum.errors import ImplementationError
 from pathsum.kernels.numba import grid, joint
 from pathsum.kernels.numba.rows import BFLOAT16, FLOAT16, NATIVE, Strided
+from pathsum.kernels.protocol import Call
 from pathsum.lattice import ArcLattice, GridLattice
 
 _ENCODINGS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -45,6 +46,20 @@ def as_strided(tensor: Tensor) -> Strided:
     return Strided(memory_of(tensor.as_strided((extent,), (1,))), strides, encoding)
 
 
+def as_frames(tensor: Tensor, frames_first: bool) -> Strided:
+    """The same with axes (N, T, C), of a tensor with these or (T, N, C)."""
+    rows = as_strided(tensor)
+    if not frames_first:
+        return rows
+    of_frames, of_samples, of_classes = rows.strides
+    return Strided(rows.flat, (of_samples, of_frames, of_classes), rows.encoding)
+
+
+def num_frames_of(call: Call) -> int:
+    """T of scores (N, T, C), or (T, N, C)."""
+    return call.scores[0].shape[0 if call.options.frames_first else 1]
+
+
 def as_tensor(array: Any) -> Any:
     """A lattice's array as a tensor, which it is already where its values were unknown when it was posed."""
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
@@ -52,27 +67,31 @@ def as_tensor(array: Any) -> Any:
 
 def empty_like(tensor: Tensor) -> Tensor:
     """Contiguous memory for a gradient."""
+    if tensor.nbytes < _KEPT_FROM:
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
     return empty(tensor.shape, tensor.dtype)
 
 
 def time_major(scores: Tensor) -> bool:
-    """Whether a gradient (N, T, C) is laid out as (T, N, C): in the order of the caller's memory, so that what comes
-    before reads it in order.
+    """Whether a gradient is laid out with its first two axes changed: in the order of the caller's memory, so that what
+    comes before reads it in order.
     """
     return scores.stride(1) > scores.stride(0)
 
 
 def empty_gradient(scores: Tensor) -> Tensor:
-    """Memory for a gradient (N, T, C)."""
+    """Memory for a gradient (N, T, C), or (T, N, C)."""
     if not time_major(scores):
         return empty_like(scores)
     num_samples, num_frames, num_classes = scores.shape
+    if scores.nbytes < _KEPT_FROM:
+        return scores.new_empty_strided(scores.shape, (num_classes, num_samples * num_classes, 1))
     return empty((num_frames, num_samples, num_classes), scores.dtype).transpose(0, 1)
 
 
-def as_tangent(tangent: Tensor | None, scores: Tensor) -> Strided:
-    """A tangent of the scores as ``as_strided`` gives them; zeros where there is none."""
-    return as_strided(scores.new_zeros(1).expand(scores.shape) if tangent is None else tangent)
+def as_tangent(tangent: Tensor | None, scores: Tensor, frames_first: bool = False) -> Strided:
+    """A tangent of the scores as ``as_frames`` gives them; zeros where there is none."""
+    return as_frames(scores.new_zeros(1).expand(scores.shape) if tangent is None else tangent, frames_first)
 
 
 def work_dtype(scores: Any) -> torch.dtype:
@@ -82,12 +101,14 @@ def work_dtype(scores: Any) -> torch.dtype:
 
 def as_table(transitions: Tensor, scores: Tensor) -> np.ndarray:
     """Transitions as the kernels take them: contiguous, in the dtype of arithmetic."""
-    return np.ascontiguousarray(transitions.detach().to(work_dtype(scores)).numpy())
+    table, dtype = transitions.detach(), work_dtype(scores)
+    return (table if table.dtype == dtype else table.to(dtype)).contiguous().numpy()
 
 
 def as_gradient(array: np.ndarray, like: Tensor) -> Tensor:
     """A gradient in float64 as a tensor in the dtype of what it is the gradient by."""
-    return torch.from_numpy(array if like.dtype == torch.float64 else array.astype(np.float32)).to(like.dtype)
+    gradient = torch.from_numpy(array if like.dtype == torch.float64 else array.astype(np.float32))
+    return gradient if gradient.dtype == like.dtype else gradient.to(like.dtype)
 
 
 def as_rows(lattice: GridLattice | ArcLattice, *scores: Tensor | None) -> list[Any]:

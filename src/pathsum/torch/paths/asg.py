@@ -18,10 +18,10 @@ from pathsum.torch._inputs import (
     Integers,
     as_scores,
     check_table,
+    in_frames,
     length_array,
     plain_integers,
     posed_at_once,
-    samples_first,
 )
 from pathsum.torch._ops.arrays import as_tensor, work_dtype
 from pathsum.torch.paths.frames import ChainPaths, DensePaths, centred, frame_batch, label_dtype
@@ -93,30 +93,34 @@ def both_paths(
 
     ``known``: the integers must have values. ``centre``: a path's score may lack what all paths have in common.
     """
+    scores, table, ends, (frames_first, batched) = _scores(
+        function, inputs, transitions, start_scores, final_scores, batch_first
+    )
     _checks.check_option(function, "check", check, CHECKS)
-    scores, table, ends, batched = _scores(function, inputs, transitions, start_scores, final_scores, batch_first)
     of_all = dispatch.choose(function, scores.device.type, impl, "dense")
     of_target = dispatch.kernels_of(of_all.impl, "chain")
     integers = (targets, input_lengths, target_lengths)
-    num_samples, num_frames, num_classes = scores.shape
-    # A target of any length is legal, and so is every label; one that does not fit is infeasible.
-    sizes = (num_samples, num_frames, 2**62, num_classes, -1)
+    first, second, num_classes = scores.shape
+    num_samples, num_frames = (second, first) if frames_first else (first, second)
     arrays = plain_integers(*integers, num_frames) if batched and scores.is_cpu else None
-    lattices = posed_at_once(pose_asg, arrays, *sizes)
+    # A target of any length is legal, and so is every label; one that does not fit is infeasible.
+    lattices = posed_at_once(pose_asg, arrays, num_samples, num_frames, 2**62, num_classes, -1)
     if lattices is None:
         device = unread_on(function, check, of_all, scores, *integers)
         batch = frame_batch(
-            function, scores, batched, *integers, num_classes=num_classes, blank=None, known=known, device=device
-        )
+            function, (num_samples, num_frames), batched, *integers, num_classes=num_classes, blank=None, known=known,
+            device=device,
+        )  # fmt: skip
         lattices = posed(pose_asg, batch, num_classes)
     dense, chain = lattices
     if centre and ends != (None, None):
         scores, ends = centred(scores, 2), tuple(None if end is None else centred(end, 0) for end in ends)
     if ends != (None, None):
-        scores = with_ends(scores, dense.input_lengths, *ends)
+        scores = with_ends(scores.transpose(0, 1) if frames_first else scores, dense.input_lengths, *ends)
+        frames_first = False
     labels = label_dtype(targets)
-    every = DensePaths(function, scores, table, dense, of_all, batched)
-    target = ChainPaths(function, scores, table, chain, of_target, batched)
+    every = DensePaths(function, scores, table, dense, of_all, batched, frames_first)
+    target = ChainPaths(function, scores, table, chain, of_target, batched, frames_first)
     target.label_dtype = labels
     every.relative = target.relative = centre
     return every, target
@@ -134,7 +138,10 @@ def every_path(
     impl: str,
 ) -> DensePaths:
     """All label sequences, where there is no target."""
-    scores, table, ends, batched = _scores(function, inputs, transitions, start_scores, final_scores, batch_first)
+    scores, table, ends, (frames_first, batched) = _scores(
+        function, inputs, transitions, start_scores, final_scores, batch_first
+    )
+    scores = scores.transpose(0, 1) if frames_first else scores
     kernels = dispatch.choose(function, scores.device.type, impl, "dense")
     num_samples, num_frames, num_classes = scores.shape
     lengths = length_array(function, "input_lengths", input_lengths, num_samples, num_frames, batched)
@@ -144,13 +151,13 @@ def every_path(
 
 def _scores(
     function: str, inputs: Any, transitions: Any, start_scores: Any, final_scores: Any, batch_first: bool
-) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None], bool]:
-    """Scores (N, T, C), transitions (C, C) and those of the ends (C,), whether the caller's scores had a batch axis.
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None], tuple[bool, bool]]:
+    """Scores, transitions (C, C) and those of the ends (C,), and of ``in_frames`` what is told of the scores.
 
     None is in half precision any more: a gradient is the difference of two posteriors, which are not to be rounded
     before it is taken.
     """
-    scores, batched = samples_first(function, "inputs", inputs, batch_first)
+    scores, *told = in_frames(function, "inputs", inputs, batch_first)
     found: list[Tensor | None] = []
     given = {"transitions": transitions, "start_scores": start_scores, "final_scores": final_scores}
     for name, table in given.items():
@@ -159,10 +166,12 @@ def _scores(
             continue
         found.append(as_scores(table))
         check_table(function, name, found[-1], scores, "(C,)" if found[1:] else "(C, C)")
-    dtype = work_dtype(scores)
-    table, start, final = (None if own is None else own.to(dtype) for own in found)
+    dtype, (table, start, final) = work_dtype(scores), found
     assert table is not None
-    return scores.to(dtype), table, (start, final), batched
+    if scores.dtype != dtype or table.dtype != dtype:
+        scores, table = scores.to(dtype), table.to(dtype)
+    ends = (None if start is None else start.to(dtype), None if final is None else final.to(dtype))
+    return scores, table, ends, (told[0], told[1])
 
 
 def with_ends(scores: Tensor, input_lengths: Any, start_scores: Tensor | None, final_scores: Tensor | None) -> Tensor:

@@ -76,12 +76,14 @@ class Paths:
 
     def wanted(self, reduction: ReductionName, zero_infinity: bool = False) -> Reduction:
         """What is to become of the losses, checked. That of one sample without a batch axis is the sum of one."""
-        weights = self._weights() if reduction == "mean" else None
+        lengths = self.target_lengths if reduction == "mean" else None
+        if lengths is not None:  # a copy: backward must not see the caller change them
+            lengths = lengths.copy() if isinstance(lengths, np.ndarray) else lengths.clone()
         _checks.check_reduction(self.function, reduction)
         zero_infinity = _checks.check_flag(self.function, "zero_infinity", zero_infinity)
         if reduction == "none" and not self.batched:
             reduction = "sum"
-        return Reduction(self.dtype, reduction, weights, zero_infinity)
+        return Reduction(self.dtype, reduction, lengths, zero_infinity)
 
     def entropy(self) -> Tensor:
         """``-sum over paths of p log p`` (N,), in nats, differentiable; 0 where no path exists."""
@@ -158,12 +160,6 @@ class Paths:
     def _size(self) -> str:
         """The sizes of the scores, in words."""
         raise NotImplementedError
-
-    def _weights(self) -> Any:
-        """(N,) what a mean divides each loss by, an array or a tensor; ``None``: 1."""
-        if isinstance(self.target_lengths, np.ndarray):
-            return np.maximum(self.target_lengths, 1)
-        return None if self.target_lengths is None else self.target_lengths.clamp(min=1)
 
     def _defined(self, plane: Tensor, losses: Tensor, real: Tensor) -> Tensor:
         """Posteriors in the result's dtype, NaN where a sample has a NaN score, 0 in padding and where no path is."""

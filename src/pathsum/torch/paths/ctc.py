@@ -15,7 +15,7 @@ from pathsum.options import CHECKS, STARS, Check, Star, TorchImpl
 from pathsum.problems.ctc import pose_ctc
 from pathsum.problems.simple_ctc import pose_simple_ctc
 from pathsum.torch._bounded import posed, unread_on
-from pathsum.torch._inputs import Integers, plain_integers, posed_at_once, samples_first
+from pathsum.torch._inputs import Integers, in_frames, plain_integers, posed_at_once
 from pathsum.torch._star import append_star
 from pathsum.torch.paths.frames import ChainPaths, frame_batch, label_dtype
 
@@ -159,7 +159,8 @@ def chain_paths(
     impl: str,
 ) -> ChainPaths:
     """The paths that a function of the chain is made of; ``known``: the integers must have values."""
-    scores, batched = samples_first(function, "log_probs", log_probs, batch_first)
+    scores, frames_first, batched = in_frames(function, "log_probs", log_probs, batch_first)
+    num_samples, num_frames = (scores.shape[1], scores.shape[0]) if frames_first else (scores.shape[0], scores.shape[1])
     if star is not None:
         _checks.check_option(function, "star", star, STARS)
     _checks.check_option(function, "check", check, CHECKS)
@@ -169,18 +170,18 @@ def chain_paths(
     num_classes = scores.shape[2] + (star is not None)
     integers = (targets, input_lengths, target_lengths)
     # A target of any length is legal; one that does not fit is infeasible.
-    sizes = (scores.shape[0], scores.shape[1], 2**62, num_classes, blank)
-    arrays = plain_integers(*integers, scores.shape[1]) if batched and scores.is_cpu else None
-    lattice = posed_at_once(problem.pose, arrays, *sizes)
+    arrays = plain_integers(*integers, num_frames) if batched and scores.is_cpu else None
+    lattice = posed_at_once(problem.pose, arrays, num_samples, num_frames, 2**62, num_classes, blank)
     if arrays is None or lattice is None:
         device = unread_on(function, check, kernels, scores, *integers)
         classes = {"num_classes": num_classes, "blank": blank}
-        batch = frame_batch(function, scores, batched, *integers, **classes, known=known, device=device)
+        sizes = (num_samples, num_frames)
+        batch = frame_batch(function, sizes, batched, *integers, **classes, known=known, device=device)
         arrays, lattice = batch, posed(problem.pose, batch, blank)
-    if star is not None:
-        scores = append_star(scores, lattice.input_lengths, blank, star, logits=fused_log_softmax)
     labels = label_dtype(targets)
-    paths = ChainPaths(function, scores, None, lattice, kernels, batched)
-    paths.softmax = fused_log_softmax and star is None
-    paths.target_lengths, paths.positions, paths.label_dtype = arrays[2], problem.positions, labels
+    paths = ChainPaths(function, scores, None, lattice, kernels, batched, frames_first)
+    if star is not None:
+        paths.scores = append_star(paths.scores, lattice.input_lengths, blank, star, logits=fused_log_softmax)
+    paths.softmax, paths.label_dtype = fused_log_softmax and star is None, labels
+    paths.target_lengths, paths.positions = arrays[2], problem.positions
     return paths

@@ -130,19 +130,29 @@ class FramePaths(Paths):
     """Paths with an arc a frame.
 
     Attributes:
-        scores: (N, T, C)
+        given: The scores as they came, (N, T, C), or (T, N, C) where ``frames_first``.
         transitions: (C, C) from one class to the next, or ``None`` where these have no scores.
         relative: Whether losses may lack what huge scores have in common, to be compared with others that lack it.
     """
 
     relative = False
+    softmax = False
 
     def __init__(
         self, function: str, scores: Tensor, transitions: Tensor | None, lattice: Any, kernels: Kernels,
-        batched: bool,
+        batched: bool, frames_first: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(function, lattice, kernels, work_dtype(scores), batched)
-        self.scores, self.transitions = scores, transitions
+        self.given, self.frames_first, self.transitions = scores, frames_first, transitions
+
+    @property
+    def scores(self) -> Tensor:
+        """(N, T, C)"""
+        return self.given.transpose(0, 1) if self.frames_first else self.given
+
+    @scores.setter
+    def scores(self, scores: Tensor) -> None:
+        self.given, self.frames_first = scores, False
 
     def solve(self, scores: Tensor, transitions: Tensor | None) -> Tensor:
         """Losses (N,) in float64 of other scores, which are taken as they are."""
@@ -236,7 +246,10 @@ class FramePaths(Paths):
         raise NotImplementedError
 
     def call(self) -> Call:
-        return Call((self.scores, self.transitions), self.lattice, self._options(softmax=False))
+        if self.frames_first and self.kernels.reads_frames_first:
+            options = self._options(softmax=self.softmax)._replace(frames_first=True)
+            return Call((self.given, self.transitions), self.lattice, options)
+        return Call((self.scores, self.transitions), self.lattice, self._options(softmax=self.softmax))
 
     def _plain(self) -> tuple[Tensor, Tensor | None]:
         """The scores that a path's score is the sum of."""
@@ -295,20 +308,18 @@ class ChainPaths(FramePaths):
         positions: Maps states (N, T) to the label of the target that their frame belongs to, -1 of none.
     """
 
-    softmax = False
     by_logits = False
     label_dtype = torch.int64
     positions: Callable[[Tensor], Tensor] = staticmethod(lambda states: states)
 
     def posteriors(self) -> ChainPosteriors:
         """How probable each state and arc is in each frame."""
-        call = self.call()
-        scores, transitions = call.scores
-        detached = (scores.detach(), None if transitions is None else transitions.detach())
-        found = listed_posteriors(self.kernels, call._replace(scores=detached))
+        transitions = None if self.transitions is None else self.transitions.detach()
+        asked = Call((self.scores.detach(), transitions), self.lattice, self._options(softmax=self.softmax))
+        found = listed_posteriors(self.kernels, asked)
         if found is not None:
             return ChainPosteriors(*of_samples(self.batched, *found))
-        losses, stays, entries = self.kernels.posteriors(call._replace(scores=detached))
+        losses, stays, entries = self.kernels.posteriors(asked)
         states = as_tensor(self.lattice.num_states).to(self.scores.device)
         used = torch.arange(stays.shape[2], device=self.scores.device) < states[:, None]
         real = self._real()[:, :, None] & used[:, None]
@@ -337,9 +348,6 @@ class ChainPaths(FramePaths):
 
     def _options(self, *, softmax: bool) -> ChainOptions:
         return ChainOptions(softmax, self.by_logits, self.relative)
-
-    def call(self) -> Call:
-        return Call((self.scores, self.transitions), self.lattice, self._options(softmax=self.softmax))
 
     def _plain(self) -> tuple[Tensor, Tensor | None]:
         if self.transitions is not None:
@@ -373,7 +381,7 @@ class DensePaths(FramePaths):
 
     def posteriors(self) -> DensePosteriors:
         """How probable each class is in each frame, and how often each transition is expected."""
-        asked = Call((self.scores.detach(), self.transitions.detach()), self.lattice)
+        asked = Call((self.scores.detach(), self.transitions.detach()), self.lattice, self._options(softmax=False))
         losses, classes, counts = self.kernels.posteriors(asked)
         classes = self._defined(classes, losses, self._real()[:, :, None])
         (classes,) = of_samples(self.batched, classes)
@@ -381,7 +389,7 @@ class DensePaths(FramePaths):
 
     def best(self) -> BestPath:
         """The best path among all: class and score of every frame."""
-        asked = Call((self.scores.detach(), self.transitions.detach()), self.lattice)
+        asked = Call((self.scores.detach(), self.transitions.detach()), self.lattice, self._options(softmax=False))
         log_probs, paths = self.kernels.best(asked)
         return BestPath(*of_samples(self.batched, paths, self._best_scores(self.scores, paths, log_probs)))
 
@@ -397,7 +405,7 @@ class DensePaths(FramePaths):
 
 def frame_batch(
     function: str,
-    scores: Tensor,
+    sizes: tuple[int, int],
     batched: bool,
     targets: Integers,
     input_lengths: Integers | int | None,
@@ -408,11 +416,11 @@ def frame_batch(
     known: bool,
     device: torch.device | None,
 ) -> _checks.Batch | Unread:
-    """The integers of a call on scores (N, T, C), checked; where no lengths are given they are the padded sizes.
+    """The integers of a call on so many samples and frames, checked; where no lengths are given they are these sizes.
 
     ``known``: they must have values. A ``device``: they stay on it, see ``as_batch``.
     """
-    num_samples, num_frames, _ = scores.shape
+    num_samples, num_frames = sizes
     labels: Any = targets
     if target_lengths is None or not batched:
         as_given = as_integer_tensor if device is not None else as_integers if known else as_values
@@ -421,9 +429,9 @@ def frame_batch(
         if target_lengths is None and labels.ndim < 2:
             raise InvalidValueError(function, "target_lengths", "be given where targets are concatenated", None)
     lengths: list[Any] = [input_lengths, target_lengths]
-    sizes = (num_frames, labels.shape[1] if target_lengths is None else None)
+    padded = (num_frames, labels.shape[1] if target_lengths is None else None)
     filled: list[Any] = [
-        [size] * num_samples if given is None else given for given, size in zip(lengths, sizes, strict=True)
+        [size] * num_samples if given is None else given for given, size in zip(lengths, padded, strict=True)
     ]
     return as_batch(
         function,

@@ -347,9 +347,10 @@ def arc_call(heads: Sequence[Tensor | Joiner], lattice: ArcLattice, options: Arc
     scores: list[Tensor | None] = []
     for head in heads:
         scores += head.operands if isinstance(head, Joiner) else (head, None, None, None)
-    joiners = [(head.activation, head.tile_bytes, head.gate) if isinstance(head, Joiner) else () for head in heads]
     missing = 2 - len(heads)
-    options = options._replace(joiners=(*joiners, *[()] * missing))
+    if any(isinstance(head, Joiner) for head in heads):
+        joiners = [(head.activation, head.tile_bytes, head.gate) if isinstance(head, Joiner) else () for head in heads]
+        options = options._replace(joiners=(*joiners, *[()] * missing))
     return Call((*scores, *[None] * (4 * missing)), lattice, options)
 
 

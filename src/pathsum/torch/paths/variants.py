@@ -79,7 +79,8 @@ def tdt_paths(
     lengths, *_ = head_of(function, duration_logits, (), "duration_logits")
     steps = tdt_durations(function, durations)
     wanted = (*tokens.shape[:-1], len(steps))
-    _checks.check_device(function, "duration_logits", str(lengths.device), str(tokens.device))
+    if lengths.device != tokens.device:
+        _checks.check_device(function, "duration_logits", str(lengths.device), str(tokens.device))
     _checks.check_option(function, "final", final, FINALS)
     blank = _checks.check_blank(function, blank, tokens.shape[-1])
     sigma = _checks.check_number(function, "sigma", sigma)
