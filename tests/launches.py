@@ -67,7 +67,7 @@ def _expect(kernels, call, costs):
     """Entropies, expected costs and their gradients, and posteriors."""
     for own in (None, costs):
         values, kept = kernels.expect(call, own)
-        kernels.expect_gradients(call, own, kept, values, [True, own is not None])
+        kernels.expect_gradients(call, own, kept, values, [own is not None, True])
     kernels.list_posteriors(call)
 
 
@@ -76,6 +76,14 @@ def _expectations():
     scores, lattice = _transducer((2, 3, 40, 33), False, torch.float32)
     costs = torch.empty(*scores.shape[:3], 2)
     _expect(kernels_of("triton", "grid"), Call((scores,), lattice, GridOptions()), costs)
+    arcs = ArcLattice(
+        **vars(lattice), arcs=((1, 0), (1, 1)), reads=((0, LABEL),), terms=(((0, 0),), ((1, 0),)),
+        first_frames=lattice.targets, last_frames=lattice.targets, label_ends=False,
+    )  # fmt: skip
+    call, kernels = Call((scores, *[None] * 7), arcs, ArcOptions()), kernels_of("triton", "arcs")
+    for own in (None, costs):
+        values, kept = kernels.expect(call, own)
+        kernels.expect_gradients(call, own, kept, values, [own is not None, True, *[False] * 7])
     for size, pose, dtype in (
         ((9, 2, 64, 3), pose_ctc, torch.bfloat16),
         ((9, 1, 9, 1500), pose_simple_ctc, torch.float64),

@@ -95,7 +95,7 @@ def in_fork():
         "expectations",
         {
             "score_rows", "solve", "expect", "list_posteriors", "move_posteriors", "write_gradient",
-            "write_cost_gradient", "begin_expected_gradients", "write_expected_gradients",
+            "write_cost_gradient", "begin_expected_gradients", "write_expected_gradients", "differentiate",
         },
     ),
     ("apart", {"prepare", "solve", "finish", "write_gradient", "add_transition_gradient"}),
