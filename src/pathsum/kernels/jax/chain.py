@@ -70,14 +70,19 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Arra
     relative = extended.exact_sum(scores, -maxima[:, :, None])
     # Exponentials of whichever there are fewer of. Rests of classes are counted by class: arcs need none.
     by_class = scores.shape[2] <= lattice.step_labels.shape[1]
-    classes = extended.exp(*relative) if by_class else None
-    states = None if by_class else _frames(relative, lattice, lambda pair: extended.exp(*pair))
+
+    def weighted(ranged: Callable[[Number], Number]) -> Frames:
+        if by_class:
+            return _frames(ranged(extended.rounded(extended.exp(*relative))), lattice, _same)
+        return _frames(relative, lattice, lambda pair: ranged(extended.exp(*pair)))
+
+    # Made in front of the choice, so that they are arrays in it: XLA would make them again for each use.
+    narrow_frames = weighted(extended.narrow)
     normaliser = extended.product(jnp.where(real, found.sums, 1), jnp.where(real, found.rests, 0)) if logits else None
 
     def solved(narrow: bool) -> tuple[Array, ...]:
         ranged = extended.narrow if narrow else _same
-        frames = states or _frames(classes, lattice, extended.rounded)
-        paths = solve(frames.each(ranged), lattice)
+        paths = solve(narrow_frames if narrow else weighted(_same), lattice)
         feasible = paths.total.mantissa > 0
         one = extended.ones(feasible.shape, paths.total)
         dividend = one if normaliser is None else ranged(normaliser)
@@ -87,8 +92,8 @@ def forward(scores: Array, lattice: ChainLattice, *, logits: bool) -> tuple[Arra
     reaches = extended.reach(jnp.where(used, relative[0], 0), 2).sum(1)
     feasible, losses, counts = extended.by_range(reaches, solved)
     gradient = -counts
-    if classes is not None and classes.rest is not None:
-        losses -= lax.stop_gradient(counts * extended.relative_rest(classes)).sum((1, 2))
+    if by_class and scores.dtype == jnp.float32:
+        losses -= lax.stop_gradient(counts * extended.relative_rest(extended.exp(*relative))).sum((1, 2))
     if logits:
         defined = found.defined.all(1)
         # The sums are constants of the paths' weights, and their derivative is here.
@@ -179,16 +184,17 @@ def expected_transitions(solved: Solved, lattice: ChainLattice, real: Array, num
     return counts.reshape(-1, num_classes, num_classes)
 
 
-def _of_labels(tables: Any, labels: Array) -> Any:
-    """Of (T, N, C) the entries of labels (N, S'), (T, N, S')."""
-    num_frames, num_samples, num_classes = jax.tree.leaves(tables)[0].shape
-    flat = jnp.arange(num_samples)[:, None] * num_classes + jnp.clip(labels, 0, num_classes - 1)
-
-    def taken(table: Array) -> Array:
-        entries = table.reshape(num_frames, num_samples * num_classes).take(flat.ravel(), 1, mode="clip")
-        return entries.reshape(num_frames, *labels.shape)
-
-    return jax.tree.map(taken, tables)
+def _of_labels(classes: Any, labels: Array) -> Any:
+    """Of (N, T, C) the entries of labels (N, S'), (T, N, S')."""
+    num_samples, _, num_classes = jax.tree.leaves(classes)[0].shape
+    if num_classes > labels.shape[1]:
+        return jax.tree.map(
+            lambda part: jnp.take_along_axis(part, labels[:, None], 2, mode="clip").swapaxes(0, 1), classes
+        )
+    # One frame after another: of all at once XLA makes columns, and turns them later.
+    by_frame = jax.tree.map(lambda part: part.swapaxes(0, 1), classes)
+    places = jnp.arange(num_samples)[:, None] * num_classes + jnp.clip(labels, 0, num_classes - 1)
+    return lax.map(lambda frame: jax.tree.map(lambda part: part.ravel().at[places].get(mode="clip"), frame), by_frame)
 
 
 def _used(lattice: ChainLattice, num_classes: int) -> Array:
@@ -207,9 +213,8 @@ def _same(number: Any) -> Any:
 
 def _frames(classes: Any, lattice: ChainLattice, weights: Callable[[Any], Number]) -> Frames:
     """``weights`` of what there is for emitting a class (N, T, C)."""
-    by_frame = jax.tree.map(lambda part: part.swapaxes(0, 1), classes)
-    step = weights(_of_labels(by_frame, lattice.step_labels))
-    stay = None if lattice.shared_labels else weights(_of_labels(by_frame, lattice.stay_labels))
+    step = weights(_of_labels(classes, lattice.step_labels))
+    stay = None if lattice.shared_labels else weights(_of_labels(classes, lattice.stay_labels))
     return Frames(step, stay, real_frames(len(step.high), lattice))
 
 
@@ -236,12 +241,13 @@ def real_frames(num_frames: int, lattice: ChainLattice) -> Array:
 
 def _posteriors(before: Number, ahead: _Ahead, total: Number, lattice: ChainLattice) -> tuple[Array, Array | None]:
     """Of all frames (T, N, S'), from alpha in front of each and what is ahead of its arcs."""
-    masses = [extended.multiply(_arriving(before, lattice), _inner(ahead.step))]
+    masses = [extended.part(_arriving(before, lattice), _inner(ahead.step), total)]
     if ahead.stay is not None:
-        masses.append(extended.multiply(_inner(before), ahead.stay))
+        masses.append(extended.part(_inner(before), ahead.stay, total))
     # Those of a frame sum to 1: divided by their own sum they are free of what alpha and beta have in common, and of
     # its rounding.
-    step, *stay = jnp.split(extended.shares(extended.concatenate(masses, 2), 2, total), len(masses), 2)
+    whole = sum(mass.sum(2, keepdims=True) for mass in masses)
+    step, *stay = (jnp.where(whole > 0, mass / jnp.where(whole > 0, whole, 1), 0) for mass in masses)
     return step, stay[0] if stay else None
 
 

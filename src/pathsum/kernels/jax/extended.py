@@ -257,14 +257,17 @@ def only(number: Number, axis: int) -> Number:
     return sums._replace(high=number.high.max(axis))
 
 
-def shares(number: Number, axis: int | tuple[int, ...], near: Number | None = None) -> Array:
-    """Each entry's part in the sum over the axes, as a float; 0 where all are zero.
-
-    ``near``: what the sum is about, where it is known.
-    """
-    plain = _shift(number, *(_largest(number, axis) if near is None else (near.high, near.low)))
+def shares(number: Number, axis: int | tuple[int, ...]) -> Array:
+    """Each entry's part in the sum over the axes, as a float; 0 where all are zero."""
+    plain = _shift(number, *_largest(number, axis))
     whole = plain.sum(axis, keepdims=True)
     return jnp.where(whole > 0, plain / jnp.where(whole > 0, whole, 1), 0)
+
+
+def part(a: Number, b: Number, whole: Number) -> Array:
+    """About a * b / whole as a float, which is not much above 1: the mantissa of ``whole`` is left out."""
+    high, low = _exponents(a, b, 1)
+    return a.mantissa * b.mantissa * _units(Number(a.mantissa, high, low), whole.high, whole.low)
 
 
 def log(x: Number) -> Array:
@@ -344,19 +347,22 @@ def _from_bits(bits: Array) -> Array:
 def _power_of_two(exponent: Array) -> Array:
     """2**exponent for an integer in the range of the normal floats, exactly."""
     form = _FORMATS[exponent.dtype]
-    return _from_bits((exponent.astype(form.integer) + form.bias) << form.fraction_bits)
+    # Beside this number a float's last bits are an integer: a conversion would take more, as it minds what is out of
+    # range.
+    beside = 1.5 * 2**form.fraction_bits + form.bias
+    return _from_bits(_bits(exponent + exponent.dtype.type(beside)) << form.fraction_bits)
 
 
 def _normalise(mantissa: Array, high: Array, low: Array | None, rest: Array | None = None) -> Number:
     """The same number with its mantissa in [1, 2)."""
     form = _FORMATS[mantissa.dtype]
     constant = lax.stop_gradient(mantissa)
-    moved = ((_bits(constant) >> form.fraction_bits) - form.bias).astype(mantissa.dtype)
+    exponent = _bits(constant) >> form.fraction_bits
     possible = constant > 0
-    high, low = _moved(high, low, moved)
-    unit = _power_of_two(jnp.where(possible, -moved, 0))
+    high, low = _moved(high, low, (exponent - form.bias).astype(mantissa.dtype))
+    unit = _from_bits((2 * form.bias - exponent) << form.fraction_bits)
     return Number(
-        jnp.where(possible, mantissa * unit, 0),
+        mantissa * unit,
         jnp.where(possible, high, form.zero),
         None if low is None else jnp.where(possible, low, 0),
         None if rest is None else jnp.where(possible, rest * unit, 0),
