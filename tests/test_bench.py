@@ -33,11 +33,17 @@ def rows_in(folder, group):
     return [json.loads(line) for line in (folder / f"{group}.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_objects():
-    """Those of the tests before are not gone through each time that garbage is collected, as before every step."""
+def let_garbage_be():
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def few_objects():
+    """Those of frameworks, and of the tests before, are not gone through when garbage is collected before a step."""
+    let_garbage_be()
+    yield
+    let_garbage_be()
 
 
 @pytest.fixture(scope="module")
