@@ -247,3 +247,27 @@ def test_numba_compiles_as_before_after_a_kernel_is_compiled(load):
     assert module.double(21) == 42
     assert (dict(vars(context)), dict(vars(codegen))) == before
     assert numba.njit(lambda x: np.zeros(x).sum())(3) == 0
+
+
+def test_a_kernel_that_is_read_while_another_is_compiled_runs_by_itself_too(load, tmp_path):
+    calling = SOURCE.replace("x // 2", "double(x) // 4")
+    (tmp_path / "kernels_of_a_test.py").write_text(calling)
+    first = load()
+    assert first.double(21) == 42
+    second = load()
+    assert second.halve(42) == 21
+    assert sum(second.double.stats.cache_hits.values()) == 1
+    assert second.double(21) == 42
+    third = load()
+    assert (third.halve(42), third.double(21)) == (21, 42)
+    assert not sum(third.halve.stats.cache_misses.values()) + sum(third.double.stats.cache_misses.values())
+
+
+def test_kernels_are_read_without_what_numba_compiles_by(tmp_path):
+    (tmp_path / "kernels_of_a_test.py").write_text(SOURCE)
+    code = "import sys, kernels_of_a_test; kernels_of_a_test.double(21); print('numba.np.linalg' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    environment |= {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code]
+    said = [subprocess.run(command, capture_output=True, text=True, env=environment, check=True) for _ in range(2)]
+    assert [done.stdout for done in said] == ["True\n", "False\n"]

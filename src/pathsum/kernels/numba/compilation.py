@@ -23,9 +23,10 @@ from numba import njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
 from pathsum import numerics
-from pathsum.kernels.numba.linking import KernelCompiler
+from pathsum.kernels.numba.linking import KernelCompiler, reading
 from pathsum.numerics import FASTMATH
 
 COMPILE = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy"}
@@ -117,7 +118,10 @@ class KernelCache(NullCache):
         if self.opened is None:
             return None
         try:
-            return self.opened.load_overload(sig, target_context)
+            # What numba would import first, to compile by, is most of what a process would take to read its kernels.
+            rtsys.initialize(target_context)
+            with reading(), self.opened._guard_against_spurious_io_errors():
+                return self.opened._load_overload(sig, target_context)
         # What cannot be read as a kernel raises whatever it raises.
         except Exception as error:
             _report("a cached kernel cannot be loaded", error)

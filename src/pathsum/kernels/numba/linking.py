@@ -83,12 +83,25 @@ def _linking(context: Any, codegen: Any) -> Iterator[None]:
             instead if isinstance(library, LinkedLibrary) else make
         )(library, *arguments, **options)  # fmt: skip
 
-    changes = [
+    with _changed(
         (codegen, "_library_class", LinkedLibrary),
         (context, "create_cpython_wrapper", unless_linked(context.create_cpython_wrapper, _make_nothing)),
         (context, "create_cfunc_wrapper", unless_linked(context.create_cfunc_wrapper, _make_nothing)),
         (context, "get_executable", unless_linked(context.get_executable, _make_name)),
-    ]
+    ):  # fmt: skip
+        yield
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Have kernels that are read meanwhile run by themselves, though another one be compiled that calls them."""
+    with _changed((cpu_target.target_context.codegen(), "_library_class", JITCodeLibrary)):
+        yield
+
+
+@contextmanager
+def _changed(*changes: tuple[Any, str, Any]) -> Iterator[None]:
+    """Give objects other attributes for a while."""
     before = [vars(owner).get(name) for owner, name, _ in changes]
     for owner, name, value in changes:
         setattr(owner, name, value)
