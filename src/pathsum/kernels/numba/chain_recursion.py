@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import overload
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.kernels.numba.extended import normalise, shift, split, split_tail
+from pathsum.kernels.numba.extended import bits, from_bits, normalise, shift, split, split_tail
 from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import INFINITY_32, MAGNITUDE_32, borrow, unit_of
 from pathsum.numerics import LN_2, LOG2_E, MAX_EXPONENT_32, ZERO_EXPONENT_32, ZERO_EXPONENT_64
@@ -102,13 +102,13 @@ def _reach(scores):
     total = 0.0
     for t in range(scores.shape[0]):
         # The bits of a non-negative float are in its order, and integers compare a vector at a time.
-        row_bits = scores[t].view(np.int32)
+        row_bits = bits(scores[t])
         largest = _i32(0)
         for s in range(row_bits.size):
-            bits = _i32(row_bits[s] & MAGNITUDE_32)
-            bits = bits if bits < INFINITY_32 else _i32(0)
-            largest = bits if bits > largest else largest
-        total += np.float64(_i32(largest).view(np.float32)) + 2.0
+            word = _i32(row_bits[s] & MAGNITUDE_32)
+            word = word if word < INFINITY_32 else _i32(0)
+            largest = word if word > largest else largest
+        total += np.float64(from_bits(largest)) + 2.0
     return total
 
 
@@ -245,7 +245,6 @@ def _keep(mass, mass_exponents, kept, kept_exponents, num_states):
         kept_exponents[s] = mass_exponents[s]
 
 
-@part(**COMPILE)
 def _split_row_32(scores, num_states, logits, weights, exponents):
     for first in range(0, weights.size, STATES):
         own, mantissas, powers = scores[first:], weights[first:], exponents[first:]
@@ -279,9 +278,7 @@ def split_row(scores, num_states, logits, weights, exponents):
 @overload(split_row, jit_options=COMPILE)
 def _compile_split_row(scores, num_states, logits, weights, exponents):
     if scores.dtype == types.float32 and exponents.dtype == types.int64:
-        return lambda scores, num_states, logits, weights, exponents: _split_row_32(
-            scores, num_states, logits, weights, exponents
-        )
+        return _split_row_32
     return lambda scores, num_states, logits, weights, exponents: _split_row_64(scores, num_states, weights, exponents)
 
 

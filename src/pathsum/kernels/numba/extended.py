@@ -15,7 +15,8 @@ import math
 
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import lower_builtin, overload, type_callable
 
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_IN_ORDER
 from pathsum.kernels.numba.linking import part
@@ -105,7 +106,6 @@ def _exp_fraction_64(r):
     return (((middle * r + _C3) * r + 0.5) * r + 1.0) * r + 1.0
 
 
-@part(**COMPILE)
 def _scaled_exp_32(x, power):
     # Two bounds: the loops need not wait for the power before they begin.
     least = _f32(_f32(power) * _LN_2_32 + _LEAST_EXP_32)
@@ -113,22 +113,20 @@ def _scaled_exp_32(x, power):
     shifted = _shifted_32(bounded)
     fraction = _exp_fraction_32(_remainder_32(bounded, _whole_32(shifted)))
     # The last bits of the shifted number are n, those in front of them leave the word.
-    n = _f32(shifted).view(np.int32)
-    unit = _i32(_i32(n + _i32(_BIAS_32 - power)) << _SHIFT_32).view(np.float32)
+    n = bits(_f32(shifted))
+    unit = from_bits(_i32(_i32(n + _i32(_BIAS_32 - power)) << _SHIFT_32))
     return fraction * unit if x > least else _NONE_32
 
 
-@part(**COMPILE)
 def _scaled_exp_64(x, power):
     least = np.float64(power) * LN_2 + _LEAST_EXP_64
     bounded = max(x, _LEAST_WHOLE_64)
     n = np.floor(bounded * LOG2_E + 0.5)
     fraction = _exp_fraction_64(_remainder_64(bounded, n))
-    unit = np.int64((np.int64(n) + np.int64(_BIAS_64 - power)) << _SHIFT_64).view(np.float64)
+    unit = from_bits(np.int64((np.int64(n) + np.int64(_BIAS_64 - power)) << _SHIFT_64))
     return fraction * unit if x > least else 0.0
 
 
-@part(**COMPILE)
 def _split_32(x):
     bounded = max(x, _LEAST_SPLIT_32)
     n = _nearest_32(bounded)
@@ -137,7 +135,6 @@ def _split_32(x):
     return (fraction if possible else _NONE_32), (_i32(n) if possible else _ZERO_32)
 
 
-@part(**COMPILE)
 def _split_tail_32(x):
     bounded = max(x, _LEAST_SPLIT_32)
     n = _nearest_32(bounded)
@@ -146,7 +143,6 @@ def _split_tail_32(x):
     return (tail if possible else -_UNIT_32), (_i32(n) if possible else _ZERO_32)
 
 
-@part(**COMPILE)
 def _split_64(x):
     possible = x > -np.inf
     bounded = x if possible else 0.0
@@ -157,49 +153,43 @@ def _split_64(x):
     return (fraction if possible else 0.0), (n if possible else _ZERO_64)
 
 
-@part(**COMPILE)
 def _shift_32(mantissa, exponent):
     narrow = _i32(exponent)
     bounded = narrow if narrow > _MIN_EXPONENT_32 else _MIN_EXPONENT_32
-    return mantissa * _i32(_i32(bounded + _BIAS_32) << _SHIFT_32).view(np.float32)
+    return mantissa * from_bits(_i32(_i32(bounded + _BIAS_32) << _SHIFT_32))
 
 
-@part(**COMPILE)
 def _shift_64(mantissa, exponent):
     bounded = np.int64(max(exponent, _MIN_EXPONENT_64))
-    return mantissa * np.int64((bounded + _BIAS_64) << _SHIFT_64).view(np.float64)
+    return mantissa * from_bits(np.int64((bounded + _BIAS_64) << _SHIFT_64))
 
 
-@part(**COMPILE)
 def _shift_by_integer(mantissa, exponent):
     bounded = exponent if exponent > _LEAST_INTEGER else _LEAST_INTEGER
-    return mantissa * np.int64((bounded + _BIAS_64) << _SHIFT_64).view(np.float64)
+    return mantissa * from_bits(np.int64((bounded + _BIAS_64) << _SHIFT_64))
 
 
-@part(**COMPILE)
 def _normalise_32(mantissa, exponent):
-    bits = _f32(mantissa).view(np.int32)
+    word = bits(_f32(mantissa))
     # Widening to int64, as the compiler does for a sum of int32, would halve the speed: every step narrows again.
-    moved = _i32(_i32(exponent + _i32(bits >> _SHIFT_32)) - _BIAS_32)
-    unit = _i32(_i32(bits & _FRACTION_32) | _ONE_32).view(np.float32)
+    moved = _i32(_i32(exponent + _i32(word >> _SHIFT_32)) - _BIAS_32)
+    unit = from_bits(_i32(_i32(word & _FRACTION_32) | _ONE_32))
     possible = mantissa > _NONE_32
     return (unit if possible else _NONE_32), (moved if possible else _ZERO_32)
 
 
-@part(**COMPILE)
 def _normalise_64(mantissa, exponent):
-    bits = np.float64(mantissa).view(np.int64)
-    moved = exponent + np.float64((bits >> _SHIFT_64) - _BIAS_64)
-    unit = np.int64((bits & _FRACTION_64) | _ONE_64).view(np.float64)
+    word = bits(np.float64(mantissa))
+    moved = exponent + np.float64((word >> _SHIFT_64) - _BIAS_64)
+    unit = from_bits(np.int64((word & _FRACTION_64) | _ONE_64))
     possible = mantissa > 0.0
     return (unit if possible else 0.0), (moved if possible else _ZERO_64)
 
 
-@part(**COMPILE)
 def _normalise_by_integer(mantissa, exponent):
-    bits = np.float64(mantissa).view(np.int64)
-    moved = exponent + (bits >> _SHIFT_64) - _BIAS_64
-    unit = np.int64((bits & _FRACTION_64) | _ONE_64).view(np.float64)
+    word = bits(np.float64(mantissa))
+    moved = exponent + (word >> _SHIFT_64) - _BIAS_64
+    unit = from_bits(np.int64((word & _FRACTION_64) | _ONE_64))
     possible = mantissa > 0.0
     return (unit if possible else 0.0), (moved if possible else _ZERO_INTEGER)
 
@@ -248,58 +238,70 @@ def normalise(mantissa, exponent):
     return (_normalise_by_integer if isinstance(exponent, np.int64) else _normalise_64)(mantissa, exponent)
 
 
-@overload(bits, jit_options=COMPILE)
-def _compile_bits(x):
-    if isinstance(x, types.Array):
-        return (lambda x: x.view(np.int32)) if x.dtype == types.float32 else (lambda x: x.view(np.int64))
-    return (lambda x: _f32(x).view(np.int32)) if x == types.float32 else (lambda x: np.float64(x).view(np.int64))
+@type_callable(bits)
+def _type_bits(context):
+    return lambda x: _of_numbers(x, {types.float32: types.int32, types.float64: types.int64})
 
 
-@overload(from_bits, jit_options=COMPILE)
-def _compile_from_bits(x):
-    return (lambda x: _i32(x).view(np.float32)) if x == types.int32 else (lambda x: np.int64(x).view(np.float64))
+@type_callable(from_bits)
+def _type_from_bits(context):
+    return lambda x: _of_numbers(x, {types.int32: types.float32, types.int64: types.float64})
+
+
+def _of_numbers(kind, numbers):
+    return kind.copy(dtype=numbers[kind.dtype]) if isinstance(kind, types.Array) else numbers[kind]
+
+
+# Less to compile than a call, and numba's own views are many.
+@lower_builtin(bits, types.Any)
+@lower_builtin(from_bits, types.Any)
+def _reinterpret(context, builder, signature, arguments):
+    (kind,), target = signature.args, signature.return_type
+    if not isinstance(target, types.Array):
+        return builder.bitcast(arguments[0], context.get_value_type(target))
+    array = context.make_array(kind)(context, builder, arguments[0])
+    view = context.make_array(target)(context, builder)
+    context.populate_array(
+        view, data=builder.bitcast(array.data, view.data.type), shape=array.shape, strides=array.strides,
+        itemsize=array.itemsize, meminfo=array.meminfo, parent=array.parent,
+    )  # fmt: skip
+    return impl_ret_borrowed(context, builder, target, view._getvalue())
 
 
 @overload(exp, jit_options=COMPILE)
 def _compile_exp(x):
     if x == types.float32:
-        return lambda x: _scaled_exp_32(x, _NO_POWER_32)
-    return lambda x: _scaled_exp_64(x, _NO_POWER_64)
+        return lambda x: scaled_exp(x, _NO_POWER_32)
+    return lambda x: scaled_exp(x, _NO_POWER_64)
 
 
 @overload(scaled_exp, jit_options=COMPILE)
 def _compile_scaled_exp(x, power):
-    if x == types.float32:
-        return lambda x, power: _scaled_exp_32(x, power)
-    return lambda x, power: _scaled_exp_64(x, power)
+    return _scaled_exp_32 if x == types.float32 else _scaled_exp_64
 
 
 @overload(split, jit_options=COMPILE)
 def _compile_split(x):
-    return (lambda x: _split_32(x)) if x == types.float32 else (lambda x: _split_64(x))
+    return _split_32 if x == types.float32 else _split_64
 
 
 @overload(split_tail, jit_options=COMPILE)
 def _compile_split_tail(x):
-    return lambda x: _split_tail_32(x)
+    return _split_tail_32
 
 
 @overload(shift, jit_options=COMPILE)
 def _compile_shift(mantissa, exponent):
     if mantissa == types.float32:
-        return lambda mantissa, exponent: _shift_32(mantissa, exponent)
-    if exponent == types.int64:
-        return lambda mantissa, exponent: _shift_by_integer(mantissa, exponent)
-    return lambda mantissa, exponent: _shift_64(mantissa, exponent)
+        return _shift_32
+    return _shift_by_integer if exponent == types.int64 else _shift_64
 
 
 @overload(normalise, jit_options=COMPILE)
 def _compile_normalise(mantissa, exponent):
     if mantissa == types.float32:
-        return lambda mantissa, exponent: _normalise_32(mantissa, exponent)
-    if exponent == types.int64:
-        return lambda mantissa, exponent: _normalise_by_integer(mantissa, exponent)
-    return lambda mantissa, exponent: _normalise_64(mantissa, exponent)
+        return _normalise_32
+    return _normalise_by_integer if exponent == types.int64 else _normalise_64
 
 
 @part(**COMPILE)

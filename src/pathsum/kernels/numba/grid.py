@@ -309,13 +309,16 @@ def _take_off_common(blank_scores, label_scores):
     for t in range(num_frames):
         total += take_off(blank_scores[t], greatest(blank_scores[t]))
         raise_to(label_scores[t], largest)
+    common, huge = 0.0, False
     for u in range(width):
         largest[u], _ = unit_of(largest[u])
-    if np.any(largest != 0.0):
+        common += largest[u]
+        huge = huge or largest[u] != 0.0
+    if huge:
         for t in range(num_frames):
             for u in range(width):
                 label_scores[t, u] -= largest[u]
-    return total + largest.sum()
+    return total + common
 
 
 @part(**COMPILE)

@@ -177,15 +177,18 @@ def _take_off_common(planes, offset, num_frames, width, frames_on):
         for k in range(frames_on.size):
             if frames_on[k] > 0:
                 take_off(nodes[k], of_frame)
+    common, huge = 0.0, False
     for u in range(width):
         largest[u], _ = unit_of(largest[u])
-    if np.any(largest != 0.0):
+        common += largest[u]
+        huge = huge or largest[u] != 0.0
+    if huge:
         for k in range(frames_on.size):
             if frames_on[k] == 0:
                 for t in range(num_frames):
                     for u in range(width):
                         planes[k, offset + t * width + u] -= largest[u]
-    return total + largest.sum()
+    return total + common
 
 
 @part(**COMPILE)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, lower_builtin, overload, type_callable
 
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_IN_ORDER, converts_halves, kernel
-from pathsum.kernels.numba.extended import scaled_exp
+from pathsum.kernels.numba.extended import bits, from_bits, scaled_exp
 from pathsum.kernels.numba.linking import part
 from pathsum.numerics import LN_2, LOG2_E
 
@@ -68,17 +68,6 @@ def work_dtype(flat: np.ndarray) -> Any:
     return np.float64 if flat.dtype == _FLOAT64 else np.float32
 
 
-@intrinsic
-def _without_owner(typing_context, array):
-    def generate(context, builder, signature, arguments):
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        view.meminfo = view.meminfo.type(None)
-        view.parent = view.parent.type(None)
-        return view._getvalue()
-
-    return array(array), generate
-
-
 def borrow(array):
     """The same array without its reference count, for a kernel whose caller keeps it alive.
 
@@ -87,56 +76,64 @@ def borrow(array):
     return array
 
 
-@overload(borrow, jit_options=COMPILE)
-def _compile_borrow(array):
-    return lambda array: _without_owner(array)
+@type_callable(borrow)
+def _type_borrow(context):
+    return lambda array: array
+
+
+@lower_builtin(borrow, types.Array)
+def _without_owner(context, builder, signature, arguments):
+    view = context.make_array(signature.args[0])(context, builder, arguments[0])
+    view.meminfo = view.meminfo.type(None)
+    view.parent = view.parent.type(None)
+    return view._getvalue()
 
 
 # The conversions choose among numbers that are all computed: what has no branch is done a vector at a time.
 
 
 @part(forceinline=True, **COMPILE)
-def _decode_bfloat16(bits):
-    return _i32(_i32(bits) << _i32(16)).view(np.float32)
+def _decode_bfloat16(half):
+    return from_bits(_i32(_i32(half) << _i32(16)))
 
 
 @part(forceinline=True, **COMPILE)
-def _decode_float16(bits):
-    wide = _i32(bits)
+def _decode_float16(half):
+    wide = _i32(half)
     magnitude, sign = _i32(wide & _i32(0x7FFF)), _i32(_i32(wide & _i32(0x8000)) << _i32(16))
     moved = _i32(magnitude << _i32(13))
     ordinary = _i32(moved + _i32(112 << 23))
     # An integer as a float: no subnormal is worked with, which may be slow, or flushed to 0.
-    small = _f32(_f32(magnitude) * _LEAST_SUBNORMAL_16).view(np.int32)
+    small = bits(_f32(_f32(magnitude) * _LEAST_SUBNORMAL_16))
     finite = ordinary if magnitude >= _i32(0x400) else small
     found = finite if magnitude < _i32(0x7C00) else _i32(moved | INFINITY_32)
-    return _i32(found | sign).view(np.float32)
+    return from_bits(_i32(found | sign))
 
 
 @part(forceinline=True, **COMPILE)
 def _encode_bfloat16(value):
     """The nearest bfloat16, ties to even."""
-    bits = _f32(value).view(np.int32)
-    odd = _i32(_i32(bits >> _i32(16)) & _i32(1))
-    rounded = _i32(_i32(_i32(bits + _i32(0x7FFF)) + odd) >> _i32(16))
-    return _u16(rounded if _i32(bits & MAGNITUDE_32) <= INFINITY_32 else _QUIET_NAN_BFLOAT)
+    word = bits(_f32(value))
+    odd = _i32(_i32(word >> _i32(16)) & _i32(1))
+    rounded = _i32(_i32(_i32(word + _i32(0x7FFF)) + odd) >> _i32(16))
+    return _u16(rounded if _i32(word & MAGNITUDE_32) <= INFINITY_32 else _QUIET_NAN_BFLOAT)
 
 
 @part(forceinline=True, **COMPILE)
 def _encode_float16(value):
-    bits = _f32(value).view(np.int32)
-    magnitude, sign = _i32(bits & MAGNITUDE_32), _i32(_i32(bits >> _i32(16)) & _i32(0x8000))
+    word = bits(_f32(value))
+    magnitude, sign = _i32(word & MAGNITUDE_32), _i32(_i32(word >> _i32(16)) & _i32(0x8000))
     odd = _i32(_i32(magnitude >> _i32(13)) & _i32(1))
     ordinary = _i32(_i32(_i32(magnitude - _i32(0x38000000 - 0xFFF)) + odd) >> _i32(13))
     # Adding 0.5 lines a subnormal up with the last bits of the float32, rounding included.
-    lined_up = _i32(_f32(magnitude.view(np.float32) + _HALF_32).view(np.int32) - _i32(0x3F000000))
+    lined_up = _i32(bits(_f32(from_bits(magnitude) + _HALF_32)) - _i32(0x3F000000))
     finite = ordinary if magnitude >= _i32(0x38800000) else lined_up
     infinite = _i32(0x7C00) if magnitude <= INFINITY_32 else _QUIET_NAN_16
     return _u16((finite if magnitude < _i32(0x47800000) else infinite) | sign)
 
 
 @intrinsic
-def _float_of_half(typing_context, bits):
+def _float_of_half(typing_context, half):
     def generate(context, builder, signature, arguments):
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
 
@@ -151,14 +148,14 @@ def _half_of_float(typing_context, value):
     return types.uint16(types.float32), generate
 
 
-def decode_float16(bits):
+def decode_float16(half):
     """A float16 as a float32: an instruction where the processor has one, three times as fast."""
-    return _decode_float16(bits)
+    return _decode_float16(half)
 
 
 @overload(decode_float16, jit_options=COMPILE)
-def _compile_decode_float16(bits):
-    return (lambda bits: _float_of_half(bits)) if converts_halves() else (lambda bits: _decode_float16(bits))
+def _compile_decode_float16(half):
+    return (lambda half: _float_of_half(half)) if converts_halves() else (lambda half: _decode_float16(half))
 
 
 def encode_float16(value):
@@ -223,7 +220,6 @@ def load_row(flat, start, stride, encoding, scratch):
     return _load_native(flat, start, stride, encoding, scratch)
 
 
-@part(**COMPILE)
 def _load_native(flat, start, stride, encoding, scratch):
     if stride == 1:
         return flat[start : start + scratch.size]
@@ -232,7 +228,6 @@ def _load_native(flat, start, stride, encoding, scratch):
     return scratch
 
 
-@part(**COMPILE)
 def _load_half(flat, start, stride, encoding, scratch):
     if stride == 1:
         _decode_row(flat[start : start + scratch.size], encoding, scratch)
@@ -247,9 +242,7 @@ def _load_half(flat, start, stride, encoding, scratch):
 
 @overload(load_row, jit_options=COMPILE)
 def _compile_load_row(flat, start, stride, encoding, scratch):
-    if flat.dtype == types.uint16:
-        return lambda flat, start, stride, encoding, scratch: _load_half(flat, start, stride, encoding, scratch)
-    return lambda flat, start, stride, encoding, scratch: _load_native(flat, start, stride, encoding, scratch)
+    return _load_half if flat.dtype == types.uint16 else _load_native
 
 
 def store_row(flat, start, stride, encoding, row):
@@ -260,14 +253,12 @@ def store_row(flat, start, stride, encoding, row):
         _store_native(flat, start, stride, encoding, row)
 
 
-@part(**COMPILE)
 def _store_native(flat, start, stride, encoding, row):
     if stride != 1:
         for c in range(row.size):
             flat[start + c * stride] = row[c]
 
 
-@part(**COMPILE)
 def _store_half(flat, start, stride, encoding, row):
     if stride == 1:
         _encode_row(row, encoding, flat[start : start + row.size])
@@ -281,9 +272,7 @@ def _store_half(flat, start, stride, encoding, row):
 
 @overload(store_row, jit_options=COMPILE)
 def _compile_store_row(flat, start, stride, encoding, row):
-    if flat.dtype == types.uint16:
-        return lambda flat, start, stride, encoding, row: _store_half(flat, start, stride, encoding, row)
-    return lambda flat, start, stride, encoding, row: _store_native(flat, start, stride, encoding, row)
+    return _store_half if flat.dtype == types.uint16 else _store_native
 
 
 def target_row(flat, start, stride, scratch):
@@ -306,11 +295,10 @@ def _compile_target_row(flat, start, stride, scratch):
     return native
 
 
-@part(**COMPILE)
 def _greatest_32(row):
     # Integer keys in the order of the floats: unlike a float maximum, theirs vectorises with NaN kept in sight,
     # at one end of the keys or the other according to its sign bit.
-    row_bits = row.view(np.int32)
+    row_bits = bits(row)
     whole, rest = _in_blocks(row_bits)
     size = rest.size
     highest, lowest = _NEGATIVE_INFINITY_KEY_32, _GREATEST_32
@@ -324,17 +312,16 @@ def _greatest_32(row):
         lowest = key if key < lowest else lowest
     if highest >= INFINITY_32 or lowest < _NEGATIVE_INFINITY_KEY_32:
         return _f32(np.nan)
-    return _i32(highest ^ _i32(_i32(highest >> _SIGN_SHIFT_32) & MAGNITUDE_32)).view(np.float32)
+    return from_bits(_i32(highest ^ _i32(_i32(highest >> _SIGN_SHIFT_32) & MAGNITUDE_32)))
 
 
 @part(forceinline=True, **COMPILE)
-def _key_32(bits):
-    return _i32(bits ^ _i32(_i32(bits >> _SIGN_SHIFT_32) & MAGNITUDE_32))
+def _key_32(word):
+    return _i32(word ^ _i32(_i32(word >> _SIGN_SHIFT_32) & MAGNITUDE_32))
 
 
-@part(**COMPILE)
 def _greatest_64(row):
-    row_bits = row.view(np.int64)
+    row_bits = bits(row)
     highest, lowest = _NEGATIVE_INFINITY_KEY_64, _GREATEST_64
     for c in range(row_bits.size):
         key = _key_64(row_bits[c])
@@ -342,12 +329,12 @@ def _greatest_64(row):
         lowest = key if key < lowest else lowest
     if highest >= _INFINITY_64 or lowest < _NEGATIVE_INFINITY_KEY_64:
         return np.nan
-    return np.int64(_key_64(highest)).view(np.float64)
+    return from_bits(_key_64(highest))
 
 
 @part(forceinline=True, **COMPILE)
-def _key_64(bits):
-    return np.int64(bits ^ np.int64(np.int64(bits >> _SIGN_SHIFT_64) & _MAGNITUDE_64))
+def _key_64(word):
+    return np.int64(word ^ np.int64(np.int64(word >> _SIGN_SHIFT_64) & _MAGNITUDE_64))
 
 
 def greatest(row):
@@ -357,7 +344,7 @@ def greatest(row):
 
 @overload(greatest, jit_options=COMPILE)
 def _compile_greatest(row):
-    return (lambda row: _greatest_32(row)) if row.dtype == types.float32 else (lambda row: _greatest_64(row))
+    return _greatest_32 if row.dtype == types.float32 else _greatest_64
 
 
 @part(forceinline=True, **COMPILE)
@@ -370,7 +357,6 @@ def _in_blocks(row):
     return row[:first], row[first:]
 
 
-@part(forceinline=True, **COMPILE)
 def _unit_32(maximum):
     size = abs(maximum)
     taken_off = maximum if _ORDINARY_32 < size < np.inf else _f32(0)
@@ -378,7 +364,6 @@ def _unit_32(maximum):
     return taken_off, (_i32(np.floor(relative * _LOG2_E_32 + _HALF_32)) if size < np.inf else _i32(0))
 
 
-@part(forceinline=True, **COMPILE)
 def _unit_64(maximum):
     size = abs(maximum)
     taken_off = maximum if _ORDINARY_64 < size < np.inf else 0.0
@@ -398,7 +383,7 @@ def unit_of(maximum):
 
 @overload(unit_of, jit_options=COMPILE)
 def _compile_unit_of(maximum):
-    return (lambda maximum: _unit_32(maximum)) if maximum == types.float32 else (lambda maximum: _unit_64(maximum))
+    return _unit_32 if maximum == types.float32 else _unit_64
 
 
 @part(**COMPILE_IN_ORDER)
@@ -408,9 +393,10 @@ def _halves(x):
     return upper, x - upper
 
 
-@part(forceinline=True, **COMPILE)
 def _sum_of_exp_32(row, maximum):
-    taken_off, power = _unit_32(maximum)
+    if not maximum > -np.inf:
+        return 0.0
+    taken_off, power = unit_of(maximum)
     whole, rest = _in_blocks(row)
     size = rest.size
     if whole.size == 0:
@@ -445,9 +431,10 @@ def _precise_sum_of_exp(row, taken_off, power):
     return np.float64(coarse) + np.float64(fine)
 
 
-@part(forceinline=True, **COMPILE)
 def _sum_of_exp_64(row, maximum):
-    taken_off, power = _unit_64(maximum)
+    if not maximum > -np.inf:
+        return 0.0
+    taken_off, power = unit_of(maximum)
     whole, rest = _in_blocks(row)
     size = rest.size
     total = 0.0
@@ -466,9 +453,7 @@ def sum_of_exp(row, maximum):
 
 @overload(sum_of_exp, jit_options=COMPILE)
 def _compile_sum_of_exp(row, maximum):
-    if row.dtype == types.float32:
-        return lambda row, maximum: _sum_of_exp_32(row, maximum) if maximum > -np.inf else 0.0
-    return lambda row, maximum: _sum_of_exp_64(row, maximum) if maximum > -np.inf else 0.0
+    return _sum_of_exp_32 if row.dtype == types.float32 else _sum_of_exp_64
 
 
 @part(forceinline=True, **COMPILE)
@@ -539,18 +524,15 @@ def inexactness(score, maximum):
     return _inexactness(score, maximum) if isinstance(score, np.float32) else 0.0
 
 
-@part(**COMPILE)
 def _inexactness(score, maximum):
-    taken_off, power = _unit_32(maximum)
+    taken_off, power = unit_of(maximum)
     exact = scaled_exp(np.float64(score) - np.float64(taken_off), np.int64(power))
     return exact - np.float64(scaled_exp(score - taken_off, power))
 
 
 @overload(inexactness, jit_options=COMPILE)
 def _compile_inexactness(score, maximum):
-    if score == types.float32:
-        return lambda score, maximum: _inexactness(score, maximum)
-    return lambda score, maximum: 0.0
+    return _inexactness if score == types.float32 else lambda score, maximum: 0.0
 
 
 @part(**COMPILE)
