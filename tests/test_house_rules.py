@@ -266,7 +266,7 @@ PRIVATE = {
     "kernels/numba/addresses.py",
     "kernels/numba/linking.py",
     "kernels/numba/uncounted.py",
-    "kernels/numba/rows.py",
+    "kernels/numba/views.py",
     "info.py",
 }
 

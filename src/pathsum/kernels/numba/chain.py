@@ -16,7 +16,6 @@ from pathsum.kernels.numba.extended import split
 from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     Strided,
-    borrow,
     common_of,
     greatest,
     less_common,
@@ -29,6 +28,7 @@ from pathsum.kernels.numba.rows import (
     unit_of,
     work_dtype,
 )
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import ChainSaved
 from pathsum.lattice import ChainLattice
 

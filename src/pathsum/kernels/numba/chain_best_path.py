@@ -13,7 +13,8 @@ from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.chain_recursion import FRONT
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import Strided, borrow, copy_row, load_row, work_dtype
+from pathsum.kernels.numba.rows import Strided, copy_row, load_row, work_dtype
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import ChainPath
 from pathsum.lattice import ChainLattice
 

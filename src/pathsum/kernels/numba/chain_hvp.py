@@ -33,7 +33,6 @@ from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     BLOCK,
     Strided,
-    borrow,
     less_common,
     load_row,
     softmax_mean,
@@ -43,6 +42,7 @@ from pathsum.kernels.numba.rows import (
     target_row,
     work_dtype,
 )
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import ChainSaved, Product
 from pathsum.lattice import ChainLattice
 

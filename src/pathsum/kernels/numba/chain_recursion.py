@@ -13,9 +13,10 @@ from numba import types
 from numba.extending import overload
 
 from pathsum.kernels.numba.compilation import COMPILE, kernel
-from pathsum.kernels.numba.extended import bits, from_bits, normalise, shift, split, split_tail
+from pathsum.kernels.numba.extended import normalise, shift, split, split_tail
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import INFINITY_32, MAGNITUDE_32, borrow, unit_of
+from pathsum.kernels.numba.rows import INFINITY_32, MAGNITUDE_32, unit_of
+from pathsum.kernels.numba.views import bits, borrow, from_bits
 from pathsum.numerics import LN_2, LOG2_E, MAX_EXPONENT_32, ZERO_EXPONENT_32, ZERO_EXPONENT_64
 
 _i32 = np.int32

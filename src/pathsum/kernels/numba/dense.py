@@ -13,7 +13,6 @@ from pathsum.kernels.numba import dense_extended, dense_linear, parallel
 from pathsum.kernels.numba.compilation import kernel
 from pathsum.kernels.numba.rows import (
     Strided,
-    borrow,
     common_of,
     greatest,
     less_common,
@@ -23,6 +22,7 @@ from pathsum.kernels.numba.rows import (
     unit_of,
     work_dtype,
 )
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.lattice import DenseLattice
 

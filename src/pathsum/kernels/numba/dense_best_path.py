@@ -7,7 +7,8 @@ import numpy as np
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import Strided, borrow, load_row, work_dtype
+from pathsum.kernels.numba.rows import Strided, load_row, work_dtype
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import DensePath
 from pathsum.lattice import DenseLattice
 

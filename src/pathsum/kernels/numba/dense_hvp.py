@@ -20,7 +20,8 @@ import numpy as np
 from pathsum.kernels.numba import dense, dense_extended, dense_linear, parallel
 from pathsum.kernels.numba.compilation import kernel
 from pathsum.kernels.numba.dense_linear import GROUP, Matrix, multiply, send
-from pathsum.kernels.numba.rows import Strided, borrow, copy_row, less_common, load_row
+from pathsum.kernels.numba.rows import Strided, copy_row, less_common, load_row
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import DenseSaved, Product
 from pathsum.lattice import DenseLattice
 

@@ -22,9 +22,18 @@ import numpy as np
 
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_EXACTLY, exact_kernel, kernel
-from pathsum.kernels.numba.extended import bits, exp, from_bits, normalise, shift
+from pathsum.kernels.numba.extended import exp, normalise, shift
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import Strided, borrow, copy_row, greatest, less_both, load_row, unit_of, work_dtype
+from pathsum.kernels.numba.rows import (
+    Strided,
+    copy_row,
+    greatest,
+    less_both,
+    load_row,
+    unit_of,
+    work_dtype,
+)
+from pathsum.kernels.numba.views import bits, borrow, from_bits
 from pathsum.kernels.protocol import DenseSaved
 from pathsum.numerics import LN_2
 

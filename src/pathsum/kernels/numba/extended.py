@@ -15,11 +15,11 @@ import math
 
 import numpy as np
 from numba import types
-from numba.core.imputils import impl_ret_borrowed
-from numba.extending import lower_builtin, overload, type_callable
+from numba.extending import overload
 
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_IN_ORDER
 from pathsum.kernels.numba.linking import part
+from pathsum.kernels.numba.views import bits, from_bits
 from pathsum.numerics import (
     LN_2,
     LN_2_HIGH_32,
@@ -194,16 +194,6 @@ def _normalise_by_integer(mantissa, exponent):
     return (unit if possible else 0.0), (moved if possible else _ZERO_INTEGER)
 
 
-def bits(x):
-    """The bits of floats, of an array or of one, as integers of the same width."""
-    return x.view(np.int32 if x.dtype == np.float32 else np.int64)
-
-
-def from_bits(x):
-    """The float of ``bits``."""
-    return x.view(np.float32 if x.dtype == np.int32 else np.float64)
-
-
 def exp(x):
     """exp(x) as a plain float, for x below 88, in float64 709; what would be subnormal is 0."""
     return scaled_exp(x, _NO_POWER_32 if isinstance(x, np.float32) else _NO_POWER_64)
@@ -236,36 +226,6 @@ def normalise(mantissa, exponent):
     if isinstance(mantissa, np.float32):
         return _normalise_32(mantissa, exponent)
     return (_normalise_by_integer if isinstance(exponent, np.int64) else _normalise_64)(mantissa, exponent)
-
-
-@type_callable(bits)
-def _type_bits(context):
-    return lambda x: _of_numbers(x, {types.float32: types.int32, types.float64: types.int64})
-
-
-@type_callable(from_bits)
-def _type_from_bits(context):
-    return lambda x: _of_numbers(x, {types.int32: types.float32, types.int64: types.float64})
-
-
-def _of_numbers(kind, numbers):
-    return kind.copy(dtype=numbers[kind.dtype]) if isinstance(kind, types.Array) else numbers[kind]
-
-
-# Less to compile than a call, and numba's own views are many.
-@lower_builtin(bits, types.Any)
-@lower_builtin(from_bits, types.Any)
-def _reinterpret(context, builder, signature, arguments):
-    (kind,), target = signature.args, signature.return_type
-    if not isinstance(target, types.Array):
-        return builder.bitcast(arguments[0], context.get_value_type(target))
-    array = context.make_array(kind)(context, builder, arguments[0])
-    view = context.make_array(target)(context, builder)
-    context.populate_array(
-        view, data=builder.bitcast(array.data, view.data.type), shape=array.shape, strides=array.strides,
-        itemsize=array.itemsize, meminfo=array.meminfo, parent=array.parent,
-    )  # fmt: skip
-    return impl_ret_borrowed(context, builder, target, view._getvalue())
 
 
 @overload(exp, jit_options=COMPILE)

@@ -23,7 +23,6 @@ from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
     Strided,
-    borrow,
     greatest,
     inexactness,
     less_both,
@@ -37,6 +36,7 @@ from pathsum.kernels.numba.rows import (
     unit_of,
     work_dtype,
 )
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import GridSaved
 from pathsum.lattice import ArcLattice, GridLattice
 from pathsum.numerics import LEAST_POSTERIOR, ZERO_EXPONENT_64

@@ -14,7 +14,8 @@ from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import log, normalise, shift, split
 from pathsum.kernels.numba.grid import raise_to
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import borrow, greatest, take_off, unit_of
+from pathsum.kernels.numba.rows import greatest, take_off, unit_of
+from pathsum.kernels.numba.views import borrow
 from pathsum.lattice import ArcLattice
 from pathsum.numerics import LEAST_POSTERIOR, ZERO_EXPONENT_64
 

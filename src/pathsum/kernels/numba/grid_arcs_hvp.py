@@ -16,7 +16,7 @@ import numpy as np
 from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import borrow
+from pathsum.kernels.numba.views import borrow
 from pathsum.lattice import ArcLattice, GridLattice
 
 # The arcs of a grid of two kinds, in the order of its planes.

@@ -10,7 +10,7 @@ from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import COMPILE_EXACTLY, exact_kernel
 from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.merging import merge
-from pathsum.kernels.numba.rows import borrow
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import GridWalks
 from pathsum.lattice import ArcLattice
 

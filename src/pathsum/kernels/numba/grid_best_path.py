@@ -6,7 +6,8 @@ import numpy as np
 
 from pathsum.kernels.numba import grid, parallel
 from pathsum.kernels.numba.compilation import exact_kernel
-from pathsum.kernels.numba.rows import borrow, work_dtype
+from pathsum.kernels.numba.rows import work_dtype
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import GridPath
 from pathsum.lattice import GridLattice
 

@@ -13,7 +13,6 @@ from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.grid import GridRows, frame_tasks
 from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
-    borrow,
     load_row,
     softmax_mean,
     softmax_tangent_row,
@@ -21,6 +20,7 @@ from pathsum.kernels.numba.rows import (
     target_row,
     work_dtype,
 )
+from pathsum.kernels.numba.views import borrow
 from pathsum.kernels.protocol import GridSaved
 from pathsum.lattice import GridLattice
 

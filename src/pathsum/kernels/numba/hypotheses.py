@@ -23,7 +23,6 @@ from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
     Strided,
-    borrow,
     greatest,
     less_both,
     load_row,
@@ -36,6 +35,7 @@ from pathsum.kernels.numba.rows import (
     unit_of,
     work_dtype,
 )
+from pathsum.kernels.numba.views import borrow
 from pathsum.numerics import LN_2
 from pathsum.problems.ctc import pose_ctc
 

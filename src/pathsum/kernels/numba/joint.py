@@ -20,7 +20,8 @@ from pathsum.kernels.numba import grid, parallel
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import exp
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import borrow, softmax_statistics
+from pathsum.kernels.numba.rows import softmax_statistics
+from pathsum.kernels.numba.views import borrow
 from pathsum.lattice import ArcLattice, GridLattice
 
 TANH, RELU, SIGMOID, GELU = range(4)

@@ -34,7 +34,8 @@ from pathsum.kernels.numba.joint import (
     node_of,
 )
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import borrow, softmax_mean, softmax_statistics
+from pathsum.kernels.numba.rows import softmax_mean, softmax_statistics
+from pathsum.kernels.numba.views import borrow
 from pathsum.lattice import ArcLattice, GridLattice
 
 

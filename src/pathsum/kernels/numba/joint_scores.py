@@ -12,7 +12,8 @@ from pathsum.kernels.numba import parallel
 from pathsum.kernels.numba.compilation import kernel
 from pathsum.kernels.numba.joint import GradientTiles, Joiner, Matmul, Tiles, heavy_nodes, node_of
 from pathsum.kernels.numba.row_scores import Wanted, differentiate_row, label_of, read_row
-from pathsum.kernels.numba.rows import borrow, softmax_statistics
+from pathsum.kernels.numba.rows import softmax_statistics
+from pathsum.kernels.numba.views import borrow
 from pathsum.lattice import ArcLattice
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from pathsum.kernels.numba.compilation import COMPILE, kernel
 from pathsum.kernels.numba.extended import scaled_exp
 from pathsum.kernels.numba.linking import part
-from pathsum.kernels.numba.rows import borrow, less_both, softmax_row, softmax_statistics, unit_of
+from pathsum.kernels.numba.rows import less_both, softmax_row, softmax_statistics, unit_of
+from pathsum.kernels.numba.views import borrow
 from pathsum.numerics import LN_2
 
 

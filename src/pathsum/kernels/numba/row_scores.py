@@ -16,7 +16,6 @@ from pathsum.kernels.numba.grid import GridRows, frame_tasks
 from pathsum.kernels.numba.linking import part
 from pathsum.kernels.numba.rows import (
     CONFIDENT,
-    borrow,
     inexactness,
     less_both,
     load_row,
@@ -27,6 +26,7 @@ from pathsum.kernels.numba.rows import (
     target_row,
     work_dtype,
 )
+from pathsum.kernels.numba.views import borrow
 from pathsum.lattice import LABEL, ArcLattice
 
 

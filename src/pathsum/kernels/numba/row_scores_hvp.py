@@ -19,7 +19,6 @@ from pathsum.kernels.numba.compilation import kernel
 from pathsum.kernels.numba.grid import GridRows, frame_tasks
 from pathsum.kernels.numba.row_scores import Wanted, _sigmoid, _without, label_of
 from pathsum.kernels.numba.rows import (
-    borrow,
     load_row,
     softmax_mean,
     softmax_tangent_row,
@@ -27,6 +26,7 @@ from pathsum.kernels.numba.rows import (
     target_row,
     work_dtype,
 )
+from pathsum.kernels.numba.views import borrow
 from pathsum.lattice import LABEL, ArcLattice
 
 

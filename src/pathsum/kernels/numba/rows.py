@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, lower_builtin, overload, type_callable
+from numba.extending import intrinsic, overload
 
 from pathsum.kernels.numba.compilation import COMPILE, COMPILE_IN_ORDER, converts_halves, kernel
-from pathsum.kernels.numba.extended import bits, from_bits, scaled_exp
+from pathsum.kernels.numba.extended import scaled_exp
 from pathsum.kernels.numba.linking import part
+from pathsum.kernels.numba.views import bits, from_bits
 from pathsum.numerics import LN_2, LOG2_E
 
 NATIVE, BFLOAT16, FLOAT16 = 0, 1, 2
@@ -66,27 +67,6 @@ def strided(array: np.ndarray, encoding: int = NATIVE) -> Strided:
 def work_dtype(flat: np.ndarray) -> Any:
     """The dtype of arithmetic on these scores: never below float32."""
     return np.float64 if flat.dtype == _FLOAT64 else np.float32
-
-
-def borrow(array):
-    """The same array without its reference count, for a kernel whose caller keeps it alive.
-
-    Every slice of a counted array is an atomic increment and decrement, which threads then fight over row by row.
-    """
-    return array
-
-
-@type_callable(borrow)
-def _type_borrow(context):
-    return lambda array: array
-
-
-@lower_builtin(borrow, types.Array)
-def _without_owner(context, builder, signature, arguments):
-    view = context.make_array(signature.args[0])(context, builder, arguments[0])
-    view.meminfo = view.meminfo.type(None)
-    view.parent = view.parent.type(None)
-    return view._getvalue()
 
 
 # The conversions choose among numbers that are all computed: what has no branch is done a vector at a time.
