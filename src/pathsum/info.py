@@ -201,7 +201,7 @@ def _kernel_cache() -> str:
         lines.append(("state", "partly warm: first calls compile what is not cached, once"))
         lines += [(f"  {name}", f"{cached[name]} of {count}") for name, count in sorted(all_kernels.items())]
     else:
-        lines.append(("state", "cold: first calls compile, up to 15 s for each loss, once"))
+        lines.append(("state", "cold: first calls compile, up to 20 s for each loss, once"))
     return _section(title, lines)
 
 

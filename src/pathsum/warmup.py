@@ -90,11 +90,16 @@ def warm_up(names: Sequence[str], dtypes: Sequence[str], second: bool) -> Iterat
     for name in names or CALLS:
         for dtype in dtypes:
             before, begin = num_compiled(), time.perf_counter()
-            arguments = CALLS[name](getattr(torch, dtype))
-            result = getattr(pathsum.torch, name)(*arguments)
-            leaves = [value for value in arguments if isinstance(value, Tensor) and value.requires_grad]
-            if leaves:
-                first = torch.autograd.grad(result.sum(), leaves, create_graph=second)
-                if second:
-                    torch.autograd.grad([gradient.sum() for gradient in first], leaves)
+            call(name, dtype, second)
             yield name, dtype, num_compiled() - before, time.perf_counter() - begin
+
+
+def call(name: str, dtype: str, second: bool) -> None:
+    """Call a function of ``CALLS`` and differentiate it, twice where asked."""
+    arguments = CALLS[name](getattr(torch, dtype))
+    result = getattr(pathsum.torch, name)(*arguments)
+    leaves = [value for value in arguments if isinstance(value, Tensor) and value.requires_grad]
+    if leaves:
+        first = torch.autograd.grad(result.sum(), leaves, create_graph=second)
+        if second:
+            torch.autograd.grad([gradient.sum() for gradient in first], leaves)
