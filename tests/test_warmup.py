@@ -31,6 +31,11 @@ def test_second_derivatives_are_taken_where_asked_for(monkeypatch):
     assert asked == [{"create_graph": True}, {}]
 
 
+def test_what_has_one_derivative_is_warmed_up_with_the_others():
+    ((name, *_),) = warm_up(["rnnt_entropy"], ["float32"], second=True)
+    assert name == "rnnt_entropy"
+
+
 def test_a_function_that_is_not_known_is_named_before_any_is_called():
     with pytest.raises(CommandError, match=r"^nothing must be one of ctc_loss, "):
         next(warm_up(["ctc_loss", "nothing"], ["float32"], second=False))
