@@ -147,8 +147,8 @@ def test_a_missing_package_is_one_line_that_names_the_extra(command, absent):
         (["train"], "invalid choice: 'train'"),
         (
             ["bench", "ctcc"],
-            "group: must be some of ctc, simple_ctc, rnnt, mwer, graphs, decode, small, rnnt-librispeech, accuracy, "
-            "memory, first_call; got ctcc",
+            "group: must be some of ctc, simple_ctc, rnnt, mwer, graphs, decode, small, half, rnnt-librispeech, "
+            "accuracy, memory, first_call; got ctcc",
         ),
         (["bench", "--repeats", "0"], "--repeats: must be positive; got 0"),
         (["bench", "--repeats", "many"], "--repeats: invalid int value: 'many'"),

@@ -195,7 +195,7 @@ def test_what_the_peer_takes():
     (((1, 4, 3), (1, 4), (2, 1), (2, 1)), {}, InvalidValueError, r"labels must have shape \(N, S\) with N = 1"),
     (((1, 4, 3), (1, 4), (1, 2), (1, 1)), {}, InvalidValueError, r"label_paddings must have shape \(1, 2\)"),
     (((1, 4, 3), (1, 4), (1, 1), (1, 1)), {"blank_id": 3}, InvalidValueError, r"blank_id must lie in \[-C, C\)"),
-    (((1, 4, 3), (1, 4), (1, 1), (1, 1)), {"impl": "torch"}, InvalidValueError, "auto, numba, jax"),
+    (((1, 4, 3), (1, 4), (1, 1), (1, 1)), {"impl": "torch"}, InvalidValueError, "auto, numba, triton, jax"),
 ])  # fmt: skip
 def test_errors_name_the_rule(arguments, options, error, message):
     with pytest.raises(error, match=message):

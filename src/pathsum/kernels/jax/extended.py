@@ -360,7 +360,8 @@ def _normalise(mantissa: Array, high: Array, low: Array | None, rest: Array | No
     exponent = _bits(constant) >> form.fraction_bits
     possible = constant > 0
     high, low = _moved(high, low, (exponent - form.bias).astype(mantissa.dtype))
-    unit = _from_bits((2 * form.bias - exponent) << form.fraction_bits)
+    # Of zero 1: the greatest would make infinities of adjoints, which zero makes NaN.
+    unit = jnp.where(possible, _from_bits((2 * form.bias - exponent) << form.fraction_bits), 1)
     return Number(
         mantissa * unit,
         jnp.where(possible, high, form.zero),
