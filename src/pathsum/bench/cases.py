@@ -115,7 +115,11 @@ def cases(
     if group == "small":
         ctc_shapes = [(1, 20, 5, 10)] if quick else [(1, 20, 5, 10), (8, 50, 10, 30)]
         rnnt_shapes = [(1, 10, 5, 10)] if quick else [(1, 10, 5, 10), (4, 30, 8, 30)]
-        chains = [Case(group, "ctc_loss", "log_probs", *each) for each in _full_and_ragged(ctc_shapes)]
+        chains = [
+            Case(group, "ctc_loss", kind, *each)
+            for kind in ("log_probs", "logits")
+            for each in _full_and_ragged(ctc_shapes)
+        ]
         grids = [Case(group, "rnnt_loss", "logits", *each) for each in _full_and_ragged(rnnt_shapes)]
         tables = [Case(group, "tdt_loss", "logits", rnnt_shapes[0]), Case(group, "asg_loss", "logits", ctc_shapes[0])]
         return chains + grids + tables
