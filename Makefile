@@ -12,7 +12,7 @@ QUICK  := agreement align asg edge_values errors graphs house_rules infeasible l
 
 help:
 	@echo "make demo       train on recorded speech with CTC, RNN-T and ASG, report error rates, draw a picture"
-	@echo "make test       run the tests: 9 minutes on 2 cores, some more with nothing compiled yet (PYTEST_ARGS='-k ctc' narrows them)"
+	@echo "make test       run the tests: 8 minutes on 2 cores, 12 with nothing compiled yet (PYTEST_ARGS='-k ctc' narrows them)"
 	@echo "make test-quick some of them: a minute, once their kernels are compiled"
 	@echo "make lint       ruff, pyright, mypy"
 	@echo "make format     let ruff rewrite the sources"
