@@ -46,13 +46,13 @@ class Grid(GridOperators):
 
     def forward(self, call: Call, need_gradient: bool) -> GridSaved:
         rows, (maxima, sums), planes, undefined = _scored(call)
-        question = (planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed, need_gradient)
+        question = _Question(planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed)
         if call.options.softmax:
             # Their paths share a probability of 1: what rounding has left below 0 is 0.
-            losses = _solve(*question, 0.0)
+            losses = _solve(question, need_gradient, 0.0)
         else:
             in_common = take_off_common(planes[:1], planes[1:], rows.lengths, rows.sizes, rows.packed)
-            losses = _solve(*question) - in_common
+            losses = _solve(question, need_gradient) - in_common
         if not need_gradient:
             planes = (planes[0].new_empty(0), planes[1].new_empty(0))
         return GridSaved(losses, maxima, sums, *planes)
@@ -246,7 +246,8 @@ def solve_packed(
     at_least: float = -math.inf,
 ) -> Tensor:
     """Losses of the planes of packed rows, of samples with at most ``width - 1`` labels; the planes are overwritten."""
-    return _solve(planes, undefined, lengths, (len(undefined), 1, 0), width, True, need_gradient, at_least)
+    question = _Question(planes, undefined, lengths, (len(undefined), 1, 0), width, True)
+    return _solve(question, need_gradient, at_least)
 
 
 def move_packed(
@@ -271,6 +272,17 @@ def move_packed(
     return -means
 
 
+class _Question(NamedTuple):
+    """Score planes of the two kinds of arcs, and the rows that they are of, with at most ``width - 1`` labels."""
+
+    planes: tuple[Tensor, Tensor]
+    undefined: Tensor
+    lengths: tuple[Tensor, ...]
+    sizes: tuple[int, int, int]
+    width: int
+    packed: bool
+
+
 class _Swept(NamedTuple):
     """Masses up to and from each node, losses and masses of all paths."""
 
@@ -280,17 +292,9 @@ class _Swept(NamedTuple):
     totals: Tensor
 
 
-def _sweep(
-    planes: tuple[Tensor, Tensor],
-    undefined: Tensor,
-    lengths: tuple[Tensor, ...],
-    sizes: tuple[int, int, int],
-    width: int,
-    packed: bool,
-    need_gradient: bool,
-    at_least: float = -math.inf,
-) -> _Swept:
-    """Of the two score planes; beta where asked."""
+def _sweep(question: _Question, need_gradient: bool, at_least: float = -math.inf) -> _Swept:
+    """Beta where asked alone."""
+    planes, undefined, lengths, sizes, width, packed = question
     empty, (num_samples, num_frames, num_labels), num_rows = empties(undefined), sizes, len(planes[0])
     found = _Swept(empty(num_rows), empty(num_rows if need_gradient else 0), empty(num_samples), empty(num_samples))
     block = bucket(width, 32, STRIP)
@@ -307,7 +311,8 @@ def _of_all_paths(call: Call) -> tuple[_Rows, tuple[Tensor, Tensor], _Swept]:
     rows, rows.statistics, planes, undefined = _scored(call)
     if not call.options.softmax:
         take_off_common(planes[:1], planes[1:], rows.lengths, rows.sizes, rows.packed)
-    return rows, planes, _sweep(planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed, True)
+    question = _Question(planes, undefined, rows.lengths, rows.sizes, rows.width, rows.packed)
+    return rows, planes, _sweep(question, True)
 
 
 def _moved(
@@ -330,19 +335,11 @@ def _moved(
     return means, moved
 
 
-def _solve(
-    planes: tuple[Tensor, Tensor],
-    undefined: Tensor,
-    lengths: tuple[Tensor, ...],
-    sizes: tuple[int, int, int],
-    width: int,
-    packed: bool,
-    need_gradient: bool,
-    at_least: float = -math.inf,
-) -> Tensor:
+def _solve(question: _Question, need_gradient: bool, at_least: float = -math.inf) -> Tensor:
     """Losses of the two score planes, which are overwritten by the posteriors where asked."""
-    swept = _sweep(planes, undefined, lengths, sizes, width, packed, need_gradient, at_least)
+    swept = _sweep(question, need_gradient, at_least)
     if need_gradient:
+        planes, undefined, lengths, sizes, _, packed = question
         num_rows = len(planes[0])
         launch(
             grid.find_posteriors, (programs(num_rows, NODES),), undefined,
